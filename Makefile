@@ -1,0 +1,62 @@
+# Every target creates what it needs; a clean clone and Python 3.11 or later are enough.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CONFIG ?= scanmax/configs/digits_vit.py
+WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
+ARGS ?=
+CASE ?=
+JOBS ?= 2
+
+.PHONY: help train test parity bench lint format docs clean
+
+help:
+	@echo "make train   train CONFIG (default $(CONFIG)) into WORKDIR; ARGS=\"--config.optim.lr=3e-4\""
+	@echo "make test    the normal test suite"
+	@echo "make parity  live comparison with torch, timm and transformers"
+	@echo "make bench   benchmarks, all or CASE=name; writes CSV"
+	@echo "make lint    ruff: style and formatting"
+	@echo "make docs    regenerate docs/papers.md from the ledger"
+	@echo "make format  let ruff rewrite what lint complains about"
+	@echo "make clean   remove $(VENV), runs and caches"
+
+$(VENV)/base.stamp: setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "scanmax needs Python 3.11 or later: make PYTHON=python3.11")'
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/base.stamp
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/test.stamp
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+train: $(VENV)/base.stamp
+	$(BIN)/python -m scanmax.data prepare --config=$(CONFIG) $(ARGS)
+	$(BIN)/python -m scanmax.train --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -n $(JOBS) -m "not parity and not slow" $(ARGS)
+
+parity: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m parity tests/parity $(ARGS)
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks $(CASE) $(ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/base.stamp
+	$(BIN)/python -m scanmax.papers > docs/papers.md
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache

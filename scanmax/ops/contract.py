@@ -1,0 +1,67 @@
+"""What every op shares: how it is jitted, how it accumulates, and how it refuses bad arguments."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def op(*static: str) -> Callable[[Callable], Callable]:
+    """Jits a public op with the keyword options named in `static` fixed at trace time.
+
+    Name, signature and docstring stay, so that `help(op)` and the API test see the function.
+    """
+    return functools.partial(jax.jit, static_argnames=static)
+
+
+def accumulator_dtype(*arrays) -> jnp.dtype:
+    """The dtype sums are carried in: at least float32, float64 where an input is float64."""
+    return functools.reduce(
+        jnp.promote_types, (x.dtype for x in arrays if x is not None), jnp.float32
+    )
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ValueError(message) unless condition holds. Messages name argument, shape and what was expected."""
+    if not condition:
+        raise ValueError(message)
+
+
+def check_choice(name: str, value, choices: Sequence) -> None:
+    """Refuses a value outside `choices`, listing them."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name}={value!r} is not one of {listed}.")
+
+
+def check_rank(minimum: int, **arrays) -> None:
+    """Refuses arrays with fewer than `minimum` axes (leading batch axes are free)."""
+    for name, array in arrays.items():
+        if array is not None and array.ndim < minimum:
+            raise ValueError(f"{name} has shape {array.shape}; expected at least {minimum} axes.")
+
+
+def check_shape(name: str, array, expected: Sequence[int], layout: str) -> None:
+    """Refuses an array whose shape is not `expected`; `layout` is the shape in letters, for the message."""
+    if array is not None and tuple(array.shape) != tuple(expected):
+        raise ValueError(f"{name} has shape {array.shape}; expected {layout} = {tuple(expected)}.")
+
+
+def check_implementation(op_name: str, implementation, available: Sequence[str]) -> None:
+    """Refuses a named backend that cannot serve this call; None and sequences holding "xla" always pass.
+
+    Raises:
+      ValueError: a name that no op knows.
+      NotImplementedError: a known backend that does not serve this op here.
+    """
+    if implementation is None:
+        return
+    names = (implementation,) if isinstance(implementation, str) else tuple(implementation)
+    for name in names:
+        check_choice("implementation", name, ("xla", "cudnn", "pallas"))
+    if not any(name in available for name in names):
+        served = ", ".join(repr(name) for name in available)
+        raise NotImplementedError(
+            f"{op_name}: implementation={implementation!r} cannot serve this call here; available: {served}."
+        )

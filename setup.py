@@ -1,0 +1,58 @@
+"""Packaging of scanmax. Tool settings live in pyproject.toml, dependencies here."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "scanmax/version.py").read_text()).group(1)
+
+BASE = [
+    "absl-py>=2.1",
+    "chex>=0.1.90",
+    "flax>=0.12.0",
+    "grain>=0.2.12",
+    "jax>=0.8.0",
+    "jaxtyping>=0.3.0",
+    "matplotlib>=3.9",
+    "ml_collections>=1.1.0",
+    "numpy>=2.0",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.11.28",
+    "safetensors>=0.5",
+    "scikit-learn>=1.6",
+    "tensorboardX>=2.6.2",
+    "tensorflow-datasets>=4.9.9",
+    "tqdm>=4.66",
+]
+TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "nbclient>=0.10", "ipykernel>=6.29", "beartype>=0.20"]
+# torch is pinned to the release the golden files were checked with.
+PARITY = ["torch==2.13.0", "timm>=1.0.20", "transformers>=5.0"]
+LINT = ["ruff>=0.14"]
+
+setup(
+    name="scanmax",
+    version=VERSION,
+    description="Token mixers in JAX: attention, state-space scans and softmax variants, "
+    "with Flax models and a sharded trainer over them.",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["scanmax", "scanmax.*"]),
+    install_requires=BASE,
+    extras_require={
+        "cuda": ["jax[cuda12]>=0.8.0"],
+        "tpu": ["jax[tpu]>=0.8.0"],
+        "test": TEST,
+        "parity": TEST + PARITY,
+        "dev": TEST + PARITY + LINT,
+    },
+    entry_points={
+        "console_scripts": [
+            "scanmax-train=scanmax.train.__main__:run",
+            "scanmax-models=scanmax.models.__main__:run",
+        ]
+    },
+)
