@@ -23,7 +23,7 @@ def accumulator_dtype(*arrays) -> jnp.dtype:
 
 
 def require(condition: bool, message: str) -> None:
-    """Raises ValueError(message) unless condition holds. Messages name argument, shape and what was expected."""
+    """Raises ValueError(message) unless condition holds; the message names argument and shape."""
     if not condition:
         raise ValueError(message)
 
@@ -43,13 +43,13 @@ def check_rank(minimum: int, **arrays) -> None:
 
 
 def check_shape(name: str, array, expected: Sequence[int], layout: str) -> None:
-    """Refuses an array whose shape is not `expected`; `layout` is the shape in letters, for the message."""
+    """Refuses an array whose shape is not `expected`; `layout` tells it in letters."""
     if array is not None and tuple(array.shape) != tuple(expected):
         raise ValueError(f"{name} has shape {array.shape}; expected {layout} = {tuple(expected)}.")
 
 
 def check_implementation(op_name: str, implementation, available: Sequence[str]) -> None:
-    """Refuses a named backend that cannot serve this call; None and sequences holding "xla" always pass.
+    """Refuses a named backend that cannot serve this call; None always passes.
 
     Raises:
       ValueError: a name that no op knows.
@@ -63,5 +63,6 @@ def check_implementation(op_name: str, implementation, available: Sequence[str])
     if not any(name in available for name in names):
         served = ", ".join(repr(name) for name in available)
         raise NotImplementedError(
-            f"{op_name}: implementation={implementation!r} cannot serve this call here; available: {served}."
+            f"{op_name}: implementation={implementation!r} cannot serve this call here; "
+            f"available: {served}."
         )

@@ -1,4 +1,4 @@
-"""The plain equations, one per public op: same names and signatures, never jitted, written to be read.
+"""The plain equations, one per public op: same names and signatures, never jitted.
 
-They are the ground truth of the tests (in float64) and the place to look when a docstring is not enough.
+They are written to be read, and are the ground truth of the tests (in float64).
 """
