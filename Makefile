@@ -8,11 +8,12 @@ ARGS ?=
 CASE ?=
 JOBS ?= 2
 
-.PHONY: help train test parity bench lint format docs clean
+.PHONY: help train test oldest parity bench lint format docs clean
 
 help:
 	@echo "make train   train CONFIG (default $(CONFIG)) into WORKDIR; ARGS=\"--config.optim.lr=3e-4\""
 	@echo "make test    the normal test suite"
+	@echo "make oldest  the same suite at the oldest supported versions (.ci/oldest.txt)"
 	@echo "make parity  live comparison with torch, timm and transformers"
 	@echo "make bench   benchmarks, all or CASE=name; writes CSV"
 	@echo "make lint    ruff: style and formatting"
@@ -40,6 +41,11 @@ train: $(VENV)/base.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n $(JOBS) -m "not parity and not slow" $(ARGS)
+
+oldest:
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --editable ".[test]" --constraint .ci/oldest.txt
+	.venv-oldest/bin/python -m pytest -n $(JOBS) -m "not parity and not slow" $(ARGS)
 
 parity: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m parity tests/parity $(ARGS)

@@ -8,25 +8,26 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "scanmax/version.py").read_text()).group(1)
 
+# The lower bounds are the versions of .ci/oldest.txt, at which `make oldest` runs the suite.
 BASE = [
-    "absl-py>=2.1",
-    "chex>=0.1.90",
-    "flax>=0.12.0",
-    "grain>=0.2.12",
-    "jax>=0.8.0",
-    "jaxtyping>=0.3.0",
-    "matplotlib>=3.9",
+    "absl-py>=2.3.1",
+    "chex>=0.1.91",
+    "flax>=0.12.2",
+    "grain>=0.2.15",
+    "jax>=0.9.0",
+    "jaxtyping>=0.3.3",
+    "matplotlib>=3.9.4",
     "ml_collections>=1.1.0",
-    "numpy>=2.0",
+    "numpy>=2.0.2",
     "optax>=0.2.6",
-    "orbax-checkpoint>=0.11.28",
-    "safetensors>=0.5",
-    "scikit-learn>=1.6",
-    "tensorboardX>=2.6.2",
+    "orbax-checkpoint>=0.11.32",
+    "safetensors>=0.5.3",
+    "scikit-learn>=1.6.1",
+    "tensorboardX>=2.6.2.2",
     "tensorflow-datasets>=4.9.9",
-    "tqdm>=4.66",
+    "tqdm>=4.66.6",
 ]
-TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "nbclient>=0.10", "ipykernel>=6.29", "beartype>=0.20"]
+TEST = ["pytest>=8.3.5", "pytest-xdist>=3.6", "nbclient>=0.10", "ipykernel>=6.29", "beartype>=0.20"]
 # torch is pinned to the release the golden files were checked with.
 PARITY = ["torch==2.13.0", "timm>=1.0.20", "transformers>=5.0"]
 LINT = ["ruff>=0.14"]
@@ -43,8 +44,8 @@ setup(
     packages=find_packages(include=["scanmax", "scanmax.*"]),
     install_requires=BASE,
     extras_require={
-        "cuda": ["jax[cuda12]>=0.8.0"],
-        "tpu": ["jax[tpu]>=0.8.0"],
+        "cuda": ["jax[cuda12]>=0.9.0"],
+        "tpu": ["jax[tpu]>=0.9.0"],
         "test": TEST,
         "parity": TEST + PARITY,
         "dev": TEST + PARITY + LINT,
