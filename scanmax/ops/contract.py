@@ -17,9 +17,11 @@ def op(*static: str) -> Callable[[Callable], Callable]:
 
 def accumulator_dtype(*arrays) -> jnp.dtype:
     """The dtype sums are carried in: at least float32, float64 where an input is float64."""
-    return functools.reduce(
-        jnp.promote_types, (x.dtype for x in arrays if x is not None), jnp.float32
-    )
+    # Strict promotion, which callers may have switched on, forbids the question itself.
+    with jax.numpy_dtype_promotion("standard"):
+        return functools.reduce(
+            jnp.promote_types, (x.dtype for x in arrays if x is not None), jnp.float32
+        )
 
 
 def require(condition: bool, message: str) -> None:

@@ -2,3 +2,10 @@
 
 They are written to be read, and are the ground truth of the tests (in float64).
 """
+
+from scanmax.ops.reference.norm import batch_norm as batch_norm
+from scanmax.ops.reference.norm import batch_statistics as batch_statistics
+from scanmax.ops.reference.norm import gated_rms_norm as gated_rms_norm
+from scanmax.ops.reference.norm import group_norm as group_norm
+from scanmax.ops.reference.norm import layer_norm as layer_norm
+from scanmax.ops.reference.norm import rms_norm as rms_norm

@@ -1,0 +1,301 @@
+"""Normalisation: layer, rms, gated rms, group, and batch as a function of statistics."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, op, require
+
+
+def _affine(y: Array, scale: Array | None, bias: Array | None, dtype) -> Array:
+    """Applies per-channel scale and bias to the last axis, then casts to `dtype`."""
+    for vector, combine in ((scale, jnp.multiply), (bias, jnp.add)):
+        if vector is not None:
+            y = combine(y, vector.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,)))
+    return y.astype(dtype)
+
+
+def _check_channels(x: Array, **vectors: Array | None) -> None:
+    check_rank(1, x=x)
+    for name, vector in vectors.items():
+        check_shape(name, vector, x.shape[-1:], "[D]")
+
+
+def _check_groups(x: Array, groups: int) -> None:
+    require(
+        groups >= 1 and x.shape[-1] % groups == 0,
+        f"groups={groups} does not divide the last axis of x, whose shape is {x.shape}.",
+    )
+
+
+def _inverse_rms(x: Array, axes: Sequence[int] | int, epsilon: float) -> Array:
+    return jax.lax.rsqrt(jnp.mean(jnp.square(x), axes, keepdims=True) + epsilon)
+
+
+@op("epsilon")
+def layer_norm(
+    x: Float[Array, "*B D"],
+    scale: Float[Array, "D"] | None = None,
+    bias: Float[Array, "D"] | None = None,
+    *,
+    epsilon: float = 1e-6,
+) -> Float[Array, "*B D"]:
+    """Layer normalisation over the last axis.
+
+    y = (x - mean(x)) / sqrt(var(x) + epsilon) * scale + bias, with the biased variance, taken
+    after the mean is subtracted (mean(x^2) - mean(x)^2 cancels when the mean is large).
+
+    Args:
+      x: [*B, D] activations.
+      scale: [D] gain; None is one.
+      bias: [D] offset; None is zero.
+      epsilon: added to the variance.
+
+    Returns:
+      [*B, D] in the dtype of x; statistics are carried in at least float32.
+
+    Raises:
+      ValueError: when scale or bias is not [D].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax import ops
+      >>> ops.layer_norm(jnp.array([[1.0, 3.0]])).round(3)
+      Array([[-1.,  1.]], dtype=float32)
+
+    Reference: deit
+    """
+    _check_channels(x, scale=scale, bias=bias)
+    y = x.astype(accumulator_dtype(x))
+    y = y - jnp.mean(y, -1, keepdims=True)
+    return _affine(y * _inverse_rms(y, -1, epsilon), scale, bias, x.dtype)
+
+
+@op("epsilon")
+def rms_norm(
+    x: Float[Array, "*B D"],
+    scale: Float[Array, "D"] | None = None,
+    *,
+    epsilon: float = 1e-6,
+) -> Float[Array, "*B D"]:
+    """Root-mean-square normalisation over the last axis.
+
+    y = x / sqrt(mean(x^2) + epsilon) * scale
+
+    Args:
+      x: [*B, D] activations.
+      scale: [D] gain; None is one.
+      epsilon: added to the mean square.
+
+    Returns:
+      [*B, D] in the dtype of x; statistics are carried in at least float32.
+
+    Raises:
+      ValueError: when scale is not [D].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax import ops
+      >>> ops.rms_norm(jnp.array([[2.0, -2.0]])).round(3)
+      Array([[ 1., -1.]], dtype=float32)
+
+    Reference: illama
+    """
+    _check_channels(x, scale=scale)
+    y = x.astype(accumulator_dtype(x))
+    return _affine(y * _inverse_rms(y, -1, epsilon), scale, None, x.dtype)
+
+
+@op("epsilon", "groups", "norm_before_gate")
+def gated_rms_norm(
+    x: Float[Array, "*B D"],
+    gate: Float[Array, "*B D"],
+    scale: Float[Array, "D"] | None = None,
+    *,
+    epsilon: float = 1e-6,
+    groups: int = 1,
+    norm_before_gate: bool = False,
+) -> Float[Array, "*B D"]:
+    """Root-mean-square normalisation with a SiLU gate, as in Mamba-2.
+
+    y = rms(x * silu(gate)) * scale, or rms(x) * scale * silu(gate) with `norm_before_gate`;
+    rms runs over each of `groups` equal slices of the last axis.
+
+    Args:
+      x: [*B, D] activations.
+      gate: [*B, D] gate before its SiLU.
+      scale: [D] gain; None is one.
+      epsilon: added to the mean square.
+      groups: slices of D normalised apart; divides D.
+      norm_before_gate: gate the normalised values instead of normalising the gated ones.
+
+    Returns:
+      [*B, D] in the dtype of x; statistics are carried in at least float32.
+
+    Raises:
+      ValueError: when gate is not shaped like x, scale is not [D] or groups does not divide D.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax import ops
+      >>> x = jnp.array([[3.0, 4.0]])
+      >>> ops.gated_rms_norm(x, jnp.full((1, 2), 20.0), groups=2).round(3)
+      Array([[1., 1.]], dtype=float32)
+
+    Reference: mamba2-ssd
+    """
+    _check_channels(x, scale=scale)
+    check_shape("gate", gate, x.shape, "the shape of x")
+    _check_groups(x, groups)
+    dtype = accumulator_dtype(x, gate)
+    y, gate = x.astype(dtype), jax.nn.silu(gate.astype(dtype))
+    if not norm_before_gate:
+        y = y * gate
+    y = y.reshape(*x.shape[:-1], groups, -1)
+    y = (y * _inverse_rms(y, -1, epsilon)).reshape(x.shape)
+    y = _affine(y, scale, None, dtype)
+    return (y * gate if norm_before_gate else y).astype(x.dtype)
+
+
+@op("groups", "axes", "epsilon")
+def group_norm(
+    x: Float[Array, "*B Y X C"],
+    scale: Float[Array, "C"] | None = None,
+    bias: Float[Array, "C"] | None = None,
+    *,
+    groups: int,
+    axes: tuple[int, ...] = (-3, -2),
+    epsilon: float = 1e-5,
+) -> Float[Array, "*B Y X C"]:
+    """Group normalisation: statistics over space and over each group of channels.
+
+    y = (x - mean_g) / sqrt(var_g + epsilon) * scale + bias; groups=1 normalises all channels
+    together, groups=C is instance normalisation.
+
+    Args:
+      x: [*B, Y, X, C] map, or any array whose `axes` are its spatial ones.
+      scale: [C] gain; None is one.
+      bias: [C] offset; None is zero.
+      groups: number of channel groups; divides C.
+      axes: spatial axes, negative; (-2,) for sequences [*B, T, C].
+      epsilon: added to the variance.
+
+    Returns:
+      An array like x, in its dtype; statistics are carried in at least float32.
+
+    Raises:
+      ValueError: when scale or bias is not [C], groups does not divide C, or an axis of `axes`
+        is not a negative axis of x other than the last.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax import ops
+      >>> ops.group_norm(jnp.array([[[1.0, 5.0], [3.0, 5.0]]]), groups=2)[0].round(3)
+      Array([[-1.,  0.],
+             [ 1.,  0.]], dtype=float32)
+
+    Reference: evonorm
+    """
+    _check_channels(x, scale=scale, bias=bias)
+    _check_groups(x, groups)
+    require(
+        all(-x.ndim <= axis < -1 for axis in axes),
+        f"axes={axes} must be negative, other than -1, and within x of shape {x.shape}.",
+    )
+    y = x.astype(accumulator_dtype(x)).reshape(*x.shape[:-1], groups, -1)
+    # Splitting the channels moves every axis before them one place further from the end.
+    reduced = (*(axis - 1 for axis in axes), -1)
+    y = y - jnp.mean(y, reduced, keepdims=True)
+    y = (y * _inverse_rms(y, reduced, epsilon)).reshape(x.shape)
+    return _affine(y, scale, bias, x.dtype)
+
+
+@op()
+def batch_statistics(
+    x: Float[Array, "*B C"], where: Bool[Array, "*B"] | None = None
+) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
+    """Mean and biased variance of each channel over every other axis, for `batch_norm`.
+
+    mean = sum(x) / n, variance = sum((x - mean)^2) / n. A running variance usually stores the
+    unbiased estimate, variance * n / (n - 1). Under a batch sharded by jit the sums are global.
+
+    Args:
+      x: [*B, C] activations.
+      where: [*B] positions that count; None counts all. With none that count both are zero.
+
+    Returns:
+      (mean [C], variance [C]) in at least float32.
+
+    Raises:
+      ValueError: when where does not have the shape of x without its last axis.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax import ops
+      >>> ops.batch_statistics(jnp.array([[1.0], [3.0]]))
+      (Array([2.], dtype=float32), Array([1.], dtype=float32))
+
+    Reference: inception-v3
+    """
+    check_rank(1, x=x)
+    axes = tuple(range(x.ndim - 1))
+    y = x.astype(accumulator_dtype(x))
+    if where is None:
+        mean = jnp.mean(y, axes)
+        return mean, jnp.mean(jnp.square(y - mean.reshape((1,) * len(axes) + (-1,))), axes)
+    check_shape("where", where, x.shape[:-1], "the shape of x without its last axis")
+    where = where[..., None]
+    count = jnp.maximum(jnp.sum(where, dtype=y.dtype), 1)
+    mean = jnp.sum(jnp.where(where, y, 0), axes) / count
+    centred = jnp.where(where, y - mean.reshape((1,) * len(axes) + (-1,)), 0)
+    return mean, jnp.sum(jnp.square(centred), axes) / count
+
+
+@op("epsilon")
+def batch_norm(
+    x: Float[Array, "*B C"],
+    mean: Float[Array, "C"],
+    variance: Float[Array, "C"],
+    scale: Float[Array, "C"] | None = None,
+    bias: Float[Array, "C"] | None = None,
+    *,
+    epsilon: float = 1e-5,
+) -> Float[Array, "*B C"]:
+    """Batch normalisation by given statistics.
+
+    y = (x - mean) / sqrt(variance + epsilon) * scale + bias. In training the statistics come
+    from `batch_statistics(x)` and gradients flow through them; in evaluation from running means.
+
+    Args:
+      x: [*B, C] activations.
+      mean: [C] channel means.
+      variance: [C] channel variances.
+      scale: [C] gain; None is one.
+      bias: [C] offset; None is zero.
+      epsilon: added to the variance.
+
+    Returns:
+      [*B, C] in the dtype of x, computed in at least float32.
+
+    Raises:
+      ValueError: when mean, variance, scale or bias is not [C].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax import ops
+      >>> x = jnp.array([[1.0], [3.0]])
+      >>> ops.batch_norm(x, *ops.batch_statistics(x)).round(3)
+      Array([[-1.],
+             [ 1.]], dtype=float32)
+
+    Reference: inception-v3
+    """
+    _check_channels(x, mean=mean, variance=variance, scale=scale, bias=bias)
+    dtype = accumulator_dtype(x, mean, variance)
+    gain = jax.lax.rsqrt(variance.astype(dtype) + epsilon)
+    if scale is not None:
+        gain = gain * scale.astype(dtype)
+    y = x.astype(dtype) - mean.astype(dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+    return _affine(y, gain, bias, x.dtype)

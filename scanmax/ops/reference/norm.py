@@ -1,0 +1,59 @@
+"""Normalisation, as its equations."""
+
+import jax
+import jax.numpy as jnp
+
+
+def _affine(y, scale, bias):
+    y = y if scale is None else y * jnp.broadcast_to(scale, y.shape)
+    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+
+def layer_norm(x, scale=None, bias=None, *, epsilon=1e-6):
+    """y = (x - mean) / sqrt(var + epsilon) * scale + bias over the last axis."""
+    mean, variance = jnp.mean(x, -1, keepdims=True), jnp.var(x, -1, keepdims=True)
+    return _affine((x - mean) / jnp.sqrt(variance + epsilon), scale, bias)
+
+
+def rms_norm(x, scale=None, *, epsilon=1e-6):
+    """y = x / sqrt(mean(x^2) + epsilon) * scale over the last axis."""
+    return _affine(x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + epsilon), scale, None)
+
+
+def gated_rms_norm(x, gate, scale=None, *, epsilon=1e-6, groups=1, norm_before_gate=False):
+    """y = rms(x * silu(gate)) * scale, or rms(x) * scale * silu(gate), rms group by group."""
+
+    def rms(x):
+        slices = jnp.split(x, groups, axis=-1)
+        return _affine(
+            jnp.concatenate([rms_norm(part, epsilon=epsilon) for part in slices], -1), scale, None
+        )
+
+    gate = gate * jax.nn.sigmoid(gate)
+    return rms(x) * gate if norm_before_gate else rms(x * gate)
+
+
+def group_norm(x, scale=None, bias=None, *, groups, axes=(-3, -2), epsilon=1e-5):
+    """y = (x - mean) / sqrt(var + epsilon) * scale + bias over `axes` and each channel group."""
+    axes = (*axes, -1)
+    slices = [
+        (part - jnp.mean(part, axes, keepdims=True))
+        / jnp.sqrt(jnp.var(part, axes, keepdims=True) + epsilon)
+        for part in jnp.split(x, groups, axis=-1)
+    ]
+    return _affine(jnp.concatenate(slices, -1), scale, bias)
+
+
+def batch_statistics(x, where=None):
+    """mean = sum(x) / n, variance = sum((x - mean)^2) / n over every axis but the last."""
+    x = x.reshape(-1, x.shape[-1])
+    where = jnp.ones(len(x), bool) if where is None else where.reshape(-1)
+    count = jnp.maximum(jnp.sum(where), 1).astype(x.dtype)
+    mean = jnp.sum(x, 0, where=where[:, None]) / count
+    return mean, jnp.sum((x - mean[None]) ** 2, 0, where=where[:, None]) / count
+
+
+def batch_norm(x, mean, variance, scale=None, bias=None, *, epsilon=1e-5):
+    """y = (x - mean) / sqrt(variance + epsilon) * scale + bias."""
+    mean, variance = jnp.broadcast_to(mean, x.shape), jnp.broadcast_to(variance, x.shape)
+    return _affine((x - mean) / jnp.sqrt(variance + epsilon), scale, bias)
