@@ -1,0 +1,8 @@
+"""Flax modules over the ops: mixers, hosts, published architectures with exact parameter counts."""
+
+from scanmax.models.registry import ModelInfo as ModelInfo
+from scanmax.models.registry import Variant as Variant
+from scanmax.models.registry import create_model as create_model
+from scanmax.models.registry import list_models as list_models
+from scanmax.models.registry import model_info as model_info
+from scanmax.models.registry import register_family as register_family

@@ -1,0 +1,398 @@
+"""Modules that architectures share. Every parameter carries logical axes; models call only ops."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from scanmax import ops
+from scanmax.errors import suggest
+
+# Axes of parameters. Sharding presets map each of them to a mesh axis or to None.
+PARAMETER_AXES = (
+    "embed",
+    "mlp",
+    "heads",
+    "kv",
+    "classes",
+    "vocab",
+    "conv_in",
+    "conv_out",
+    "layers",
+)
+# Axes of activations besides those. The model width of an activation has no name: parameters may be
+# split over it where activations are not.
+ACTIVATION_AXES = ("batch", "length")
+LOGICAL_AXES = PARAMETER_AXES + ACTIVATION_AXES
+
+Axes = Sequence[str | None]
+Initializer = Callable[..., Array]
+
+# torch's trunc_normal_(std=0.02) cuts at +-2, a hundred deviations away: a plain normal.
+normal_init = nn.initializers.normal(0.02)
+zeros_init = nn.initializers.zeros_init()
+ones_init = nn.initializers.ones_init()
+
+
+def check_axes(axes: Axes, ndim: int) -> None:
+    """Refuses logical axes that nobody knows, or that do not fit an array of `ndim` axes."""
+    if len(axes) != ndim:
+        raise ValueError(f"logical axes {tuple(axes)} name {len(axes)} axes; the array has {ndim}.")
+    for axis in axes:
+        if axis is not None and axis not in LOGICAL_AXES:
+            raise ValueError(f"unknown logical axis {axis!r}; {suggest(axis, LOGICAL_AXES)}")
+
+
+def partitioned(init: Initializer, axes: Axes) -> Initializer:
+    """An initializer whose parameter carries checked logical axes."""
+
+    def checked(key: Array, shape: Sequence[int], dtype: Any) -> Array:
+        check_axes(axes, len(shape))
+        return nn.with_logical_partitioning(init, tuple(axes))(key, tuple(shape), dtype)
+
+    return checked
+
+
+def constrain(x: Array, axes: Axes) -> Array:
+    """`nn.with_logical_constraint` that raises where the original is silent.
+
+    Without logical rules (a notebook, one device) x is returned as it is. A dimension that the mesh
+    does not divide, such as the single example of init, stays unconstrained.
+
+    Args:
+      x: any array.
+      axes: one name of LOGICAL_AXES, or None, for each axis of x.
+
+    Returns:
+      x, constrained to the mesh axes of the rules in force.
+
+    Raises:
+      ValueError: a misspelt axis, one that the rules in force do not mention, or a wrong number.
+    """
+    check_axes(axes, x.ndim)
+    rules = nn.get_logical_axis_rules()
+    if not rules:
+        return x
+    known = {rule[0] for rule in rules}
+    for axis in axes:
+        if axis is not None and axis not in known:
+            raise ValueError(f"the logical rules have no axis {axis!r}; {suggest(axis, known)}")
+    sizes = jax.sharding.get_abstract_mesh().shape
+    kept = []
+    for axis, entry, size in zip(axes, nn.logical_to_mesh_axes(tuple(axes)), x.shape):
+        names = entry if isinstance(entry, tuple) else (entry,) if isinstance(entry, str) else ()
+        ways = int(np.prod([sizes.get(name, 1) for name in names]))
+        kept.append(axis if size % ways == 0 else None)
+    return nn.with_logical_constraint(x, tuple(kept))
+
+
+def constrain_last(x: Float[Array, "B ... C"], axis: str | None = None) -> Array:
+    """Constrains the batch axis and, where it has a name, the last axis."""
+    return constrain(x, ("batch", *(None,) * (x.ndim - 2), axis))
+
+
+def _along(vector: Array, x: Array) -> Array:
+    """A parameter shaped like the last axes of x, with leading axes of size one."""
+    return vector.reshape((1,) * (x.ndim - vector.ndim) + vector.shape)
+
+
+class Dense(nn.Module):
+    """Linear map of the last axes: y = x W + b.
+
+    Attributes:
+      features: sizes of the new last axes.
+      axes: logical axes of the kernel, contracted axes first.
+      contract: how many last axes of the input are summed over.
+    """
+
+    features: int | tuple[int, ...]
+    axes: tuple[str | None, ...] = ("embed", "mlp")
+    contract: int = 1
+    use_bias: bool = True
+    kernel_init: Initializer = normal_init
+    bias_init: Initializer = zeros_init
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        features = (self.features,) if isinstance(self.features, int) else self.features
+        shape = (*x.shape[x.ndim - self.contract :], *features)
+        kernel = self.param(
+            "kernel", partitioned(self.kernel_init, self.axes), shape, self.param_dtype
+        )
+        contracted = tuple(range(x.ndim - self.contract, x.ndim))
+        y = jax.lax.dot_general(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            ((contracted, tuple(range(self.contract))), ((), ())),
+        )
+        if self.use_bias:
+            bias_init = partitioned(self.bias_init, self.axes[self.contract :])
+            bias = self.param("bias", bias_init, features, self.param_dtype)
+            y = y + _along(bias.astype(self.dtype), y)
+        return y
+
+
+class Conv(nn.Module):
+    """2-D convolution on maps [B, Y, X, C]; depthwise where groups, inputs and features agree.
+
+    Attributes:
+      features: output channels.
+      kernel_size: one size, or (ky, kx).
+      padding: "SAME", "VALID", or ((low, high), (low, high)); torch's padding=p is ((p, p), (p, p)).
+    """
+
+    features: int
+    kernel_size: int | tuple[int, int]
+    stride: int | tuple[int, int] = 1
+    padding: str | tuple[tuple[int, int], tuple[int, int]] = "SAME"
+    dilation: int | tuple[int, int] = 1
+    groups: int = 1
+    use_bias: bool = True
+    kernel_init: Initializer = normal_init
+    bias_init: Initializer = zeros_init
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B Y X C"]) -> Float[Array, "B Yo Xo F"]:
+        size = self.kernel_size
+        size = (size, size) if isinstance(size, int) else size
+        channels = x.shape[-1]
+        depthwise = self.groups == channels == self.features and channels > 1
+        axes = (None, None, None if depthwise else "conv_in", "conv_out")
+        kernel = self.param(
+            "kernel",
+            partitioned(self.kernel_init, axes),
+            (*size, channels // self.groups, self.features),
+            self.param_dtype,
+        )
+        options = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if depthwise:
+            y = ops.depthwise_conv2d(x, kernel, **options)
+        else:
+            y = ops.conv2d(x, kernel, groups=self.groups, **options)
+        if self.use_bias:
+            bias = self.param(
+                "bias",
+                partitioned(self.bias_init, ("conv_out",)),
+                (self.features,),
+                self.param_dtype,
+            )
+            y = y + _along(bias.astype(self.dtype), y)
+        return y
+
+
+class Embed(nn.Module):
+    """Table of token vectors; `attend` scores vectors against it (a tied output head)."""
+
+    vocab_size: int
+    features: int
+    embedding_init: Initializer = normal_init
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def setup(self):
+        init = partitioned(self.embedding_init, ("vocab", "embed"))
+        shape = (self.vocab_size, self.features)
+        self.embedding = self.param("embedding", init, shape, self.param_dtype)
+
+    def __call__(self, tokens: Int[Array, "*B"]) -> Float[Array, "*B D"]:
+        return jnp.take(self.embedding.astype(self.dtype), tokens, axis=0)
+
+    def attend(self, x: Float[Array, "*B D"]) -> Float[Array, "*B vocab"]:
+        table = self.embedding.astype(self.dtype)
+        return jax.lax.dot_general(x.astype(self.dtype), table, (((x.ndim - 1,), (1,)), ((), ())))
+
+
+class LayerNorm(nn.Module):
+    """Normalises the last axis by its mean and variance, with scale and bias."""
+
+    epsilon: float = 1e-6
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
+        shape = x.shape[-1:]
+        scale = self.param("scale", partitioned(ones_init, ("embed",)), shape, self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", partitioned(zeros_init, ("embed",)), shape, self.param_dtype)
+            bias = bias.astype(self.dtype)
+        x, scale = x.astype(self.dtype), scale.astype(self.dtype)
+        return ops.layer_norm(x, scale, bias, epsilon=self.epsilon)
+
+
+class RmsNorm(nn.Module):
+    """Normalises the last axis by its root mean square, with a scale."""
+
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
+        init = partitioned(ones_init, ("embed",))
+        scale = self.param("scale", init, x.shape[-1:], self.param_dtype)
+        return ops.rms_norm(x.astype(self.dtype), scale.astype(self.dtype), epsilon=self.epsilon)
+
+
+class BatchNorm(nn.Module):
+    """Normalises the last axis by statistics of the batch (train) or by their running averages.
+
+    Under jit on a mesh the batch is the global one. The averages live in "batch_stats".
+
+    Attributes:
+      momentum: weight of the old average at each training step.
+    """
+
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... C"], train: bool = False) -> Float[Array, "... C"]:
+        shape = x.shape[-1:]
+        scale = self.param("scale", partitioned(ones_init, ("conv_out",)), shape, self.param_dtype)
+        bias = self.param("bias", partitioned(zeros_init, ("conv_out",)), shape, self.param_dtype)
+        statistics = jnp.promote_types(self.param_dtype, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, statistics)
+        running_variance = self.variable("batch_stats", "variance", jnp.ones, shape, statistics)
+        mean, variance = running_mean.value, running_variance.value
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            wide = x.astype(statistics)
+            mean = jnp.mean(wide, axis=axes)
+            variance = jnp.mean(jnp.square(wide - _along(mean, x)), axis=axes)
+            if not self.is_initializing():
+                keep = self.momentum
+                running_mean.value = keep * running_mean.value + (1 - keep) * mean
+                running_variance.value = keep * running_variance.value + (1 - keep) * variance
+        dtype = self.dtype
+        return ops.batch_norm(
+            x.astype(dtype),
+            mean.astype(dtype),
+            variance.astype(dtype),
+            scale.astype(dtype),
+            bias.astype(dtype),
+            epsilon=self.epsilon,
+        )
+
+
+class LayerScale(nn.Module):
+    """Learned scale of each channel of a residual branch."""
+
+    init_value: float = 1e-6
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
+        init = partitioned(nn.initializers.constant(self.init_value), ("embed",))
+        scale = self.param("scale", init, x.shape[-1:], self.param_dtype)
+        return x * _along(scale.astype(x.dtype), x)
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for whole examples (stochastic depth), rescaling the others."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B ..."], rate: float | Float[Array, ""], train: bool = False
+    ) -> Float[Array, "B ..."]:
+        if not train or (isinstance(rate, float | int) and rate == 0):
+            return x
+        keep = 1.0 - rate
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+        return jnp.where(kept, x / jnp.asarray(keep, x.dtype), jnp.zeros((), x.dtype))
+
+
+def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:
+    """Rates of the blocks: from 0 at the first, linearly, to `rate` at the last."""
+    return tuple(float(value) for value in np.linspace(0.0, rate, depth))
+
+
+class Mlp(nn.Module):
+    """Dense, activation, Dense; gated where asked (the first Dense then makes gate and value)."""
+
+    hidden: int
+    activation: str = "gelu"
+    gated: bool = False
+    use_bias: bool = True
+    dropout_rate: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B ... C"], train: bool = False) -> Float[Array, "B ... C"]:
+        options = {
+            "use_bias": self.use_bias,
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+        }
+        act = activation(self.activation)
+        hidden = Dense(self.hidden, ("embed", "mlp"), name="fc1", **options)(x)
+        if self.gated:
+            gate = Dense(self.hidden, ("embed", "mlp"), name="gate", **options)(x)
+            hidden = act(gate) * hidden
+        else:
+            hidden = act(hidden)
+        hidden = constrain_last(hidden, "mlp")
+        hidden = nn.Dropout(self.dropout_rate, deterministic=not train)(hidden)
+        y = Dense(x.shape[-1], ("mlp", "embed"), name="fc2", **options)(hidden)
+        return nn.Dropout(self.dropout_rate, deterministic=not train)(y)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The activation of that name; ValueError lists the others."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}; {suggest(name, ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+class PatchEmbed(nn.Module):
+    """Cuts an image into patches and projects each one: a convolution with stride = kernel."""
+
+    features: int
+    patch_size: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B Yi Xi C"]) -> Float[Array, "B Y X D"]:
+        size = self.patch_size
+        if images.ndim != 4 or images.shape[1] % size or images.shape[2] % size:
+            raise ValueError(
+                f"images have shape {images.shape}; expected [B, Y, X, C] with Y and X multiples "
+                f"of patch_size={size}."
+            )
+        shape = (size, size, images.shape[-1], self.features)
+        axes = (None, None, "conv_in", "embed")
+        kernel = self.param("kernel", partitioned(normal_init, axes), shape, self.param_dtype)
+        y = ops.conv2d(
+            images.astype(self.dtype), kernel.astype(self.dtype), stride=size, padding="VALID"
+        )
+        if self.use_bias:
+            init = partitioned(zeros_init, ("embed",))
+            bias = self.param("bias", init, (self.features,), self.param_dtype)
+            y = y + _along(bias.astype(self.dtype), y)
+        return y

@@ -1,0 +1,259 @@
+"""Names of architectures: families, their published variants, and how a name becomes a module.
+
+A family is one file of `scanmax.models`: a flax module and a VARIANTS table, registered at its end.
+
+>>> VARIANTS = {
+...     "deit_tiny_patch16_224": Variant(
+...         params=5_717_416, input_size=(224, 224, 3), paper="deit", config={"dim": 192, "heads": 3}
+...     ),
+... }
+>>> register_family("vit", VisionTransformer, VARIANTS)  # doctest: +SKIP
+"""
+
+import dataclasses
+import fnmatch
+import functools
+import importlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from scanmax.errors import UserError, suggest
+
+# The family files of this package; each is imported when a name is first asked for.
+FAMILY_MODULES = ("convnext", "lm", "pyramid", "vit")
+
+INPUT_KINDS = ("image", "tokens")
+
+
+class Feature(NamedTuple):
+    """One map of `method="features"`: its name, its stride in pixels or tokens, its channels."""
+
+    name: str
+    stride: int
+    channels: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A row of a family's VARIANTS table.
+
+    Attributes:
+      params: exact number of parameters with the default classes.
+      input_size: shape of one example, (Y, X, C) for images and (T,) for tokens.
+      paper: id of the paper in the roster; "" for a size of our own.
+      config: hyper-parameters, fields of the family's module.
+    """
+
+    params: int
+    input_size: tuple[int, ...]
+    paper: str
+    config: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a registered model without building its parameters.
+
+    Attributes:
+      name: the registered name.
+      family: the family that registered it.
+      params: exact number of parameters with the default classes.
+      input_size: shape of one example, (Y, X, C) for images and (T,) for tokens.
+      input_kind: "image" or "tokens".
+      num_classes: width of the default head (the vocabulary for language models).
+      paper: id of the paper in the roster; "" for a size of our own.
+      features: the maps of `method="features"`, finest first.
+    """
+
+    name: str
+    family: str
+    params: int
+    input_size: tuple[int, ...]
+    input_kind: str
+    num_classes: int
+    paper: str
+    features: tuple[Feature, ...]
+
+    def example(self, batch_size: int = 1) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of a batch of default inputs."""
+        dtype = jnp.float32 if self.input_kind == "image" else jnp.int32
+        return jax.ShapeDtypeStruct((batch_size, *self.input_size), dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Family:
+    name: str
+    module: type[nn.Module]
+    variants: Mapping[str, Variant]
+    input_kind: str
+
+
+_families: dict[str, _Family] = {}
+
+
+def register_family(
+    family: str,
+    module: type[nn.Module],
+    variants: Mapping[str, Variant],
+    *,
+    input_kind: str = "image",
+) -> None:
+    """Makes the variants of a family known to create_model, list_models and model_info.
+
+    Args:
+      family: name of the family; registering it again from the same module replaces it.
+      module: the flax module; its `feature_info()` tells the maps of `method="features"`.
+      variants: name of each variant, and its row.
+      input_kind: "image" or "tokens".
+
+    Raises:
+      ValueError: a variant's name belongs to another family, or a field is not the module's.
+    """
+    if input_kind not in INPUT_KINDS:
+        raise ValueError(f"input_kind={input_kind!r} is not one of {INPUT_KINDS}.")
+    previous = _families.get(family)
+    if previous is not None and previous.module.__module__ != module.__module__:
+        raise ValueError(f"family {family!r} is registered by {previous.module.__module__}.")
+    for name, variant in variants.items():
+        for other in _families.values():
+            if other.name != family and name in other.variants:
+                raise ValueError(f"model {name!r} of {family!r} is a model of {other.name!r}.")
+        unknown = set(variant.config) - set(_field_names(module))
+        if unknown:
+            raise ValueError(f"{name}: {module.__name__} has no field {sorted(unknown)}.")
+    _families[family] = _Family(family, module, dict(variants), input_kind)
+    _model_info.cache_clear()
+
+
+def create_model(name: str, num_classes: int | None = None, **overrides: Any) -> nn.Module:
+    """Builds the module of a registered model; no parameters are made.
+
+    Args:
+      name: a name that list_models() shows.
+      num_classes: width of the head; None keeps the variant's, 0 removes the head and gives pooled
+        features. Language models take `vocab_size=` instead.
+      **overrides: any field of the module: dtype, mixer, depth, img_size, remat, ...
+
+    Returns:
+      The flax module, hyper-parameters set.
+
+    Raises:
+      UserError: an unknown name or field; the message lists near matches.
+
+    Example:
+      >>> import scanmax
+      >>> scanmax.create_model("deit_tiny_patch16_224", num_classes=10).dim
+      192
+    """
+    family, variant = _find(name)
+    fields = _field_names(family.module)
+    if num_classes is not None:
+        if "num_classes" not in fields:
+            raise UserError(f"{name} is a language model: pass vocab_size=, not num_classes.")
+        overrides["num_classes"] = num_classes
+    for field in overrides:
+        if field not in fields:
+            raise UserError(
+                f"model {name!r} has no field {field!r}; {suggest(field, fields, limit=40)}"
+            )
+    config = {**variant.config, **overrides}
+    # Module fields are static under jit and hence hashable; config files write lists.
+    return family.module(**{key: _hashable(value) for key, value in config.items()})
+
+
+def list_models(pattern: str = "*", family: str | None = None) -> list[str]:
+    """Names of the registered models, sorted.
+
+    Args:
+      pattern: shell wildcards, as in "deit_*_384".
+      family: restricts the list to one family.
+
+    Returns:
+      The names; empty when none matches.
+
+    Raises:
+      UserError: an unknown family.
+
+    Example:
+      >>> import scanmax
+      >>> scanmax.list_models("deit_tiny_p*")
+      ['deit_tiny_patch16_224']
+    """
+    families = _load()
+    if family is not None and family not in families:
+        raise UserError(f"unknown family {family!r}; {suggest(family, families)}")
+    chosen = families.values() if family is None else [families[family]]
+    names = [name for entry in chosen for name in entry.variants]
+    return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern))
+
+
+def model_info(name: str) -> ModelInfo:
+    """What is known of a registered model: family, parameters, input, paper, feature maps.
+
+    Args:
+      name: a name that list_models() shows.
+
+    Returns:
+      A frozen ModelInfo of the variant with its default fields.
+
+    Raises:
+      UserError: an unknown name; the message lists near matches.
+
+    Example:
+      >>> import scanmax
+      >>> scanmax.model_info("deit_tiny_patch16_224").params
+      5717416
+    """
+    _find(name)
+    return _model_info(name)
+
+
+@functools.cache
+def _model_info(name: str) -> ModelInfo:
+    family, variant = _find(name)
+    module = create_model(name)
+    is_classifier = "num_classes" in _field_names(family.module)
+    return ModelInfo(
+        name=name,
+        family=family.name,
+        params=variant.params,
+        input_size=variant.input_size,
+        input_kind=family.input_kind,
+        num_classes=module.num_classes if is_classifier else module.vocab_size,
+        paper=variant.paper,
+        features=tuple(module.feature_info()),
+    )
+
+
+def _load() -> Mapping[str, _Family]:
+    """Imports the family files; each registers itself."""
+    for module in FAMILY_MODULES:
+        importlib.import_module(f"scanmax.models.{module}")
+    return _families
+
+
+def _find(name: str) -> tuple[_Family, Variant]:
+    families = _load()
+    for family in families.values():
+        if name in family.variants:
+            return family, family.variants[name]
+    names = [known for family in families.values() for known in family.variants]
+    raise UserError(f"unknown model {name!r}; {suggest(name, names)}")
+
+
+def _field_names(module: type[nn.Module]) -> list[str]:
+    return [
+        field.name
+        for field in dataclasses.fields(module)
+        if field.init and field.name not in ("parent", "name")
+    ]
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_hashable(item) for item in value)
+    return value
