@@ -9,3 +9,8 @@ from scanmax.ops.norm import gated_rms_norm as gated_rms_norm
 from scanmax.ops.norm import group_norm as group_norm
 from scanmax.ops.norm import layer_norm as layer_norm
 from scanmax.ops.norm import rms_norm as rms_norm
+from scanmax.ops.position import resample_positions as resample_positions
+from scanmax.ops.position import rotary as rotary
+from scanmax.ops.position import rotary_2d as rotary_2d
+from scanmax.ops.position import sincos_1d as sincos_1d
+from scanmax.ops.position import sincos_2d as sincos_2d
