@@ -1,0 +1,209 @@
+"""Command lines: config files, `--config.a.b=c` overrides, and one line for a user's mistake.
+
+A config file is Python with `get_config(arg="")` that returns a dataclass tree;
+`--config=FILE:ARG` hands ARG to it. Overrides go through ml_collections' config_flags.
+"""
+
+import dataclasses
+import importlib.util
+import pathlib
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from scanmax.errors import UserError, suggest
+
+
+def run_main(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Runs `main` on the arguments; a UserError becomes one line on stderr and status 2."""
+    try:
+        return main(list(sys.argv[1:] if argv is None else argv)) or 0
+    except UserError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except OSError as error:
+        # Permissions, a full disk, a missing path: the operating system's own words name it.
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def load_config(path: str) -> Any:
+    """Loads FILE or FILE:ARG and returns what its `get_config(arg)` returns."""
+    path, _, argument = path.partition(":")
+    file = pathlib.Path(path)
+    if not file.is_file():
+        near = [str(found) for found in sorted(file.parent.glob("*.py"))]
+        raise UserError(f"no config file {path!r}; " + suggest(path, near))
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"config file {path!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f'config file {path!r} has no get_config(arg="")')
+        config = module.get_config(argument)
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+        where = f"{path}:{lines[-1]}" if lines else path
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
+    if not dataclasses.is_dataclass(config):
+        raise UserError(f"{path}: get_config returned {type(config).__name__}, not a dataclass")
+    return config
+
+
+def parse_flags(
+    argv: Sequence[str], *, define: Callable[[flags.FlagValues], None] | None = None
+) -> tuple[Any, flags.FlagValues]:
+    """Parses `--config=FILE`, its overrides and the flags that `define` adds.
+
+    Args:
+        argv: arguments without the program's name.
+        define: called with the FlagValues to add flags to.
+
+    Returns:
+        The config with its overrides applied, and the flag values.
+
+    Raises:
+        UserError: naming the flag or field, its type, and near matches.
+    """
+    # Both spellings of absl, `--flag=value` and `--flag value`, with one or two dashes.
+    argv = ["-" + word if word.startswith("-config") else word for word in argv]
+    values = flags.FlagValues()
+    if define is not None:
+        define(values)
+    known = sorted(values)
+    _check_flag_names(argv, known)
+    path = _value_of(argv, "config")
+    if path is None:
+        raise UserError("--config=FILE is required, for example scanmax/configs/digits_vit.py")
+    config = load_config(path)
+    for name in _overrides(argv):
+        _prepare_path(config, name)
+    config_flags.DEFINE_config_dataclass(
+        "config",
+        config,
+        flag_values=values,
+        sys_argv=["", *argv],
+        parse_fn=lambda _: config,
+    )
+    try:
+        rest = values(["", *argv])[1:]
+    except (flags.Error, ValueError, TypeError, KeyError) as error:
+        raise UserError(_one_line(error)) from error
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}: everything is a flag")
+    config = values["config"].value
+    check_types(config)
+    return config, values
+
+
+def check_types(config: Any, path: str = "config") -> None:
+    """Raises UserError at the first field whose value does not have its annotated type."""
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        here = f"{path}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            check_types(value, here)
+        elif not _has_type(value, hint):
+            raise UserError(
+                f"{here} must be {_type_name(hint)}, not {type(value).__name__} {value!r}"
+            )
+
+
+def to_dict(config: Any) -> Any:
+    """Returns a dataclass tree as plain dicts, lists, strings and numbers, for JSON."""
+    if dataclasses.is_dataclass(config):
+        return {
+            field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)
+        }
+    if isinstance(config, dict):
+        return {str(key): to_dict(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [to_dict(value) for value in config]
+    return config
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    if hint is Any or hint is object:
+        return True
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_has_type(value, option) for option in typing.get_args(hint))
+    kind = typing.get_origin(hint) or hint
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (tuple, list):
+        return isinstance(value, tuple | list)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _type_name(hint: Any) -> str:
+    return getattr(hint, "__name__", None) or str(hint)
+
+
+def _value_of(argv: Sequence[str], name: str) -> str | None:
+    for index, word in enumerate(argv):
+        if word == f"--{name}" and index + 1 < len(argv):
+            return argv[index + 1]
+        if word.startswith(f"--{name}="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def _overrides(argv: Sequence[str]) -> list[str]:
+    return [
+        word.split("=", 1)[0].removeprefix("--config.")
+        for word in argv
+        if word.startswith("--config.")
+    ]
+
+
+def _check_flag_names(argv: Sequence[str], known: Sequence[str]) -> None:
+    choices = {*known, "config", "help", "helpfull", "helpshort"}
+    for word in argv:
+        name = word.split("=", 1)[0].lstrip("-")
+        if not word.startswith("--") or name in choices or name.startswith("config."):
+            continue
+        if name.removeprefix("no") not in choices:
+            raise UserError(f"unknown flag --{name}; {suggest(name, sorted(choices))}")
+
+
+def _prepare_path(config: Any, path: str) -> None:
+    """Checks one override's path. A free-form dict takes any key, and its value as a literal."""
+    node, walked = config, "config"
+    *parents, last = path.split(".")
+    for name in parents:
+        node = _child(node, name, walked)
+        walked += f".{name}"
+    if isinstance(node, dict):
+        # config_flags parses a value as the type it replaces: `object` stands for any literal.
+        node[last] = object()
+    else:
+        _child(node, last, walked)
+
+
+def _child(node: Any, name: str, walked: str) -> Any:
+    if isinstance(node, dict):
+        return node.setdefault(name, {})
+    if not dataclasses.is_dataclass(node):
+        raise UserError(f"{walked} is a value, it has no field {name!r}")
+    fields = [field.name for field in dataclasses.fields(node)]
+    if name not in fields:
+        raise UserError(f"{walked} has no field {name!r}; {suggest(name, fields)}")
+    return getattr(node, name)
+
+
+def _one_line(error: BaseException) -> str:
+    return str(error).strip("'\"").split("\n")[0] or type(error).__name__

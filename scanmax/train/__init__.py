@@ -1,0 +1,1 @@
+"""One sharded trainer: `python -m scanmax.train --config=FILE --workdir=DIR`."""

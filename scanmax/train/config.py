@@ -1,0 +1,339 @@
+"""The config of a run: a tree of dataclasses, and durations in steps, epochs, examples or percent.
+
+A config file builds one in `get_config(arg="")`; the command line overrides any field,
+`--config.optim.lr=3e-4`. Annotations here are real types: config_flags reads them.
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+from scanmax.cli import to_dict
+from scanmax.data.config import DataConfig
+from scanmax.errors import UserError, suggest
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """The model of a run.
+
+    Attributes:
+      name: A registered model, as `python -m scanmax.models list` shows.
+      num_classes: Width of the head or size of the vocabulary; 0 is what the data has.
+      dtype: Type of the computation, "float32" or "bfloat16"; parameters stay float32.
+      remat: What the backward pass keeps: "none", "full" (recompute each block) or the name of a
+        policy of jax.checkpoint_policies.
+      kwargs: Further fields of the model, such as {"mixer": "ssd", "depth": 6}.
+    """
+
+    name: str = "deit_tiny_patch16_224"
+    num_classes: int = 0
+    dtype: str = "float32"
+    remat: str = "none"
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class LossConfig:
+    """What is minimised.
+
+    Attributes:
+      name: "softmax_cross_entropy" or "stablemax_cross_entropy".
+      label_smoothing: Share of the target spread evenly over the classes.
+      teacher: A registered model to distil from; "" is none.
+      teacher_weights: Source of the teacher's weights, as scanmax.load_weights takes it.
+      teacher_kwargs: Further fields of the teacher.
+      distillation: "hard" (the teacher's decision is a label) or "soft" (its distribution).
+      alpha: Weight of the distillation term.
+      temperature: Temperature of soft distillation.
+    """
+
+    name: str = "softmax_cross_entropy"
+    label_smoothing: float = 0.0
+    teacher: str = ""
+    teacher_weights: str = ""
+    teacher_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    distillation: str = "hard"
+    alpha: float = 0.5
+    temperature: float = 3.0
+
+
+@dataclasses.dataclass
+class OptimConfig:
+    """The optimizer. Regular expressions are searched for in paths like "block_00/mlp/fc1/kernel".
+
+    Attributes:
+      name: "adamw", "adam", "sgd", "lion", "lamb", "adafactor" or "muon".
+      lr: Peak learning rate.
+      b1: Decay of the first moment.
+      b2: Decay of the second moment.
+      eps: Added to the denominator.
+      momentum: Momentum of sgd.
+      nesterov: Whether sgd looks ahead.
+      weight_decay: Decoupled weight decay, multiplied by the learning rate.
+      no_decay: Parameters left out of weight decay, besides every vector (biases, norm scales).
+      clip_norm: Largest global norm of the gradient; 0 does not clip.
+      accumulate: Parts that a batch is cut into, their gradients summed before one update.
+      lr_multipliers: Pairs (regular expression, factor); the first that matches counts.
+      freeze: Parameters that never change.
+      kwargs: Further arguments of the optax function.
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    no_decay: tuple[str, ...] = (r"cls_token", r"dist_token", r"pos_embed")
+    clip_norm: float = 0.0
+    accumulate: int = 1
+    lr_multipliers: tuple[tuple[str, float], ...] = ()
+    freeze: tuple[str, ...] = ()
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class ScheduleConfig:
+    """The learning rate over the run.
+
+    Attributes:
+      name: "cosine", "linear", "constant", "rsqrt" or "wsd" (warm-up, stable, decay).
+      warmup: Duration of the linear warm-up.
+      cooldown: Duration of the final linear decay of "wsd" and "rsqrt".
+      final: Share of the peak rate that is left at the end.
+    """
+
+    name: str = "cosine"
+    warmup: str = "5%"
+    cooldown: str = "20%"
+    final: float = 0.0
+
+
+@dataclasses.dataclass
+class ShardingConfig:
+    """The device mesh and what lies where; docs/sharding.md.
+
+    Attributes:
+      preset: "replicated", "fsdp", "fsdp_tp" or "fsdp_context".
+      data: Size of the data axis; -1 takes the devices that are left, 0 is the preset's default.
+      fsdp: Size of the fsdp axis.
+      tensor: Size of the tensor axis.
+      context: Size of the context axis.
+      min_size: Parameters with fewer elements stay replicated.
+      rules: Pairs (logical axis, mesh axis), tried before the preset's own; "" replicates.
+      max_replicated: Share of the parameters that may stay replicated although the preset shards.
+    """
+
+    preset: str = "replicated"
+    data: int = 0
+    fsdp: int = 0
+    tensor: int = 0
+    context: int = 0
+    min_size: int = 4096
+    rules: tuple[tuple[str, str], ...] = ()
+    max_replicated: float = 0.1
+
+
+@dataclasses.dataclass
+class EmaConfig:
+    """An exponential moving average of the parameters, which evaluation then uses.
+
+    Attributes:
+      decay: Share of the average kept per step; 0 keeps no average.
+      warmup: Whether the decay grows as (1 + step) / (10 + step) until it reaches `decay`.
+    """
+
+    decay: float = 0.0
+    warmup: bool = False
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    """What is kept.
+
+    Attributes:
+      every: Duration between checkpoints; "" saves at the end only.
+      keep: Newest checkpoints kept.
+      keep_best: Best checkpoints kept besides, by the metric; 0 is none.
+      keep_every: Checkpoints at multiples of this duration are never removed; "" is none.
+      metric: Metric of the held-out part that "best" means.
+      mode: "max" or "min".
+    """
+
+    every: str = "10%"
+    keep: int = 2
+    keep_best: int = 1
+    keep_every: str = ""
+    metric: str = "loss"
+    mode: str = "min"
+
+
+@dataclasses.dataclass
+class Config:
+    """A run. Durations are strings: "500" or "500 steps", "30 epochs", "1e6 examples", "5%".
+
+    Attributes:
+      task: "classification" or "language_model".
+      seed: Seeds parameters, dropout and the order of the data.
+      batch_size: Examples per step, over all devices.
+      eval_batch_size: Examples per evaluation step; 0 is batch_size.
+      duration: Length of the run.
+      log_every: Duration between rows of training metrics.
+      eval_every: Duration between evaluations; "" evaluates at the end only.
+      prefetch: Batches kept ready on the devices.
+    """
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    task: str = "classification"
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+    sharding: ShardingConfig = dataclasses.field(default_factory=ShardingConfig)
+    ema: EmaConfig = dataclasses.field(default_factory=EmaConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    seed: int = 0
+    batch_size: int = 128
+    eval_batch_size: int = 0
+    duration: str = "30 epochs"
+    log_every: str = "1%"
+    eval_every: str = "10%"
+    prefetch: int = 2
+
+
+_DURATION = re.compile(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(%|[a-z]*)\s*")
+_UNITS = ("steps", "epochs", "examples", "percent")
+
+
+def resolve_steps(
+    duration: str, *, batch_size: int, num_examples: int, total_steps: int | None = None
+) -> int:
+    """Turns a duration into steps, at least one unless it says zero; "" is 0.
+
+    Args:
+      duration: A number and a unit: steps (the default), epochs, examples, percent or %.
+      batch_size: Examples per step.
+      num_examples: Examples per epoch.
+      total_steps: What percents refer to; None forbids them.
+
+    Raises:
+      UserError: The duration cannot be read.
+
+    >>> resolve_steps("2 epochs", batch_size=100, num_examples=1000)
+    20
+    >>> resolve_steps("5%", batch_size=100, num_examples=1000, total_steps=400)
+    20
+    """
+    if not duration.strip():
+        return 0
+    match = _DURATION.fullmatch(duration.lower())
+    if match is None:
+        raise UserError(f"cannot read duration {duration!r}; write '500', '30 epochs' or '5%'")
+    unit = {"": "steps", "%": "percent"}.get(match[2], match[2])
+    unit = unit if unit.endswith("s") or unit == "percent" else unit + "s"
+    if unit not in _UNITS:
+        raise UserError(f"unit {match[2]!r} of duration {duration!r}: {suggest(unit, _UNITS)}")
+    try:
+        number = float(match[1])
+    except ValueError:
+        raise UserError(f"cannot read the number in duration {duration!r}") from None
+    if unit == "percent":
+        if total_steps is None:
+            raise UserError(f"duration {duration!r} needs steps, epochs or examples, not percent")
+        steps = number / 100 * total_steps
+    else:
+        steps = number * {"steps": 1, "epochs": num_examples / batch_size}.get(unit, 1 / batch_size)
+    return max(1, int(steps)) if steps > 0 else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Durations:
+    """The durations of a config, in steps; 0 is never."""
+
+    total: int
+    warmup: int
+    cooldown: int
+    log: int
+    eval: int
+    checkpoint: int
+    keep_every: int
+
+
+def resolve_durations(config: Config, num_examples: int) -> Durations:
+    """Resolves every duration of a config for data of so many training examples."""
+    known = {"batch_size": config.batch_size, "num_examples": num_examples}
+    total = resolve_steps(config.duration, **known)
+    if total == 0:
+        raise UserError(f"config.duration={config.duration!r} is no step at all")
+    known["total_steps"] = total
+    return Durations(
+        total=total,
+        warmup=resolve_steps(config.schedule.warmup, **known),
+        cooldown=resolve_steps(config.schedule.cooldown, **known),
+        log=max(1, resolve_steps(config.log_every, **known)),
+        eval=resolve_steps(config.eval_every, **known),
+        checkpoint=resolve_steps(config.checkpoint.every, **known),
+        keep_every=resolve_steps(config.checkpoint.keep_every, **known),
+    )
+
+
+def check_config(config: Config) -> None:
+    """Raises UserError for values that no run can have, before anything is built."""
+    choices = {
+        "task": (config.task, ("classification", "language_model")),
+        "model.dtype": (config.model.dtype, ("float32", "bfloat16")),
+        "loss.distillation": (config.loss.distillation, ("hard", "soft")),
+        "checkpoint.mode": (config.checkpoint.mode, ("max", "min")),
+    }
+    for path, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise UserError(f"config.{path}={value!r}; {suggest(value, allowed)}")
+    positive = {
+        "batch_size": config.batch_size,
+        "optim.accumulate": config.optim.accumulate,
+        "checkpoint.keep": config.checkpoint.keep,
+        "prefetch": config.prefetch,
+    }
+    for path, value in positive.items():
+        if value < 1:
+            raise UserError(f"config.{path}={value} must be at least 1")
+    if config.eval_batch_size < 0:
+        raise UserError(f"config.eval_batch_size={config.eval_batch_size} must not be negative")
+    if not 0 <= config.ema.decay < 1:
+        raise UserError(f"config.ema.decay={config.ema.decay} must be in [0, 1)")
+    if config.optim.accumulate > 1 and config.batch_size % config.optim.accumulate:
+        raise UserError(
+            f"config.batch_size={config.batch_size} is not divisible by "
+            f"config.optim.accumulate={config.optim.accumulate}"
+        )
+
+
+# What may change between the runs that share a workdir; anything else would be another experiment.
+RESUMABLE = (
+    "sharding", "checkpoint", "duration", "log_every", "eval_every", "eval_batch_size", "prefetch",
+    "data.data_dir", "data.workers", "data.threads", "model.remat",
+)  # fmt: skip
+
+
+def changed_fields(old: dict[str, Any], new: Config) -> list[str]:
+    """Lists "path: old -> new" of the fields in which a saved config differs and must not."""
+    before, after = flatten(old), flatten(to_dict(new))
+    return [
+        f"{path}: {before.get(path)!r} -> {after.get(path)!r}"
+        for path in sorted({*before, *after})
+        if before.get(path) != after.get(path)
+        and not any(path == free or path.startswith(free + ".") for free in RESUMABLE)
+    ]
+
+
+def flatten(tree: Any, path: str = "") -> dict[str, Any]:
+    """Flattens nested dicts to {"a.b": value}; an empty dict vanishes."""
+    if not isinstance(tree, dict):
+        return {path: tree}
+    pairs = {}
+    for key, value in tree.items():
+        pairs.update(flatten(value, f"{path}.{key}" if path else key))
+    return pairs
