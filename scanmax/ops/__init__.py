@@ -3,6 +3,9 @@
 Every name here has a twin in `scanmax.ops.reference`, the plain equation, with the same signature.
 """
 
+from scanmax.ops.conv import conv2d as conv2d
+from scanmax.ops.conv import depthwise_conv2d as depthwise_conv2d
+from scanmax.ops.conv import patchify as patchify
 from scanmax.ops.norm import batch_norm as batch_norm
 from scanmax.ops.norm import batch_statistics as batch_statistics
 from scanmax.ops.norm import gated_rms_norm as gated_rms_norm

@@ -3,6 +3,9 @@
 They are written to be read, and are the ground truth of the tests (in float64).
 """
 
+from scanmax.ops.reference.conv import conv2d as conv2d
+from scanmax.ops.reference.conv import depthwise_conv2d as depthwise_conv2d
+from scanmax.ops.reference.conv import patchify as patchify
 from scanmax.ops.reference.norm import batch_norm as batch_norm
 from scanmax.ops.reference.norm import batch_statistics as batch_statistics
 from scanmax.ops.reference.norm import gated_rms_norm as gated_rms_norm
