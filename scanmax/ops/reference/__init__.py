@@ -6,6 +6,11 @@ They are written to be read, and are the ground truth of the tests (in float64).
 from scanmax.ops.reference.conv import conv2d as conv2d
 from scanmax.ops.reference.conv import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.reference.conv import patchify as patchify
+from scanmax.ops.reference.conv1d import causal_conv1d as causal_conv1d
+from scanmax.ops.reference.conv1d import causal_conv1d_step as causal_conv1d_step
+from scanmax.ops.reference.linear_attention import linear_attention as linear_attention
+from scanmax.ops.reference.linear_attention import linear_attention_matrix as linear_attention_matrix
+from scanmax.ops.reference.linear_attention import linear_attention_step as linear_attention_step
 from scanmax.ops.reference.norm import batch_norm as batch_norm
 from scanmax.ops.reference.norm import batch_statistics as batch_statistics
 from scanmax.ops.reference.norm import gated_rms_norm as gated_rms_norm
@@ -17,3 +22,12 @@ from scanmax.ops.reference.position import rotary as rotary
 from scanmax.ops.reference.position import rotary_2d as rotary_2d
 from scanmax.ops.reference.position import sincos_1d as sincos_1d
 from scanmax.ops.reference.position import sincos_2d as sincos_2d
+from scanmax.ops.reference.scan import diagonal_scan as diagonal_scan
+from scanmax.ops.reference.selective_scan import selective_scan as selective_scan
+from scanmax.ops.reference.selective_scan import selective_scan_matrix as selective_scan_matrix
+from scanmax.ops.reference.selective_scan import selective_scan_step as selective_scan_step
+from scanmax.ops.reference.ssm import nc_ssd as nc_ssd
+from scanmax.ops.reference.ssm import nc_ssd_matrix as nc_ssd_matrix
+from scanmax.ops.reference.ssm import ssd as ssd
+from scanmax.ops.reference.ssm import ssd_matrix as ssd_matrix
+from scanmax.ops.reference.ssm import ssd_step as ssd_step

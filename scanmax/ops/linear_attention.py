@@ -1,0 +1,306 @@
+"""Linear attention: a matrix-valued recurrence over tokens, with or without decay."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    check_choice,
+    check_implementation,
+    check_rank,
+    check_shape,
+    op,
+    require,
+)
+from scanmax.ops.recurrence import flat_batch, repeat_groups, run, step
+from scanmax.ops.scan import FORMS, segment_sums
+
+FEATURE_MAPS = {
+    None: lambda x: x,
+    "elu": lambda x: jax.nn.elu(x) + 1,
+    "relu": jax.nn.relu,
+    "softmax": lambda x: jax.nn.softmax(x, axis=-1),
+}
+
+
+@op(
+    "feature_map",
+    "normalize",
+    "is_causal",
+    "return_state",
+    "form",
+    "chunk_size",
+    "precision",
+    "implementation",
+)
+def linear_attention(
+    query: Float[Array, "*B T G K"],
+    key: Float[Array, "*B T G K"],
+    value: Float[Array, "*B T H V"],
+    *,
+    log_decay: Float[Array, "*B T H"] | Float[Array, "*B T H K"] | None = None,
+    feature_map: str | Callable | None = None,
+    normalize: bool = False,
+    is_causal: bool = True,
+    scale: float | None = None,
+    initial_state: Float[Array, "*B H K V"] | None = None,
+    return_state: bool = False,
+    form: str | None = None,
+    chunk_size: int = 64,
+    precision=None,
+    implementation=None,
+):
+    """Linear attention, with no decay, one decay per head, or one per key channel.
+
+        S_t = exp(log_decay_t) * S_{t-1} + phi(k_t) (x) v_t,    y_t = scale * S_t^T phi(q_t)
+
+    With `normalize`, y_t is divided by z_t^T phi(q_t), where z is the same recurrence over
+    phi(k_t); where that is zero, so is y_t. Bidirectional attention runs the recurrence in both
+    directions and counts the token itself once: token j reaches i with the decays of the tokens
+    from the one next to j up to i itself, on either side.
+
+    Args:
+      query: the queries; its heads divide those of value, which share them in order.
+      key: the keys, shaped as `query`.
+      value: the values.
+      log_decay: at most 0 (-inf forgets everything); per head or per key channel.
+      feature_map: phi, a name ("elu" is 1 + elu, "relu", "softmax" over channels) or a function.
+      normalize: divide by the sum of the weights.
+      is_causal: attend to the past and to itself only.
+      scale: None is 1.
+      initial_state: the S before the first token; causal only. With `normalize` it has V + 1
+        columns, of which the last is z.
+      return_state: also return the S after the last token, in accumulator precision.
+      form: "recurrent" takes T steps, "chunked" T / chunk_size, "parallel" builds the T x T matrix.
+        None: "parallel" up to chunk_size tokens, else "chunked".
+      chunk_size: tokens per chunk (a power of two with decays per channel; rounded up).
+      precision: of every matrix product, as in jax.lax.dot_general.
+      implementation: only "xla".
+
+    Returns:
+      [*B, T, H, V] in the dtype of value; with `return_state` also the state [*B, H, K, V].
+
+    Raises:
+      ValueError: an array of the wrong shape, an unknown name, a state without is_causal.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import linear_attention
+      >>> q = k = v = jnp.ones((3, 1, 1))
+      >>> linear_attention(q, k, v, log_decay=jnp.log(jnp.full((3, 1), 0.5)))[:, 0, 0]
+      Array([1.  , 1.5 , 1.75], dtype=float32)
+
+    Reference: mamba2-ssd
+    """
+    check_choice("form", form, FORMS)
+    check_implementation("linear_attention", implementation, ("xla",))
+    _check(query, key, value, log_decay, feature_map, 3)
+    batch, (length, heads, width) = value.shape[:-3], value.shape[-3:]
+    dim = query.shape[-1]
+    require(
+        is_causal or (initial_state is None and not return_state),
+        "initial_state and return_state belong to the causal recurrence; they need is_causal=True.",
+    )
+    width += normalize
+    check_shape("initial_state", initial_state, (*batch, heads, dim, width), "[*B, H, K, V]")
+    dtype = accumulator_dtype(query, key, value, log_decay, initial_state)
+    query, key = _features(query, feature_map), _features(key, feature_map)
+    inputs = [query, key, _with_ones(value) if normalize else value, log_decay, initial_state]
+    inputs = [flat_batch(x, len(batch)) for x in inputs]
+    options = {"form": form, "chunk_size": chunk_size, "precision": precision, "dtype": dtype}
+    if is_causal:
+        y, state = run(*inputs, **options)
+    elif log_decay is None:
+        y, state = _global(*inputs[:3], dtype, precision), None
+    else:
+        y, state = run(*inputs, **options)
+        flipped = [None if x is None else jnp.flip(x, 1) for x in inputs]
+        y = y + jnp.flip(run(*flipped, **options, diagonal=False)[0], 1)
+    if normalize:
+        y = _normalized(y)
+    y = (y if scale is None else y * scale).astype(value.dtype).reshape(value.shape)
+    return (y, state.reshape(*batch, heads, dim, width)) if return_state else y
+
+
+@op("feature_map", "normalize", "precision")
+def linear_attention_step(
+    state: Float[Array, "*B H K V"],
+    query: Float[Array, "*B G K"],
+    key: Float[Array, "*B G K"],
+    value: Float[Array, "*B H V"],
+    *,
+    log_decay: Float[Array, "*B H"] | Float[Array, "*B H K"] | None = None,
+    feature_map: str | Callable | None = None,
+    normalize: bool = False,
+    scale: float | None = None,
+    precision=None,
+):
+    """One token of causal `linear_attention`.
+
+        S_t = exp(log_decay_t) * S_{t-1} + phi(k_t) (x) v_t,    y_t = scale * S_t^T phi(q_t)
+
+    Args:
+      state: S_{t-1}; zeros at the start. V + 1 columns with `normalize`.
+      query: the query; its heads divide those of value.
+      key: the key.
+      value: the value.
+      log_decay: at most 0, per head or per key channel.
+      feature_map: phi, a name or a function.
+      normalize: divide by the sum of the weights.
+      scale: None is 1.
+      precision: of the matrix product.
+
+    Returns:
+      (y [*B, H, V] in the dtype of value, the next state in accumulator precision).
+
+    Raises:
+      ValueError: an array of the wrong shape, an unknown name.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import linear_attention_step
+      >>> q = k = v = jnp.ones((1, 1))
+      >>> y, state = linear_attention_step(jnp.ones((1, 1, 1)), q, k, v)
+      >>> y
+      Array([[2.]], dtype=float32)
+
+    Reference: mamba2-ssd
+    """
+    _check(query, key, value, log_decay, feature_map, 2)
+    expected = (*value.shape[:-1], query.shape[-1], value.shape[-1] + normalize)
+    check_shape("state", state, expected, "[*B, H, K, V]")
+    dtype = accumulator_dtype(query, key, value, log_decay, state)
+    query, key = _features(query, feature_map), _features(key, feature_map)
+    values = _with_ones(value) if normalize else value
+    y, state = step(state.astype(dtype), query, key, values, log_decay, precision=precision)
+    if normalize:
+        y = _normalized(y)
+    return (y if scale is None else y * scale).astype(value.dtype), state
+
+
+@op("feature_map", "normalize", "is_causal", "precision")
+def linear_attention_matrix(
+    query: Float[Array, "*B T G K"],
+    key: Float[Array, "*B T G K"],
+    *,
+    log_decay: Float[Array, "*B T H"] | Float[Array, "*B T H K"] | None = None,
+    feature_map: str | Callable | None = None,
+    normalize: bool = False,
+    is_causal: bool = True,
+    scale: float | None = None,
+    precision=None,
+) -> Float[Array, "*B H T T"]:
+    """The matrix over tokens that `linear_attention` applies to its values, for small T.
+
+        M_ij = scale * sum_n phi(q_i)_n phi(k_j)_n exp(decays between j and i)_n
+
+    Args:
+      query: the queries.
+      key: the keys.
+      log_decay: at most 0; per head, or per key channel (which takes T * T * H * K of memory).
+      feature_map: phi, a name or a function.
+      normalize: divide every row by its sum.
+      is_causal: lower triangular.
+      scale: None is 1.
+      precision: of the matrix product.
+
+    Returns:
+      [*B, H, T, T] in the dtype of query, where H is the number of decays, or of query heads.
+
+    Raises:
+      ValueError: an array of the wrong shape, an unknown name.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import linear_attention_matrix
+      >>> x = jnp.ones((2, 1, 1))
+      >>> linear_attention_matrix(x, x)[0]
+      Array([[1., 0.],
+             [1., 1.]], dtype=float32)
+
+    Reference: hidden-mamba-attention
+    """
+    heads = query.shape[-2]
+    if log_decay is not None:
+        heads = log_decay.shape[log_decay.ndim - 1 - (log_decay.ndim == query.ndim)]
+    value = jax.ShapeDtypeStruct((*query.shape[:-2], heads, 1), query.dtype)
+    _check(query, key, value, log_decay, feature_map, 3)
+    dtype = accumulator_dtype(query, key, log_decay)
+    q = repeat_groups(_features(query, feature_map), heads, -2).astype(dtype)
+    k = repeat_groups(_features(key, feature_map), heads, -2).astype(dtype)
+    if log_decay is None:
+        matrix = jnp.einsum("...ihk,...jhk->...hij", q, k, precision=precision)
+        if is_causal:
+            matrix = jnp.where(jnp.tri(q.shape[-3], dtype=bool), matrix, 0)
+    else:
+        decay = _between(log_decay.astype(dtype), is_causal, log_decay.ndim == query.ndim)
+        if log_decay.ndim == query.ndim:
+            matrix = jnp.einsum("...ihk,...jhk,...hkij->...hij", q, k, decay, precision=precision)
+        else:
+            matrix = decay * jnp.einsum("...ihk,...jhk->...hij", q, k, precision=precision)
+    if normalize:
+        total = matrix.sum(-1, keepdims=True)
+        matrix = matrix / jnp.where(total == 0, 1, total)
+    return (matrix if scale is None else matrix * scale).astype(query.dtype)
+
+
+def _between(log_decay, is_causal, per_channel):
+    """The decay from token j to token i, [*B, H, (K,) i, j]."""
+    time_last = jnp.moveaxis(log_decay, -3 if per_channel else -2, -1)
+    decay = jnp.exp(segment_sums(time_last))
+    if is_causal:
+        return decay
+    backwards = jnp.flip(jnp.exp(segment_sums(jnp.flip(time_last, -1))), (-2, -1))
+    return jnp.where(jnp.tri(decay.shape[-1], dtype=bool), decay, backwards)
+
+
+def _check(query, key, value, log_decay, feature_map, rank):
+    """Refuses wrong shapes; rank 3 with time, 2 without."""
+    if not callable(feature_map):
+        check_choice("feature_map", feature_map, tuple(FEATURE_MAPS))
+    check_rank(rank, query=query, key=key, value=value)
+    check_shape("key", key, query.shape, "the shape of query")
+    time = "T, " if rank == 3 else ""
+    check_shape(
+        "value", value, (*query.shape[:-2], *value.shape[-2:]), f"[*B, {time}H, V] beside query"
+    )
+    groups, heads = query.shape[-2], value.shape[-2]
+    require(
+        heads % groups == 0,
+        f"value has shape {value.shape}: its {heads} heads are not a multiple of the {groups} of "
+        f"query, which has shape {query.shape}.",
+    )
+    if log_decay is not None:
+        per_head = value.shape[:-1]
+        require(
+            log_decay.shape in (per_head, (*per_head, query.shape[-1])),
+            f"log_decay has shape {log_decay.shape}; expected [*B, {time}H] = {per_head} or "
+            f"[*B, {time}H, K] = {(*per_head, query.shape[-1])}.",
+        )
+
+
+def _features(x, feature_map):
+    return feature_map(x) if callable(feature_map) else FEATURE_MAPS[feature_map](x)
+
+
+def _with_ones(value):
+    """A last column of ones: its sums are the denominators."""
+    return jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1)
+
+
+def _normalized(y):
+    y, total = y[..., :-1], y[..., -1:]
+    return y / jnp.where(total == 0, 1, total)
+
+
+def _global(query, key, value, dtype, precision):
+    """Every token attends to every token: one sum, read by all."""
+    batch, length, groups, _ = query.shape
+    value = value.reshape(batch, length, groups, -1, value.shape[-1])
+    options = {"precision": precision, "preferred_element_type": dtype}
+    state = jnp.einsum("btgk,btgrv->bgkrv", key, value, **options)
+    y = jnp.einsum("btgk,bgkrv->btgrv", query, state.astype(query.dtype), **options)
+    return y.reshape(batch, length, -1, value.shape[-1])

@@ -1,0 +1,188 @@
+"""The matrix-valued recurrence shared by linear attention and the state-space duality.
+
+    S_t = exp(log_decay_t) * S_{t-1} + weight_t * k_t (x) v_t,    y_t = S_t^T q_t
+
+One batch axis, G groups of queries and keys over H heads of values. `run` evaluates it in chunks:
+inside a chunk as a masked matrix over its tokens, between chunks through the state. The parallel
+form is one chunk of all tokens.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from scanmax.ops.scan import segment_sums
+
+
+def flat_batch(x, axes: int):
+    """Merges the leading `axes` batch axes into one (makes one where there is none)."""
+    if x is None:
+        return None
+    size = 1
+    for n in x.shape[:axes]:
+        size *= n
+    return x.reshape(size, *x.shape[axes:])
+
+
+def repeat_groups(x, heads: int, axis: int):
+    """Gives every head the array of its group."""
+    return x if x.shape[axis] == heads else jnp.repeat(x, heads // x.shape[axis], axis=axis)
+
+
+def step(state, query, key, value, log_decay=None, *, weight=None, precision=None):
+    """One token: query, key [*B, G, K], value [*B, H, V], state [*B, H, K, V] -> y, state."""
+    dtype, heads = state.dtype, value.shape[-2]
+    query = repeat_groups(query, heads, -2).astype(dtype)
+    key = repeat_groups(key, heads, -2).astype(dtype)
+    value = value.astype(dtype)
+    if weight is not None:
+        value = value * weight.astype(dtype)[..., None]
+    if log_decay is not None:
+        decay = jnp.exp(log_decay.astype(dtype))
+        missing = state.ndim - decay.ndim
+        state = state * decay.reshape(decay.shape + (1,) * missing)
+    state = state + key[..., :, None] * value[..., None, :]
+    return jnp.einsum("...k,...kv->...v", query, state, precision=precision), state
+
+
+def run(
+    query,
+    key,
+    value,
+    log_decay,
+    state,
+    *,
+    weight=None,
+    diagonal=True,
+    form,
+    chunk_size,
+    precision,
+    dtype,
+):
+    """The recurrence over [B, T, ...]: y [B, T, H, V] in `dtype`, and the last state [B, H, K, V].
+
+    Without `diagonal`, y_t reads the decayed state before it takes token t in.
+    """
+    batch, length, heads, width = value.shape
+    if state is None:
+        state = jnp.zeros((batch, heads, query.shape[-1], width), dtype)
+    state = state.astype(dtype)
+    per_channel = log_decay is not None and log_decay.ndim == 4
+    if form == "parallel" or (form is None and length <= chunk_size):
+        chunk_size = length
+    chunk_size = max(1, min(chunk_size, length))
+    if per_channel and form != "recurrent":
+        query, key = repeat_groups(query, heads, 2), repeat_groups(key, heads, 2)
+        chunk_size = 1 << (chunk_size - 1).bit_length()
+    if log_decay is not None:
+        log_decay = log_decay.astype(dtype)
+    if weight is not None:
+        weight = weight.astype(dtype)
+    # tokens of zeros that do not decay leave the state as it is
+    pad = -length % chunk_size
+    chunks = [_chunks(x, pad, chunk_size) for x in (query, key, value, log_decay, weight)]
+    inner = _recurrent if form == "recurrent" else (_channels if per_channel else _heads)
+    body = jax.checkpoint(functools.partial(inner, diagonal=diagonal, precision=precision))
+    state, y = lax.scan(lambda s, x: body(s, *x), state, chunks)
+    y = y.swapaxes(0, 1).reshape(batch, length + pad, heads, width)
+    return y[:, :length], state
+
+
+def _chunks(x, pad, chunk_size):
+    """[B, T, ...] -> [T / c, B, c, ...]."""
+    if x is None:
+        return None
+    x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2)) if pad else x
+    return x.reshape(x.shape[0], -1, chunk_size, *x.shape[2:]).swapaxes(0, 1)
+
+
+def _recurrent(state, *chunk, diagonal, precision):
+    """The tokens of a chunk one by one."""
+
+    def one(s, token):
+        q, k, v, a, w = token
+        y, after = step(s, q, k, v, a, weight=w, precision=precision)
+        if not diagonal:
+            y, _ = step(s, q, jnp.zeros_like(k), v, a, precision=precision)
+        return after, y
+
+    by_token = [None if x is None else x.swapaxes(0, 1) for x in chunk]
+    state, y = lax.scan(one, state, by_token)
+    return state, y.swapaxes(0, 1)
+
+
+def _heads(state, q, k, v, a, w, *, diagonal, precision):
+    """One chunk with one decay per head, or none."""
+    batch, c, heads, width = v.shape
+    groups, dim, dtype = q.shape[2], q.shape[3], state.dtype
+    dot = functools.partial(jnp.einsum, precision=precision, preferred_element_type=dtype)
+    v = v.reshape(batch, c, groups, -1, width)
+    s = state.reshape(batch, groups, -1, dim, width)
+    scores = dot("bigk,bjgk->bgij", q, k)[:, :, None]  # [B, G, 1, c, c]
+    mask = jnp.tri(c, k=0 if diagonal else -1, dtype=bool)
+    if a is None:
+        scores = jnp.where(mask, scores, 0)
+        into, out, total = None, None, None
+    else:
+        a = a.reshape(batch, c, groups, -1).transpose(0, 2, 3, 1)  # [B, G, R, c]
+        sums = segment_sums(a)
+        scores = scores * jnp.exp(sums if diagonal else jnp.where(mask, sums, -jnp.inf))
+        into = jnp.exp(jnp.cumsum(a, -1)).transpose(0, 3, 1, 2)  # state to token
+        out = jnp.exp(sums[..., -1, :]).transpose(0, 3, 1, 2)  # token to next state
+        total = into[:, -1]
+    if w is not None:
+        w = w.reshape(batch, c, groups, -1)
+        scores = scores * w.transpose(0, 2, 3, 1)[..., None, :]
+        out = w if out is None else w * out
+    scores = jnp.broadcast_to(scores, (batch, groups, s.shape[2], c, c)).astype(v.dtype)
+    y = dot("bigk,bgrkv->bigrv", q, s.astype(q.dtype))
+    y = y if into is None else y * into[..., None]
+    y = y + dot("bgrij,bjgrv->bigrv", scores, v)
+    v = v if out is None else (v * out[..., None]).astype(v.dtype)
+    s = s if total is None else s * total[..., None, None]
+    s = s + dot("bjgk,bjgrv->bgrkv", k, v)
+    return s.reshape(state.shape), y.reshape(batch, c, heads, width)
+
+
+def _channels(state, q, k, v, a, w, *, diagonal, precision):
+    """One chunk with one decay per key channel: pairs of blocks of 1, 2, 4, ... tokens.
+
+    The decay from a token in the left block to one in the right block is exp(sum to the end of the
+    left) * exp(sum from the start of the right): both at most 1, whatever the decays.
+    """
+    dtype = state.dtype
+    dot = functools.partial(jnp.einsum, precision=precision, preferred_element_type=dtype)
+    batch, c, heads, dim = q.shape
+    if w is not None:
+        v = (v * w[..., None]).astype(v.dtype)
+    q, k, a = (x.transpose(0, 2, 1, 3) for x in (q, k, a))  # [B, H, c, K]
+    # sums within blocks: from the start to a token, and from after a token to the end
+    to, after = a[..., None, :], jnp.zeros_like(a)[..., None, :]  # [B, H, blocks, size, K]
+    scores = dot("bhik,bhik->bhi", q, k)[..., None, None]  # [B, H, blocks, size, size]
+    scores = scores if diagonal else jnp.zeros_like(scores)
+    size = 1
+    while size < c:
+        blocks = (batch, heads, c // (2 * size), 2, size, dim)
+        right = q.reshape(blocks)[:, :, :, 1] * jnp.exp(to[:, :, 1::2]).astype(q.dtype)
+        left = k.reshape(blocks)[:, :, :, 0] * jnp.exp(after[:, :, 0::2]).astype(k.dtype)
+        cross = dot("bhnik,bhnjk->bhnij", right, left)
+        first, second = scores[:, :, 0::2], scores[:, :, 1::2]
+        scores = jnp.concatenate(
+            [
+                jnp.concatenate([first, jnp.zeros_like(first)], -1),
+                jnp.concatenate([cross, second], -1),
+            ],
+            -2,
+        )
+        left_total, right_total = to[:, :, 0::2, -1:], to[:, :, 1::2, -1:]
+        to = jnp.concatenate([to[:, :, 0::2], left_total + to[:, :, 1::2]], -2)
+        after = jnp.concatenate([after[:, :, 0::2] + right_total, after[:, :, 1::2]], -2)
+        size *= 2
+    to, after, scores = to[:, :, 0], after[:, :, 0], scores[:, :, 0]
+    y = dot("bhik,bhkv->bihv", q * jnp.exp(to).astype(q.dtype), state.astype(q.dtype))
+    y = y + dot("bhij,bjhv->bihv", scores.astype(v.dtype), v)
+    state = state * jnp.exp(to[:, :, -1])[..., None]
+    k = k * jnp.exp(after).astype(k.dtype)
+    return state + dot("bhjk,bjhv->bhkv", k, v), y

@@ -1,0 +1,39 @@
+"""Causal depthwise convolution, written as its sum."""
+
+import jax
+import jax.numpy as jnp
+
+from scanmax.ops.contract import accumulator_dtype
+
+_ACTIVATIONS = {None: lambda x: x, "silu": jax.nn.silu, "gelu": jax.nn.gelu, "relu": jax.nn.relu}
+
+
+def causal_conv1d(x, kernel, bias=None, *, activation=None, initial_state=None, return_state=False):
+    """y_t = activation(bias + sum_w kernel_w x_{t - (W - 1) + w})."""
+    width, length = kernel.shape[0], x.shape[-2]
+    if initial_state is None:
+        initial_state = jnp.zeros((*x.shape[:-2], width - 1, x.shape[-1]), x.dtype)
+    tokens = jnp.concatenate([initial_state.astype(x.dtype), x], axis=-2)
+    dtype = accumulator_dtype(x, kernel, bias)
+    windows = tokens[..., jnp.arange(length)[:, None] + jnp.arange(width), :]  # [*B, T, W, D]
+    y = jnp.sum(windows.astype(dtype) * kernel.astype(dtype), axis=-2)
+    y = y if bias is None else y + bias.astype(dtype)
+    y = _ACTIVATIONS[activation](y).astype(x.dtype)
+    return (y, tokens[..., length:, :]) if return_state else y
+
+
+def causal_conv1d_step(state, x, kernel, bias=None, *, activation=None):
+    """The convolution of the state and one token."""
+    return tuple(
+        part[..., 0, :] if i == 0 else part
+        for i, part in enumerate(
+            causal_conv1d(
+                x[..., None, :],
+                kernel,
+                bias,
+                activation=activation,
+                initial_state=state,
+                return_state=True,
+            )
+        )
+    )

@@ -1,0 +1,148 @@
+"""Linear attention, one token at a time."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from scanmax.ops.contract import accumulator_dtype
+
+_FEATURE_MAPS = {
+    None: lambda x: x,
+    "elu": lambda x: jnp.where(x > 0, x + 1, jnp.exp(jnp.minimum(x, 0))),
+    "relu": lambda x: jnp.maximum(x, 0),
+    "softmax": jax.nn.softmax,
+}
+
+
+def linear_attention(
+    query,
+    key,
+    value,
+    *,
+    log_decay=None,
+    feature_map=None,
+    normalize=False,
+    is_causal=True,
+    scale=None,
+    initial_state=None,
+    return_state=False,
+    precision=None,
+):
+    """S_t = exp(log_decay_t) S_{t-1} + phi(k_t) (x) v_t, y_t = S_t^T phi(q_t); both ways if asked."""
+    if not is_causal:
+        matrix = linear_attention_matrix(
+            query,
+            key,
+            log_decay=_decay_per_head(log_decay, value),
+            feature_map=feature_map,
+            normalize=normalize,
+            is_causal=False,
+            scale=scale,
+        )
+        dtype = accumulator_dtype(matrix, value)
+        y = jnp.einsum("...hij,...jhv->...ihv", matrix.astype(dtype), value.astype(dtype))
+        return y.astype(value.dtype)
+    dtype = accumulator_dtype(query, key, value, log_decay, initial_state)
+    if initial_state is None:
+        columns = value.shape[-1] + normalize
+        initial_state = jnp.zeros(
+            (*value.shape[:-3], value.shape[-2], key.shape[-1], columns), dtype
+        )
+    log_decay = _decay_per_head(log_decay, value)
+    time = value.ndim - 3
+
+    def token(state, inputs):
+        q, k, v, a = inputs
+        y, state = linear_attention_step(
+            state,
+            q,
+            k,
+            v,
+            log_decay=a,
+            feature_map=feature_map,
+            normalize=normalize,
+            scale=scale,
+        )
+        return state, y
+
+    by_token = [jnp.moveaxis(x, time, 0) for x in (query, key, value, log_decay)]
+    state, y = lax.scan(token, initial_state.astype(dtype), by_token)
+    y = jnp.moveaxis(y, 0, time)
+    return (y, state) if return_state else y
+
+
+def linear_attention_step(
+    state,
+    query,
+    key,
+    value,
+    *,
+    log_decay=None,
+    feature_map=None,
+    normalize=False,
+    scale=None,
+    precision=None,
+):
+    """The equation for one token; with `normalize` the last column of S sums the weights."""
+    dtype = accumulator_dtype(state, query, key, value, log_decay)
+    heads = value.shape[-2]
+    q, k = (_per_head(_phi(x, feature_map), heads).astype(dtype) for x in (query, key))
+    v = value.astype(dtype)
+    if normalize:
+        v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
+    decay = jnp.exp(_decay_per_head(log_decay, value).astype(dtype))
+    decay = decay[..., None, None] if decay.ndim == state.ndim - 2 else decay[..., None]
+    state = decay * state.astype(dtype) + k[..., :, None] * v[..., None, :]
+    y = jnp.einsum("...k,...kv->...v", q, state)
+    if normalize:
+        y = jnp.where(
+            y[..., -1:] == 0, 0, y[..., :-1] / jnp.where(y[..., -1:] == 0, 1, y[..., -1:])
+        )
+    y = y if scale is None else y * scale
+    return y.astype(value.dtype), state
+
+
+def linear_attention_matrix(
+    query,
+    key,
+    *,
+    log_decay=None,
+    feature_map=None,
+    normalize=False,
+    is_causal=True,
+    scale=None,
+    precision=None,
+):
+    """M_ij = sum_n q_in k_jn exp(sum of log_decay_n over the tokens after j up to i)."""
+    dtype = accumulator_dtype(query, key, log_decay)
+    per_channel = log_decay is not None and log_decay.ndim == query.ndim
+    heads = query.shape[-2] if log_decay is None else log_decay.shape[-2 if per_channel else -1]
+    q, k = (_per_head(_phi(x, feature_map), heads).astype(dtype) for x in (query, key))
+    a = jnp.zeros((*q.shape[:-1], 1), dtype) if log_decay is None else log_decay.astype(dtype)
+    a = a if a.ndim == q.ndim else a[..., None]  # [*B, T, H, K or 1]
+    i, j, t = jnp.ix_(*[jnp.arange(q.shape[-3])] * 3)
+    past = (j < t) & (t <= i)
+    future = (i <= t) & (t < j)
+    between = past if is_causal else past | future
+    sums = jnp.where(between[..., None, None], a[..., None, None, :, :, :], 0).sum(-3)
+    weights = jnp.exp(sums) * q[..., :, None, :, :] * k[..., None, :, :, :]  # [*B, T, T, H, K]
+    matrix = jnp.moveaxis(weights.sum(-1), -1, -3)
+    if is_causal:
+        matrix = jnp.tril(matrix)
+    if normalize:
+        total = matrix.sum(-1, keepdims=True)
+        matrix = jnp.where(total == 0, 0, matrix / jnp.where(total == 0, 1, total))
+    matrix = matrix if scale is None else matrix * scale
+    return matrix.astype(query.dtype)
+
+
+def _phi(x, feature_map):
+    return feature_map(x) if callable(feature_map) else _FEATURE_MAPS[feature_map](x)
+
+
+def _per_head(x, heads):
+    return jnp.repeat(x, heads // x.shape[-2], axis=-2)
+
+
+def _decay_per_head(log_decay, value):
+    return jnp.zeros(value.shape[:-1], value.dtype) if log_decay is None else log_decay

@@ -1,0 +1,74 @@
+"""The selective scan, one token at a time."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from scanmax.ops.contract import accumulator_dtype
+
+
+def selective_scan(
+    x,
+    dt,
+    A,
+    B,
+    C,
+    *,
+    D=None,
+    dt_bias=None,
+    dt_softplus=False,
+    initial_state=None,
+    return_state=False,
+):
+    """h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, y_t = h_t C_t + D x_t."""
+    dtype = accumulator_dtype(x, dt, A, B, C, initial_state)
+    time = x.ndim - 2
+    if initial_state is None:
+        initial_state = jnp.zeros((*x.shape[:time], *A.shape), dtype)
+
+    def token(state, inputs):
+        x_t, dt_t, B_t, C_t = inputs
+        y, state = selective_scan_step(
+            state, x_t, dt_t, A, B_t, C_t, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus
+        )
+        return state, y
+
+    by_token = [jnp.moveaxis(y, time, 0) for y in (x, dt, B, C)]
+    state, y = lax.scan(token, initial_state.astype(dtype), by_token)
+    y = jnp.moveaxis(y, 0, time)
+    return (y, state) if return_state else y
+
+
+def selective_scan_step(state, x, dt, A, B, C, *, D=None, dt_bias=None, dt_softplus=False):
+    """The equation for one token."""
+    dtype = accumulator_dtype(state, x, dt, A, B, C)
+    dt = _dt(dt, dt_bias, dt_softplus, dtype)[..., None]
+    B, C = (y.astype(dtype)[..., None, :] for y in (B, C))
+    state = (
+        jnp.exp(dt * A.astype(dtype)) * state.astype(dtype) + dt * B * x.astype(dtype)[..., None]
+    )
+    y = (state * C).sum(-1)
+    y = y if D is None else y + D.astype(dtype) * x.astype(dtype)
+    return y.astype(x.dtype), state
+
+
+def selective_scan_matrix(dt, A, B, C, *, D=None, dt_bias=None, dt_softplus=False):
+    """M_ij = sum_n C_in exp(A_n sum of dt over the tokens after j up to i) B_jn dt_j, plus D."""
+    dtype = accumulator_dtype(dt, A, B, C, D)
+    dt = _dt(dt, dt_bias, dt_softplus, dtype)
+    i, j, t = jnp.ix_(*[jnp.arange(dt.shape[-2])] * 3)
+    between = ((j < t) & (t <= i))[..., None]
+    sums = jnp.where(between, dt[..., None, None, :, :], 0).sum(-2)[..., None]  # [*B, T, T, D, 1]
+    B, C = (y.astype(dtype) for y in (B, C))
+    weights = jnp.exp(sums * A.astype(dtype)) * dt[..., None, :, :, None]
+    weights = weights * C[..., :, None, None, :] * B[..., None, :, None, :]
+    matrix = jnp.tril(jnp.moveaxis(weights.sum(-1), -1, -3))
+    if D is not None:
+        matrix = matrix + D.astype(dtype)[:, None, None] * jnp.eye(matrix.shape[-1], dtype=dtype)
+    return matrix
+
+
+def _dt(dt, dt_bias, dt_softplus, dtype):
+    dt = dt.astype(dtype)
+    dt = dt if dt_bias is None else dt + dt_bias.astype(dtype)
+    return jax.nn.softplus(dt) if dt_softplus else dt

@@ -1,0 +1,156 @@
+"""State-space duality, one token at a time, and its non-causal sum."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from scanmax.ops.contract import accumulator_dtype
+
+
+def ssd(
+    x,
+    dt,
+    A,
+    B,
+    C,
+    *,
+    D=None,
+    dt_bias=None,
+    dt_softplus=False,
+    dt_limit=None,
+    initial_state=None,
+    return_state=False,
+    precision=None,
+):
+    """S_t = exp(dt_t A) S_{t-1} + dt_t B_t (x) x_t, y_t = S_t^T C_t + D x_t."""
+    dtype = accumulator_dtype(x, dt, A, B, C, initial_state)
+    time = x.ndim - 3
+    if initial_state is None:
+        initial_state = jnp.zeros((*x.shape[:time], x.shape[-2], B.shape[-1], x.shape[-1]), dtype)
+
+    def token(state, inputs):
+        x_t, dt_t, B_t, C_t = inputs
+        y, state = ssd_step(
+            state,
+            x_t,
+            dt_t,
+            A,
+            B_t,
+            C_t,
+            D=D,
+            dt_bias=dt_bias,
+            dt_softplus=dt_softplus,
+            dt_limit=dt_limit,
+        )
+        return state, y
+
+    by_token = [jnp.moveaxis(y, time, 0) for y in (x, dt, B, C)]
+    state, y = lax.scan(token, initial_state.astype(dtype), by_token)
+    y = jnp.moveaxis(y, 0, time)
+    return (y, state) if return_state else y
+
+
+def ssd_step(
+    state, x, dt, A, B, C, *, D=None, dt_bias=None, dt_softplus=False, dt_limit=None, precision=None
+):
+    """The equation for one token."""
+    dtype = accumulator_dtype(state, x, dt, A, B, C)
+    dt = _dt(dt, dt_bias, dt_softplus, dt_limit, dtype)
+    B, C = (_per_head(y, x.shape[-2]).astype(dtype) for y in (B, C))
+    inputs = dt[..., None] * x.astype(dtype)
+    decay = jnp.exp(dt * A.astype(dtype))
+    state = decay[..., None, None] * state.astype(dtype) + B[..., :, None] * inputs[..., None, :]
+    y = jnp.einsum("...n,...np->...p", C, state)
+    y = y if D is None else y + D.astype(dtype)[:, None] * x.astype(dtype)
+    return y.astype(x.dtype), state
+
+
+def ssd_matrix(
+    dt, A, B, C, *, D=None, dt_bias=None, dt_softplus=False, dt_limit=None, precision=None
+):
+    """M_ij = C_i . B_j exp(A sum of dt over the tokens after j up to i) dt_j, plus D on i = j."""
+    dtype = accumulator_dtype(dt, A, B, C, D)
+    dt = _dt(dt, dt_bias, dt_softplus, dt_limit, dtype)
+    i, j, t = jnp.ix_(*[jnp.arange(dt.shape[-2])] * 3)
+    log_decay = dt * A.astype(dtype)
+    between = ((j < t) & (t <= i))[..., None]
+    sums = jnp.where(between, log_decay[..., None, None, :, :], 0).sum(-2)  # [*B, T, T, H]
+    weights = jnp.exp(sums) * dt[..., None, :, :] * _dots(B, C, dt.shape[-1], dtype)
+    return _plus_skip(jnp.tril(jnp.moveaxis(weights, -1, -3)), D)
+
+
+def nc_ssd(
+    x,
+    dt,
+    A,
+    B,
+    C,
+    *,
+    D=None,
+    dt_bias=None,
+    dt_softplus=False,
+    dt_limit=None,
+    positive=True,
+    precision=None,
+):
+    """y_i = sum_j C_i . B_j w_j x_j + D x_i, with w_j = -dt_j A, or dt_j A."""
+    matrix = nc_ssd_matrix(
+        dt,
+        A,
+        B,
+        C,
+        D=D,
+        dt_bias=dt_bias,
+        dt_softplus=dt_softplus,
+        dt_limit=dt_limit,
+        positive=positive,
+    )
+    dtype = accumulator_dtype(matrix, x)
+    y = jnp.einsum("...hij,...jhp->...ihp", matrix.astype(dtype), x.astype(dtype))
+    return y.astype(x.dtype)
+
+
+def nc_ssd_matrix(
+    dt,
+    A,
+    B,
+    C,
+    *,
+    D=None,
+    dt_bias=None,
+    dt_softplus=False,
+    dt_limit=None,
+    positive=True,
+    precision=None,
+):
+    """M_ij = C_i . B_j w_j, plus D on i = j."""
+    dtype = accumulator_dtype(dt, A, B, C, D)
+    weight = _dt(dt, dt_bias, dt_softplus, dt_limit, dtype) * A.astype(dtype)
+    weight = -weight if positive else weight
+    weights = weight[..., None, :, :] * _dots(B, C, dt.shape[-1], dtype)
+    return _plus_skip(jnp.moveaxis(weights, -1, -3), D)
+
+
+def _dt(dt, dt_bias, dt_softplus, dt_limit, dtype):
+    dt = dt.astype(dtype)
+    dt = dt if dt_bias is None else dt + dt_bias.astype(dtype)
+    dt = jax.nn.softplus(dt) if dt_softplus else dt
+    return dt if dt_limit is None else jnp.clip(dt, *dt_limit)
+
+
+def _per_head(x, heads):
+    return jnp.repeat(x, heads // x.shape[-2], axis=-2)
+
+
+def _dots(B, C, heads, dtype):
+    B, C = (_per_head(y, heads).astype(dtype) for y in (B, C))
+    return (C[..., :, None, :, :] * B[..., None, :, :, :]).sum(-1)  # [*B, T, T, H]
+
+
+def _plus_skip(matrix, D):
+    skip = (
+        0
+        if D is None
+        else D.astype(matrix.dtype)[:, None, None] * jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+    )
+    return matrix + skip

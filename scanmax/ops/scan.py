@@ -1,0 +1,194 @@
+"""The diagonal linear recurrence under the scans, and the segment sums of their chunked forms."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    check_choice,
+    check_implementation,
+    check_rank,
+    op,
+    require,
+)
+
+FORMS = (None, "parallel", "chunked", "recurrent")
+
+
+@op("axis", "reverse", "return_state", "form", "chunk_size", "implementation")
+def diagonal_scan(
+    decay: Float[Array, "*B T D"],
+    x: Float[Array, "*B T D"],
+    *,
+    axis: int = -2,
+    reverse: bool = False,
+    initial_state: Float[Array, "*B D"] | None = None,
+    return_state: bool = False,
+    form: str | None = None,
+    chunk_size: int = 64,
+    implementation=None,
+):
+    """Diagonal linear recurrence along one axis, forward or in reverse.
+
+        h_t = decay_t * h_{t-1} + x_t          (reverse: h_t = decay_t * h_{t+1} + x_t)
+
+    The decay itself is taken, not its logarithm, so that zero, negative and complex decays work.
+    The gradient is the same recurrence run the other way; it keeps only `decay` and the outputs.
+
+    Args:
+      decay: same rank as `x`; axes of size 1 broadcast against it (never the scanned one).
+      x: the inputs.
+      axis: the time axis, -2 by default.
+      reverse: run from the last token to the first.
+      initial_state: the h before the first token (after the last one in reverse), shaped as `x`
+        without `axis`; zeros by default.
+      return_state: also return the h after the last token read.
+      form: "recurrent" takes T steps; "chunked" runs all chunks side by side, then passes states
+        from chunk to chunk, in chunk_size + T / chunk_size steps; "parallel" is an associative
+        scan of depth log T. None: "recurrent" on CPU, where it is the fastest, else "parallel".
+      chunk_size: tokens per chunk of the chunked form.
+      implementation: only "xla".
+
+    Returns:
+      All h, in the dtype and shape of `x`; with `return_state` also the last h, in accumulator
+      precision.
+
+    Raises:
+      ValueError: decay does not broadcast to x, a state of the wrong shape, an unknown form.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import diagonal_scan
+      >>> diagonal_scan(jnp.full((3, 1), 0.5), jnp.ones((3, 1)))[:, 0]
+      Array([1.  , 1.5 , 1.75], dtype=float32)
+
+    Reference: mamba2-ssd
+    """
+    check_choice("form", form, FORMS)
+    check_implementation("diagonal_scan", implementation, ("xla",))
+    check_rank(1, x=x)
+    require(-x.ndim <= axis < x.ndim, f"axis={axis} is out of range for x of shape {x.shape}.")
+    axis %= x.ndim
+    broadcasts = decay.ndim == x.ndim and all(
+        have == want or (have == 1 and i != axis)
+        for i, (have, want) in enumerate(zip(decay.shape, x.shape))
+    )
+    require(
+        broadcasts,
+        f"decay has shape {decay.shape}; expected that of x, {x.shape}, or 1 on axes other than "
+        f"axis {axis}.",
+    )
+    state_shape = x.shape[:axis] + x.shape[axis + 1 :]
+    if initial_state is not None:
+        require(
+            initial_state.shape == state_shape,
+            f"initial_state has shape {initial_state.shape}; expected {state_shape}.",
+        )
+    dtype = accumulator_dtype(decay, x, initial_state)
+    if initial_state is None:
+        initial_state = jnp.zeros(state_shape, dtype)
+    if form is None:
+        form = "recurrent" if jax.default_backend() == "cpu" else "parallel"
+    states, final = _scan(
+        jnp.moveaxis(decay, axis, 0).astype(dtype),
+        jnp.moveaxis(x, axis, 0).astype(dtype),
+        initial_state.astype(dtype),
+        (form, chunk_size, reverse),
+    )
+    states = jnp.moveaxis(states, 0, axis).astype(x.dtype)
+    return (states, final) if return_state else states
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _scan(decay, x, state, options):
+    """The recurrence along the leading axis: all states, and the last one."""
+    form, chunk_size, reverse = options
+    if form == "recurrent":
+
+        def step(h, inputs):
+            a, b = inputs
+            h = a * h + b
+            return h, h
+
+        final, states = lax.scan(step, state, (decay, x), reverse=reverse)
+        return states, final
+    if form == "parallel":
+        products, states = lax.associative_scan(_compose, (decay, x), reverse=reverse)
+        states = states + products * state
+        return states, states[0 if reverse else -1]
+    return _scan_chunks(decay, x, state, chunk_size, reverse)
+
+
+def _compose(first, second):
+    """The map h -> a h + b of two stretches of tokens, one after the other."""
+    (a, b), (c, d) = first, second
+    return c * a, c * b + d
+
+
+def _scan_chunks(decay, x, state, chunk_size, reverse):
+    length = x.shape[0]
+    c = min(chunk_size, length)
+    # the padding is read last, and leaves the state as it is
+    pad = (-length % c, 0) if reverse else (0, -length % c)
+    decay = jnp.pad(decay, [pad] + [(0, 0)] * (decay.ndim - 1), constant_values=1)
+    x = jnp.pad(x, [pad] + [(0, 0)] * (x.ndim - 1))
+    decay, x = (y.reshape(-1, c, *y.shape[1:]).swapaxes(0, 1) for y in (decay, x))  # [c, n, ...]
+
+    def step(carry, inputs):
+        carry = _compose(carry, inputs)
+        return carry, carry
+
+    identity = (jnp.ones_like(decay[0]), jnp.zeros_like(x[0]))
+    (total, last), (products, states) = lax.scan(step, identity, (decay, x), reverse=reverse)
+
+    def pass_on(h, inputs):
+        a, b = inputs
+        return a * h + b, h
+
+    final, entering = lax.scan(pass_on, state, (total, last), reverse=reverse)
+    states = (states + products * entering).swapaxes(0, 1).reshape(-1, *x.shape[2:])
+    return lax.slice_in_dim(states, pad[0], pad[0] + length), final
+
+
+def _scan_forward(decay, x, state, options):
+    states, final = _scan(decay, x, state, options)
+    return (states, final), (decay, states, state)
+
+
+def _scan_backward(options, residuals, cotangents):
+    form, chunk_size, reverse = options
+    decay, states, state = residuals
+    d_states, d_final = cotangents
+    # the cotangent of h_t is d_t + decay_{t+1} * that of h_{t+1}: the recurrence run backwards,
+    # its decays shifted by one token
+    if reverse:
+        previous = jnp.concatenate([states[1:], state[None]])
+        shifted = jnp.concatenate([jnp.ones_like(decay[:1]), decay[:-1]])
+    else:
+        previous = jnp.concatenate([state[None], states[:-1]])
+        shifted = jnp.concatenate([decay[1:], jnp.ones_like(decay[:1])])
+    d_x, _ = _scan(shifted, d_states, d_final, (form, chunk_size, not reverse))
+    d_decay = d_x * previous
+    summed = tuple(i for i, size in enumerate(decay.shape) if size != d_decay.shape[i])
+    d_decay = d_decay.sum(summed, keepdims=True) if summed else d_decay
+    first = -1 if reverse else 0
+    return d_decay, d_x, decay[first] * d_x[first]
+
+
+_scan.defvjp(_scan_forward, _scan_backward)
+
+
+def segment_sums(x: Float[Array, "*B T"]) -> Float[Array, "*B T T"]:
+    """Sums of x over the tokens after j up to i, at [i, j]; -inf where j > i.
+
+    Each is a sum of its own terms alone: a difference of two cumulative sums would lose the digits
+    that they share, and turn an infinite decay into NaN.
+    """
+    length = x.shape[-1]
+    after = jnp.tri(length, k=-1, dtype=bool)  # [i, j]: token i comes after j
+    terms = jnp.where(after, x[..., :, None], 0)
+    return jnp.where(jnp.tri(length, dtype=bool), jnp.cumsum(terms, axis=-2), -jnp.inf)

@@ -1,0 +1,269 @@
+"""The selective scan of Mamba: a diagonal state space per channel with inputs that gate it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    check_choice,
+    check_implementation,
+    check_rank,
+    check_shape,
+    op,
+)
+from scanmax.ops.recurrence import flat_batch
+from scanmax.ops.scan import FORMS, segment_sums
+from scanmax.ops.ssm import time_steps
+
+
+@op("dt_softplus", "return_state", "form", "chunk_size", "implementation")
+def selective_scan(
+    x: Float[Array, "*B T D"],
+    dt: Float[Array, "*B T D"],
+    A: Float[Array, "D N"],
+    B: Float[Array, "*B T N"],
+    C: Float[Array, "*B T N"],
+    *,
+    D: Float[Array, " D"] | None = None,
+    dt_bias: Float[Array, " D"] | None = None,
+    dt_softplus: bool = False,
+    initial_state: Float[Array, "*B D N"] | None = None,
+    return_state: bool = False,
+    form: str | None = None,
+    chunk_size: int = 64,
+    implementation=None,
+):
+    """Selective scan, the recurrence of Mamba: a diagonal state space of N states per channel.
+
+        h_t = exp(dt_t A) * h_{t-1} + dt_t B_t x_t,    y_t = h_t C_t + D x_t
+
+    It is `linear_attention` over D heads of value width 1 with decays per key channel; its state
+    leaves that width out.
+
+    Args:
+      x: the inputs.
+      dt: the step sizes, per channel.
+      A: the rates, negative.
+      B: input vectors, shared by the channels.
+      C: output vectors, shared by the channels.
+      D: skip weights per channel.
+      dt_bias: added to dt first.
+      dt_softplus: then dt = softplus(dt).
+      initial_state: the h before the first token.
+      return_state: also return the h after the last token, in accumulator precision.
+      form: "recurrent" takes T steps; "chunked" scans chunk_size tokens at once by an associative
+        scan, chunk after chunk; "parallel" scans all T at once, and keeps [*B, T, D, N].
+        None: "recurrent" on CPU, where it is the fastest, else "chunked".
+      chunk_size: tokens between the states kept for the backward pass, which recomputes the rest.
+      implementation: only "xla".
+
+    Returns:
+      [*B, T, D] in the dtype of x; with `return_state` also the state [*B, D, N].
+
+    Raises:
+      ValueError: an array of the wrong shape, an unknown form.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import selective_scan
+      >>> x = dt = B = C = jnp.ones((3, 1))
+      >>> selective_scan(x, dt, jnp.log(jnp.array([[0.5]])), B, C)[:, 0]
+      Array([1.  , 1.5 , 1.75], dtype=float32)
+
+    Reference: hidden-mamba-attention
+    """
+    check_choice("form", form, FORMS)
+    check_implementation("selective_scan", implementation, ("xla",))
+    _check(x, dt, A, B, C, D, dt_bias, 2)
+    batch, length, (dim, states) = x.shape[:-2], x.shape[-2], A.shape
+    check_shape("initial_state", initial_state, (*batch, dim, states), "[*B, D, N]")
+    dtype = accumulator_dtype(x, dt, A, B, C, initial_state)
+    if initial_state is None:
+        initial_state = jnp.zeros((*batch, dim, states), dtype)
+    if form is None:
+        form = "recurrent" if jax.default_backend() == "cpu" else "chunked"
+    steps = time_steps(dt, dt_bias, dt_softplus, None, dtype)
+    inputs = [flat_batch(y.astype(dtype), len(batch)) for y in (x, steps, B, C, initial_state)]
+    inputs[-1] = inputs[-1].swapaxes(1, 2)  # [B, N, D]: the channels vectorise
+    chunk_size = length if form == "parallel" else max(1, min(chunk_size, length))
+    y, state = _run(*inputs, A.astype(dtype).T, form == "recurrent", chunk_size)
+    y = y.reshape(x.shape)
+    if D is not None:
+        y = y + D.astype(dtype) * x.astype(dtype)
+    y = y.astype(x.dtype)
+    return (y, state.swapaxes(1, 2).reshape(*batch, dim, states)) if return_state else y
+
+
+def _run(x, dt, B, C, state, A, recurrent, chunk_size):
+    length = x.shape[1]
+    pad = -length % chunk_size
+
+    def chunks(y):
+        y = jnp.pad(y, ((0, 0), (0, pad), (0, 0))) if pad else y
+        return y.reshape(y.shape[0], -1, chunk_size, y.shape[2]).transpose(1, 2, 0, 3)
+
+    @jax.checkpoint
+    def body(h, chunk):
+        return (_tokens if recurrent else _associative)(h, A, chunk)
+
+    state, y = lax.scan(body, state, [chunks(y) for y in (dt * x, dt, B, C)])
+    y = y.reshape(-1, *y.shape[2:]).swapaxes(0, 1)
+    return y[:, :length], state
+
+
+def _tokens(h, A, chunk):
+    def one(h, token):
+        u, dt, b, c = token
+        h = jnp.exp(dt[:, None] * A) * h + b[:, :, None] * u[:, None]
+        return h, (h * c[:, :, None]).sum(1)
+
+    return lax.scan(one, h, chunk)
+
+
+def _associative(h, A, chunk):
+    u, dt, b, c = chunk
+    decay = jnp.exp(dt[:, :, None] * A)
+    terms = b[..., None] * u[:, :, None]
+
+    def compose(first, second):
+        return second[0] * first[0], second[0] * first[1] + second[1]
+
+    products, sums = lax.associative_scan(compose, (decay, terms))
+    states = sums + products * h
+    return states[-1], (states * c[..., None]).sum(2)
+
+
+@op("dt_softplus")
+def selective_scan_step(
+    state: Float[Array, "*B D N"],
+    x: Float[Array, "*B D"],
+    dt: Float[Array, "*B D"],
+    A: Float[Array, "D N"],
+    B: Float[Array, "*B N"],
+    C: Float[Array, "*B N"],
+    *,
+    D: Float[Array, " D"] | None = None,
+    dt_bias: Float[Array, " D"] | None = None,
+    dt_softplus: bool = False,
+):
+    """One token of `selective_scan`.
+
+        h_t = exp(dt_t A) * h_{t-1} + dt_t B_t x_t,    y_t = h_t C_t + D x_t
+
+    Args:
+      state: h_{t-1}; zeros at the start.
+      x: the input.
+      dt: the step size, per channel.
+      A: the rates, negative.
+      B: the input vector.
+      C: the output vector.
+      D: skip weights per channel.
+      dt_bias: added to dt first.
+      dt_softplus: then dt = softplus(dt).
+
+    Returns:
+      (y [*B, D] in the dtype of x, the next state in accumulator precision).
+
+    Raises:
+      ValueError: an array of the wrong shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import selective_scan_step
+      >>> one = jnp.ones(1)
+      >>> y, state = selective_scan_step(jnp.ones((1, 1)), one, one, jnp.zeros((1, 1)), one, one)
+      >>> y
+      Array([2.], dtype=float32)
+
+    Reference: hidden-mamba-attention
+    """
+    _check(x, dt, A, B, C, D, dt_bias, 1)
+    check_shape("state", state, (*x.shape[:-1], *A.shape), "[*B, D, N]")
+    dtype = accumulator_dtype(x, dt, A, B, C, state)
+    dt = time_steps(dt, dt_bias, dt_softplus, None, dtype)[..., None]  # [*B, D, 1]
+    B, C = (y.astype(dtype)[..., None, :] for y in (B, C))  # [*B, 1, N]
+    inputs = x.astype(dtype)[..., None]
+    state = jnp.exp(dt * A.astype(dtype)) * state.astype(dtype) + dt * inputs * B
+    y = (state * C).sum(-1)
+    if D is not None:
+        y = y + D.astype(dtype) * x.astype(dtype)
+    return y.astype(x.dtype), state
+
+
+@op("dt_softplus")
+def selective_scan_matrix(
+    dt: Float[Array, "*B T D"],
+    A: Float[Array, "D N"],
+    B: Float[Array, "*B T N"],
+    C: Float[Array, "*B T N"],
+    *,
+    D: Float[Array, " D"] | None = None,
+    dt_bias: Float[Array, " D"] | None = None,
+    dt_softplus: bool = False,
+) -> Float[Array, "*B D T T"]:
+    """The matrix over tokens that `selective_scan` applies to each channel, for small T.
+
+        M_ij = sum_n C_in exp(A_n sum of dt over the tokens after j up to i) B_jn dt_j + D [i = j]
+
+    Args:
+      dt: the step sizes, per channel.
+      A: the rates, negative.
+      B: input vectors.
+      C: output vectors.
+      D: skip weights per channel.
+      dt_bias: added to dt first.
+      dt_softplus: then dt = softplus(dt).
+
+    Returns:
+      [*B, D, T, T], lower triangular, in accumulator precision: one hidden attention per channel.
+
+    Raises:
+      ValueError: an array of the wrong shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import selective_scan_matrix
+      >>> dt = B = C = jnp.ones((2, 1))
+      >>> selective_scan_matrix(dt, jnp.log(jnp.array([[0.5]])), B, C)[0]
+      Array([[1. , 0. ],
+             [0.5, 1. ]], dtype=float32)
+
+    Reference: hidden-mamba-attention
+    """
+    _check(dt, dt, A, B, C, D, dt_bias, 2)
+    dtype = accumulator_dtype(dt, A, B, C, D)
+    dt = time_steps(dt, dt_bias, dt_softplus, None, dtype).swapaxes(-1, -2)  # [*B, D, T]
+    # one state at a time: all of them would take [*B, D, T, T, N]
+    after = jnp.maximum(segment_sums(-dt) * -1, 0)
+    past = jnp.tri(dt.shape[-1], dtype=bool)
+    after = jnp.where(past, after, 0)
+
+    def add(matrix, state):
+        a, b, c = state
+        decay = jnp.exp(after * a[:, None, None])
+        return matrix + decay * c[..., None, :, None] * b[..., None, None, :], None
+
+    by_state = (A.astype(dtype).T, *(jnp.moveaxis(y.astype(dtype), -1, 0) for y in (B, C)))
+    matrix, _ = lax.scan(add, jnp.zeros_like(after), by_state)
+    matrix = jnp.where(past, matrix * dt[..., None, :], 0)
+    if D is not None:
+        matrix = matrix + D.astype(dtype)[:, None, None] * jnp.eye(dt.shape[-1], dtype=dtype)
+    return matrix
+
+
+def _check(x, dt, A, B, C, D, dt_bias, rank):
+    """Refuses wrong shapes; rank 2 with time, 1 without."""
+    check_rank(rank, x=x, B=B)
+    check_rank(2, A=A)
+    time = "T, " if rank == 2 else ""
+    dim, states = x.shape[-1], A.shape[-1]
+    check_shape("dt", dt, x.shape, "the shape of x")
+    check_shape("A", A, (dim, states), "[D, N]")
+    check_shape("B", B, (*x.shape[:-1], states), f"[*B, {time}N]")
+    check_shape("C", C, (*x.shape[:-1], states), f"[*B, {time}N]")
+    check_shape("D", D, (dim,), "[D]")
+    check_shape("dt_bias", dt_bias, (dim,), "[D]")

@@ -1,0 +1,379 @@
+"""State-space duality: the Mamba-2 scan with one decay per head, causal and non-causal."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    check_choice,
+    check_implementation,
+    check_rank,
+    check_shape,
+    op,
+    require,
+)
+from scanmax.ops.recurrence import flat_batch, repeat_groups, run, step
+from scanmax.ops.scan import FORMS, segment_sums
+
+
+@op("dt_softplus", "return_state", "form", "chunk_size", "precision", "implementation")
+def ssd(
+    x: Float[Array, "*B T H P"],
+    dt: Float[Array, "*B T H"],
+    A: Float[Array, " H"],
+    B: Float[Array, "*B T G N"],
+    C: Float[Array, "*B T G N"],
+    *,
+    D: Float[Array, " H"] | None = None,
+    dt_bias: Float[Array, " H"] | None = None,
+    dt_softplus: bool = False,
+    dt_limit: tuple[float, float] | None = None,
+    initial_state: Float[Array, "*B H N P"] | None = None,
+    return_state: bool = False,
+    form: str | None = None,
+    chunk_size: int = 64,
+    precision=None,
+    implementation=None,
+):
+    """State-space duality, the scan of Mamba-2: a selective state space with one decay per head.
+
+        S_t = exp(dt_t A) * S_{t-1} + dt_t * B_t (x) x_t,    y_t = S_t^T C_t + D x_t
+
+    It is `linear_attention` with q = C, k = B, v = dt * x and log_decay = dt * A; the products of
+    B and C are taken once per group.
+
+    Args:
+      x: the inputs, H heads of width P.
+      dt: the step sizes, per head.
+      A: the rates, negative.
+      B: input vectors; the G groups divide the heads, which share them in order.
+      C: output vectors, shaped as `B`.
+      D: skip weights per head.
+      dt_bias: added to dt first.
+      dt_softplus: then dt = softplus(dt).
+      dt_limit: then dt is clipped to (lowest, highest).
+      initial_state: the S before the first token.
+      return_state: also return the S after the last token, in accumulator precision.
+      form: "recurrent" takes T steps, "chunked" T / chunk_size, "parallel" builds the T x T matrix.
+        None: "parallel" up to chunk_size tokens, else "chunked".
+      chunk_size: tokens per chunk.
+      precision: of every matrix product, as in jax.lax.dot_general.
+      implementation: only "xla".
+
+    Returns:
+      [*B, T, H, P] in the dtype of x; with `return_state` also the state [*B, H, N, P].
+
+    Raises:
+      ValueError: an array of the wrong shape, an unknown form.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import ssd
+      >>> x = B = C = jnp.ones((3, 1, 1))
+      >>> ssd(x, jnp.ones((3, 1)), jnp.log(jnp.array([0.5])), B, C)[:, 0, 0]
+      Array([1.  , 1.5 , 1.75], dtype=float32)
+
+    Reference: mamba2-ssd
+    """
+    check_choice("form", form, FORMS)
+    check_implementation("ssd", implementation, ("xla",))
+    _check(x, dt, A, B, C, D, dt_bias, 3)
+    batch, (heads, width), states = x.shape[:-3], x.shape[-2:], B.shape[-1]
+    check_shape("initial_state", initial_state, (*batch, heads, states, width), "[*B, H, N, P]")
+    dtype = accumulator_dtype(x, dt, A, B, C, initial_state)
+    dt = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
+    inputs = [flat_batch(y, len(batch)) for y in (C, B, x, dt * A.astype(dtype), initial_state)]
+    y, state = run(
+        *inputs,
+        weight=flat_batch(dt, len(batch)),
+        form=form,
+        chunk_size=chunk_size,
+        precision=precision,
+        dtype=dtype,
+    )
+    y = _skip(y.reshape(x.shape), x, D)
+    return (y, state.reshape(*batch, heads, states, width)) if return_state else y
+
+
+@op("dt_softplus", "precision")
+def ssd_step(
+    state: Float[Array, "*B H N P"],
+    x: Float[Array, "*B H P"],
+    dt: Float[Array, "*B H"],
+    A: Float[Array, " H"],
+    B: Float[Array, "*B G N"],
+    C: Float[Array, "*B G N"],
+    *,
+    D: Float[Array, " H"] | None = None,
+    dt_bias: Float[Array, " H"] | None = None,
+    dt_softplus: bool = False,
+    dt_limit: tuple[float, float] | None = None,
+    precision=None,
+):
+    """One token of `ssd`.
+
+        S_t = exp(dt_t A) * S_{t-1} + dt_t * B_t (x) x_t,    y_t = S_t^T C_t + D x_t
+
+    Args:
+      state: S_{t-1}; zeros at the start.
+      x: the input.
+      dt: the step size, per head.
+      A: the rates, negative.
+      B: the input vector of each group.
+      C: the output vector of each group.
+      D: skip weights per head.
+      dt_bias: added to dt first.
+      dt_softplus: then dt = softplus(dt).
+      dt_limit: then dt is clipped to (lowest, highest).
+      precision: of the matrix product.
+
+    Returns:
+      (y [*B, H, P] in the dtype of x, the next state in accumulator precision).
+
+    Raises:
+      ValueError: an array of the wrong shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import ssd_step
+      >>> x = B = C = jnp.ones((1, 1))
+      >>> y, state = ssd_step(jnp.ones((1, 1, 1)), x, jnp.ones(1), jnp.zeros(1), B, C)
+      >>> y
+      Array([[2.]], dtype=float32)
+
+    Reference: mamba2-ssd
+    """
+    _check(x, dt, A, B, C, D, dt_bias, 2)
+    check_shape("state", state, (*x.shape[:-1], *B.shape[-1:], x.shape[-1]), "[*B, H, N, P]")
+    dtype = accumulator_dtype(x, dt, A, B, C, state)
+    dt = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
+    y, state = step(
+        state.astype(dtype), C, B, x, dt * A.astype(dtype), weight=dt, precision=precision
+    )
+    return _skip(y, x, D), state
+
+
+@op("dt_softplus", "precision")
+def ssd_matrix(
+    dt: Float[Array, "*B T H"],
+    A: Float[Array, " H"],
+    B: Float[Array, "*B T G N"],
+    C: Float[Array, "*B T G N"],
+    *,
+    D: Float[Array, " H"] | None = None,
+    dt_bias: Float[Array, " H"] | None = None,
+    dt_softplus: bool = False,
+    dt_limit: tuple[float, float] | None = None,
+    precision=None,
+) -> Float[Array, "*B H T T"]:
+    """The matrix over tokens that `ssd` applies to x: the hidden attention, for small T.
+
+        M_ij = C_i . B_j exp(A sum of dt over the tokens after j up to i) dt_j + D [i = j]
+
+    Args:
+      dt: the step sizes, per head.
+      A: the rates, negative.
+      B: input vectors.
+      C: output vectors.
+      D: skip weights per head.
+      dt_bias: added to dt first.
+      dt_softplus: then dt = softplus(dt).
+      dt_limit: then dt is clipped to (lowest, highest).
+      precision: of the matrix product.
+
+    Returns:
+      [*B, H, T, T], lower triangular, in accumulator precision.
+
+    Raises:
+      ValueError: an array of the wrong shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import ssd_matrix
+      >>> B = C = jnp.ones((2, 1, 1))
+      >>> ssd_matrix(jnp.ones((2, 1)), jnp.log(jnp.array([0.5])), B, C)[0]
+      Array([[1. , 0. ],
+             [0.5, 1. ]], dtype=float32)
+
+    Reference: hidden-mamba-attention
+    """
+    _check(jax.ShapeDtypeStruct((*dt.shape, 1), dt.dtype), dt, A, B, C, D, dt_bias, 3)
+    dtype = accumulator_dtype(dt, A, B, C, D)
+    dt = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
+    dt = jnp.swapaxes(dt, -1, -2)  # [*B, H, T]
+    decay = jnp.exp(segment_sums(dt * A.astype(dtype)[:, None]))
+    scores = _scores(B, C, dt.shape[-2], dtype, precision)
+    return _with_skip(scores * decay * dt[..., None, :], D)
+
+
+@op("dt_softplus", "positive", "precision", "implementation")
+def nc_ssd(
+    x: Float[Array, "*B T H P"],
+    dt: Float[Array, "*B T H"],
+    A: Float[Array, " H"],
+    B: Float[Array, "*B T G N"],
+    C: Float[Array, "*B T G N"],
+    *,
+    D: Float[Array, " H"] | None = None,
+    dt_bias: Float[Array, " H"] | None = None,
+    dt_softplus: bool = False,
+    dt_limit: tuple[float, float] | None = None,
+    positive: bool = True,
+    precision=None,
+    implementation=None,
+):
+    """Non-causal state-space duality (VSSD): every token reads one sum over all tokens.
+
+        S = sum_j w_j B_j (x) x_j,    y_i = S^T C_i + D x_i,    w_j = -dt_j A  or  dt_j A
+
+    The decay between tokens is dropped, and with it their order; each keeps its own weight. The
+    released models take the positive weights -dt * A; the formula as printed, dt * A, has them
+    negative, as A is.
+
+    Args:
+      x: the inputs, H heads of width P.
+      dt: the step sizes, per head.
+      A: the rates, negative.
+      B: input vectors; the G groups divide the heads, which share them in order.
+      C: output vectors, shaped as `B`.
+      D: skip weights per head.
+      dt_bias: added to dt first.
+      dt_softplus: then dt = softplus(dt).
+      dt_limit: then dt is clipped to (lowest, highest).
+      positive: weights -dt * A (True) or dt * A.
+      precision: of every matrix product.
+      implementation: only "xla".
+
+    Returns:
+      [*B, T, H, P] in the dtype of x.
+
+    Raises:
+      ValueError: an array of the wrong shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import nc_ssd
+      >>> x = B = C = jnp.ones((3, 1, 1))
+      >>> nc_ssd(x, jnp.ones((3, 1)), -jnp.ones(1), B, C)[:, 0, 0]
+      Array([3., 3., 3.], dtype=float32)
+
+    Reference: vssd
+    """
+    check_implementation("nc_ssd", implementation, ("xla",))
+    _check(x, dt, A, B, C, D, dt_bias, 3)
+    dtype = accumulator_dtype(x, dt, A, B, C)
+    weight = _token_weights(dt, A, dt_bias, dt_softplus, dt_limit, positive, dtype)
+    groups, width = B.shape[-2], x.shape[-1]
+    values = (x.astype(dtype) * weight[..., None]).astype(x.dtype)
+    values = values.reshape(*x.shape[:-2], groups, -1, width)
+    options = {"precision": precision, "preferred_element_type": dtype}
+    state = jnp.einsum("...tgn,...tgrp->...gnrp", B, values, **options)
+    y = jnp.einsum("...tgn,...gnrp->...tgrp", C, state.astype(C.dtype), **options)
+    return _skip(y.reshape(x.shape), x, D)
+
+
+@op("dt_softplus", "positive", "precision")
+def nc_ssd_matrix(
+    dt: Float[Array, "*B T H"],
+    A: Float[Array, " H"],
+    B: Float[Array, "*B T G N"],
+    C: Float[Array, "*B T G N"],
+    *,
+    D: Float[Array, " H"] | None = None,
+    dt_bias: Float[Array, " H"] | None = None,
+    dt_softplus: bool = False,
+    dt_limit: tuple[float, float] | None = None,
+    positive: bool = True,
+    precision=None,
+) -> Float[Array, "*B H T T"]:
+    """The matrix over tokens that `nc_ssd` applies to x, for small T.
+
+        M_ij = C_i . B_j w_j + D [i = j],    w_j = -dt_j A  or  dt_j A
+
+    Args:
+      dt: the step sizes, per head.
+      A: the rates, negative.
+      B: input vectors.
+      C: output vectors.
+      D: skip weights per head.
+      dt_bias: added to dt first.
+      dt_softplus: then dt = softplus(dt).
+      dt_limit: then dt is clipped to (lowest, highest).
+      positive: weights -dt * A (True) or dt * A.
+      precision: of the matrix product.
+
+    Returns:
+      [*B, H, T, T] in accumulator precision.
+
+    Raises:
+      ValueError: an array of the wrong shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import nc_ssd_matrix
+      >>> B = C = jnp.ones((2, 1, 1))
+      >>> nc_ssd_matrix(jnp.array([[1.0], [2.0]]), -jnp.ones(1), B, C)[0]
+      Array([[1., 2.],
+             [1., 2.]], dtype=float32)
+
+    Reference: vssd
+    """
+    _check(jax.ShapeDtypeStruct((*dt.shape, 1), dt.dtype), dt, A, B, C, D, dt_bias, 3)
+    dtype = accumulator_dtype(dt, A, B, C, D)
+    weight = _token_weights(dt, A, dt_bias, dt_softplus, dt_limit, positive, dtype)
+    scores = _scores(B, C, dt.shape[-1], dtype, precision)
+    return _with_skip(scores * jnp.swapaxes(weight, -1, -2)[..., None, :], D)
+
+
+def time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype):
+    """Bias, softplus and limits, in accumulator precision."""
+    dt = dt.astype(dtype)
+    if dt_bias is not None:
+        dt = dt + dt_bias.astype(dtype)
+    if dt_softplus:
+        dt = jax.nn.softplus(dt)
+    return dt if dt_limit is None else jnp.clip(dt, *dt_limit)
+
+
+def _token_weights(dt, A, dt_bias, dt_softplus, dt_limit, positive, dtype):
+    weight = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype) * A.astype(dtype)
+    return -weight if positive else weight
+
+
+def _scores(B, C, heads, dtype, precision):
+    scores = jnp.einsum(
+        "...ign,...jgn->...gij", C.astype(dtype), B.astype(dtype), precision=precision
+    )
+    return repeat_groups(scores, heads, -3)
+
+
+def _with_skip(matrix, D):
+    if D is None:
+        return matrix
+    return matrix + D.astype(matrix.dtype)[:, None, None] * jnp.eye(
+        matrix.shape[-1], dtype=matrix.dtype
+    )
+
+
+def _skip(y, x, D):
+    if D is not None:
+        y = y + D.astype(y.dtype)[:, None] * x.astype(y.dtype)
+    return y.astype(x.dtype)
+
+
+def _check(x, dt, A, B, C, D, dt_bias, rank):
+    """Refuses wrong shapes; rank 3 with time, 2 without."""
+    check_rank(rank, x=x, B=B)
+    time = "T, " if rank == 3 else ""
+    heads, groups = x.shape[-2], B.shape[-2]
+    check_shape("dt", dt, x.shape[:-1], f"[*B, {time}H] of x")
+    check_shape("B", B, (*x.shape[:-2], *B.shape[-2:]), f"[*B, {time}G, N] beside x")
+    check_shape("C", C, B.shape, "the shape of B")
+    for name, array in (("A", A), ("D", D), ("dt_bias", dt_bias)):
+        check_shape(name, array, (heads,), "[H]")
+    require(
+        heads % groups == 0,
+        f"x has shape {x.shape}: its {heads} heads are not a multiple of the {groups} groups of B, "
+        f"which has shape {B.shape}.",
+    )
