@@ -144,13 +144,13 @@ class Conv(nn.Module):
     Attributes:
       features: output channels.
       kernel_size: one size, or (ky, kx).
-      padding: "SAME", "VALID", or ((low, high), (low, high)); torch's padding=p is ((p, p), (p, p)).
+      padding: "SAME", "VALID", p on every side as in torch, or ((low, high), (low, high)).
     """
 
     features: int
     kernel_size: int | tuple[int, int]
     stride: int | tuple[int, int] = 1
-    padding: str | tuple[tuple[int, int], tuple[int, int]] = "SAME"
+    padding: str | int | tuple[tuple[int, int], tuple[int, int]] = "SAME"
     dilation: int | tuple[int, int] = 1
     groups: int = 1
     use_bias: bool = True
@@ -216,16 +216,19 @@ class LayerNorm(nn.Module):
 
     epsilon: float = 1e-6
     use_bias: bool = True
+    axis: str = "embed"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
         shape = x.shape[-1:]
-        scale = self.param("scale", partitioned(ones_init, ("embed",)), shape, self.param_dtype)
+        scale = self.param("scale", partitioned(ones_init, (self.axis,)), shape, self.param_dtype)
         bias = None
         if self.use_bias:
-            bias = self.param("bias", partitioned(zeros_init, ("embed",)), shape, self.param_dtype)
+            bias = self.param(
+                "bias", partitioned(zeros_init, (self.axis,)), shape, self.param_dtype
+            )
             bias = bias.astype(self.dtype)
         x, scale = x.astype(self.dtype), scale.astype(self.dtype)
         return ops.layer_norm(x, scale, bias, epsilon=self.epsilon)
@@ -235,12 +238,13 @@ class RmsNorm(nn.Module):
     """Normalises the last axis by its root mean square, with a scale."""
 
     epsilon: float = 1e-6
+    axis: str = "embed"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
-        init = partitioned(ones_init, ("embed",))
+        init = partitioned(ones_init, (self.axis,))
         scale = self.param("scale", init, x.shape[-1:], self.param_dtype)
         return ops.rms_norm(x.astype(self.dtype), scale.astype(self.dtype), epsilon=self.epsilon)
 
@@ -269,22 +273,14 @@ class BatchNorm(nn.Module):
         running_variance = self.variable("batch_stats", "variance", jnp.ones, shape, statistics)
         mean, variance = running_mean.value, running_variance.value
         if train:
-            axes = tuple(range(x.ndim - 1))
-            wide = x.astype(statistics)
-            mean = jnp.mean(wide, axis=axes)
-            variance = jnp.mean(jnp.square(wide - _along(mean, x)), axis=axes)
+            mean, variance = ops.batch_statistics(x)
             if not self.is_initializing():
                 keep = self.momentum
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
                 running_variance.value = keep * running_variance.value + (1 - keep) * variance
-        dtype = self.dtype
+        scale, bias = scale.astype(self.dtype), bias.astype(self.dtype)
         return ops.batch_norm(
-            x.astype(dtype),
-            mean.astype(dtype),
-            variance.astype(dtype),
-            scale.astype(dtype),
-            bias.astype(dtype),
-            epsilon=self.epsilon,
+            x.astype(self.dtype), mean, variance, scale, bias, epsilon=self.epsilon
         )
 
 

@@ -4,7 +4,7 @@ A family is one file of `scanmax.models`: a flax module and a VARIANTS table, re
 
 >>> VARIANTS = {
 ...     "deit_tiny_patch16_224": Variant(
-...         params=5_717_416, input_size=(224, 224, 3), paper="deit", config={"dim": 192, "heads": 3}
+...         5_717_416, (224, 224, 3), paper="deit", config={"dim": 192, "heads": 3}
 ...     ),
 ... }
 >>> register_family("vit", VisionTransformer, VARIANTS)  # doctest: +SKIP

@@ -1,0 +1,228 @@
+"""The pre-norm residual block and its repetition: plain, rematerialised, or scanned over layers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scanmax.errors import UserError, suggest
+from scanmax.models.layers import DropPath, LayerNorm, LayerScale, Mlp, RmsNorm
+from scanmax.models.mixers import create_mixer
+
+NORMS = {"layer_norm": LayerNorm, "rms_norm": RmsNorm}
+
+
+def create_norm(kind: str, **fields: Any) -> nn.Module:
+    """The norm of that name; UserError lists the others."""
+    if kind not in NORMS:
+        raise UserError(f"unknown norm {kind!r}; {suggest(kind, NORMS)}")
+    return NORMS[kind](**fields)
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + mlp(norm(x)).
+
+    The stream keeps the dtype it comes in, so that a host may carry it in float32.
+
+    Attributes:
+      mixer: a name of MIXERS.
+      mlp_hidden: width of the MLP; 0 leaves it out.
+      mixer_options: for any mixer's name, fields of its module.
+      layer_scale: initial value of the scale of each branch; None leaves it out.
+      prefix_tokens: leading tokens (class, distillation) outside the grid.
+    """
+
+    mixer: str
+    heads: int
+    mlp_hidden: int
+    mixer_options: Mapping[str, Mapping[str, Any]] | None = None
+    norm: str = "layer_norm"
+    norm_epsilon: float = 1e-6
+    activation: str = "gelu"
+    gated_mlp: bool = False
+    use_bias: bool = True
+    layer_scale: float | None = None
+    prefix_tokens: int = 0
+    is_causal: bool = False
+    dropout_rate: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        drop_path_rate: float | Float[Array, ""] = 0.0,
+        state: Any = None,
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+    ):
+        """Returns y [B, T, D], or (y, state) where a state is given."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+        def residual(x, branch, index):
+            if self.layer_scale is not None:
+                branch = LayerScale(self.layer_scale, name=f"layer_scale{index}", **dtypes)(branch)
+            return x + DropPath()(branch, drop_path_rate, train).astype(x.dtype)
+
+        def norm(index):
+            return create_norm(self.norm, epsilon=self.norm_epsilon, name=f"norm{index}", **dtypes)
+
+        mixer = self.create_mixer(name="mixer")
+        if state is None:
+            mixed = mixer(norm(1)(x), grid=grid, train=train)
+        else:
+            mixed, state = mixer(norm(1)(x), grid=grid, train=train, state=state)
+        mixed = nn.Dropout(self.dropout_rate, deterministic=not train)(mixed)
+        x = residual(x, mixed, 1)
+        if self.mlp_hidden:
+            mlp = Mlp(
+                self.mlp_hidden,
+                activation=self.activation,
+                gated=self.gated_mlp,
+                use_bias=self.use_bias,
+                dropout_rate=self.dropout_rate,
+                name="mlp",
+                **dtypes,
+            )
+            x = residual(x, mlp(norm(2)(x), train=train), 2)
+        self.sow("intermediates", "output", x)
+        return x if state is None else (x, state)
+
+    @nn.nowrap
+    def create_mixer(self, **fields: Any) -> nn.Module:
+        """The mixer of this block; without a name and outside of a module it has no parameters."""
+        return create_mixer(
+            self.mixer,
+            heads=self.heads,
+            prefix_tokens=self.prefix_tokens,
+            is_causal=self.is_causal,
+            use_bias=self.use_bias,
+            options=(self.mixer_options or {}).get(self.mixer, {}),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            **fields,
+        )
+
+
+def names_per_block(mixer: str | Sequence[str], depth: int) -> tuple[str, ...]:
+    """One mixer name for each of `depth` places, from one name or a tuple of that length."""
+    names = (mixer,) * depth if isinstance(mixer, str) else tuple(mixer)
+    if len(names) != depth:
+        raise UserError(f"mixer={names} has {len(names)} names; expected one or {depth}.")
+    return names
+
+
+def apply_blocks(
+    blocks: Sequence[Mapping[str, Any]],
+    x: Float[Array, "B T D"],
+    rates: Sequence[float],
+    *,
+    states: Any = None,
+    grid: tuple[int, int] | None = None,
+    train: bool = False,
+    remat: bool | str = False,
+    scan_layers: bool = False,
+    block: type[nn.Module] = Block,
+    keep: Sequence[int] = (),
+    prefix: str = "block",
+):
+    """Runs a sequence of blocks inside the compact method of a host.
+
+    Args:
+      blocks: the fields of each block.
+      x: [B, T, D] tokens, or maps where the block takes them.
+      rates: drop path rate of each block.
+      states: one mixer state per block (stacked where layers are scanned), or None.
+      grid: passed to every block.
+      train: passed to every block.
+      remat: recompute activations in the backward pass; a string names a jax.checkpoint_policies
+        entry that says what is kept.
+      scan_layers: one compiled block for all: parameters are stacked under `{prefix}s`, with a
+        leading axis "layers", instead of `{prefix}_00`, `{prefix}_01`, ...
+      block: module with the signature (x, drop_path_rate, state, grid, train).
+      keep: indices of blocks whose outputs are returned too.
+      prefix: name of the blocks in the parameter tree.
+
+    Returns:
+      (x, [kept outputs], states): states is None where none were given.
+
+    Raises:
+      UserError: an unknown remat policy, or layers to scan that differ.
+    """
+    block = _rematerialised(block, remat, scan_layers)
+    if scan_layers:
+        return _scan_blocks(block, blocks, x, rates, states, grid, train, keep, prefix)
+    kept, new_states = [], []
+    for index, fields in enumerate(blocks):
+        layer = block(**fields, name=f"{prefix}_{index:02d}")
+        if states is None:
+            x = layer(x, rates[index], None, grid, train)
+        else:
+            x, state = layer(x, rates[index], states[index], grid, train)
+            new_states.append(state)
+        if index in keep:
+            kept.append(x)
+    return x, kept, None if states is None else tuple(new_states)
+
+
+def _rematerialised(block, remat, scan_layers):
+    if not remat:
+        return block
+    policy = None
+    if isinstance(remat, str):
+        policies = [name for name in dir(jax.checkpoint_policies) if not name.startswith("_")]
+        if remat not in policies:
+            raise UserError(f"unknown remat policy {remat!r}; {suggest(remat, policies, 20)}")
+        policy = getattr(jax.checkpoint_policies, remat)
+    # Arguments count from self: grid and train are static. Inside a scan XLA merges nothing.
+    return nn.remat(block, policy=policy, static_argnums=(4, 5), prevent_cse=not scan_layers)
+
+
+def _scan_blocks(block, blocks, x, rates, states, grid, train, keep, prefix):
+    if any(fields != blocks[0] for fields in blocks):
+        raise UserError("scan_layers=True needs equal blocks; this model mixes several kinds.")
+    rates = jnp.asarray(rates, x.dtype) if train and any(rates) else None
+
+    def body(layer, x, inputs):
+        rate, state = inputs
+        out = layer(x, 0.0 if rate is None else rate, state, grid, train)
+        x, state = (out, None) if state is None else out
+        return x, (x if keep else None, state)
+
+    scanned = nn.scan(
+        body,
+        variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=len(blocks),
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    x, (outputs, states) = scanned(block(**blocks[0], name=f"{prefix}s"), x, (rates, states))
+    return x, [outputs[index] for index in keep], states
+
+
+def stack_blocks(params: Mapping[str, Any], prefix: str = "block") -> dict[str, Any]:
+    """Parameters of looped blocks in the layout of scanned ones (unboxed arrays).
+
+    >>> stack_blocks({"block_00": {"a": jnp.ones(2)}, "block_01": {"a": jnp.ones(2)}})[
+    ...     "blocks"
+    ... ]["a"].shape
+    (2, 2)
+    """
+    names = sorted(name for name in params if name.startswith(f"{prefix}_"))
+    rest = {name: value for name, value in params.items() if name not in names}
+    layers = [params[name] for name in names]
+    return rest | {f"{prefix}s": jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
+
+
+def unstack_blocks(params: Mapping[str, Any], prefix: str = "block") -> dict[str, Any]:
+    """Inverse of stack_blocks."""
+    rest = {name: value for name, value in params.items() if name != f"{prefix}s"}
+    stacked = params[f"{prefix}s"]
+    depth = jax.tree.leaves(stacked)[0].shape[0]
+    for index in range(depth):
+        rest[f"{prefix}_{index:02d}"] = jax.tree.map(lambda leaf, i=index: leaf[i], stacked)
+    return rest

@@ -1,0 +1,46 @@
+"""Token mixers as modules of one signature, by name; hosts take `mixer=` any of them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from scanmax.errors import UserError, suggest
+from scanmax.models.mixers.attention import Attention as Attention
+from scanmax.models.mixers.base import Mixer as Mixer
+from scanmax.models.mixers.linear_attention import LinearAttention as LinearAttention
+from scanmax.models.mixers.ssm import NcSsd as NcSsd
+from scanmax.models.mixers.ssm import Ssd as Ssd
+
+MIXERS: dict[str, type[Mixer]] = {
+    "attention": Attention,
+    "linear_attention": LinearAttention,
+    "nc_ssd": NcSsd,
+    "ssd": Ssd,
+}
+
+
+def create_mixer(name: str, *, options: Mapping[str, Any] | None = None, **fields: Any) -> Mixer:
+    """Builds a mixer of MIXERS.
+
+    Args:
+      name: a name of MIXERS.
+      options: fields of the mixer's module; they win over `fields`.
+      **fields: the fields of every mixer: heads, prefix_tokens, is_causal, use_bias, dtype, ...
+
+    Returns:
+      The module.
+
+    Raises:
+      UserError: an unknown name or option; the message lists near matches.
+
+    Example:
+      >>> create_mixer("attention", heads=4, options={"qk_norm": True}).qk_norm
+      True
+    """
+    if name not in MIXERS:
+        raise UserError(f"unknown mixer {name!r}; {suggest(name, MIXERS)}")
+    known = [field.name for field in dataclasses.fields(MIXERS[name]) if field.init]
+    for option in options or {}:
+        if option not in known:
+            raise UserError(f"mixer {name!r} has no field {option!r}; {suggest(option, known, 30)}")
+    return MIXERS[name](**{**fields, **(options or {})})

@@ -1,0 +1,66 @@
+"""What every token mixer shares: its fields, its signature, its state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# Longer sequences than this do not sow their matrix over tokens.
+MAX_SOWN_TOKENS = 1024
+
+
+class Mixer(nn.Module):
+    """Base of token mixers: `Mixer(heads=H)(x [B, T, D], grid=(Y, X) or None, train=False)`.
+
+    The first `prefix_tokens` of the T tokens (class, distillation) lie outside the grid, the others
+    are its rows one after another. A causal mixer that can generate takes `state=` and then
+    returns (y, state); `init_state` makes the empty one, and one token at a time or many give the
+    same outputs.
+
+    Attributes:
+      heads: number of heads.
+      prefix_tokens: leading tokens outside the grid.
+      is_causal: token t reads tokens up to t only.
+      use_bias: biases in the projections.
+    """
+
+    heads: int
+    prefix_tokens: int = 0
+    is_causal: bool = False
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.nowrap
+    def init_state(self, batch_size: int, length: int, dim: int) -> Any:
+        """The state before the first token, for at most `length` tokens of width `dim`."""
+        raise NotImplementedError(f"{type(self).__name__} cannot generate token by token.")
+
+    @nn.nowrap
+    def head_dim(self, width: int) -> int:
+        """Width of a head."""
+        if width % self.heads:
+            raise ValueError(f"{type(self).__name__}: heads={self.heads} do not divide {width}.")
+        return width // self.heads
+
+    @nn.nowrap
+    def grid_or_line(
+        self, x: Float[Array, "B T D"], grid: tuple[int, int] | None
+    ) -> tuple[int, int]:
+        """The grid of the tokens behind the prefix; without one they lie on a line."""
+        tokens = x.shape[1] - self.prefix_tokens
+        grid = grid or (1, tokens)
+        if grid[0] * grid[1] != tokens:
+            raise ValueError(
+                f"x has shape {x.shape} with {self.prefix_tokens} prefix tokens; "
+                f"expected {grid[0]} * {grid[1]} tokens behind them."
+            )
+        return grid
+
+    @nn.nowrap
+    def sow_attention(self, tokens: int, matrix: Callable[[], Array]) -> None:
+        """Sows the matrix over tokens; it is not computed where nobody collects it."""
+        if self.is_mutable_collection("intermediates") and tokens <= MAX_SOWN_TOKENS:
+            self.sow("intermediates", "attention", matrix())

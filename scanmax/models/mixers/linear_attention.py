@@ -1,0 +1,65 @@
+"""Linear attention as a module: the softmax replaced by a product of feature maps."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scanmax import ops
+from scanmax.models.layers import Dense
+from scanmax.models.mixers.base import Mixer
+
+
+class LinearAttention(Mixer):
+    """y_t = sum_s phi(q_t) . phi(k_s) v_s, over the sum of its weights; one pass over the tokens.
+
+    Prefix tokens take part like any other: without a decay the mixer knows no order.
+
+    Attributes:
+      feature_map: phi, a name of `ops.linear_attention`.
+      normalize: divide by the sum of the weights.
+    """
+
+    feature_map: str | None = "elu"
+    normalize: bool = True
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+        state: Any = None,
+    ):
+        dim = x.shape[-1]
+        options = {"use_bias": self.use_bias, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        shape = (3, self.heads, self.head_dim(dim))
+        qkv = Dense(shape, ("embed", None, "heads", "kv"), name="qkv", **options)(x)
+        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        # The mean of T weights and not their sum keeps unnormalised outputs of size one.
+        scale = None if self.normalize else 1.0 / x.shape[1]
+        keywords = {"feature_map": self.feature_map, "normalize": self.normalize, "scale": scale}
+        self.sow_attention(
+            x.shape[1],
+            lambda: ops.linear_attention_matrix(query, key, is_causal=self.is_causal, **keywords),
+        )
+        if state is None:
+            y = ops.linear_attention(query, key, value, is_causal=self.is_causal, **keywords)
+        elif x.shape[1] == 1:
+            y, state = ops.linear_attention_step(
+                state, query[:, 0], key[:, 0], value[:, 0], **keywords
+            )
+            y = y[:, None]
+        else:
+            y, state = ops.linear_attention(
+                query, key, value, initial_state=state, return_state=True, **keywords
+            )
+        y = Dense(dim, ("heads", "kv", "embed"), contract=2, name="out", **options)(y)
+        return y if state is None else (y, state)
+
+    @nn.nowrap
+    def init_state(self, batch_size: int, length: int, dim: int) -> Array:
+        width = self.head_dim(dim)
+        shape = (batch_size, self.heads, width, width + self.normalize)
+        return jnp.zeros(shape, jnp.promote_types(self.dtype, jnp.float32))

@@ -1,0 +1,252 @@
+"""State-space mixers: the Mamba-2 mixer (causal or in both directions) and its non-causal dual."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from scanmax import ops
+from scanmax.models.layers import (
+    Dense,
+    LayerNorm,
+    normal_init,
+    ones_init,
+    partitioned,
+    zeros_init,
+)
+from scanmax.models.mixers.base import Mixer
+
+
+def rate_init(lowest: float = 1.0, highest: float = 16.0):
+    """Initializer of A_log: -A uniform between the two."""
+
+    def init(key, shape, dtype):
+        return jnp.log(jax.random.uniform(key, shape, dtype, lowest, highest))
+
+    return init
+
+
+def step_init(lowest: float = 1e-3, highest: float = 1e-1, floor: float = 1e-4):
+    """Initializer of dt_bias: softplus(dt_bias) log-uniform between the two."""
+
+    def init(key, shape, dtype):
+        bounds = np.log(lowest), np.log(highest)
+        steps = jnp.exp(jax.random.uniform(key, shape, dtype, *bounds))
+        steps = jnp.maximum(steps, floor)
+        return steps + jnp.log(-jnp.expm1(-steps))
+
+    return init
+
+
+class _StateSpace(Mixer):
+    """Projections and parameters that the state-space mixers share."""
+
+    expand: float = 2.0
+    state_size: int = 64
+    groups: int = 1
+    norm_epsilon: float = 1e-5
+
+    @nn.nowrap
+    def sizes(self, dim: int) -> tuple[int, int, int]:
+        """(inner width, width of a head, width of B and C together with x)."""
+        inner = int(self.expand * dim)
+        return inner, self.head_dim(inner), inner + 2 * self.groups * self.state_size
+
+    @nn.nowrap
+    def project(self, x):
+        """Gate z [B, T, inner], x B C together [B, T, inner + 2 G N], and dt [B, T, H]."""
+        inner, _, mixed = self.sizes(x.shape[-1])
+        proj = self.dense(inner + mixed + self.heads, ("embed", "mlp"), name="in_proj")(x)
+        return jnp.split(proj, (inner, inner + mixed), axis=-1)
+
+    @nn.nowrap
+    def dense(self, features: int, axes, name: str) -> Dense:
+        return Dense(
+            features,
+            axes,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )
+
+    @nn.nowrap
+    def heads_of(self, xbc: Float[Array, "B T C"]):
+        """x [B, T, H, P] and B, C [B, T, G, N]."""
+        states = self.groups * self.state_size
+        x, B, C = jnp.split(xbc, (xbc.shape[-1] - 2 * states, xbc.shape[-1] - states), axis=-1)
+        split = (*xbc.shape[:2], self.groups, self.state_size)
+        return x.reshape(*x.shape[:2], self.heads, -1), B.reshape(split), C.reshape(split)
+
+    @nn.nowrap
+    def rates(self) -> dict[str, Array]:
+        """A, D and dt_bias of each head, in at least float32."""
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        inits = {"A_log": rate_init(), "D": ones_init, "dt_bias": step_init()}
+        values = {
+            name: self.param(
+                name, partitioned(init, ("heads",)), (self.heads,), self.param_dtype
+            ).astype(dtype)
+            for name, init in inits.items()
+        }
+        return {"A": -jnp.exp(values.pop("A_log")), **values}
+
+    @nn.nowrap
+    def filter(self, size: tuple[int, ...], channels: int) -> tuple[Array, Array]:
+        """Kernel and bias of the short depthwise convolution."""
+        axes = (None,) * len(size)
+        kernel = self.param(
+            "conv_kernel",
+            partitioned(normal_init, (*axes, "mlp")),
+            (*size, channels),
+            self.param_dtype,
+        )
+        bias = self.param(
+            "conv_bias", partitioned(zeros_init, ("mlp",)), (channels,), self.param_dtype
+        )
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
+
+    @nn.nowrap
+    def filter_grid(self, x: Float[Array, "B T C"], grid, size: int) -> Float[Array, "B T C"]:
+        """Depthwise convolution over the grid and SiLU; prefix tokens meet only the bias."""
+        kernel, bias = self.filter((size, size, 1), x.shape[-1])
+        grid = self.grid_or_line(x, grid)
+        prefix, tokens = x[:, : self.prefix_tokens], x[:, self.prefix_tokens :]
+        maps = ops.depthwise_conv2d(tokens.reshape(x.shape[0], *grid, x.shape[-1]), kernel)
+        y = jnp.concatenate([prefix, maps.reshape(tokens.shape)], axis=1)
+        return jax.nn.silu(y + bias[None, None])
+
+
+class Ssd(_StateSpace):
+    """The mixer of Mamba-2: gate, short convolution, state-space duality, gated RMS norm.
+
+    Causal, it is the published mixer (convolution over the last `conv_width` tokens). On images the
+    same scan runs forward and backward over the rows with shared parameters, each token counted
+    once, behind a 3x3 depthwise convolution. Prefix tokens stand before the grid: the forward scan
+    carries them to every patch, the backward scan reaches them last, after every patch.
+
+    Attributes:
+      expand: inner width over the model's; `heads` heads share it.
+      state_size: N, width of the state of each channel.
+      groups: groups of heads that share B and C.
+      conv_width: taps of the causal convolution.
+    """
+
+    conv_width: int = 4
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+        state: Any = None,
+    ):
+        dim, inner = x.shape[-1], self.sizes(x.shape[-1])[0]
+        gate, xbc, dt = self.project(x)
+        rates = self.rates()
+        if self.is_causal:
+            y, state = self.scan_causal(xbc, dt, rates, state)
+        else:
+            y = self.scan_both(self.filter_grid(xbc, grid, 3), dt, rates)
+        y = y.reshape(*y.shape[:2], inner)
+        scale = self.param(
+            "norm_scale", partitioned(ones_init, ("mlp",)), (inner,), self.param_dtype
+        )
+        y = ops.gated_rms_norm(
+            y, gate, scale.astype(self.dtype), epsilon=self.norm_epsilon, groups=self.groups
+        )
+        y = self.dense(dim, ("mlp", "embed"), name="out_proj")(y)
+        return y if state is None else (y, state)
+
+    @nn.nowrap
+    def scan_causal(self, xbc, dt, rates, state):
+        kernel, bias = self.filter((self.conv_width,), xbc.shape[-1])
+        conv, ssm = (None, None) if state is None else (state["conv"], state["ssm"])
+        dt = dt.astype(rates["A"].dtype)
+        if state is not None and xbc.shape[1] == 1:
+            xbc, conv = ops.causal_conv1d_step(conv, xbc[:, 0], kernel, bias, activation="silu")
+            x, B, C = (part[:, 0] for part in self.heads_of(xbc[:, None]))
+            y, ssm = ops.ssd_step(ssm, x, dt[:, 0], B=B, C=C, dt_softplus=True, **rates)
+            return y[:, None], {"conv": conv, "ssm": ssm}
+        xbc, conv = ops.causal_conv1d(
+            xbc, kernel, bias, activation="silu", initial_state=conv, return_state=True
+        )
+        x, B, C = self.heads_of(xbc)
+        self.sow_attention(
+            x.shape[1], lambda: ops.ssd_matrix(dt, B=B, C=C, dt_softplus=True, **rates)
+        )
+        y, ssm = ops.ssd(
+            x, dt, B=B, C=C, dt_softplus=True, initial_state=ssm, return_state=True, **rates
+        )
+        return y, None if state is None else {"conv": conv, "ssm": ssm}
+
+    @nn.nowrap
+    def scan_both(self, xbc, dt, rates):
+        x, B, C = self.heads_of(xbc)
+        bias, A, D = (rates[name][None, None] for name in ("dt_bias", "A", "D"))
+        dt = jax.nn.softplus(dt.astype(bias.dtype) + bias)
+        decay = {"log_decay": dt * A, "is_causal": False}
+        self.sow_attention(
+            x.shape[1],
+            lambda: ops.linear_attention_matrix(C, B, **decay) * jnp.swapaxes(dt, 1, 2)[:, :, None],
+        )
+        weighted = (x.astype(dt.dtype) * dt[..., None]).astype(x.dtype)
+        y = ops.linear_attention(C, B, weighted, **decay)
+        return y + (x.astype(dt.dtype) * D[..., None]).astype(x.dtype)
+
+    @nn.nowrap
+    def init_state(self, batch_size: int, length: int, dim: int) -> dict[str, Array]:
+        _, width, mixed = self.sizes(dim)
+        shape = (batch_size, self.heads, self.state_size, width)
+        return {
+            "conv": jnp.zeros((batch_size, self.conv_width - 1, mixed), self.dtype),
+            "ssm": jnp.zeros(shape, jnp.promote_types(self.dtype, jnp.float32)),
+        }
+
+
+class NcSsd(_StateSpace):
+    """The mixer of VSSD: one sum over all tokens, weighted by each token's own step size.
+
+    A 3x3 depthwise convolution over the grid, non-causal state-space duality, LayerNorm, and a
+    plain gate. Prefix tokens take part in the sum like any other.
+
+    Attributes:
+      expand: inner width over the model's; `heads` heads share it.
+      state_size: N, width of the state of each channel.
+      groups: groups of heads that share B and C.
+      conv_size: sides of the convolution's kernel.
+    """
+
+    conv_size: int = 3
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T D"]:
+        if self.is_causal:
+            raise ValueError("nc_ssd has no causal form: every token reads all tokens.")
+        dim = x.shape[-1]
+        gate, xbc, dt = self.project(x)
+        rates = self.rates()
+        xs, B, C = self.heads_of(self.filter_grid(xbc, grid, self.conv_size))
+        dt = dt.astype(rates["A"].dtype)
+        self.sow_attention(
+            x.shape[1], lambda: ops.nc_ssd_matrix(dt, B=B, C=C, dt_softplus=True, **rates)
+        )
+        y = ops.nc_ssd(xs, dt, B=B, C=C, dt_softplus=True, **rates)
+        norm = LayerNorm(
+            self.norm_epsilon,
+            axis="mlp",
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="norm",
+        )
+        y = norm(y.reshape(gate.shape)) * gate
+        return self.dense(dim, ("mlp", "embed"), name="out_proj")(y)
