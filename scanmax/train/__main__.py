@@ -1,0 +1,93 @@
+"""python -m scanmax.train --config=FILE [--config.a.b=c ...] --workdir=DIR"""
+
+import importlib.util
+import pathlib
+import sys
+
+from absl import flags
+
+from scanmax import cli
+from scanmax.errors import UserError
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags besides --config."""
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "host:port of process 0", flag_values=values)
+    flags.DEFINE_integer("num_processes", 1, "processes of the run", flag_values=values)
+    flags.DEFINE_integer("process_id", 0, "this process, from 0", flag_values=values)
+
+
+def main(argv: list[str]) -> int:
+    """Parses flags and trains; returns the exit status."""
+    if any(word.lstrip("-") in ("help", "h", "helpfull") for word in argv):
+        values = flags.FlagValues()
+        define_flags(values)
+        print(__doc__, "", values.get_help(), sep="\n")
+        return 0
+    config, values = cli.parse_flags(argv, define=define_flags)
+    if not values["workdir"].value:
+        raise UserError("--workdir=DIR is required")
+    start_processes(
+        values["coordinator"].value, values["num_processes"].value, values["process_id"].value
+    )
+    # Imported late: a mistake in the flags should not wait for everything else to load.
+    from scanmax.train.config import Config
+    from scanmax.train.loop import train
+
+    if not isinstance(config, Config):
+        raise UserError(f"get_config returned {type(config).__name__}, not scanmax.train's Config")
+    workdir = pathlib.Path(values["workdir"].value)
+    held_out = train(config, workdir)
+    if held_out and is_first_process():
+        finish(workdir, held_out)
+    return 0
+
+
+def start_processes(coordinator: str | None, count: int, index: int) -> None:
+    """Joins the other processes of a run; CPU processes talk through gloo."""
+    if coordinator is None:
+        if count != 1:
+            raise UserError("--num_processes needs --coordinator=HOST:PORT")
+        return
+    if not 0 <= index < count:
+        raise UserError(f"--process_id={index} is not below --num_processes={count}")
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(coordinator, num_processes=count, process_id=index)
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for the run."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def finish(workdir: pathlib.Path, held_out: dict[str, float]) -> None:
+    """Writes the report and says where everything is."""
+    if importlib.util.find_spec("scanmax.train.report") is not None:
+        from scanmax.train.report import write_report
+
+        write_report(workdir)
+    figures = "  ".join(f"{name} {value:.4f}" for name, value in sorted(held_out.items()))
+    print(f"held out: {figures}")
+    for name, what in (
+        ("report.html", "report"),
+        ("checkpoints", "checkpoints"),
+        ("metrics.jsonl", "metrics"),
+        ("tensorboard", "tensorboard"),
+        ("config.json", "config"),
+    ):
+        if (workdir / name).exists():
+            print(f"{what:<12} {workdir / name}")
+
+
+def run() -> None:
+    """Entry of the console script scanmax-train."""
+    sys.exit(cli.run_main(main))
+
+
+if __name__ == "__main__":
+    run()

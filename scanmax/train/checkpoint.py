@@ -1,0 +1,191 @@
+"""Checkpoints: one wrapper over orbax, so that its interface is met in this file only.
+
+A checkpoint is a folder named by its step: `state` (arrays), `meta` (JSON: config, data position).
+Orbax writes under a temporary name and renames at the end: an interrupted save leaves no folder.
+"""
+
+import json
+import logging
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from scanmax.errors import UserError
+from scanmax.train.config import CheckpointConfig
+from scanmax.train.state import TrainState
+
+
+class Checkpointer:
+    """Saves in the background, keeps what the config says, restores onto any mesh."""
+
+    def __init__(self, directory: pathlib.Path, config: CheckpointConfig, keep_every: int = 0):
+        """Opens a folder of checkpoints, making it where it is missing.
+
+        Args:
+          directory: the folder; every process names the same.
+          config: how many are kept.
+          keep_every: checkpoints this many steps apart are never removed; 0 is none.
+        """
+        # Orbax tells every save at level INFO and its plans at level WARNING.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self.directory = pathlib.Path(directory).absolute()
+        self._config = config
+        self._damaged: list[int] = []
+        kept = [policies.LatestN(config.keep)]
+        if config.keep_best:
+            best = policies.BestN(
+                get_metric_fn=lambda metrics: metrics[config.metric],
+                reverse=config.mode == "min",
+                n=config.keep_best,
+                keep_checkpoints_without_metrics=False,
+            )
+            kept.append(best)
+        if keep_every:
+            kept.append(policies.EveryNSteps(keep_every))
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=policies.AnyPreservationPolicy(kept),
+                    # What best means is only asked of checkpoints that were evaluated.
+                    best_fn=lambda metrics: metrics[config.metric],
+                    best_mode=config.mode,
+                    cleanup_tmp_directories=True,
+                    enable_async_checkpointing=True,
+                ),
+                item_names=("state", "meta"),
+            )
+        except OSError as error:
+            raise UserError(f"cannot write checkpoints under {self.directory}: {error}") from error
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps(read=True))
+
+    def save(
+        self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float] | None = None
+    ) -> None:
+        """Starts to save; returns once the arrays are copied, before they are written.
+
+        Args:
+          state: the state; the caller may donate it afterwards.
+          meta: config, data position and whatever else JSON holds.
+          metrics: the held-out metrics at this step, for "best".
+
+        Raises:
+          UserError: this save or the one before failed, for instance on a full disk.
+        """
+        step = meta["step"]
+        if step in self._manager.all_steps():
+            return
+        known = metrics is not None and self._config.metric in metrics
+        if metrics is not None and not known and self._config.keep_best:
+            raise UserError(
+                f"config.checkpoint.metric={self._config.metric!r} is not among the held-out "
+                f"metrics {', '.join(sorted(metrics))}"
+            )
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+                ),
+                metrics={self._config.metric: metrics[self._config.metric]} if known else None,
+            )
+        except Exception as error:
+            raise self._failed(step, error) from error
+
+    def wait(self) -> None:
+        """Waits until everything is on disk.
+
+        Raises:
+          UserError: the last save failed.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._failed(None, error) from error
+
+    def close(self) -> None:
+        """Waits and lets go of orbax's threads."""
+        self.wait()
+        self._manager.close()
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """What was saved beside the arrays of a step."""
+        path = self.directory / str(step) / "meta" / "metadata"
+        return json.loads(path.read_text())
+
+    def restore(self, shapes: TrainState, shardings: TrainState) -> tuple[TrainState, dict] | None:
+        """Restores the newest checkpoint that can be read, onto the shardings given.
+
+        A damaged one is reported, moved to `damaged` beside, and the one before is taken.
+
+        Args:
+          shapes: tree of ShapeDtypeStruct, as created by create_state.
+          shardings: the same tree of shardings; any mesh, not only the one it was saved from.
+
+        Returns:
+          (state, meta), or None where there is no checkpoint.
+
+        Raises:
+          UserError: there are checkpoints, and none can be read.
+        """
+        abstract = jax.tree.map(
+            lambda leaf, lying: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lying),
+            shapes,
+            shardings,
+        )
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                meta = self.meta(step)
+                restored = self._manager.restore(
+                    step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+                )
+                jax.block_until_ready(restored["state"])
+            except Exception as error:
+                reason = " ".join(str(error).split())[:160] or type(error).__name__
+                print(
+                    f"warning: checkpoint {step} is damaged ({reason}); trying the one before",
+                    file=sys.stderr,
+                )
+                self._damaged.append(step)
+                continue
+            self._set_aside()
+            return restored["state"], meta
+        if steps:
+            raise UserError(
+                f"none of the checkpoints {steps} under {self.directory} can be read; "
+                "take another --workdir, or remove that folder to start over"
+            )
+        return None
+
+    def _set_aside(self) -> None:
+        """Moves damaged checkpoints away: their steps will be saved again."""
+        if jax.process_index() == 0:
+            for step in self._damaged:
+                folder = self.directory.parent / "damaged"
+                folder.mkdir(exist_ok=True)
+                number = len(list(folder.iterdir()))
+                (self.directory / str(step)).rename(folder / f"{step}.{number}")
+        if self._damaged:
+            self._damaged.clear()
+            self._manager.reload()
+
+    def _failed(self, step: int | None, error: Exception) -> UserError:
+        reason = " ".join(str(error).split())
+        # Storage errors name every layer they passed; the operating system's words come last.
+        reason = reason if len(reason) < 240 else f"{reason[:120]} ... {reason[-110:]}"
+        what = "a checkpoint" if step is None else f"checkpoint {step}"
+        try:
+            kept = self.steps()
+        except Exception:
+            kept = []
+        last = f"the last complete one is step {kept[-1]}" if kept else "there is none before it"
+        return UserError(f"could not save {what} under {self.directory}; {last}: {reason}")

@@ -1,0 +1,85 @@
+"""Batches on their way to the devices: a thread that reads ahead, global arrays from local rows."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from scanmax.train.tasks import Batch
+
+
+def to_device(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> Batch:
+    """Makes global arrays of this process's rows."""
+    if jax.process_count() == 1:
+        return jax.device_put(dict(batch), sharding)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
+        for name, rows in batch.items()
+    }
+
+
+class Feed:
+    """Iterates over device batches, `ahead` of them prepared by a thread.
+
+    Attributes:
+      waited: seconds that the consumer has spent waiting.
+    """
+
+    _END = object()
+
+    def __init__(
+        self, batches: Iterator[Mapping[str, np.ndarray]], sharding: NamedSharding, ahead: int
+    ):
+        self.waited = 0.0
+        self._queue: queue.Queue = queue.Queue(maxsize=ahead)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(
+            target=self._fill, args=(batches, sharding), name="feed", daemon=True
+        )
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        item = self._queue.get()
+        self.waited += time.perf_counter() - start
+        if item is self._END:
+            self._queue.put(item)
+            raise StopIteration
+        if isinstance(item, Exception):
+            self._queue.put(item)
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Ends the thread; what it prepared is dropped."""
+        self._stopped.set()
+        while self._thread.is_alive():
+            try:
+                self._queue.get(timeout=0.05)
+            except queue.Empty:
+                continue
+
+    def _fill(self, batches, sharding) -> None:
+        try:
+            for batch in batches:
+                self._put(to_device(batch, sharding))
+                if self._stopped.is_set():
+                    return
+            self._put(self._END)
+        except Exception as error:
+            # Reading happens here, the run is there: hand the error over.
+            self._put(error)
+
+    def _put(self, item) -> None:
+        while not self._stopped.is_set():
+            try:
+                return self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue

@@ -1,0 +1,272 @@
+"""The training loop: restore, next batch, step, log, evaluate, save; one readable function."""
+
+import math
+import pathlib
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from scanmax.cli import to_dict
+from scanmax.errors import UserError
+from scanmax.train import sharding
+from scanmax.train.build import Pipeline, Run, build
+from scanmax.train.checkpoint import Checkpointer
+from scanmax.train.config import Config
+from scanmax.train.feed import Feed, to_device
+from scanmax.train.log import Log, NoLog
+from scanmax.train.metrics import add_sums, finalize
+from scanmax.train.state import TrainState
+from scanmax.train.workdir import open_workdir
+
+# Images that predictions.npz keeps for the report.
+SAMPLES = 64
+
+
+def train(
+    config: Config,
+    workdir: str | pathlib.Path,
+    *,
+    pipeline: Pipeline | None = None,
+    model: nn.Module | None = None,
+) -> dict[str, float]:
+    """Trains to the end, or to a SIGTERM; run again, it continues where the workdir stands.
+
+    Args:
+      config: the config.
+      workdir: where checkpoints, metrics and the report go.
+      pipeline: data of one's own; None loads config.data.
+      model: a module of one's own; None makes config.model.
+
+    Returns:
+      The last held-out metrics; {} when a signal ended the run early.
+
+    Raises:
+      UserError: a mistake in the config, a loss that is not finite, a disk that is full.
+    """
+    with open_workdir(workdir, config) as workdir:
+        run = build(config, pipeline=pipeline, model=model)
+        durations, mesh = run.durations, run.mesh
+        checkpointer = Checkpointer(
+            workdir / "checkpoints", config.checkpoint, durations.keep_every
+        )
+        restored = checkpointer.restore(run.shapes, run.shardings)
+        state, start = (restored[0], restored[1]["step"]) if restored else (run.init(), 0)
+        teacher = load_teacher(run)
+        is_first = jax.process_index() == 0
+        log = Log(workdir, start=start, total=durations.total) if is_first else NoLog()
+        log.say(sharding.describe(run.shapes.params, run.shardings.params, mesh))
+        log.say(f"resuming at step {start}" if start else f"training for {durations.total} steps")
+
+        rows = sharding.batch_sharding(mesh)
+        feed = Feed(run.pipeline.train_iterator(start), rows, config.prefetch)
+        window = Window(config.batch_size, run.pipeline.num_train)
+        held_out: dict[str, float] = {}
+        try:
+            with sharding.use_mesh(mesh, config.sharding), stop_signal() as stop:
+                for step in range(start + 1, durations.total + 1):
+                    state, metrics = run.train_step(state, next(feed), teacher)
+                    window.add(step, metrics)
+                    log.progress(step)
+                    is_last = step == durations.total
+
+                    if step % durations.log == 0 or is_last:
+                        log.write(step, "train", window.summary(feed.waited))
+                    evaluates = is_last or (durations.eval and step % durations.eval == 0)
+                    saves = is_last or (durations.checkpoint and step % durations.checkpoint == 0)
+                    stopping = stop.wanted(step)
+                    if evaluates or saves or stopping:
+                        # Nothing is saved that a loss before it has spoilt.
+                        window.check()
+                    if evaluates and not (stopping and not is_last):
+                        held_out = evaluate(run, state)
+                        log.write(step, "eval", held_out)
+                        window.restart_clock()
+                    if saves or stopping:
+                        meta = checkpoint_meta(config, step)
+                        checkpointer.save(state, meta, held_out if evaluates else None)
+                    if stopping and not is_last:
+                        checkpointer.wait()
+                        log.say(f"stopped by a signal at step {step}; the same command continues")
+                        return {}
+
+                checkpointer.wait()
+                if not held_out:
+                    held_out = evaluate(run, state)
+                    log.write(start, "eval", held_out)
+                if run.pipeline.kind == "image":
+                    save_predictions(run, state, workdir / "predictions.npz")
+        finally:
+            feed.close()
+            log.close()
+        checkpointer.close()
+        return held_out
+
+
+def evaluate(run: Run, state: TrainState) -> dict[str, float]:
+    """The held-out metrics, exact: sums over all batches, divided once."""
+    rows = sharding.batch_sharding(run.mesh)
+    total = None
+    for batch in run.pipeline.eval_batches():
+        sums = run.eval_step(run.eval_params(state), state.batch_stats, to_device(batch, rows))
+        total = sums if total is None else add_sums(total, sums)
+    if total is None:
+        raise UserError(f"the held-out part of {run.config.data.name!r} is empty")
+    return finalize(jax.device_get(total))
+
+
+def save_predictions(run: Run, state: TrainState, path: pathlib.Path) -> None:
+    """Writes what the report shows: sample images, every prediction, the confusion matrix."""
+    rows = sharding.batch_sharding(run.mesh)
+    probabilities, labels, images = [], [], []
+    for batch in run.pipeline.eval_batches():
+        found = run.predict_step(run.eval_params(state), state.batch_stats, to_device(batch, rows))
+        found = jax.device_get(found)
+        kept = found["mask"]
+        probabilities.append(found["probability"][kept])
+        labels.append(found["label"][kept])
+        if sum(len(part) for part in images) < SAMPLES:
+            images.append(found["image"][kept])
+    probability, label = np.concatenate(probabilities), np.concatenate(labels)
+    prediction = probability.argmax(axis=-1)
+    classes = probability.shape[-1]
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (label, prediction), 1)
+    if jax.process_index() == 0:
+        np.savez_compressed(
+            path,
+            images=np.concatenate(images)[:SAMPLES],
+            labels=label,
+            predictions=prediction,
+            probabilities=probability,
+            confusion=confusion,
+            class_names=np.asarray(run.pipeline.class_names, dtype=str),
+        )
+
+
+def checkpoint_meta(config: Config, step: int) -> dict[str, Any]:
+    """What a checkpoint holds beside its arrays. Data are a pure function of (seed, step)."""
+    return {
+        "step": step,
+        "data": {"seed": config.seed, "next_step": step, "examples": step * config.batch_size},
+        "config": to_dict(config),
+    }
+
+
+def load_teacher(run: Run) -> Any:
+    """The teacher's variables on the mesh; {} without a teacher."""
+    if run.teacher is None:
+        return {}
+    loss = run.config.loss
+    if not loss.teacher_weights:
+        raise UserError(f"config.loss.teacher={loss.teacher!r} needs config.loss.teacher_weights")
+    from scanmax import load_weights
+
+    shape = (1, *run.pipeline.train_spec["image"].shape[1:])
+    variables = nn.meta.unbox(load_weights(run.teacher, loss.teacher_weights, shape))
+    return jax.device_put(variables, sharding.replicated(run.mesh))
+
+
+class Window:
+    """Metrics since the last log: fetched late, so that the devices never wait for the host."""
+
+    def __init__(self, batch_size: int, num_train: int):
+        self._batch_size, self._num_train = batch_size, num_train
+        self._pending: list[tuple[int, Any]] = []
+        self._fetched: list[dict[str, float]] = []
+        self._last_step = 0
+        self._steps, self._waited, self._since = 0, 0.0, None
+
+    def add(self, step: int, metrics: Any) -> None:
+        """Takes the metrics of a step as device arrays."""
+        self._pending.append((step, metrics))
+        self._last_step = step
+        if self._since is None:
+            # The first step compiles; throughput starts after it.
+            jax.block_until_ready(metrics)
+            self._since = time.perf_counter()
+        else:
+            self._steps += 1
+
+    def check(self) -> None:
+        """Fetches what is pending.
+
+        Raises:
+          UserError: a loss or gradient is not finite; names the first such step.
+        """
+        fetched = jax.device_get([metrics for _, metrics in self._pending])
+        for (step, _), metrics in zip(self._pending, fetched):
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(metrics[name]):
+                    raise UserError(
+                        f"{name} is {metrics[name]} at step {step}: nothing was saved after the "
+                        "last checkpoint, which is good; lower config.optim.lr or set "
+                        "config.optim.clip_norm"
+                    )
+        self._pending.clear()
+        self._fetched.extend(fetched)
+
+    def summary(self, waited: float) -> dict[str, float]:
+        """Means over the window, throughput and the share of time that the step waited for data."""
+        self.check()
+        means = {
+            name: float(np.mean([metrics[name] for metrics in self._fetched]))
+            for name in self._fetched[0]
+        }
+        means["lr"] = float(self._fetched[-1]["lr"])
+        means["epoch"] = self._last_step * self._batch_size / self._num_train
+        seconds = time.perf_counter() - self._since
+        if self._steps and seconds > 0:
+            means["examples_per_second"] = self._steps * self._batch_size / seconds
+            means["data_wait"] = min(1.0, (waited - self._waited) / seconds)
+        self._waited = waited
+        self._fetched.clear()
+        self.restart_clock()
+        return means
+
+    def restart_clock(self) -> None:
+        """Leaves out of the throughput what has just passed, such as an evaluation."""
+        self._steps, self._since = 0, time.perf_counter()
+
+
+class Stop:
+    """Whether a signal asked to stop; with several processes, all agree on the step."""
+
+    def __init__(self) -> None:
+        self.signalled = False
+
+    def wanted(self, step: int) -> bool:
+        """Asked once per step, by every process."""
+        if jax.process_count() == 1:
+            return self.signalled
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
+
+
+@contextmanager
+def stop_signal() -> Iterator[Stop]:
+    """SIGTERM and the first Ctrl-C end the run after the current step; a second Ctrl-C at once."""
+    stop = Stop()
+
+    def handle(number, frame):
+        if stop.signalled and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.signalled = True
+
+    # The distributed runtime listens for SIGTERM itself, and Python only lets the main thread.
+    numbers = [signal.SIGTERM, signal.SIGINT] if jax.process_count() == 1 else []
+    try:
+        previous = {number: signal.signal(number, handle) for number in numbers}
+    except ValueError:
+        previous = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,104 @@
+"""Losses per example or per token; the step averages them under the mask.
+
+Every loss computes in float32 or wider, whatever the logits' dtype.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from scanmax.errors import UserError, suggest
+from scanmax.ops.softmax import log_stablemax
+
+
+def _targets(
+    labels: Int[Array, "*B"] | Float[Array, "*B C"], classes: int, smoothing: float
+) -> Float[Array, "*B C"]:
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        labels = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+    return labels * (1 - smoothing) + smoothing / classes
+
+
+def _accumulated(logits: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def softmax_cross_entropy(
+    logits: Float[Array, "*B C"],
+    labels: Int[Array, "*B"] | Float[Array, "*B C"],
+    *,
+    label_smoothing: float = 0.0,
+) -> Float[Array, "*B"]:
+    """Cross-entropy -sum_c p_c log softmax(logits)_c.
+
+    Args:
+      logits: [*B, C].
+      labels: class indices [*B], or distributions [*B, C] (mixed labels).
+      label_smoothing: share e of the target spread evenly: p = (1 - e) label + e / C.
+
+    Returns:
+      [*B], in float32 or wider.
+
+    Reference: deit
+    """
+    logits = _accumulated(logits)
+    if jnp.issubdtype(labels.dtype, jnp.integer) and not label_smoothing:
+        # Without a one-hot matrix: at a language model's vocabulary it would double the memory.
+        chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(logits, axis=-1) - chosen
+    targets = _targets(labels, logits.shape[-1], label_smoothing)
+    return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+
+
+def stablemax_cross_entropy(
+    logits: Float[Array, "*B C"],
+    labels: Int[Array, "*B"] | Float[Array, "*B C"],
+    *,
+    label_smoothing: float = 0.0,
+) -> Float[Array, "*B"]:
+    """Cross-entropy -sum_c p_c log stablemax(logits)_c; arguments as softmax_cross_entropy.
+
+    Reference: stablemax-perpgrad
+    """
+    logits = _accumulated(logits)
+    targets = _targets(labels, logits.shape[-1], label_smoothing)
+    return -jnp.sum(targets * log_stablemax(logits), axis=-1)
+
+
+def hard_distillation(
+    logits: Float[Array, "*B C"], teacher_logits: Float[Array, "*B C"]
+) -> Float[Array, "*B"]:
+    """Cross-entropy with the teacher's decision as the label.
+
+    Reference: deit
+    """
+    return softmax_cross_entropy(logits, jnp.argmax(teacher_logits, axis=-1))
+
+
+def soft_distillation(
+    logits: Float[Array, "*B C"], teacher_logits: Float[Array, "*B C"], *, temperature: float = 3.0
+) -> Float[Array, "*B"]:
+    """Temperature-squared divergence t^2 KL(softmax(teacher / t) || softmax(logits / t)).
+
+    Reference: deit
+    """
+    student = jax.nn.log_softmax(_accumulated(logits) / temperature)
+    teacher = jax.nn.log_softmax(_accumulated(teacher_logits) / temperature)
+    return temperature**2 * jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
+
+
+LOSSES = {
+    "softmax_cross_entropy": softmax_cross_entropy,
+    "stablemax_cross_entropy": stablemax_cross_entropy,
+}
+
+
+def get_loss(name: str):
+    """The loss of that name.
+
+    Raises:
+      UserError: unknown name; the message lists near matches.
+    """
+    if name not in LOSSES:
+        raise UserError(f"unknown config.loss.name={name!r}; {suggest(name, LOSSES)}")
+    return LOSSES[name]

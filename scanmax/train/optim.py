@@ -1,0 +1,151 @@
+"""Optimizers by name: clipping, the update rule, weight decay, rates per parameter, freezing."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import optax
+
+from scanmax.errors import UserError, suggest
+from scanmax.train.config import OptimConfig
+from scanmax.train.schedules import Schedule
+
+
+def param_path(path: tuple[Any, ...]) -> str:
+    """Joins a key path of jax.tree_util by slashes: "block_00/mlp/fc1/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _adam(config: OptimConfig) -> optax.GradientTransformation:
+    return optax.scale_by_adam(
+        b1=config.b1, b2=config.b2, eps=config.eps, nesterov=config.nesterov, **config.kwargs
+    )
+
+
+def _lion(config: OptimConfig) -> optax.GradientTransformation:
+    return optax.scale_by_lion(b1=config.b1, b2=config.b2, **config.kwargs)
+
+
+def _sgd(config: OptimConfig) -> optax.GradientTransformation:
+    if not config.momentum:
+        return optax.identity()
+    return optax.trace(config.momentum, nesterov=config.nesterov, **config.kwargs)
+
+
+def _adafactor(config: OptimConfig) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.scale_by_factored_rms(**config.kwargs), optax.clip_by_block_rms(threshold=1.0)
+    )
+
+
+# name -> (update rule, where weight decay enters it)
+OPTIMIZERS: dict[str, tuple[Callable[[OptimConfig], optax.GradientTransformation], str]] = {
+    "adafactor": (_adafactor, "after"),
+    "adam": (_adam, "before"),
+    "adamw": (_adam, "after"),
+    "lamb": (_adam, "trust"),
+    "lion": (_lion, "after"),
+    "sgd": (_sgd, "before"),
+}
+
+
+def make_optimizer(
+    config: OptimConfig, schedule: Schedule, params: Any, axes: Any
+) -> optax.GradientTransformation:
+    """The optimizer of a config.
+
+    Args:
+      config: name, rates, decay, regular expressions.
+      schedule: learning rate as a function of the step.
+      params: the parameters' shapes (or the parameters).
+      axes: the same tree, each leaf the tuple of logical axes of that parameter.
+
+    Returns:
+      A gradient transformation; its updates are added to the parameters.
+
+    Raises:
+      UserError: an unknown name or argument, or a regular expression that matches no parameter.
+    """
+    if config.name not in OPTIMIZERS:
+        raise UserError(
+            f"unknown config.optim.name={config.name!r}; {suggest(config.name, OPTIMIZERS)}"
+        )
+    rule, decay_enters = OPTIMIZERS[config.name]
+    paths = [param_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for field in ("freeze", "no_decay", "lr_multipliers"):
+        # The default of no_decay names parameters that many models do not have.
+        if field == "no_decay" and config.no_decay == OptimConfig().no_decay:
+            continue
+        for entry in getattr(config, field):
+            pattern = entry if isinstance(entry, str) else entry[0]
+            _check_pattern(f"config.optim.{field}", pattern, paths)
+
+    decay = optax.add_decayed_weights(
+        config.weight_decay, mask=decay_mask(config.no_decay, params, axes)
+    )
+    try:
+        parts = [rule(config)]
+    except TypeError as error:
+        raise UserError(f"config.optim.kwargs={config.kwargs} of {config.name}: {error}") from error
+    if config.weight_decay:
+        parts = [decay, *parts] if decay_enters == "before" else [*parts, decay]
+    if decay_enters == "trust":
+        parts.append(optax.scale_by_trust_ratio())
+    if config.clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if config.lr_multipliers:
+        parts.append(_multiply(config.lr_multipliers))
+    parts.append(optax.scale_by_learning_rate(schedule))
+    optimizer = optax.chain(*parts)
+    if not config.freeze:
+        return optimizer
+    # A frozen parameter has no optimizer state and no part in the clipped norm.
+    labels = _map_paths(
+        lambda path: "frozen" if _matches(config.freeze, path) else "trained", params
+    )
+    transforms = {"trained": optimizer, "frozen": optax.set_to_zero()}
+    return optax.multi_transform(transforms, labels)
+
+
+def decay_mask(no_decay: Iterable[str], params: Any, axes: Any) -> Any:
+    """True where weight decay applies: matrices and kernels, unless a pattern names them.
+
+    A stacked bias [layers, D] is a vector all the same.
+    """
+    no_decay = tuple(no_decay)
+
+    def decays(path, leaf, names):
+        rank = sum(1 for name in names if name != "layers") if names else leaf.ndim
+        return rank > 1 and not _matches(no_decay, param_path(path))
+
+    return jax.tree_util.tree_map_with_path(decays, params, axes)
+
+
+def _multiply(pairs: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:
+    def factor(path: str) -> float:
+        return next((float(value) for pattern, value in pairs if re.search(pattern, path)), 1.0)
+
+    def update(updates, params=None):
+        return jax.tree.map(
+            lambda update, scale: update * scale, updates, _map_paths(factor, updates)
+        )
+
+    return optax.stateless(update)
+
+
+def _map_paths(function: Callable[[str], Any], tree: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: function(param_path(path)), tree)
+
+
+def _matches(patterns: Iterable[str], path: str) -> bool:
+    return any(re.search(pattern, path) for pattern in patterns)
+
+
+def _check_pattern(field: str, pattern: str, paths: list[str]) -> None:
+    try:
+        found = any(re.search(pattern, path) for path in paths)
+    except re.error as error:
+        raise UserError(f"{field}: {pattern!r} is no regular expression: {error}") from error
+    if not found:
+        raise UserError(f"{field}: {pattern!r} matches no parameter; {suggest(pattern, paths)}")

@@ -1,0 +1,74 @@
+"""Learning rates over steps, by name. Each is a share of the peak rate, warm-up included."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from scanmax.errors import UserError, suggest
+from scanmax.train.config import Durations, ScheduleConfig
+
+Schedule = Callable[[jax.Array | int], jax.Array]
+
+
+def _cosine(step, total, warmup, cooldown, final):
+    progress = (step - warmup) / max(1, total - warmup)
+    return final + (1 - final) * 0.5 * (1 + jnp.cos(math.pi * jnp.clip(progress, 0.0, 1.0)))
+
+
+def _linear(step, total, warmup, cooldown, final):
+    progress = (step - warmup) / max(1, total - warmup)
+    return 1 - (1 - final) * jnp.clip(progress, 0.0, 1.0)
+
+
+def _constant(step, total, warmup, cooldown, final):
+    return jnp.ones_like(step)
+
+
+def _cool(step, total, cooldown, final):
+    return 1 - (1 - final) * jnp.clip((step - total + cooldown) / max(1, cooldown), 0.0, 1.0)
+
+
+def _rsqrt(step, total, warmup, cooldown, final):
+    timescale = max(1, warmup)
+    rate = jnp.sqrt(timescale / jnp.maximum(step, timescale))
+    return rate * _cool(step, total, cooldown, final)
+
+
+def _wsd(step, total, warmup, cooldown, final):
+    return _cool(step, total, cooldown, final)
+
+
+SCHEDULES = {
+    "constant": _constant,
+    "cosine": _cosine,
+    "linear": _linear,
+    "rsqrt": _rsqrt,
+    "wsd": _wsd,
+}
+
+
+def make_schedule(config: ScheduleConfig, lr: float, durations: Durations) -> Schedule:
+    """The learning rate as a function of the step.
+
+    During warm-up the share grows linearly, (step + 1) / warmup, so that no step is lost at zero.
+
+    Raises:
+      UserError: unknown name; the message lists near matches.
+    """
+    if config.name not in SCHEDULES:
+        raise UserError(
+            f"unknown config.schedule.name={config.name!r}; {suggest(config.name, SCHEDULES)}"
+        )
+    share = SCHEDULES[config.name]
+    total, warmup, cooldown = durations.total, durations.warmup, durations.cooldown
+
+    def schedule(step):
+        step = jnp.asarray(step, jnp.float32)
+        rate = lr * share(step, total, warmup, cooldown, config.final)
+        if warmup:
+            rate = rate * jnp.minimum(1.0, (step + 1) / warmup)
+        return rate
+
+    return schedule

@@ -1,0 +1,116 @@
+"""A model and a data set as small as they can be and still have everything the trainer meets."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scanmax.train.config import Config, EmaConfig, LossConfig, ModelConfig, OptimConfig
+
+
+class ToyModel(nn.Module):
+    """Patches, a norm, an mlp with dropout, a head: annotated as scanmax.models annotates."""
+
+    num_classes: int = 4
+    width: int = 16
+    dropout_rate: float = 0.0
+    batch_norm: bool = False
+    distilled: bool = False
+    remat: bool = False
+    dtype: type = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        def weight(name, shape, axes):
+            init = nn.with_logical_partitioning(nn.initializers.normal(0.3), axes)
+            return self.param(name, init, shape).astype(self.dtype)
+
+        x = x.reshape(x.shape[0], -1).astype(self.dtype)
+        x = x @ weight("stem", (x.shape[-1], self.width), ("conv_in", "embed"))
+        if self.batch_norm:
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+        up = weight("up", (self.width, 4 * self.width), ("embed", "mlp"))
+        down = weight("down", (4 * self.width, self.width), ("mlp", "embed"))
+
+        def block(x, up, down):
+            return x + jax.nn.gelu(x @ up) @ down
+
+        x = (jax.checkpoint(block) if self.remat else block)(x, up, down)
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        # Without annotation: split by the rule for the largest divisible axis.
+        plain = self.param("plain", nn.initializers.normal(0.3), (self.width, 3))
+        x = x + jnp.pad(x @ plain.astype(self.dtype), ((0, 0), (0, self.width - 3)))
+        bias_init = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("classes",))
+        bias = self.param("head_bias", bias_init, (self.num_classes,))
+        logits = x @ weight("head", (self.width, self.num_classes), ("embed", "classes")) + bias
+        return (logits, -logits) if self.distilled and train else logits
+
+
+class ToyData:
+    """Images [B, 4, 4, 1] of four separable classes; batch content is a function of the step."""
+
+    kind = "image"
+    num_classes = 4
+    class_names = ("a", "b", "c", "d")
+
+    def __init__(self, batch_size=16, num_train=64, num_eval=21, seed=0, poison=None):
+        self.batch_size, self.num_train, self.num_eval, self.seed = (
+            batch_size,
+            num_train,
+            num_eval,
+            seed,
+        )
+        self.poison = poison
+        spec = {
+            "image": jax.ShapeDtypeStruct((batch_size, 4, 4, 1), np.float32),
+            "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
+            "mask": jax.ShapeDtypeStruct((batch_size,), np.bool_),
+        }
+        self.train_spec = self.eval_spec = spec
+
+    def make(self, seed, count):
+        rng = np.random.default_rng([self.seed, seed])
+        label = rng.integers(0, 4, count).astype(np.int32)
+        image = rng.normal(size=(count, 4, 4, 1)).astype(np.float32)
+        image[np.arange(count), label, 0, 0] += 3
+        return {"image": image, "label": label, "mask": np.ones(count, bool)}
+
+    def train_iterator(self, start_step=0):
+        step = start_step
+        while True:
+            batch = self.make(step, self.batch_size)
+            step += 1
+            if step == self.poison:
+                batch["image"][:] = np.inf
+            yield batch
+
+    def eval_batches(self):
+        whole = self.make(10_000, self.num_eval)
+        for start in range(0, self.num_eval, self.batch_size):
+            part = {name: rows[start : start + self.batch_size] for name, rows in whole.items()}
+            short = self.batch_size - len(part["label"])
+            padded = {
+                name: np.pad(rows, [(0, short)] + [(0, 0)] * (rows.ndim - 1))
+                for name, rows in part.items()
+            }
+            # Padding must not count, whatever it holds.
+            padded["image"][~padded["mask"]] = np.nan
+            yield padded
+
+
+def toy_config(**fields) -> Config:
+    """A config for ToyModel and ToyData: ten steps of AdamW with everything on."""
+    defaults = {
+        "model": ModelConfig(name="toy"),
+        "loss": LossConfig(label_smoothing=0.1),
+        "optim": OptimConfig(lr=0.01, weight_decay=0.1, clip_norm=1.0),
+        "ema": EmaConfig(decay=0.9),
+        "batch_size": 16,
+        "duration": "10 steps",
+        "log_every": "2 steps",
+        "eval_every": "5 steps",
+    }
+    config = Config(**{**defaults, **fields})
+    config.sharding.min_size = 16
+    config.checkpoint.every = "2 steps"
+    return config
