@@ -19,13 +19,13 @@ MIXERS: dict[str, type[Mixer]] = {
 }
 
 
-def create_mixer(name: str, *, options: Mapping[str, Any] | None = None, **fields: Any) -> Mixer:
+def create_mixer(kind: str, *, options: Mapping[str, Any] | None = None, **fields: Any) -> Mixer:
     """Builds a mixer of MIXERS.
 
     Args:
-      name: a name of MIXERS.
+      kind: a name of MIXERS.
       options: fields of the mixer's module; they win over `fields`.
-      **fields: the fields of every mixer: heads, prefix_tokens, is_causal, use_bias, dtype, ...
+      **fields: the fields of every mixer: heads, prefix_tokens, is_causal, use_bias, dtype, name, ...
 
     Returns:
       The module.
@@ -37,10 +37,10 @@ def create_mixer(name: str, *, options: Mapping[str, Any] | None = None, **field
       >>> create_mixer("attention", heads=4, options={"qk_norm": True}).qk_norm
       True
     """
-    if name not in MIXERS:
-        raise UserError(f"unknown mixer {name!r}; {suggest(name, MIXERS)}")
-    known = [field.name for field in dataclasses.fields(MIXERS[name]) if field.init]
+    if kind not in MIXERS:
+        raise UserError(f"unknown mixer {kind!r}; {suggest(kind, MIXERS)}")
+    known = [field.name for field in dataclasses.fields(MIXERS[kind]) if field.init]
     for option in options or {}:
         if option not in known:
-            raise UserError(f"mixer {name!r} has no field {option!r}; {suggest(option, known, 30)}")
-    return MIXERS[name](**{**fields, **(options or {})})
+            raise UserError(f"mixer {kind!r} has no field {option!r}; {suggest(option, known, 30)}")
+    return MIXERS[kind](**{**fields, **(options or {})})

@@ -1,0 +1,286 @@
+"""The isotropic vision host, and on it ViT and DeiT (Touvron et al., 2021).
+
+An image becomes a sequence of patches behind its prefix tokens (class, distillation), and every
+block has one width. `mixer=` exchanges attention for any other mixer, in all blocks or in each.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scanmax import ops
+from scanmax.errors import UserError
+from scanmax.models.blocks import apply_blocks, create_norm, names_per_block
+from scanmax.models.layers import (
+    Dense,
+    PatchEmbed,
+    constrain_last,
+    drop_path_rates,
+    normal_init,
+    partitioned,
+)
+from scanmax.models.registry import Feature, Variant, register_family
+
+POOLS = ("token", "avg")
+POSITIONS = ("learned", "sincos", "none")
+
+
+class VisionTransformer(nn.Module):
+    """Patches, prefix tokens, positions, `depth` equal blocks, a norm, a head.
+
+    Attributes:
+      num_classes: width of the head; 0 gives the pooled features [B, D].
+      img_size: side of the images that the position table fits, or (Y, X); at other sizes the table
+        is resampled.
+      patch_size: side of a patch.
+      mixer: a name of MIXERS, or one per block.
+      mixer_options: for any mixer's name, fields of its module.
+      class_token: a learned token in front, which the head reads.
+      distilled: a distillation token behind it, with its own head; training returns both heads'
+        logits, evaluation their mean.
+      pool: what the head reads: "token" (the class token) or "avg" (the mean patch).
+      positions: "learned" (prefix included), "sincos" (fixed, patches only) or "none".
+      layer_scale: initial value of the scale of each branch; None leaves it out.
+      remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
+      scan_layers: compile one block for all; parameters are stacked (blocks.stack_blocks).
+    """
+
+    num_classes: int = 1000
+    img_size: int | tuple[int, int] = 224
+    patch_size: int = 16
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    mixer: str | tuple[str, ...] = "attention"
+    mixer_options: Mapping[str, Mapping[str, Any]] | None = None
+    class_token: bool = True
+    distilled: bool = False
+    pool: str = "token"
+    positions: str = "learned"
+    norm: str = "layer_norm"
+    norm_epsilon: float = 1e-6
+    activation: str = "gelu"
+    use_bias: bool = True
+    layer_scale: float | None = None
+    drop_path_rate: float = 0.0
+    dropout_rate: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    remat: bool | str = False
+    scan_layers: bool = False
+
+    def __call__(self, images: Float[Array, "B Yi Xi C"], train: bool = False):
+        """Logits [B, classes], or pooled features [B, D] without a head.
+
+        A distilled model in training returns (class logits, distillation logits).
+        """
+        return self.forward(images, train)
+
+    def features(
+        self, images: Float[Array, "B Yi Xi C"], train: bool = False
+    ) -> tuple[Float[Array, "B Y X D"], ...]:
+        """Normalised maps after each quarter of the depth, all of one stride."""
+        return self.forward(images, train, as_maps=True)
+
+    @nn.compact
+    def forward(self, images, train, as_maps=False):
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        maps = PatchEmbed(self.dim, self.patch_size, name="patch_embed", **dtypes)(images)
+        grid = maps.shape[1:3]
+        x = maps.reshape(maps.shape[0], -1, self.dim)
+        x = self.add_positions(self.add_prefix(x), grid)
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = constrain_last(x)
+        self.sow("intermediates", "stem", x)
+        norm = create_norm(self.norm, epsilon=self.norm_epsilon, name="norm", **dtypes)
+        x, kept, _ = apply_blocks(
+            self.blocks(),
+            x,
+            drop_path_rates(self.drop_path_rate, self.depth),
+            grid=grid,
+            train=train,
+            remat=self.remat,
+            scan_layers=self.scan_layers,
+            keep=self.feature_blocks() if as_maps else (),
+        )
+        if as_maps:
+            patches = [norm(y)[:, self.prefix_tokens :] for y in kept]
+            return tuple(y.reshape(y.shape[0], *grid, self.dim) for y in patches)
+        return self.head(norm(x), train)
+
+    @nn.nowrap
+    def add_prefix(self, x: Float[Array, "B N D"]) -> Float[Array, "B T D"]:
+        """Puts the class and the distillation token in front."""
+        prefix = []
+        for name, present in (("cls_token", self.class_token), ("dist_token", self.distilled)):
+            if present:
+                init = partitioned(normal_init, (None, "embed"))
+                token = self.param(name, init, (1, self.dim), self.param_dtype)
+                shape = (x.shape[0], 1, self.dim)
+                prefix.append(jnp.broadcast_to(token.astype(x.dtype)[None], shape))
+        return jnp.concatenate([*prefix, x], axis=1) if prefix else x
+
+    @nn.nowrap
+    def add_positions(self, x: Float[Array, "B T D"], grid: tuple[int, int]):
+        """Adds the position table, resampled where the image is not of the table's size."""
+        if self.positions not in POSITIONS:
+            raise UserError(f"positions={self.positions!r} is not one of {', '.join(POSITIONS)}")
+        if self.positions == "none":
+            return x
+        if self.positions == "sincos":
+            table = ops.sincos_2d(grid, self.dim)
+            table = jnp.pad(table, ((self.prefix_tokens, 0), (0, 0)))
+        else:
+            size = self.img_size
+            rows, columns = (size, size) if isinstance(size, int) else size
+            fitted = (rows // self.patch_size, columns // self.patch_size)
+            shape = (self.prefix_tokens + fitted[0] * fitted[1], self.dim)
+            init = partitioned(normal_init, (None, "embed"))
+            table = self.param("pos_embed", init, shape, self.param_dtype)
+            table = ops.resample_positions(table, fitted, grid, prefix_tokens=self.prefix_tokens)
+        return x + table.astype(x.dtype)[None]
+
+    @nn.nowrap
+    def head(self, x: Float[Array, "B T D"], train: bool):
+        """Pools the normalised tokens and classifies them."""
+        if self.pool not in POOLS:
+            raise UserError(f"pool={self.pool!r} is not one of {', '.join(POOLS)}")
+        if self.pool == "token" and not self.class_token:
+            raise UserError("pool='token' needs class_token=True; pool='avg' does without")
+        if self.distilled and (self.pool != "token"):
+            raise UserError("distilled=True reads its two tokens: it needs pool='token'")
+        if self.distilled:
+            pooled = (x[:, 0], x[:, 1])
+        elif self.pool == "token":
+            pooled = (x[:, 0],)
+        else:
+            pooled = (jnp.mean(x[:, self.prefix_tokens :], axis=1),)
+        mean = sum(pooled) / len(pooled)
+        self.sow("intermediates", "pre_logits", mean)
+        if not self.num_classes:
+            return mean
+        logits = [
+            Dense(
+                self.num_classes,
+                ("embed", "classes"),
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                name=name,
+            )(token)
+            for name, token in zip(("head", "head_dist"), pooled)
+        ]
+        if self.distilled and train:
+            return tuple(logits)
+        return sum(logits) / len(logits) if self.distilled else logits[0]
+
+    @property
+    def prefix_tokens(self) -> int:
+        """How many tokens stand before the patches."""
+        return int(self.class_token) + int(self.distilled)
+
+    @nn.nowrap
+    def blocks(self) -> list[dict[str, Any]]:
+        """The fields of each block."""
+        return [
+            {
+                "mixer": mixer,
+                "heads": self.heads,
+                "mlp_hidden": round(self.dim * self.mlp_ratio),
+                "mixer_options": self.mixer_options,
+                "norm": self.norm,
+                "norm_epsilon": self.norm_epsilon,
+                "activation": self.activation,
+                "use_bias": self.use_bias,
+                "layer_scale": self.layer_scale,
+                "prefix_tokens": self.prefix_tokens,
+                "dropout_rate": self.dropout_rate,
+                "dtype": self.dtype,
+                "param_dtype": self.param_dtype,
+            }
+            for mixer in names_per_block(self.mixer, self.depth)
+        ]
+
+    @nn.nowrap
+    def feature_blocks(self) -> tuple[int, ...]:
+        """The last block of each quarter of the depth."""
+        return tuple(sorted({max(0, self.depth * part // 4 - 1) for part in (1, 2, 3, 4)}))
+
+    @nn.nowrap
+    def feature_info(self) -> tuple[Feature, ...]:
+        """Name, stride and channels of the maps of `features`."""
+        return tuple(
+            Feature(f"block_{index:02d}", self.patch_size, self.dim)
+            for index in self.feature_blocks()
+        )
+
+
+# Width, depth, heads, and the MLP's width over the model's.
+_SIZES = {
+    "tiny": (192, 12, 3, 4.0),
+    "small": (384, 12, 6, 4.0),
+    "base": (768, 12, 12, 4.0),
+    "large": (1024, 24, 16, 4.0),
+    "huge": (1280, 32, 16, 4.0),
+    "giant": (1408, 40, 16, 48 / 11),
+    "gigantic": (1664, 48, 16, 64 / 13),
+}
+
+
+def _variant(size: str, patch: int, image: int, params: int, *, paper: str = "", **config):
+    dim, depth, heads, mlp_ratio = _SIZES[size]
+    config = {
+        "img_size": image,
+        "patch_size": patch,
+        "dim": dim,
+        "depth": depth,
+        "heads": heads,
+        "mlp_ratio": mlp_ratio,
+        **config,
+    }
+    return Variant(params, (image, image, 3), paper, config)
+
+
+VARIANTS = {
+    "deit_tiny_patch16_224": _variant("tiny", 16, 224, 5_717_416, paper="deit"),
+    "deit_small_patch16_224": _variant("small", 16, 224, 22_050_664, paper="deit"),
+    "deit_base_patch16_224": _variant("base", 16, 224, 86_567_656, paper="deit"),
+    "deit_base_patch16_384": _variant("base", 16, 384, 86_859_496, paper="deit"),
+    "deit_tiny_distilled_patch16_224": _variant(
+        "tiny", 16, 224, 5_910_800, paper="deit", distilled=True
+    ),
+    "deit_small_distilled_patch16_224": _variant(
+        "small", 16, 224, 22_436_432, paper="deit", distilled=True
+    ),
+    "deit_base_distilled_patch16_224": _variant(
+        "base", 16, 224, 87_338_192, paper="deit", distilled=True
+    ),
+    "deit_base_distilled_patch16_384": _variant(
+        "base", 16, 384, 87_630_032, paper="deit", distilled=True
+    ),
+    "vit_tiny_patch16_224": _variant("tiny", 16, 224, 5_717_416),
+    "vit_tiny_patch16_384": _variant("tiny", 16, 384, 5_790_376),
+    "vit_small_patch8_224": _variant("small", 8, 224, 22_055_272),
+    "vit_small_patch16_224": _variant("small", 16, 224, 22_050_664),
+    "vit_small_patch16_384": _variant("small", 16, 384, 22_196_584),
+    "vit_small_patch32_224": _variant("small", 32, 224, 22_878_952),
+    "vit_small_patch32_384": _variant("small", 32, 384, 22_915_432),
+    "vit_base_patch8_224": _variant("base", 8, 224, 86_576_872),
+    "vit_base_patch16_224": _variant("base", 16, 224, 86_567_656),
+    "vit_base_patch16_384": _variant("base", 16, 384, 86_859_496),
+    "vit_base_patch32_224": _variant("base", 32, 224, 88_224_232),
+    "vit_base_patch32_384": _variant("base", 32, 384, 88_297_192),
+    "vit_large_patch14_224": _variant("large", 14, 224, 304_203_752),
+    "vit_large_patch16_224": _variant("large", 16, 224, 304_326_632),
+    "vit_large_patch16_384": _variant("large", 16, 384, 304_715_752),
+    "vit_large_patch32_224": _variant("large", 32, 224, 306_535_400),
+    "vit_large_patch32_384": _variant("large", 32, 384, 306_632_680),
+    "vit_huge_patch14_224": _variant("huge", 14, 224, 632_045_800),
+    "vit_giant_patch14_224": _variant("giant", 14, 224, 1_012_611_432),
+    "vit_gigantic_patch14_224": _variant("gigantic", 14, 224, 1_844_440_680),
+}
+
+register_family("vit", VisionTransformer, VARIANTS)
