@@ -1,0 +1,78 @@
+"""What a run reads and how training examples are changed; plain dataclasses, no imports."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass
+class AugmentConfig:
+    """Random changes of training examples. Everything is off by default.
+
+    Label smoothing is no augmentation here: it commutes with mixing, so the loss does it.
+
+    Attributes:
+      translate: Largest shift along each axis, in pixels.
+      rotate: Largest rotation, in degrees.
+      zoom: Largest relative change of size; 0.1 draws from 1/1.1 to 1.1.
+      shear: Largest shear along the x axis, as a slope.
+      crop_area: Random resized crop: smallest and largest share of the image's area; () is off.
+      crop_aspect: Random resized crop: smallest and largest width over height.
+      flip: Probability of mirroring left and right.
+      randaugment: Policy in timm's notation, such as "rand-m9-mstd0.5-inc1"; "" is off.
+      erase: Probability of replacing a random rectangle by noise, after normalisation.
+      mixup: Parameter alpha of mixup's Beta(alpha, alpha).
+      cutmix: Parameter alpha of CutMix's Beta(alpha, alpha).
+      mix_probability: Share of batches that are mixed.
+      cutmix_probability: Share of CutMix among mixed batches where both are on.
+      repeats: How often an image appears in a batch, each time augmented anew.
+    """
+
+    translate: float = 0.0
+    rotate: float = 0.0
+    zoom: float = 0.0
+    shear: float = 0.0
+    crop_area: tuple[float, ...] = ()
+    crop_aspect: tuple[float, ...] = (3 / 4, 4 / 3)
+    flip: float = 0.0
+    randaugment: str = ""
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_probability: float = 1.0
+    cutmix_probability: float = 0.5
+    repeats: int = 1
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """The data of a run.
+
+    Attributes:
+      name: "digits", "bytes", "synthetic", or an image set of TFDS by its TFDS name.
+      data_dir: Where prepared data lie; "" is TFDS's: TFDS_DATA_DIR or ~/tensorflow_datasets.
+      train_split: Training part in TFDS's notation, such as "train[:90%]"; "" is the source's own.
+      eval_split: Held-out part in TFDS's notation; "" is the source's own.
+      image_size: Side of the square images handed to the model; 0 keeps the source's size.
+      eval_crop: Share of the resized image's side that the central crop keeps in evaluation.
+      mean: Mean subtracted per channel, for intensities in [0, 1]; () is the source's own.
+      std: Deviation divided by per channel; () is the source's own.
+      sequence_length: Tokens that a language model predicts per row.
+      workers: Processes that decode and augment; 0 works in threads of the main process.
+      threads: Threads that read ahead.
+      kwargs: Options of the source itself, such as {"classes": 1000} of "synthetic".
+      augment: Random changes of training examples.
+    """
+
+    name: str = "digits"
+    data_dir: str = ""
+    train_split: str = ""
+    eval_split: str = ""
+    image_size: int = 0
+    eval_crop: float = 1.0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    sequence_length: int = 256
+    workers: int = 0
+    threads: int = 2
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)

@@ -1,0 +1,228 @@
+"""Batches by step: grain pipelines whose every batch is a pure function of (seed, step).
+
+Row r of step s is the global index g = s * batch_size + r of an endless stream that reshuffles each
+epoch. Its random changes are drawn from (seed, g), those of a whole batch from (seed, s), before a
+process takes its own contiguous rows; so neither the number of processes nor where a run started
+changes what a step sees.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from scanmax.data import sources, transforms
+from scanmax.data.config import DataConfig
+from scanmax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+Spec = dict[str, jax.ShapeDtypeStruct]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """What a run reads. Specs are those of the global batch; iterators yield this process's rows.
+
+    Attributes:
+      kind: "image" or "tokens".
+      train_spec: Shapes and types of a training batch.
+      eval_spec: Shapes and types of an evaluation batch.
+      num_train: Training examples per epoch.
+      num_eval: Held-out examples.
+      num_classes: Classes, or the size of the vocabulary.
+      class_names: Names of the classes; empty for tokens.
+      start_training: Function of the first step that returns the training iterator.
+      start_evaluation: Function that returns the evaluation batches.
+      to_display: Turns model inputs into uint8 images, or tokens into text.
+      baselines: Figures to hold a model's against, by name; computed when called.
+    """
+
+    kind: str
+    train_spec: Spec
+    eval_spec: Spec
+    num_train: int
+    num_eval: int
+    num_classes: int
+    class_names: tuple[str, ...]
+    start_training: Callable[[int], Iterator[Batch]]
+    start_evaluation: Callable[[], Iterable[Batch]]
+    to_display: Callable[[np.ndarray], Any]
+    baselines: Callable[[], dict[str, float]]
+
+    def train_iterator(self, start_step: int = 0) -> Iterator[Batch]:
+        """Yields the training batches of start_step, start_step + 1, ... without end."""
+        return self.start_training(start_step)
+
+    def eval_batches(self) -> Iterable[Batch]:
+        """Yields every held-out example once, in order; the last batch is padded and masked."""
+        return self.start_evaluation()
+
+
+def load(
+    config: DataConfig,
+    *,
+    seed: int,
+    batch_size: int,
+    eval_batch_size: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Pipeline:
+    """Opens the data of a config.
+
+    Args:
+      config: name, place, splits, augmentation.
+      seed: decides the order and every random change of the training examples.
+      batch_size: rows of the global training batch.
+      eval_batch_size: rows of the global evaluation batch; 0 is batch_size.
+      process_index: this process.
+      process_count: processes that share the batches.
+
+    Returns:
+      The pipeline.
+
+    Raises:
+      UserError: unknown or unprepared data, or sizes that cannot be split.
+    """
+    eval_batch_size = eval_batch_size or batch_size
+    for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+        if size < 1 or size % process_count:
+            raise UserError(f"{name}={size} does not split over {process_count} processes")
+    source = sources.open_source(config)
+    transform = transforms.for_source(source, config)
+    rows = Rows(batch_size, config.augment.repeats if source.kind == "image" else 1)
+    rows.check(len(source.train), config.name)
+    transform.check_rows(batch_size // process_count)
+
+    train = grain.MapDataset.source(source.train).seed(seed % 2**32).shuffle().repeat()
+    train = reindex(train, rows.position).seed((seed + 1) % 2**32).random_map(transform.train)
+    local = LocalRows(batch_size, process_index, process_count)
+    train = reindex(train, local.position).batch(local.size, batch_fn=stack)
+    train = train.seed((seed + 2) % 2**32).random_map(transform.train_batch)
+    evaluation = grain.MapDataset.source(
+        EvalBatches(
+            source.eval, transform.eval, LocalRows(eval_batch_size, process_index, process_count)
+        )
+    )
+    return Pipeline(
+        kind=source.kind,
+        train_spec=transform.spec(batch_size, train=True),
+        eval_spec=transform.spec(eval_batch_size, train=False),
+        num_train=len(source.train),
+        num_eval=len(source.eval),
+        num_classes=source.num_classes,
+        class_names=source.class_names,
+        start_training=lambda step: iter(read_ahead(train[step:], config)),
+        start_evaluation=lambda: read_ahead(evaluation, config),
+        to_display=transform.to_display,
+        baselines=source.baselines,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Which position of the shuffled stream each row shows; repeats lie a part of a batch apart.
+
+    With k repeats a batch of B rows shows ceil(B / k) examples and row r the example r mod
+    ceil(B / k), so the rows that mixing pairs never show the same one.
+    """
+
+    batch_size: int
+    repeats: int
+
+    @property
+    def unique(self) -> int:
+        return -(-self.batch_size // self.repeats)
+
+    def check(self, examples: int, name: str) -> None:
+        if examples < 1:
+            raise UserError(f"the training part of {name!r} is empty")
+        if self.repeats < 1:
+            raise UserError(f"config.data.augment.repeats={self.repeats} must be at least 1")
+
+    def position(self, index: int) -> int:
+        step, row = divmod(index, self.batch_size)
+        return step * self.unique + row % self.unique
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalRows:
+    """A process's contiguous rows of each global batch."""
+
+    batch_size: int
+    process_index: int
+    process_count: int
+
+    @property
+    def size(self) -> int:
+        return self.batch_size // self.process_count
+
+    def position(self, index: int) -> int:
+        step, row = divmod(index, self.size)
+        return step * self.batch_size + self.process_index * self.size + row
+
+
+@dataclasses.dataclass(frozen=True)
+class Reindexed:
+    """A sequence without end that shows another one's elements by position(index)."""
+
+    elements: Sequence[Any]
+    position: Callable[[int], int]
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> Any:
+        return self.elements[self.position(index)]
+
+
+def reindex(dataset: grain.MapDataset, position: Callable[[int], int]) -> grain.MapDataset:
+    return grain.MapDataset.source(Reindexed(dataset, position))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalBatches:
+    """The held-out part cut into batches; this process's rows, zeros beyond the end."""
+
+    examples: Sequence[Any]
+    transform: Callable[[Any], Batch]
+    rows: LocalRows
+
+    def __len__(self) -> int:
+        return -(-len(self.examples) // self.rows.batch_size)
+
+    def __getitem__(self, step: int) -> Batch:
+        first = self.rows.position(step * self.rows.size)
+        indices = range(first, min(first + self.rows.size, len(self.examples)))
+        # A process may have no row at all in the last batch; any example gives the shapes.
+        examples = [self.transform(self.examples[index]) for index in indices or [0]]
+        batch = stack(examples)
+        keep = np.arange(self.rows.size) < len(indices)
+        padded = {name: pad_rows(value, self.rows.size, keep) for name, value in batch.items()}
+        return padded | {"mask": keep}
+
+
+def pad_rows(values: np.ndarray, size: int, keep: np.ndarray) -> np.ndarray:
+    padded = np.zeros((size, *values.shape[1:]), values.dtype)
+    padded[keep] = values[: keep.sum()]
+    return padded
+
+
+def stack(examples: Sequence[Batch]) -> Batch:
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def read_ahead(dataset: grain.MapDataset, config: DataConfig) -> grain.IterDataset:
+    """Batches in order, made ahead by threads, or by worker processes where the config has some."""
+    threads = max(1, config.threads)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    batches = dataset.to_iter_dataset(options)
+    if config.workers:
+        multiprocessing = grain.MultiprocessingOptions(
+            num_workers=config.workers, per_worker_buffer_size=2
+        )
+        batches = batches.mp_prefetch(multiprocessing)
+    return batches

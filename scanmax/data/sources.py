@@ -1,0 +1,191 @@
+"""Where examples come from: random-access sequences of examples, by name.
+
+An image example is {"image": uint8 [Y, X, C], "label": int}; a token example is
+{"tokens": int32 [T + 1]}.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from scanmax.data.config import DataConfig
+from scanmax.errors import UserError, suggest
+
+# Split sets whose decoded examples fit in this are decoded once.
+CACHED_BYTES = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An opened source.
+
+    Attributes:
+      kind: "image" or "tokens".
+      train: Training examples by index.
+      eval: Held-out examples by index.
+      shape: Shape of an image, None where it varies; (T + 1,) of tokens.
+      num_classes: Classes, or the size of the vocabulary.
+      class_names: Names of the classes.
+      mean: Mean per channel of intensities in [0, 1].
+      std: Deviation per channel.
+      baselines: Computes figures of simple models on the held-out part, by name.
+      decode: Turns tokens into text.
+    """
+
+    kind: str
+    train: Sequence[Any]
+    eval: Sequence[Any]
+    shape: tuple[int | None, ...]
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    baselines: Callable[[], dict[str, float]] = dict
+    decode: Callable[[np.ndarray], str] = str
+
+
+class Cached:
+    """A sequence that decodes each element once; safe under threads, who would store the same."""
+
+    def __init__(self, elements: Sequence[Any]):
+        self._elements = elements
+        self._known: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._elements)
+
+    def __getitem__(self, index: int) -> Any:
+        if index not in self._known:
+            self._known[index] = self._elements[index]
+        return self._known[index]
+
+    def __getstate__(self):
+        return {"_elements": self._elements, "_known": {}}
+
+
+def open_source(config: DataConfig) -> Source:
+    """Opens a source by name: one of SOURCES, or an image set of TFDS."""
+    return SOURCES.get(config.name, open_tfds)(config)
+
+
+def open_bytes(config: DataConfig) -> Source:
+    from scanmax.data import corpus
+
+    return corpus.open_source(config)
+
+
+def open_synthetic(config: DataConfig) -> Source:
+    from scanmax.data import synthetic
+
+    return synthetic.open_source(config)
+
+
+SOURCES: dict[str, Callable[[DataConfig], Source]] = {
+    "bytes": open_bytes,
+    "synthetic": open_synthetic,
+}
+# TFDS builders of ours, registered with TFDS when their module is imported.
+BUILDERS = {"digits": "scanmax.data.digits"}
+NORMALISATION = {
+    "digits": ((0.306,), (0.377,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "mnist": ((0.1307,), (0.3081,)),
+}
+IMAGENET_NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# Names of the held-out part, best first; where a set has none of them the config must say.
+EVAL_SPLITS = ("validation", "test")
+
+
+def make_builder(name: str, data_dir: str = "") -> Any:
+    """The TFDS builder of that name, which may not be prepared yet.
+
+    Raises:
+      UserError: TFDS knows no such set; the message lists near matches.
+    """
+    import importlib
+
+    import tensorflow_datasets as tfds
+
+    # TFDS logs what scanmax says itself in one line.
+    _quiet()
+    if name in BUILDERS:
+        importlib.import_module(BUILDERS[name])
+    where = {"data_dir": str(pathlib.Path(data_dir).expanduser())} if data_dir else {}
+    try:
+        return tfds.builder(name, file_format="array_record", **where)
+    except tfds.core.DatasetNotFoundError as error:
+        known = [*SOURCES, *BUILDERS, *tfds.list_builders(with_community_datasets=False)]
+        raise UserError(f"unknown data set {name!r}; {suggest(name, known)}") from error
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"data set {name!r}: {error}") from error
+
+
+def _quiet() -> None:
+    import absl.logging
+
+    absl.logging.set_verbosity(max(absl.logging.ERROR, absl.logging.get_verbosity()) - 1)
+
+
+def prepare_command(name: str, data_dir: str = "") -> str:
+    return f"python -m scanmax.data prepare {name}" + (
+        f" --data_dir={data_dir}" if data_dir else ""
+    )
+
+
+def open_tfds(config: DataConfig) -> Source:
+    """Opens a prepared image set of TFDS."""
+    builder = make_builder(config.name, config.data_dir)
+    if not builder.is_prepared():
+        raise UserError(
+            f"data set {config.name!r} is not prepared in {builder.data_dir}; "
+            f"run: {prepare_command(config.name, config.data_dir)}"
+        )
+    info = builder.info
+    features = dict(info.features or {})
+    if "image" not in features or "label" not in features:
+        raise UserError(
+            f"data set {config.name!r} has no image and label; it has {', '.join(sorted(features))}"
+        )
+    names = sorted(info.splits)
+    eval_split = config.eval_split or next((name for name in EVAL_SPLITS if name in names), "")
+    if not eval_split:
+        raise UserError(
+            f"data set {config.name!r} has no held-out part among {', '.join(names)}; "
+            "set config.data.eval_split and train_split, such as 'train[90%:]' and 'train[:90%]'"
+        )
+    shape = tuple(features["image"].shape)
+    channels = shape[-1]
+    mean, std = NORMALISATION.get(
+        config.name, IMAGENET_NORMALISATION if channels == 3 else ((0.5,), (0.5,))
+    )
+    label = features["label"]
+    return Source(
+        kind="image",
+        train=_open_split(builder, config.train_split or "train", shape),
+        eval=_open_split(builder, eval_split, shape),
+        shape=shape,
+        num_classes=label.num_classes,
+        class_names=tuple(label.names),
+        mean=mean,
+        std=std,
+    )
+
+
+def _open_split(builder: Any, split: str, shape: tuple[int | None, ...]) -> Sequence[Any]:
+    try:
+        examples = builder.as_data_source(split)
+    except NotImplementedError as error:
+        raise UserError(
+            f"data set {builder.name!r} in {builder.data_dir} lies in a format without random "
+            f"access; prepare it elsewhere: {prepare_command(builder.name, 'DIR')}"
+        ) from error
+    except (ValueError, KeyError) as error:
+        known = ", ".join(sorted(builder.info.splits))
+        raise UserError(f"split {split!r} of {builder.name!r}: {error}; it has {known}") from error
+    if None not in shape and len(examples) * np.prod(shape) <= CACHED_BYTES:
+        return Cached(examples)
+    return examples
