@@ -14,6 +14,8 @@ BASE = [
     "chex>=0.1.91",
     "flax>=0.12.2",
     "grain>=0.2.15",
+    # tensorflow-datasets 4.9.10 imports it without saying so.
+    "importlib_resources>=6.5.2",
     "jax>=0.9.0",
     "jaxtyping>=0.3.3",
     "matplotlib>=3.9.4",
@@ -21,6 +23,7 @@ BASE = [
     "numpy>=2.0.2",
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.32",
+    "pillow>=11.1",
     "safetensors>=0.5.3",
     "scikit-learn>=1.6.1",
     "tensorboardX>=2.6.2.2",
