@@ -8,12 +8,14 @@ from scanmax.errors import UserError, suggest
 from scanmax.models.mixers.attention import Attention as Attention
 from scanmax.models.mixers.base import Mixer as Mixer
 from scanmax.models.mixers.linear_attention import LinearAttention as LinearAttention
+from scanmax.models.mixers.mamba2 import Mamba2 as Mamba2
 from scanmax.models.mixers.ssm import NcSsd as NcSsd
 from scanmax.models.mixers.ssm import Ssd as Ssd
 
 MIXERS: dict[str, type[Mixer]] = {
     "attention": Attention,
     "linear_attention": LinearAttention,
+    "mamba2": Mamba2,
     "nc_ssd": NcSsd,
     "ssd": Ssd,
 }
@@ -25,7 +27,7 @@ def create_mixer(kind: str, *, options: Mapping[str, Any] | None = None, **field
     Args:
       kind: a name of MIXERS.
       options: fields of the mixer's module; they win over `fields`.
-      **fields: the fields of every mixer: heads, prefix_tokens, is_causal, use_bias, dtype, name, ...
+      **fields: the fields of every mixer: heads, prefix_tokens, use_bias, dtype, name, ...
 
     Returns:
       The module.

@@ -1,0 +1,174 @@
+"""The causal language-model host: embedding, blocks with any causal mixer, a norm, a tied head.
+
+Generation carries an explicit state, one mixer state per block:
+
+    logits, state = model.apply(variables, prompt, length, method="prefill")  # [B, T, vocab]
+    logits, state = model.apply(variables, state, token, method="step")  # [B, vocab]
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from scanmax.models.blocks import Block, apply_blocks, create_norm, names_per_block
+from scanmax.models.layers import Dense, Embed, constrain, drop_path_rates
+from scanmax.models.registry import Feature, Variant, register_family
+
+
+class LanguageModel(nn.Module):
+    """Tokens to the logits of the next ones.
+
+    The residual stream is carried in `residual_dtype` whatever the blocks compute in.
+
+    Attributes:
+      mixer: a name of MIXERS that can be causal, or one per block.
+      mixer_options: for any mixer's name, fields of its module.
+      mlp_ratio: width of the MLPs over `dim`; 0 leaves them out.
+      tied: the head is the embedding table.
+      remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
+      scan_layers: compile one block for all; parameters are stacked (blocks.stack_blocks).
+    """
+
+    vocab_size: int = 256
+    dim: int = 256
+    depth: int = 6
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    mixer: str | tuple[str, ...] = "attention"
+    mixer_options: Mapping[str, Mapping[str, Any]] | None = None
+    norm: str = "rms_norm"
+    norm_epsilon: float = 1e-5
+    activation: str = "gelu"
+    gated_mlp: bool = False
+    use_bias: bool = False
+    tied: bool = True
+    drop_path_rate: float = 0.0
+    dropout_rate: float = 0.0
+    residual_dtype: Any = jnp.float32
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    remat: bool | str = False
+    scan_layers: bool = False
+
+    def __call__(self, tokens: Int[Array, "B T"], train: bool = False) -> Float[Array, "B T vocab"]:
+        """Logits of the token after each token."""
+        return self.forward(tokens, train)
+
+    def features(
+        self, tokens: Int[Array, "B T"], train: bool = False
+    ) -> tuple[Float[Array, "B T D"]]:
+        """The normalised hidden states, as a tuple of one."""
+        return (self.forward(tokens, train, as_hidden=True),)
+
+    def prefill(
+        self, tokens: Int[Array, "B T"], length: int | None = None
+    ) -> tuple[Float[Array, "B T vocab"], Any]:
+        """Reads a prompt: the logits, and a state with room for `length` tokens in all."""
+        state = self.init_state(tokens.shape[0], length or tokens.shape[1])
+        return self.forward(tokens, False, state=state)
+
+    def step(self, state: Any, token: Int[Array, " B"]) -> tuple[Float[Array, "B vocab"], Any]:
+        """Reads one token of each sequence: the logits of the next, and the state."""
+        logits, state = self.forward(token[:, None], False, state=state)
+        return logits[:, 0], state
+
+    @nn.compact
+    def forward(self, tokens, train, state=None, as_hidden=False):
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        embed = Embed(self.vocab_size, self.dim, name="embed", **dtypes)
+        x = embed(tokens).astype(jnp.promote_types(self.residual_dtype, self.dtype))
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = constrain(x, ("batch", "length", None))
+        self.sow("intermediates", "stem", x)
+        x, _, state = apply_blocks(
+            self.blocks(),
+            x,
+            drop_path_rates(self.drop_path_rate, self.depth),
+            states=state,
+            train=train,
+            remat=self.remat,
+            scan_layers=self.scan_layers,
+        )
+        x = create_norm(self.norm, epsilon=self.norm_epsilon, name="norm", **dtypes)(x)
+        self.sow("intermediates", "pre_logits", x)
+        if as_hidden:
+            return x
+        if self.tied:
+            logits = embed.attend(x)
+        else:
+            head = Dense(self.vocab_size, ("embed", "vocab"), use_bias=False, name="head", **dtypes)
+            logits = head(x)
+        return logits if state is None else (logits, state)
+
+    @nn.nowrap
+    def init_state(self, batch_size: int, length: int) -> Any:
+        """The state before the first token, with room for `length` tokens.
+
+        Args:
+          batch_size: sequences that are generated together.
+          length: prompt and generated tokens at most; recurrent mixers do not need it.
+
+        Returns:
+          One mixer state per block, stacked where layers are scanned.
+
+        Raises:
+          NotImplementedError: a mixer that cannot generate token by token.
+        """
+        states = tuple(
+            Block(**fields, parent=None)
+            .create_mixer(parent=None)
+            .init_state(batch_size, length, self.dim)
+            for fields in self.blocks()
+        )
+        if self.scan_layers:
+            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        return states
+
+    @nn.nowrap
+    def blocks(self) -> list[dict[str, Any]]:
+        """The fields of each block."""
+        return [
+            {
+                "mixer": mixer,
+                "heads": self.heads,
+                "mlp_hidden": round(self.dim * self.mlp_ratio),
+                "mixer_options": self.mixer_options,
+                "norm": self.norm,
+                "norm_epsilon": self.norm_epsilon,
+                "activation": self.activation,
+                "gated_mlp": self.gated_mlp,
+                "use_bias": self.use_bias,
+                "is_causal": True,
+                "dropout_rate": self.dropout_rate,
+                "dtype": self.dtype,
+                "param_dtype": self.param_dtype,
+            }
+            for mixer in names_per_block(self.mixer, self.depth)
+        ]
+
+    @nn.nowrap
+    def feature_info(self) -> tuple[Feature, ...]:
+        """Name, stride and channels of what `features` gives."""
+        return (Feature("hidden", 1, self.dim),)
+
+
+_ROTARY = {"attention": {"rotary_base": 10000.0}}
+
+# Sizes of our own, over bytes: a decoder with rotary attention.
+VARIANTS = {
+    "lm_tiny": Variant(
+        820_352, (256,), "", {"dim": 128, "depth": 4, "heads": 2, "mixer_options": _ROTARY}
+    ),
+    "lm_small": Variant(
+        4_787_456, (512,), "", {"dim": 256, "depth": 6, "heads": 4, "mixer_options": _ROTARY}
+    ),
+    "lm_base": Variant(
+        85_150_464, (1024,), "", {"dim": 768, "depth": 12, "heads": 12, "mixer_options": _ROTARY}
+    ),
+}
+
+register_family("lm", LanguageModel, VARIANTS, input_kind="tokens")
