@@ -1,0 +1,292 @@
+"""Weights of any source as the variables of a model, and a model's variables as a file."""
+
+import importlib
+import importlib.util
+import math
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scanmax import ops
+from scanmax.errors import UserError
+from scanmax.models.weights.sources import Tensors, flatten, read_tensors
+from scanmax.models.weights.table import Adapter, KeyTable, Row, Shape, convert
+
+ADAPTATIONS = ("head", "positions", "input_channels")
+COLLECTIONS = ("params", "batch_stats")
+# Scanned layers are stacked under "blocks"; one by one they are block_00, block_01, ...
+_STACKED = re.compile(r"(?P<head>(?:.*/)?[^/]*block)s(?P<tail>/.*)")
+
+
+def load_weights(
+    model: nn.Module,
+    source: str | os.PathLike | Mapping[str, Any],
+    input_shape: Sequence[int] | None = None,
+    *,
+    adapt: Sequence[str] = (),
+    key: jax.Array | None = None,
+) -> dict[str, Any]:
+    """Reads weights into the variables of a model, every tensor used exactly once.
+
+    The layout is that of the model's family in timm, transformers or its authors' code, or our own
+    (`save_weights`, checkpoints of the trainer). Layers that the model scans are stacked, and
+    stacked ones taken apart. The model is never initialised, only its shapes are.
+
+    Args:
+      model: the module.
+      source: a .safetensors, .npz, .pth, .pt or .bin file; a folder of safetensors files or an
+        orbax checkpoint; a hub id "owner/name" or "owner/name@revision"; or a mapping of arrays.
+      input_shape: shape of one example, (Y, X, C) or (T,); by default the model's own size.
+      adapt: what may differ, any of "head" (a head of other width starts afresh, a head that the
+        model lacks is dropped), "positions" (resampled to the model's grid) and "input_channels"
+        (one channel becomes the sum; more repeat, keeping the scale).
+      key: random key of a fresh head.
+
+    Returns:
+      Variables as `model.init` gives them, with the logical axes, in the model's param_dtype.
+
+    Raises:
+      UserError: an unreadable source, or mismatches: all of them, one on each line.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, scanmax
+      >>> model = scanmax.create_model("deit_tiny_patch16_224", num_classes=10, depth=1)
+      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+      >>> loaded = load_weights(model, variables)
+
+    Reference: deit, convnext, mamba2-ssd
+    """
+    adapt = (adapt,) if isinstance(adapt, str) else tuple(adapt)
+    for name in adapt:
+        if name not in ADAPTATIONS:
+            raise UserError(f"adapt={name!r} is not one of {', '.join(ADAPTATIONS)}.")
+    example = _example(model, input_shape)
+    skeleton = jax.eval_shape(model.init, jax.random.key(0), example)
+    shapes = {
+        path: shape
+        for name, leaf in _leaves(skeleton)
+        for path, shape in _taken_apart(name, leaf.shape)
+    }
+    table = _table(model)
+    tensors = read_tensors(source)
+    if any(name.startswith("params/") for name in tensors):
+        tensors = _own_layout(tensors)
+        rows: Sequence[Row] = (Row(r"(.*)", "{0}", _as_is),)
+    else:
+        rows = table.rows
+        if not rows:
+            raise UserError(
+                f"weights {_told(source)}: family {_family(model)!r} has no key table for foreign "
+                "checkpoints; it loads files of save_weights."
+            )
+    adapters = _adapters(model, table, shapes, example.shape, adapt)
+    arrays, problems = convert(tensors, rows, shapes, adapters)
+    fresh = set()
+    if "head" in adapt:
+        in_head = re.compile(table.head)
+        problems = [problem for problem in problems if not in_head.fullmatch(problem[0])]
+        fresh = {path for path in shapes if path not in arrays and in_head.fullmatch(path)}
+    if problems:
+        raise UserError(_report(model, source, table, problems))
+    return _assemble(model, skeleton, arrays, fresh, example, key)
+
+
+def save_weights(variables: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Writes variables to one file, in our own layout: names are paths of the tree.
+
+    Args:
+      variables: {"params": ..., "batch_stats": ...}, with or without logical axes.
+      path: a .safetensors or .npz file. numpy knows no bfloat16: .npz holds it as float32.
+
+    Raises:
+      UserError: another kind of file, or variables without "params".
+
+    Example:
+      >>> import tempfile, pathlib, jax.numpy as jnp
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "weights.safetensors"
+      >>> save_weights({"params": {"head": {"bias": jnp.zeros(3)}}}, path)
+    """
+    path = pathlib.Path(path)
+    if "params" not in variables:
+        raise UserError(f'variables have {sorted(variables)}; expected "params" among them.')
+    kept = {name: nn.unbox(variables[name]) for name in COLLECTIONS if name in variables}
+    tensors = {name: np.ascontiguousarray(value) for name, value in flatten(kept).items()}
+    if path.suffix == ".npz":
+        wide = {
+            name: value.astype(np.float32) if value.dtype == jnp.bfloat16 else value
+            for name, value in tensors.items()
+        }
+        np.savez(path, **wide)
+    elif path.suffix == ".safetensors":
+        from safetensors.numpy import save_file
+
+        save_file(tensors, path, metadata={"format": "scanmax"})
+    else:
+        raise UserError(f"weights {str(path)!r}: expected a .safetensors or .npz file.")
+
+
+def _family(model: nn.Module) -> str:
+    return type(model).__module__.rpartition(".")[2]
+
+
+def _table(model: nn.Module) -> KeyTable:
+    """The key table is the module of this package named like the family's file."""
+    name = f"scanmax.models.weights.{_family(model)}"
+    if importlib.util.find_spec(name) is None:
+        return KeyTable(())
+    return importlib.import_module(name).TABLE
+
+
+def _example(model: nn.Module, input_shape: Sequence[int] | None) -> jax.ShapeDtypeStruct:
+    if hasattr(model, "vocab_size"):
+        return jax.ShapeDtypeStruct((1, *(input_shape or (1,))), jnp.int32)
+    if input_shape is None:
+        size = getattr(model, "img_size", 224)
+        input_shape = (*((size, size) if isinstance(size, int) else size), 3)
+    if len(input_shape) != 3:
+        raise UserError(f"input_shape={tuple(input_shape)}; expected (Y, X, channels).")
+    return jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+
+
+def _leaves(variables: Any) -> Iterator[tuple[str, jax.ShapeDtypeStruct]]:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(nn.unbox(variables))[0]:
+        yield "/".join(part.key for part in path), leaf
+
+
+def _taken_apart(name: str, shape: Shape) -> list[tuple[str, Shape]]:
+    """The array itself, or where layers are stacked each layer's path and shape."""
+    match = _STACKED.fullmatch(name)
+    if match is None:
+        return [(name, tuple(shape))]
+    return [
+        (f"{match['head']}_{index:02d}{match['tail']}", tuple(shape[1:]))
+        for index in range(shape[0])
+    ]
+
+
+def _own_layout(tensors: Tensors) -> Tensors:
+    """Names of our own files, layers one by one; what is not weights stays out."""
+    apart: Tensors = {}
+    for name, array in tensors.items():
+        # Orbax saves a boxed parameter as its only field.
+        name = name.removesuffix("/value")
+        if name.split("/")[0] not in COLLECTIONS:
+            continue
+        paths = _taken_apart(name, array.shape)
+        layers = array if _STACKED.fullmatch(name) else [array]
+        apart.update({path: layer for (path, _), layer in zip(paths, layers)})
+    return apart
+
+
+def _as_is(x: np.ndarray, shape: Shape | None) -> np.ndarray:
+    if shape is not None and x.shape != shape:
+        raise ValueError(f"has shape {tuple(x.shape)}, ours is {tuple(shape)}")
+    return x
+
+
+def _adapters(
+    model: nn.Module,
+    table: KeyTable,
+    shapes: Mapping[str, Shape],
+    input_shape: Shape,
+    adapt: Sequence[str],
+) -> dict[str, Adapter]:
+    chosen: list[tuple[str, Adapter]] = []
+    if "positions" in adapt:
+        size = getattr(model, "img_size", input_shape[1:3])
+        size = (size, size) if isinstance(size, int) else size
+        patch = getattr(model, "patch_size", 1)
+        grid = tuple(side // patch for side in size)
+        chosen.append((table.positions, lambda x, shape: _resampled(x, shape, grid)))
+    if "input_channels" in adapt:
+        chosen.append((table.stem, _channels))
+    return {
+        path: adapter
+        for pattern, adapter in chosen
+        for path in shapes
+        if re.fullmatch(pattern, path)
+    }
+
+
+def _resampled(x: np.ndarray, shape: Shape, grid: tuple[int, int]) -> np.ndarray:
+    """Positions [.., prefix + Y * X, D] of a square grid, on our grid."""
+    prefix = shape[-2] - math.prod(grid)
+    side = math.isqrt(max(0, x.shape[-2] - prefix))
+    if side * side + prefix != x.shape[-2] or x.shape[-1] != shape[-1]:
+        raise ValueError(
+            f"has shape {tuple(x.shape)}, ours is {tuple(shape)}: not {prefix} prefix tokens and "
+            "a square grid of that width"
+        )
+    table = ops.resample_positions(jnp.asarray(x), (side, side), grid, prefix_tokens=prefix)
+    return np.asarray(table).reshape(shape)
+
+
+def _channels(x: np.ndarray, shape: Shape) -> np.ndarray:
+    """A kernel [ky, kx, C, out] for another number of channels, keeping the scale of its sums."""
+    have, want = x.shape[2], shape[2]
+    if (*x.shape[:2], want, x.shape[3]) != tuple(shape):
+        raise ValueError(f"has shape {tuple(x.shape)}, ours is {tuple(shape)}")
+    if have == want:
+        return x
+    if want == 1:
+        return x.sum(axis=2, keepdims=True)
+    return np.take(x, np.arange(want) % have, axis=2) * np.asarray(have / want, x.dtype)
+
+
+def _assemble(
+    model: nn.Module,
+    skeleton: Any,
+    arrays: Mapping[str, np.ndarray],
+    fresh: set[str],
+    example: jax.ShapeDtypeStruct,
+    key: jax.Array | None,
+) -> dict[str, Any]:
+    """Fills the skeleton: layers stacked where it stacks them, dtypes and logical axes its own."""
+    drawn: Mapping[str, jax.Array] = {}
+    if fresh:
+        # Only what is returned is computed.
+        def init(key: jax.Array) -> dict[str, jax.Array]:
+            variables = model.init(key, jnp.zeros(example.shape, example.dtype))
+            return {path: leaf for path, leaf in _leaves(variables) if path in fresh}
+
+        drawn = jax.jit(init)(jax.random.key(0) if key is None else key)
+
+    def fill(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if name in drawn:
+            return drawn[name]
+        layers = [arrays[path] for path, _ in _taken_apart(name, leaf.shape)]
+        stacked = np.stack(layers) if _STACKED.fullmatch(name) else layers[0]
+        return jnp.asarray(stacked, leaf.dtype)
+
+    values = [fill(name, leaf) for name, leaf in _leaves(skeleton)]
+    structure = jax.tree_util.tree_structure(skeleton)
+    return jax.tree_util.tree_unflatten(structure, values)
+
+
+def _report(
+    model: nn.Module, source: Any, table: KeyTable, problems: Sequence[tuple[str, str]]
+) -> str:
+    hints: list[tuple[str, str, Callable[[str], bool]]] = [
+        ("head", table.head, lambda line: True),
+        ("positions", table.positions, lambda line: "has shape" in line),
+        ("input_channels", table.stem, lambda line: "has shape" in line),
+    ]
+    lines = []
+    for path, line in problems:
+        for name, pattern, applies in hints:
+            if re.fullmatch(pattern, path) and applies(line):
+                line += f" (adapt=[{name!r}] takes it)"
+        lines.append(f"\n  {line}")
+    count = f"{len(lines)} mismatch" + ("es" if len(lines) > 1 else "")
+    return f"weights {_told(source)}: {count} with {type(model).__name__}:" + "".join(lines)
+
+
+def _told(source: Any) -> str:
+    return "(a mapping)" if isinstance(source, Mapping) else repr(str(source))

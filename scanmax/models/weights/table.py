@@ -1,0 +1,185 @@
+"""Key tables: rows that say where a tensor of a published checkpoint goes, and in which layout."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+Shape = tuple[int, ...]
+Transform = Callable[[np.ndarray, Shape], np.ndarray]
+
+
+def same(x: np.ndarray, shape: Shape | None) -> np.ndarray:
+    """The same axes in the same order; axes of size one come and go."""
+    if shape is None:
+        return x
+    _expect([n for n in x.shape if n != 1] == [n for n in shape if n != 1], x, shape)
+    return x.reshape(shape)
+
+
+def linear(x: np.ndarray, shape: Shape) -> np.ndarray:
+    """torch's [out, in] to [in, out]; either may be several axes of ours, as heads and width."""
+    prefixes = {math.prod(shape[:split]) for split in range(1, len(shape))}
+    _expect(x.ndim == 2 and x.size == math.prod(shape) and x.shape[1] in prefixes, x, shape)
+    return x.T.reshape(shape)
+
+
+def bias(x: np.ndarray, shape: Shape) -> np.ndarray:
+    """torch's [out] to the several axes that out is of ours."""
+    _expect(x.ndim == 1 and x.size == math.prod(shape), x, shape)
+    return x.reshape(shape)
+
+
+def conv(x: np.ndarray, shape: Shape | None) -> np.ndarray:
+    """torch's [out, in, ky, kx] to [ky, kx, in, out]."""
+    if shape is not None:
+        _expect(x.ndim == 4 and tuple(x.shape[axis] for axis in (2, 3, 1, 0)) == shape, x, shape)
+    return x.transpose(2, 3, 1, 0)
+
+
+def pointwise(x: np.ndarray, shape: Shape) -> np.ndarray:
+    """A 1x1 convolution or a linear layer, [out, in] or [out, in, 1, 1], to either form of ours."""
+    matrix = x.reshape(x.shape[:2])
+    _expect(x.size == math.prod(shape) and matrix.shape[::-1] == shape[-2:], x, shape)
+    return matrix.T.reshape(shape)
+
+
+def causal_conv(x: np.ndarray, shape: Shape) -> np.ndarray:
+    """torch's depthwise [channels, 1, width] to [width, channels]."""
+    _expect(x.ndim == 3 and x.shape[1] == 1 and (x.shape[2], x.shape[0]) == shape, x, shape)
+    return x[:, 0].T
+
+
+def _expect(condition: bool, x: np.ndarray, shape: Shape) -> None:
+    if not condition:
+        raise ValueError(f"has shape {tuple(x.shape)}, ours is {tuple(shape)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a key table.
+
+    Attributes:
+      pattern: regular expression that a tensor's whole name matches.
+      paths: where it goes; {0}, {1}, ... are the groups of the pattern, numbers as integers.
+        Several paths share the tensor's first axis, in that order.
+      transform: from the tensor (or its share) and the shape of our array to our array.
+      tied: the tensor must repeat the array that another row puts at its path.
+    """
+
+    pattern: str
+    paths: str | tuple[str, ...]
+    transform: Transform = same
+    tied: bool = False
+
+    def targets(self, name: str) -> tuple[str, ...] | None:
+        """Where the tensor of that name goes; None when this row is not about it."""
+        match = re.fullmatch(self.pattern, name)
+        if match is None:
+            return None
+        paths = (self.paths,) if isinstance(self.paths, str) else self.paths
+        groups = [int(group) if group.isdigit() else group for group in match.groups("")]
+        return tuple(path.format(*groups) for path in paths)
+
+    def apply(self, x: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """Cuts x into the shares of its targets and lays each of them out.
+
+        Raises:
+          ValueError: a shape that does not fit; the message tells both.
+        """
+        if len(shapes) == 1:
+            return [self.transform(x, shapes[0])]
+        row = x.size // max(1, x.shape[0])
+        counts = [math.prod(shape) // row for shape in shapes]
+        if sum(counts) != x.shape[0]:
+            raise ValueError(f"has shape {tuple(x.shape)}, ours are {[*map(tuple, shapes)]}")
+        shares = np.split(x, np.cumsum(counts)[:-1])
+        return [self.transform(share, shape) for share, shape in zip(shares, shapes)]
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyTable:
+    """The rows of a family, and which of our parameters can be adapted to another model.
+
+    Attributes:
+      rows: for a name, the first row that matches it and whose target the model has.
+      head: paths (regular expression) that depend on the number of classes.
+      positions: path of the table of grid positions [N, D].
+      stem: path of the kernel whose third axis is the image's channels.
+    """
+
+    rows: tuple[Row, ...]
+    head: str = r"(?!)"
+    positions: str = r"(?!)"
+    stem: str = r"(?!)"
+
+
+# Lays a tensor out and fits it to our shape.
+Adapter = Callable[[np.ndarray, Shape], np.ndarray]
+
+
+def convert(
+    tensors: Mapping[str, np.ndarray],
+    rows: Sequence[Row],
+    shapes: Mapping[str, Shape],
+    adapters: Mapping[str, Adapter] | None = None,
+) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
+    """Puts every tensor where the table says, once.
+
+    Args:
+      tensors: name of each source tensor, and its array.
+      rows: the rows of the table.
+      shapes: path of each of our arrays, and its shape.
+      adapters: for some of our paths, what fits an array in our layout to our shape.
+
+    Returns:
+      Our arrays by path; and each mismatch as our path ("" when there is none) and one line:
+      tensors that no row knows, targets that the model lacks, targets filled twice or never, shapes
+      that do not fit, ties that do not hold.
+    """
+    adapters = adapters or {}
+    arrays: dict[str, np.ndarray] = {}
+    tried: dict[str, str] = {}
+    problems: list[tuple[str, str]] = []
+    ties = []
+    for name, tensor in tensors.items():
+        # A name may have several rows: the first whose target this model has, else the first.
+        found = [(row, paths) for row in rows if (paths := row.targets(name)) is not None]
+        fitting = [pair for pair in found if all(path in shapes for path in pair[1])]
+        row, targets = next(iter(fitting + found), (None, ()))
+        if row is None:
+            problems.append(("", f"{name}: no row of the key table knows this tensor"))
+            continue
+        absent = [target for target in targets if target not in shapes]
+        if absent:
+            problems.append((absent[0], f"{name}: the model has no {', '.join(absent)}"))
+            continue
+        try:
+            if len(targets) == 1 and targets[0] in adapters:
+                natural = row.transform(tensor, None)
+                shares = [adapters[targets[0]](natural, shapes[targets[0]])]
+            else:
+                shares = row.apply(tensor, [shapes[target] for target in targets])
+        except ValueError as error:
+            problems.append((targets[0], f"{name}: {error}"))
+            shares = [None] * len(targets)
+        for target, share in zip(targets, shares):
+            if row.tied:
+                ties.append((name, target, share))
+            elif target in tried:
+                problems.append((target, f"{name}: {target} is already filled by {tried[target]}"))
+            else:
+                tried[target] = name
+                if share is not None:
+                    arrays[target] = share
+    for name, target, share in ties:
+        # A checkpoint may keep either of two tied tensors, or both.
+        if target not in tried:
+            arrays[target], tried[target] = share, name
+        elif target in arrays and share is not None and not np.array_equal(arrays[target], share):
+            line = f"{name}: differs from {tried[target]}, but the model ties them"
+            problems.append((target, line))
+    problems += [(path, f"{path}: no tensor fills it") for path in shapes if path not in tried]
+    return arrays, problems

@@ -1,0 +1,126 @@
+"""Small models of timm and transformers with seeded weights, their logits and their gradients.
+
+The live parity tests and the scripts that make golden files both start here. torch, timm and
+transformers are needed (the `parity` extra), scanmax is not.
+"""
+
+import dataclasses
+import os
+
+import numpy as np
+import torch
+
+# transformers then says nothing about missing kernels and never looks for the network.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+try:
+    import timm
+except RuntimeError as error:
+    # On a CPU-only torch the compiled half of torchvision is missing; timm needs its names only.
+    if "torchvision::" not in str(error):
+        raise
+    _library = torch.library.Library("torchvision", "DEF")
+    for _name in ("nms", "qnms"):
+        _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import timm
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a peer computed.
+
+    Attributes:
+      weights: its parameters, under its own names.
+      inputs: images [B, Y, X, C] or tokens [B, T].
+      cotangent: the gradients are those of sum(logits * cotangent).
+      logits: its outputs in evaluation mode.
+      grads: gradient of each parameter, under its own names.
+      input_grad: gradient of the images; None for tokens.
+    """
+
+    weights: dict[str, np.ndarray]
+    inputs: np.ndarray
+    cotangent: np.ndarray
+    logits: np.ndarray
+    grads: dict[str, np.ndarray]
+    input_grad: np.ndarray | None
+
+
+def deit(distilled: bool = False, seed: int = 0, dtype=torch.float32) -> Run:
+    """A DeiT of two blocks, width 32, on 32x32 images in patches of 8."""
+    name = "deit_tiny_distilled_patch16_224" if distilled else "deit_tiny_patch16_224"
+    fields = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    torch.manual_seed(seed)
+    return _run_images(timm.create_model(name, num_classes=10, **fields), 32, seed, dtype)
+
+
+def convnext(seed: int = 0, dtype=torch.float32) -> Run:
+    """A ConvNeXt of four stages, widths 8 to 32, on 64x64 images."""
+    torch.manual_seed(seed)
+    model = timm.create_model(
+        "convnext_tiny", num_classes=10, depths=(1, 1, 2, 1), dims=(8, 12, 16, 32)
+    )
+    return _run_images(model, 64, seed, dtype)
+
+
+def mamba2(
+    groups: int = 1, length: int = 37, tied: bool = True, seed: int = 0, dtype=torch.float32
+) -> Run:
+    """A Mamba-2 language model of two blocks, width 16, with 4 heads of width 8."""
+    from transformers import Mamba2Config, Mamba2ForCausalLM
+
+    torch.manual_seed(seed)
+    config = Mamba2Config(
+        vocab_size=24,
+        hidden_size=16,
+        num_heads=4,
+        head_dim=8,
+        state_size=8,
+        n_groups=groups,
+        num_hidden_layers=2,
+        chunk_size=16,
+        tie_word_embeddings=tied,
+    )
+    model = Mamba2ForCausalLM(config)
+    # An odd length crosses chunks of both models at different places.
+    tokens = torch.randint(0, 24, (2, length), generator=torch.Generator().manual_seed(seed))
+    return _run(model, tokens, seed, dtype, lambda inputs: model(inputs, use_cache=False).logits)
+
+
+def _run_images(model: torch.nn.Module, size: int, seed: int, dtype) -> Run:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(2, 3, size, size, generator=generator)
+    return _run(model, images, seed, dtype, model)
+
+
+def _run(model: torch.nn.Module, inputs: torch.Tensor, seed: int, dtype, call) -> Run:
+    generator = torch.Generator().manual_seed(seed + 1)
+    # Off their special initial values: a zero bias or a unit scale in the wrong place shows.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.1 * noise)
+    model = model.eval().to(dtype)
+    is_image = inputs.is_floating_point()
+    if is_image:
+        inputs = inputs.to(dtype).requires_grad_()
+    logits = call(inputs)
+    cotangent = torch.randn(logits.shape, generator=generator).to(dtype)
+    (logits * cotangent).sum().backward()
+    names = dict(model.named_parameters())
+
+    def array(x: torch.Tensor) -> np.ndarray:
+        return x.detach().numpy().copy()
+
+    def image(x: torch.Tensor) -> np.ndarray:
+        return array(x.permute(0, 2, 3, 1)) if is_image else array(x)
+
+    return Run(
+        weights={name: array(value) for name, value in model.state_dict().items()},
+        inputs=image(inputs),
+        cotangent=array(cotangent),
+        logits=array(logits),
+        grads={name: array(value.grad) for name, value in names.items()},
+        input_grad=image(inputs.grad) if is_image else None,
+    )
