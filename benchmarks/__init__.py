@@ -1,0 +1,1 @@
+"""Named benchmarks: `python -m benchmarks [CASE]`; see benchmarks/harness.py to add one."""

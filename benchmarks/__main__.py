@@ -1,0 +1,49 @@
+"""`python -m benchmarks [CASE ...]`: times named cases against their peers and writes a CSV.
+
+--list names the cases; --quick makes two rounds of the smallest shapes, to see that all is right.
+"""
+
+import argparse
+import importlib
+import os
+import pathlib
+import pkgutil
+import sys
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("case", nargs="*", help="which cases; all without one")
+    parser.add_argument("--list", action="store_true", help="name the cases and leave")
+    parser.add_argument("--quick", action="store_true", help="two rounds of the smallest shapes")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time per row, about")
+    parser.add_argument("--threads", type=int, help="CPU threads of both sides; all without")
+    parser.add_argument("--csv", type=pathlib.Path, help="default: benchmarks/results/CASE.csv")
+    options = parser.parse_args(argv)
+
+    if options.threads and hasattr(os, "sched_setaffinity"):
+        # XLA sizes its pool by the affinity of the process when it starts.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
+    folder = pathlib.Path(__file__).parent
+    for module in pkgutil.iter_modules([str(folder)]):
+        if not module.name.startswith("__"):
+            importlib.import_module(f"benchmarks.{module.name}")
+    from benchmarks import harness
+
+    if options.list:
+        for name, rows in sorted(harness.REGISTRY.items()):
+            print(f"{name:<16}{(rows.__doc__ or '').strip().splitlines()[0]}")
+        return 0
+    for name in options.case:
+        if name not in harness.REGISTRY:
+            known = ", ".join(sorted(harness.REGISTRY))
+            print(f"benchmarks: no case {name!r}; cases: {known}", file=sys.stderr)
+            return 2
+    cases = options.case or sorted(harness.REGISTRY)
+    path = options.csv or folder / "results" / f"{'-'.join(options.case) or 'all'}.csv"
+    right = harness.run(cases, seconds=options.seconds, quick=options.quick, path=path)
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
