@@ -25,7 +25,7 @@ from scanmax.train.tasks import TASKS
 class Pipeline(Protocol):
     """What the trainer asks of data; scanmax.data.load returns one.
 
-    `vocab_size` stands for `num_classes` where `kind` is "tokens".
+    `num_classes` is the size of the vocabulary where `kind` is "tokens".
     """
 
     kind: str
@@ -210,7 +210,7 @@ def _create(name: str, classes: int, pipeline: Pipeline, fields: dict[str, Any])
 
     if pipeline.kind == "tokens":
         # An entry of the config's kwargs counts more.
-        fields = {"vocab_size": classes or pipeline.vocab_size, **fields}
+        fields = {"vocab_size": classes or pipeline.num_classes, **fields}
         classes = None
     else:
         classes = classes or pipeline.num_classes

@@ -107,7 +107,7 @@ def train_step(
     metrics = {
         "loss": loss,
         "accuracy": accuracy[0] / jnp.maximum(accuracy[1], 1.0),
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": optax.tree.norm(grads),
         "lr": schedule(state.step),
     }
     new_state = TrainState(
