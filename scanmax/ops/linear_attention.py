@@ -98,7 +98,7 @@ def linear_attention(
     check_choice("form", form, FORMS)
     check_implementation("linear_attention", implementation, ("xla",))
     _check(query, key, value, log_decay, feature_map, 3)
-    batch, (length, heads, width) = value.shape[:-3], value.shape[-3:]
+    batch, (heads, width) = value.shape[:-3], value.shape[-2:]
     dim = query.shape[-1]
     require(
         is_causal or (initial_state is None and not return_state),

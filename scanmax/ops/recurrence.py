@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from scanmax.ops.scan import segment_sums
+from scanmax.ops.scan import join_blocks, join_ends, segment_sums
 
 
 def flat_batch(x, axes: int):
@@ -168,17 +168,8 @@ def _channels(state, q, k, v, a, w, *, diagonal, precision):
         right = q.reshape(blocks)[:, :, :, 1] * jnp.exp(to[:, :, 1::2]).astype(q.dtype)
         left = k.reshape(blocks)[:, :, :, 0] * jnp.exp(after[:, :, 0::2]).astype(k.dtype)
         cross = dot("bhnik,bhnjk->bhnij", right, left)
-        first, second = scores[:, :, 0::2], scores[:, :, 1::2]
-        scores = jnp.concatenate(
-            [
-                jnp.concatenate([first, jnp.zeros_like(first)], -1),
-                jnp.concatenate([cross, second], -1),
-            ],
-            -2,
-        )
-        left_total, right_total = to[:, :, 0::2, -1:], to[:, :, 1::2, -1:]
-        to = jnp.concatenate([to[:, :, 0::2], left_total + to[:, :, 1::2]], -2)
-        after = jnp.concatenate([after[:, :, 0::2] + right_total, after[:, :, 1::2]], -2)
+        scores = join_blocks(scores, cross, 0)
+        to, after = join_ends(to, after, -2)
         size *= 2
     to, after, scores = to[:, :, 0], after[:, :, 0], scores[:, :, 0]
     y = dot("bhik,bhkv->bihv", q * jnp.exp(to).astype(q.dtype), state.astype(q.dtype))

@@ -93,7 +93,7 @@ def diagonal_scan(
         initial_state = jnp.zeros(state_shape, dtype)
     if form is None:
         form = "recurrent" if jax.default_backend() == "cpu" else "parallel"
-    states, final = _scan(
+    states, final = scan_leading(
         jnp.moveaxis(decay, axis, 0).astype(dtype),
         jnp.moveaxis(x, axis, 0).astype(dtype),
         initial_state.astype(dtype),
@@ -104,7 +104,7 @@ def diagonal_scan(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _scan(decay, x, state, options):
+def scan_leading(decay, x, state, options):
     """The recurrence along the leading axis: all states, and the last one."""
     form, chunk_size, reverse = options
     if form == "recurrent":
@@ -155,7 +155,7 @@ def _scan_chunks(decay, x, state, chunk_size, reverse):
 
 
 def _scan_forward(decay, x, state, options):
-    states, final = _scan(decay, x, state, options)
+    states, final = scan_leading(decay, x, state, options)
     return (states, final), (decay, states, state)
 
 
@@ -171,7 +171,7 @@ def _scan_backward(options, residuals, cotangents):
     else:
         previous = jnp.concatenate([state[None], states[:-1]])
         shifted = jnp.concatenate([decay[1:], jnp.ones_like(decay[:1])])
-    d_x, _ = _scan(shifted, d_states, d_final, (form, chunk_size, not reverse))
+    d_x, _ = scan_leading(shifted, d_states, d_final, (form, chunk_size, not reverse))
     d_decay = d_x * previous
     summed = tuple(i for i, size in enumerate(decay.shape) if size != d_decay.shape[i])
     d_decay = d_decay.sum(summed, keepdims=True) if summed else d_decay
@@ -179,16 +179,43 @@ def _scan_backward(options, residuals, cotangents):
     return d_decay, d_x, decay[first] * d_x[first]
 
 
-_scan.defvjp(_scan_forward, _scan_backward)
+scan_leading.defvjp(_scan_forward, _scan_backward)
 
 
 def segment_sums(x: Float[Array, "*B T"]) -> Float[Array, "*B T T"]:
     """Sums of x over the tokens after j up to i, at [i, j]; -inf where j > i.
 
     Each is a sum of its own terms alone: a difference of two cumulative sums would lose the digits
-    that they share, and turn an infinite decay into NaN.
+    that they share, and turn an infinite decay into NaN. Built from pairs of blocks of 1, 2, 4, ...
+    tokens: from j to the end of the left one, then from the start of the right one to i.
     """
     length = x.shape[-1]
-    after = jnp.tri(length, k=-1, dtype=bool)  # [i, j]: token i comes after j
-    terms = jnp.where(after, x[..., :, None], 0)
-    return jnp.where(jnp.tri(length, dtype=bool), jnp.cumsum(terms, axis=-2), -jnp.inf)
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, (1 << (length - 1).bit_length()) - length)])
+    # [*B, blocks, size]: from the start of the block to a token, from after a token to the end
+    to, after = x[..., None], jnp.zeros_like(x)[..., None]
+    sums = jnp.zeros_like(x)[..., None, None]  # [*B, blocks, size, size]
+    while to.shape[-2] > 1:
+        cross = to[..., 1::2, :, None] + after[..., ::2, None, :]
+        sums = join_blocks(sums, cross, -jnp.inf)
+        to, after = join_ends(to, after, -1)
+    return sums[..., 0, :length, :length]
+
+
+def join_blocks(blocks, cross, above):
+    """Blocks [.., n, s, s] on the diagonal, in pairs, `cross` below and a constant above them."""
+    left, right = blocks[..., ::2, :, :], blocks[..., 1::2, :, :]
+    upper = jnp.concatenate([left, jnp.full_like(left, above)], -1)
+    return jnp.concatenate([upper, jnp.concatenate([cross, right], -1)], -2)
+
+
+def join_ends(to, after, axis):
+    """Sums from the start of a block and to its end, for pairs of blocks; tokens lie on `axis`."""
+    blocks = axis - 1
+
+    def half(x, first):
+        return lax.slice_in_dim(x, first, None, 2, axis=x.ndim + blocks)
+
+    left_total = lax.slice_in_dim(half(to, 0), -1, None, axis=to.ndim + axis)
+    right_total = lax.slice_in_dim(half(to, 1), -1, None, axis=to.ndim + axis)
+    to = jnp.concatenate([half(to, 0), left_total + half(to, 1)], axis)
+    return to, jnp.concatenate([half(after, 0) + right_total, half(after, 1)], axis)

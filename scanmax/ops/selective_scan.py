@@ -16,7 +16,7 @@ from scanmax.ops.contract import (
     op,
 )
 from scanmax.ops.recurrence import flat_batch
-from scanmax.ops.scan import FORMS, segment_sums
+from scanmax.ops.scan import FORMS, scan_leading, segment_sums
 from scanmax.ops.ssm import time_steps
 
 
@@ -90,7 +90,7 @@ def selective_scan(
     inputs = [flat_batch(y.astype(dtype), len(batch)) for y in (x, steps, B, C, initial_state)]
     inputs[-1] = inputs[-1].swapaxes(1, 2)  # [B, N, D]: the channels vectorise
     chunk_size = length if form == "parallel" else max(1, min(chunk_size, length))
-    y, state = _run(*inputs, A.astype(dtype).T, form == "recurrent", chunk_size)
+    y, state = _run(*inputs, A.astype(dtype).T, form, chunk_size)
     y = y.reshape(x.shape)
     if D is not None:
         y = y + D.astype(dtype) * x.astype(dtype)
@@ -98,7 +98,8 @@ def selective_scan(
     return (y, state.swapaxes(1, 2).reshape(*batch, dim, states)) if return_state else y
 
 
-def _run(x, dt, B, C, state, A, recurrent, chunk_size):
+def _run(x, dt, B, C, state, A, form, chunk_size):
+    """y [B, T, D] and the last state [B, N, D], in which the channels vectorise."""
     length = x.shape[1]
     pad = -length % chunk_size
 
@@ -106,35 +107,84 @@ def _run(x, dt, B, C, state, A, recurrent, chunk_size):
         y = jnp.pad(y, ((0, 0), (0, pad), (0, 0))) if pad else y
         return y.reshape(y.shape[0], -1, chunk_size, y.shape[2]).transpose(1, 2, 0, 3)
 
-    @jax.checkpoint
-    def body(h, chunk):
-        return (_tokens if recurrent else _associative)(h, A, chunk)
-
-    state, y = lax.scan(body, state, [chunks(y) for y in (dt * x, dt, B, C)])
+    chunks = tuple(chunks(y) for y in (dt * x, dt, B, C))  # [T / c, c, B, .]
+    if form == "recurrent":
+        y, state = _recurrent(A, state, chunks)
+    else:
+        body = jax.checkpoint(functools.partial(_associative, A))
+        state, y = lax.scan(body, state, chunks)
     y = y.reshape(-1, *y.shape[2:]).swapaxes(0, 1)
     return y[:, :length], state
 
 
-def _tokens(h, A, chunk):
-    def one(h, token):
-        u, dt, b, c = token
-        h = jnp.exp(dt[:, None] * A) * h + b[:, :, None] * u[:, None]
-        return h, (h * c[:, :, None]).sum(1)
-
-    return lax.scan(one, h, chunk)
-
-
-def _associative(h, A, chunk):
+def _associative(A, h, chunk):
     u, dt, b, c = chunk
-    decay = jnp.exp(dt[:, :, None] * A)
-    terms = b[..., None] * u[:, :, None]
+    states, h = scan_leading(
+        jnp.exp(dt[:, :, None] * A), b[..., None] * u[:, :, None], h, ("parallel", 1, False)
+    )
+    return h, jnp.einsum("tbn,tbnd->tbd", c, states)
 
-    def compose(first, second):
-        return second[0] * first[0], second[0] * first[1] + second[1]
 
-    products, sums = lax.associative_scan(compose, (decay, terms))
-    states = sums + products * h
-    return states[-1], (states * c[..., None]).sum(2)
+@jax.custom_vjp
+def _recurrent(A, state, chunks):
+    """Token after token. The backward pass keeps one state per chunk and recomputes the others."""
+
+    def body(h, chunk):
+        return lax.scan(functools.partial(_token, A), h, chunk)
+
+    state, y = lax.scan(body, state, chunks)
+    return y, state
+
+
+def _token(A, h, token):
+    u, dt, b, c = token
+    h = jnp.exp(dt[:, None] * A) * h + b[:, :, None] * u[:, None]
+    # a dot: XLA on CPU does not vectorise the equal sum over the middle axis
+    return h, jnp.einsum("bn,bnd->bd", c, h)
+
+
+def _recurrent_forward(A, state, chunks):
+    def body(h, chunk):
+        after, y = lax.scan(functools.partial(_token, A), h, chunk)
+        return after, (y, h)
+
+    state, (y, entering) = lax.scan(body, state, chunks)
+    return (y, state), (A, entering, chunks)
+
+
+def _recurrent_backward(residuals, cotangents):
+    A, entering, chunks = residuals
+    d_y, d_state = cotangents
+
+    def chunk_backward(carry, inputs):
+        h, chunk, d_y = inputs
+        _, before = lax.scan(lambda h, token: (_token(A, h, token)[0], h), h, chunk)
+        return lax.scan(token_backward, carry, (before, chunk, d_y), reverse=True)
+
+    def token_backward(carry, inputs):
+        g, d_A = carry
+        h, (u, dt, b, c), d_y = inputs
+        decay = jnp.exp(dt[:, None] * A)
+        decayed = decay * h
+        after = decayed + b[:, :, None] * u[:, None]
+        g = g + c[:, :, None] * d_y[:, None]
+        d_log = g * decayed  # of the logarithm of the decay, dt * A
+        gradients = (
+            jnp.einsum("bn,bnd->bd", b, g),
+            jnp.einsum("n,bnd->bd", jnp.ones_like(A[:, 0]), A * d_log),
+            jnp.einsum("bnd,bd->bn", g, u),
+            jnp.einsum("bnd,bd->bn", after, d_y),
+        )
+        return (g * decay, d_A + d_log * dt[:, None]), gradients
+
+    carry = (d_state, jnp.zeros_like(d_state))
+    (d_state, d_A), d_chunks = lax.scan(
+        chunk_backward, carry, (entering, chunks, d_y), reverse=True
+    )
+    return d_A.sum(0), d_state, d_chunks
+
+
+_recurrent.defvjp(_recurrent_forward, _recurrent_backward)
 
 
 @op("dt_softplus")

@@ -9,7 +9,9 @@ from scanmax.ops.reference.conv import patchify as patchify
 from scanmax.ops.reference.conv1d import causal_conv1d as causal_conv1d
 from scanmax.ops.reference.conv1d import causal_conv1d_step as causal_conv1d_step
 from scanmax.ops.reference.linear_attention import linear_attention as linear_attention
-from scanmax.ops.reference.linear_attention import linear_attention_matrix as linear_attention_matrix
+from scanmax.ops.reference.linear_attention import (
+    linear_attention_matrix as linear_attention_matrix,
+)
 from scanmax.ops.reference.linear_attention import linear_attention_step as linear_attention_step
 from scanmax.ops.reference.norm import batch_norm as batch_norm
 from scanmax.ops.reference.norm import batch_statistics as batch_statistics

@@ -28,7 +28,7 @@ def linear_attention(
     return_state=False,
     precision=None,
 ):
-    """S_t = exp(log_decay_t) S_{t-1} + phi(k_t) (x) v_t, y_t = S_t^T phi(q_t); both ways if asked."""
+    """S_t = exp(log_decay_t) S_{t-1} + phi(k_t) (x) v_t, y_t = S_t^T phi(q_t)."""
     if not is_causal:
         matrix = linear_attention_matrix(
             query,
