@@ -45,7 +45,7 @@ def for_source(source: Source, config: DataConfig) -> "ImageTransform | TokenTra
 
 @dataclasses.dataclass(frozen=True)
 class TokenTransform:
-    """Rows of tokens pass as they are."""
+    """Rows of `length` tokens; a training example has room for several, and one is drawn."""
 
     length: int
     decode: Callable[[np.ndarray], str]
@@ -54,7 +54,8 @@ class TokenTransform:
         pass
 
     def train(self, example: Batch, rng: np.random.Generator) -> Batch:
-        return self.eval(example)
+        start = rng.integers(len(example["tokens"]) - self.length + 1)
+        return {"tokens": np.asarray(example["tokens"][start : start + self.length], np.int32)}
 
     def train_batch(self, batch: Batch, rng: np.random.Generator) -> Batch:
         return batch | {"mask": np.ones(len(batch["tokens"]), bool)}

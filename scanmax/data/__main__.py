@@ -1,0 +1,127 @@
+"""python -m scanmax.data prepare NAME | prepare --config=FILE [--config.a.b=c ...] | list
+
+Puts a data set where training reads it: --data_dir=DIR or TFDS's directory, TFDS_DATA_DIR or
+~/tensorflow_datasets. What is there already is left alone. Sets that need a download are made by
+TFDS's own builders, which want TensorFlow for it; reading never does.
+"""
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from scanmax import cli
+from scanmax.data import sources
+from scanmax.data.config import DataConfig
+from scanmax.errors import UserError, suggest
+
+COMMANDS = ("prepare", "list")
+# A preparation writes into its folder all the time; one that has not for so long was killed.
+LEFTOVER_SECONDS = 3600
+OWN = {
+    "digits": "8x8 handwritten digits, 10 classes, bundled with scikit-learn",
+    "bytes": "bytes of Python's documentation topics, read from the running Python",
+    "synthetic": "coloured blobs of any size and number of classes",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Runs a command; returns the exit status."""
+    if not argv or argv[0].lstrip("-") in ("help", "h", "helpfull"):
+        print(__doc__)
+        return 0
+    command, *rest = argv
+    if command not in COMMANDS:
+        raise UserError(f"unknown command {command!r}; {suggest(command, COMMANDS)}")
+    if command == "list":
+        return list_sources(rest)
+    name, data_dir = parse_prepare(rest)
+    print(prepare(name, data_dir))
+    return 0
+
+
+def parse_prepare(argv: Sequence[str]) -> tuple[str, str]:
+    """What to prepare and where, from NAME [--data_dir=DIR] or from a config."""
+    if any(word.lstrip("-").startswith("config") for word in argv):
+        config, _ = cli.parse_flags(argv)
+        data = getattr(config, "data", None)
+        if not isinstance(data, DataConfig):
+            raise UserError("the config has no field `data` that says what to prepare")
+        return data.name, data.data_dir
+    values = flags.FlagValues()
+    flags.DEFINE_string("data_dir", "", "where the data go", flag_values=values)
+    try:
+        names = values(["", *argv])[1:]
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    if len(names) != 1:
+        raise UserError("say which data set: python -m scanmax.data prepare digits")
+    return names[0], values["data_dir"].value
+
+
+def prepare(name: str, data_dir: str = "") -> str:
+    """Builds a data set unless it is there; says where it is.
+
+    Raises:
+      UserError: an unknown name, or a set that cannot be built here; the message says why.
+    """
+    if name in sources.SOURCES:
+        return f"{name}: nothing to prepare, {OWN[name]}"
+    builder = sources.make_builder(name, data_dir)
+    if builder.is_prepared():
+        return f"{name}: already in {builder.data_dir}"
+    remove_leftovers(builder)
+    if name in sources.BUILDERS:
+        # Ours take a second; three progress bars would only hide the line that says where.
+        hide_progress()
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except ImportError as error:
+        raise UserError(
+            f"TFDS builds {name!r} with {error.name}, which is not installed; "
+            f"pip install {'tensorflow' if error.name == 'tensorflow' else error.name}, "
+            "or prepare it on another machine and copy the folder"
+        ) from error
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise UserError(f"TFDS cannot build {name!r}: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot build {name!r} in {builder.data_dir}: {error}") from error
+    return f"{name}: prepared in {builder.data_dir}"
+
+
+def hide_progress() -> None:
+    """Turns TFDS's progress bars off."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+
+
+def remove_leftovers(builder: Any) -> None:
+    """Removes what a killed preparation of the same version left beside the place of the data."""
+    place = builder.data_path
+    if place.parent.exists():
+        for folder in place.parent.glob(f"incomplete.*_{place.name}"):
+            if time.time() - folder.stat().mtime > LEFTOVER_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def list_sources(argv: Sequence[str]) -> int:
+    """Prints what can be read: our own sources, then what lies prepared."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("data_dir", "", "where the data lie", flag_values=values)
+    values(["", *argv])
+    for name, what in OWN.items():
+        state = "ready"
+        if name in sources.BUILDERS:
+            prepared = sources.make_builder(name, values["data_dir"].value).is_prepared()
+            state = "ready" if prepared else "not prepared"
+        print(f"{name:<12} {state:<14} {what}")
+    print("and any image set of TFDS by its name: https://www.tensorflow.org/datasets/catalog")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_main(main))
