@@ -4,6 +4,7 @@ A checkpoint is a folder named by its step: `state` (arrays), `meta` (JSON: conf
 Orbax writes under a temporary name and renames at the end: an interrupted save leaves no folder.
 """
 
+import contextlib
 import json
 import logging
 import pathlib
@@ -30,8 +31,8 @@ class Checkpointer:
           config: how many are kept.
           keep_every: checkpoints this many steps apart are never removed; 0 is none.
         """
-        # Orbax tells every save at level INFO and its plans at level WARNING.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax logs a traceback of what it then raises; the raised error is told in one line.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.directory = pathlib.Path(directory).absolute()
         self._config = config
         self._damaged: list[int] = []
@@ -111,10 +112,21 @@ class Checkpointer:
         except Exception as error:
             raise self._failed(None, error) from error
 
-    def close(self) -> None:
-        """Waits and lets go of orbax's threads."""
-        self.wait()
-        self._manager.close()
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        """Lets the save under way finish, whatever ended the run, and ends orbax's threads."""
+        try:
+            self.wait()
+        except UserError as late:
+            # The first error is what ended the run; one about saving is told beside it.
+            if kind is None:
+                raise
+            print(f"warning: {late}", file=sys.stderr)
+        finally:
+            with contextlib.suppress(Exception):
+                self._manager.close()
 
     def meta(self, step: int) -> dict[str, Any]:
         """What was saved beside the arrays of a step."""

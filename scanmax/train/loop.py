@@ -1,11 +1,11 @@
 """The training loop: restore, next batch, step, log, evaluate, save; one readable function."""
 
+import contextlib
 import math
 import pathlib
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import flax.linen as nn
@@ -52,60 +52,65 @@ def train(
     with open_workdir(workdir, config) as workdir:
         run = build(config, pipeline=pipeline, model=model)
         durations, mesh = run.durations, run.mesh
-        checkpointer = Checkpointer(
-            workdir / "checkpoints", config.checkpoint, durations.keep_every
-        )
-        restored = checkpointer.restore(run.shapes, run.shardings)
-        state, start = (restored[0], restored[1]["step"]) if restored else (run.init(), 0)
-        teacher = load_teacher(run)
-        is_first = jax.process_index() == 0
-        log = Log(workdir, start=start, total=durations.total) if is_first else NoLog()
-        log.say(sharding.describe(run.shapes.params, run.shardings.params, mesh))
-        log.say(f"resuming at step {start}" if start else f"training for {durations.total} steps")
+        folder = workdir / "checkpoints"
+        with (
+            Checkpointer(folder, config.checkpoint, durations.keep_every) as checkpointer,
+            contextlib.ExitStack() as stack,
+        ):
+            restored = checkpointer.restore(run.shapes, run.shardings)
+            state, start = (restored[0], restored[1]["step"]) if restored else (run.init(), 0)
+            teacher = load_teacher(run)
+            is_first = jax.process_index() == 0
+            log = Log(workdir, start=start, total=durations.total) if is_first else NoLog()
+            stack.callback(log.close)
+            log.say(sharding.describe(run.shapes.params, run.shardings.params, mesh))
+            log.say(f"{'resuming at step' if start else 'starting at step'} {start}")
+            rows = sharding.batch_sharding(mesh)
+            feed = Feed(run.pipeline.train_iterator(start), rows, config.prefetch)
+            stack.callback(feed.close)
+            stop = stack.enter_context(stop_signal())
+            stack.enter_context(sharding.use_mesh(mesh, config.sharding))
 
-        rows = sharding.batch_sharding(mesh)
-        feed = Feed(run.pipeline.train_iterator(start), rows, config.prefetch)
-        window = Window(config.batch_size, run.pipeline.num_train)
-        held_out: dict[str, float] = {}
-        try:
-            with sharding.use_mesh(mesh, config.sharding), stop_signal() as stop:
-                for step in range(start + 1, durations.total + 1):
-                    state, metrics = run.train_step(state, next(feed), teacher)
-                    window.add(step, metrics)
-                    log.progress(step)
-                    is_last = step == durations.total
+            window = Window(config.batch_size, run.pipeline.num_train)
+            held_out: dict[str, float] = {}
+            for step in range(start + 1, durations.total + 1):
+                state, metrics = run.train_step(state, next(feed), teacher)
+                window.add(step, metrics)
+                log.progress(step)
+                is_last = step == durations.total
+                stopping = stop.wanted(step) and not is_last
 
-                    if step % durations.log == 0 or is_last:
-                        log.write(step, "train", window.summary(feed.waited))
-                    evaluates = is_last or (durations.eval and step % durations.eval == 0)
-                    saves = is_last or (durations.checkpoint and step % durations.checkpoint == 0)
-                    stopping = stop.wanted(step)
-                    if evaluates or saves or stopping:
-                        # Nothing is saved that a loss before it has spoilt.
-                        window.check()
-                    if evaluates and not (stopping and not is_last):
-                        held_out = evaluate(run, state)
-                        log.write(step, "eval", held_out)
-                        window.restart_clock()
-                    if saves or stopping:
-                        meta = checkpoint_meta(config, step)
-                        checkpointer.save(state, meta, held_out if evaluates else None)
-                    if stopping and not is_last:
-                        checkpointer.wait()
-                        log.say(f"stopped by a signal at step {step}; the same command continues")
-                        return {}
-
-                checkpointer.wait()
-                if not held_out:
+                if step % durations.log == 0 or is_last:
+                    log.write(step, "train", window.summary(feed.waited))
+                evaluates = is_due(step, durations.eval, is_last) and not stopping
+                saves = is_due(step, durations.checkpoint, is_last) or stopping
+                if evaluates or saves:
+                    # Nothing is saved that a loss before it has spoilt.
+                    window.check()
+                if evaluates:
                     held_out = evaluate(run, state)
-                    log.write(start, "eval", held_out)
-                if run.pipeline.kind == "image":
-                    save_predictions(run, state, workdir / "predictions.npz")
-        finally:
-            feed.close()
-            log.close()
-        checkpointer.close()
+                    log.write(step, "eval", held_out)
+                if saves:
+                    meta = checkpoint_meta(config, step)
+                    checkpointer.save(state, meta, held_out if evaluates else None)
+                if evaluates or saves:
+                    window.restart_clock()
+                if stopping:
+                    checkpointer.wait()
+                    log.say(f"stopped by a signal at step {step}; the same command continues")
+                    return {}
+
+            checkpointer.wait()
+            if not held_out:
+                held_out = evaluate(run, state)
+            if run.pipeline.kind == "image":
+                save_predictions(run, state, workdir / "predictions.npz")
         return held_out
+
+
+def is_due(step: int, every: int, is_last: bool) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens now."""
+    return is_last or (every > 0 and step % every == 0)
 
 
 def evaluate(run: Run, state: TrainState) -> dict[str, float]:
@@ -249,7 +254,7 @@ class Stop:
         return multihost_utils.reached_preemption_sync_point(step)
 
 
-@contextmanager
+@contextlib.contextmanager
 def stop_signal() -> Iterator[Stop]:
     """SIGTERM and the first Ctrl-C end the run after the current step; a second Ctrl-C at once."""
     stop = Stop()
