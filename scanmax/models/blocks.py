@@ -9,7 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax.errors import UserError, suggest
-from scanmax.models.layers import DropPath, LayerNorm, LayerScale, Mlp, RmsNorm
+from scanmax.models.layers import (
+    Conv,
+    DropPath,
+    LayerNorm,
+    LayerScale,
+    Mlp,
+    RmsNorm,
+    fan_in_uniform,
+)
 from scanmax.models.mixers import create_mixer
 
 NORMS = {"layer_norm": LayerNorm, "rms_norm": RmsNorm}
@@ -32,6 +40,8 @@ class Block(nn.Module):
       mlp_hidden: width of the MLP; 0 leaves it out.
       mixer_options: for any mixer's name, fields of its module.
       layer_scale: initial value of the scale of each branch; None leaves it out.
+      position_conv: side of a depthwise convolution over the grid that is added to the stream before
+        the mixer and before the MLP, so that mixers without order know positions; 0 leaves it out.
       prefix_tokens: leading tokens (class, distillation) outside the grid.
     """
 
@@ -45,6 +55,7 @@ class Block(nn.Module):
     gated_mlp: bool = False
     use_bias: bool = True
     layer_scale: float | None = None
+    position_conv: int = 0
     prefix_tokens: int = 0
     is_causal: bool = False
     dropout_rate: float = 0.0
@@ -72,6 +83,7 @@ class Block(nn.Module):
             return create_norm(self.norm, epsilon=self.norm_epsilon, name=f"norm{index}", **dtypes)
 
         mixer = self.create_mixer(name="mixer")
+        x = self.add_position_conv(x, grid, 1)
         if state is None:
             mixed = mixer(norm(1)(x), grid=grid, train=train)
         else:
@@ -79,6 +91,7 @@ class Block(nn.Module):
         mixed = nn.Dropout(self.dropout_rate, deterministic=not train)(mixed)
         x = residual(x, mixed, 1)
         if self.mlp_hidden:
+            x = self.add_position_conv(x, grid, 2)
             mlp = Mlp(
                 self.mlp_hidden,
                 activation=self.activation,
@@ -91,6 +104,26 @@ class Block(nn.Module):
             x = residual(x, mlp(norm(2)(x), train=train), 2)
         self.sow("intermediates", "output", x)
         return x if state is None else (x, state)
+
+    @nn.nowrap
+    def add_position_conv(self, x: Float[Array, "B T D"], grid, index: int):
+        """x plus its depthwise convolution over the grid; prefix tokens stay as they are."""
+        if not self.position_conv:
+            return x
+        if grid is None:
+            raise ValueError("position_conv convolves over a grid; this host has none.")
+        conv = Conv(
+            x.shape[-1],
+            self.position_conv,
+            groups=x.shape[-1],
+            kernel_init=fan_in_uniform(),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=f"position_conv{index}",
+        )
+        prefix, tokens = x[:, : self.prefix_tokens], x[:, self.prefix_tokens :]
+        maps = conv(tokens.reshape(x.shape[0], *grid, x.shape[-1])).astype(x.dtype)
+        return jnp.concatenate([prefix, tokens + maps.reshape(tokens.shape)], axis=1)
 
     @nn.nowrap
     def create_mixer(self, **fields: Any) -> nn.Module:

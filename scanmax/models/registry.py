@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from scanmax.errors import UserError, suggest
 
 # The family files of this package; each is imported when a name is first asked for.
-FAMILY_MODULES = ("convnext", "lm", "vit")
+FAMILY_MODULES = ("convnext", "lm", "mamba2", "pyramid", "vit", "vssd")
 
 INPUT_KINDS = ("image", "tokens")
 

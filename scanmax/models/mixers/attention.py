@@ -3,9 +3,8 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from scanmax import ops
 from scanmax.models.layers import Dense, LayerNorm, constrain
@@ -20,6 +19,7 @@ class Attention(Mixer):
     Attributes:
       kv_heads: heads of keys and values, a divisor of heads; None is as many.
       normalizer: how logits become weights, a name of `ops.dot_product_attention`.
+      qkv_bias: biases of queries, keys and values; None is as use_bias.
       qk_norm: LayerNorm over each head's queries and keys.
       rotary_base: base of rotary positions along the sequence; None leaves them out.
       local_window_size: tokens to the left (and right) that a token reads; None is all.
@@ -28,6 +28,7 @@ class Attention(Mixer):
 
     kv_heads: int | None = None
     normalizer: str = "softmax"
+    qkv_bias: bool | None = None
     qk_norm: bool = False
     rotary_base: float | None = None
     local_window_size: int | tuple[int, int] | None = None
@@ -44,24 +45,29 @@ class Attention(Mixer):
         dim = x.shape[-1]
         query, key, value = self.project(x)
         if self.rotary_base is not None:
-            start = 0 if state is None else state["length"]
+            start = 0 if state is None else state.position
             positions = start + jnp.arange(x.shape[1])
             query = ops.rotary(query, positions, base=self.rotary_base)
             key = ops.rotary(key, positions, base=self.rotary_base)
         heads = ("batch", "length", "heads", "kv")
         query = constrain(query, heads)
-        keywords = {
-            "normalizer": self.normalizer,
-            "local_window_size": self.local_window_size,
-            "logits_soft_cap": self.logits_soft_cap,
-        }
+        keywords = {"normalizer": self.normalizer, "logits_soft_cap": self.logits_soft_cap}
+        window = {"local_window_size": self.local_window_size}
         if state is None:
-            keywords["is_causal"] = self.is_causal
+            keywords |= {"is_causal": self.is_causal, **window}
             self.sow_attention(x.shape[1], lambda: ops.attention_matrix(query, key, **keywords))
+            y = ops.dot_product_attention(query, key, value, **keywords)
+        elif x.shape[1] == 1:
+            y, state = ops.attention_step(
+                state, query[:, 0], key[:, 0], value[:, 0], **keywords, **window
+            )
+            y = y[:, None]
         else:
-            state, keywords["mask"] = self.extend(state, key, value)
-            key, value = state["key"], state["value"]
-        y = constrain(ops.dot_product_attention(query, key, value, **keywords), heads)
+            mask = self.cache_mask(state, x.shape[1])
+            state = ops.extend_kv_cache(state, key, value)
+            key, value = (cache.astype(self.dtype) for cache in (state.key, state.value))
+            y = ops.dot_product_attention(query, key, value, mask=mask, **keywords)
+        y = constrain(y, heads)
         y = self.dense(dim, ("heads", "kv", "embed"), "out", contract=2)(y)
         return y if state is None else (y, state)
 
@@ -89,32 +95,23 @@ class Attention(Mixer):
             features,
             axes,
             contract=contract,
-            use_bias=self.use_bias,
+            use_bias=self.use_bias if name == "out" or self.qkv_bias is None else self.qkv_bias,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name=name,
         )
 
     @nn.nowrap
-    def extend(self, state, key, value):
-        """The cache with the new tokens, and which of its places each of them reads [T, L]."""
-        start, (_, length, *_) = state["length"], key.shape
-        places = jnp.arange(state["key"].shape[1])
-        tokens = start + jnp.arange(length)
-        mask = places[None, :] <= tokens[:, None]
-        write = (0, start, 0, 0)
-        state = {
-            "key": jax.lax.dynamic_update_slice(state["key"], key.astype(self.dtype), write),
-            "value": jax.lax.dynamic_update_slice(state["value"], value.astype(self.dtype), write),
-            "length": start + length,
-        }
-        return state, mask
+    def cache_mask(self, state: Any, length: int) -> Bool[Array, "T S"]:
+        """Which places of the cache each of `length` new tokens reads."""
+        window = self.local_window_size
+        left = window[0] if isinstance(window, tuple) else window
+        tokens = (state.position + jnp.arange(length))[:, None]
+        places = jnp.arange(state.key.shape[1])[None]
+        mask = places <= tokens
+        return mask if left is None else mask & (places >= tokens - left)
 
     @nn.nowrap
-    def init_state(self, batch_size: int, length: int, dim: int) -> dict[str, Array]:
-        shape = (batch_size, length, self.kv_heads or self.heads, self.head_dim(dim))
-        return {
-            "key": jnp.zeros(shape, self.dtype),
-            "value": jnp.zeros(shape, self.dtype),
-            "length": jnp.zeros((), jnp.int32),
-        }
+    def init_state(self, batch_size: int, length: int, dim: int) -> Any:
+        groups, width = self.kv_heads or self.heads, self.head_dim(dim)
+        return ops.init_kv_cache((batch_size,), length, groups, width, dtype=self.dtype)
