@@ -3,6 +3,11 @@
 They are written to be read, and are the ground truth of the tests (in float64).
 """
 
+from scanmax.ops.reference.attention import attention_matrix as attention_matrix
+from scanmax.ops.reference.attention import attention_step as attention_step
+from scanmax.ops.reference.attention import dot_product_attention as dot_product_attention
+from scanmax.ops.reference.attention import extend_kv_cache as extend_kv_cache
+from scanmax.ops.reference.attention import init_kv_cache as init_kv_cache
 from scanmax.ops.reference.conv import conv2d as conv2d
 from scanmax.ops.reference.conv import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.reference.conv import patchify as patchify
@@ -28,6 +33,14 @@ from scanmax.ops.reference.scan import diagonal_scan as diagonal_scan
 from scanmax.ops.reference.selective_scan import selective_scan as selective_scan
 from scanmax.ops.reference.selective_scan import selective_scan_matrix as selective_scan_matrix
 from scanmax.ops.reference.selective_scan import selective_scan_step as selective_scan_step
+from scanmax.ops.reference.softmax import extexp as extexp
+from scanmax.ops.reference.softmax import extexp_add as extexp_add
+from scanmax.ops.reference.softmax import extexp_sum as extexp_sum
+from scanmax.ops.reference.softmax import log_softmax as log_softmax
+from scanmax.ops.reference.softmax import log_stablemax as log_stablemax
+from scanmax.ops.reference.softmax import sigmoid_weights as sigmoid_weights
+from scanmax.ops.reference.softmax import softmax as softmax
+from scanmax.ops.reference.softmax import stablemax as stablemax
 from scanmax.ops.reference.ssm import nc_ssd as nc_ssd
 from scanmax.ops.reference.ssm import nc_ssd_matrix as nc_ssd_matrix
 from scanmax.ops.reference.ssm import ssd as ssd

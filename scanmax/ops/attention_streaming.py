@@ -1,0 +1,348 @@
+"""Attention over blocks of queries and keys: exact, and never more than one block of logits.
+
+The forward pass keeps, per query row, what its weights are computed from again: the level its
+scores were shifted by and the inverse of their sum (see `normalizer`). The backward pass recomputes
+each block of weights P and of logit gradients dL from them:
+
+    P = score(l) / z      dL = score'(l) / z * (dO V^T - D)      D = sum(dO * O), or 0 unnormalized
+    dV = P^T dO           dQ = scale dL K                        dK = scale dL^T Q
+
+Blocks that `is_causal` or `local_window_size` empties are never visited, in either pass.
+
+Arrays are head-first inside, with query heads [G, R] over G key heads, so that each block is one
+matrix product per key head. Gradients of keys and values are accumulated transposed: a product
+whose large operand has the contracted axis first is half as fast on CPU.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from scanmax.ops.contract import accumulator_dtype
+from scanmax.ops.normalizer import Normalizer
+from scanmax.ops.softmax import divide
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The static part of a call; `window` is (left, right), None for unbounded on that side."""
+
+    normalizer: Normalizer
+    left: int | None
+    right: int | None
+    logits_soft_cap: float | None
+    chunks: tuple[int, int]
+    precision: object
+
+
+class _Blocks:
+    """The arrays of one call, cut into blocks: what both passes share."""
+
+    def __init__(self, plan, query, key, value, bias, mask, scale, key_lengths):
+        self.plan = plan
+        *self.batch, self.T, H, self.K = query.shape
+        *_, self.S, self.G, self.V = value.shape
+        self.R = H // self.G
+        self.dtype = accumulator_dtype(query, key, value)
+        self.scale = scale.astype(self.dtype)
+        self.bq, self.bk = plan.chunks
+        self.nq, self.nk = -(-self.T // self.bq), -(-self.S // self.bk)
+        self.q = self.rows(query)  # [*B, G, R, T, K]
+        self.k = self.columns(key)  # [*B, G, S, K]
+        self.v = self.columns(value)
+        self.bias = self.matrix(bias)
+        self.mask = self.matrix(mask)
+        self.key_lengths = self.num_keys = None
+        if key_lengths is not None:
+            self.key_lengths = key_lengths.reshape(*key_lengths.shape, 1, 1, 1, 1)
+            self.num_keys = self.key_lengths.astype(self.dtype)
+        else:
+            self.num_keys = self.S
+        # an array of which the carries of the loops take their device-varying axes
+        arrays = (query, key, value, bias, mask, scale, key_lengths)
+        self.varying = [x for x in arrays if x is not None]
+
+    def rows(self, x):
+        """[*B, T, H, K] -> [*B, G, R, padded T, K]."""
+        x = x.reshape(*x.shape[:-2], self.G, self.R, x.shape[-1])
+        x = jnp.moveaxis(x, -4, -2)
+        return _pad(x, -2, self.nq * self.bq)
+
+    def columns(self, x):
+        """[*B, S, G, K] -> [*B, G, padded S, K]."""
+        return _pad(jnp.moveaxis(x, -3, -2), -2, self.nk * self.bk)
+
+    def matrix(self, x):
+        """[*B, H, T, S] with axes of 1 -> [*B, G, R, padded T, padded S], axes of 1 kept."""
+        if x is None:
+            return None
+        heads = (1, 1) if x.shape[-3] == 1 else (self.G, self.R)
+        x = x.reshape(*x.shape[:-3], *heads, *x.shape[-2:])
+        x = x if x.shape[-2] == 1 else _pad(x, -2, self.nq * self.bq)
+        return x if x.shape[-1] == 1 else _pad(x, -1, self.nk * self.bk)
+
+    def unrows(self, x):
+        """[*B, G, R, padded T, K] -> [*B, T, H, K]."""
+        x = lax.slice_in_dim(x, 0, self.T, axis=x.ndim - 2)
+        x = jnp.moveaxis(x, -2, -4)
+        return x.reshape(*x.shape[:-3], self.G * self.R, x.shape[-1])
+
+    def query_block(self, x, i):
+        return lax.dynamic_slice_in_dim(x, i * self.bq, self.bq, axis=x.ndim - 2)
+
+    def key_block(self, x, j):
+        return lax.dynamic_slice_in_dim(x, j * self.bk, self.bk, axis=x.ndim - 2)
+
+    def matrix_start(self, x, i, j):
+        zero = jnp.zeros((), jnp.int32)
+        row = zero if x.shape[-2] == 1 else i * self.bq
+        column = zero if x.shape[-1] == 1 else j * self.bk
+        return (*([zero] * (x.ndim - 2)), row, column)
+
+    def matrix_block(self, x, i, j):
+        rows = 1 if x.shape[-2] == 1 else self.bq
+        columns = 1 if x.shape[-1] == 1 else self.bk
+        sizes = (*x.shape[:-2], rows, columns)
+        return lax.dynamic_slice(x, self.matrix_start(x, i, j), sizes)
+
+    def dot(self, subscripts, x, y):
+        return jnp.einsum(
+            subscripts,
+            x,
+            y,
+            precision=self.plan.precision,
+            preferred_element_type=self.dtype,
+        )
+
+    def logits(self, q, k, i, j):
+        """The block's logits, -inf where masked, and the slope of the soft cap (or None)."""
+        cap = self.plan.logits_soft_cap
+        logits = self.dot("...grqk,...gsk->...grqs", q, k) * self.scale
+        slope = None
+        if cap is not None:
+            t = jnp.tanh(logits / cap)
+            logits, slope = cap * t, 1 - t * t
+        if self.bias is not None:
+            logits = logits + self.matrix_block(self.bias, i, j).astype(self.dtype)
+        allowed = self.allowed(i, j)
+        if allowed is not None:
+            logits = jnp.where(allowed, logits, -jnp.inf)
+        return logits, slope
+
+    def allowed(self, i, j):
+        """Which entries of the block take part; None for all, rank of the logits otherwise."""
+        left, right = self.plan.left, self.plan.right
+        ones = (1,) * (len(self.batch) + 2)
+        row = i * self.bq + lax.broadcasted_iota(jnp.int32, (*ones, self.bq, 1), len(ones))
+        column = j * self.bk + lax.broadcasted_iota(jnp.int32, (*ones, 1, self.bk), len(ones) + 1)
+        conditions = []
+        if self.key_lengths is not None:
+            conditions.append(column < self.key_lengths)
+        elif self.nk * self.bk > self.S:
+            conditions.append(column < self.S)
+        if right is not None:
+            conditions.append(column <= row + right)
+        if left is not None:
+            conditions.append(column >= row - left)
+        if self.mask is not None:
+            conditions.append(self.matrix_block(self.mask, i, j))
+        return functools.reduce(jnp.logical_and, conditions) if conditions else None
+
+    def keys_seen(self, i):
+        """The range of key blocks in which query block i attends to anything."""
+        first, last = 0, self.nk
+        if self.plan.left is not None:
+            first = jnp.maximum(i * self.bq - self.plan.left, 0) // self.bk
+        if self.plan.right is not None:
+            furthest = i * self.bq + (self.bq - 1 + self.plan.right)
+            last = jnp.minimum(furthest // self.bk + 1, self.nk)
+        return first, last
+
+    def queries_seeing(self, j):
+        """The range of query blocks that attend to anything in key block j."""
+        first, last = 0, self.nq
+        if self.plan.right is not None:
+            first = jnp.maximum(j * self.bk - self.plan.right, 0) // self.bq
+        if self.plan.left is not None:
+            furthest = j * self.bk + (self.bk - 1 + self.plan.left)
+            last = jnp.minimum(furthest // self.bq + 1, self.nq)
+        return first, last
+
+    def carry(self, shape, fill=0.0, dtype=None):
+        return vary_like(jnp.full(shape, fill, dtype or self.dtype), *self.varying)
+
+
+def vary_like(x, *arrays):
+    """x marked as varying over the shard_map axes over which any of the arrays does."""
+    axes = set().union(*(getattr(jax.typeof(a), "vma", frozenset()) for a in arrays))
+    axes -= getattr(jax.typeof(x), "vma", frozenset())
+    return lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
+
+
+def _pad(x, axis, size):
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (0, size - x.shape[axis])
+    return jnp.pad(x, padding) if padding[axis][1] else x
+
+
+def _loop(bounds, body, carry):
+    first, last = (jnp.asarray(bound, jnp.int32) for bound in bounds)
+    return lax.fori_loop(first, last, body, carry)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def stream(plan, query, key, value, bias, mask, scale, key_lengths):
+    """Attention by blocks: [*B, T, H, V] in the dtype of value."""
+    return _forward(plan, query, key, value, bias, mask, scale, key_lengths)[0]
+
+
+def _forward(plan, *arrays):
+    blocks = _Blocks(plan, *arrays)
+    normalizer, value = plan.normalizer, arrays[2]
+    rows = (*blocks.batch, blocks.G, blocks.R, blocks.bq)
+
+    def start():
+        level, total = None, None
+        if normalizer.shifted:
+            level = blocks.carry(rows, -jnp.inf)
+        if normalizer.normalized:
+            total = blocks.carry(rows)
+        if normalizer.null_logit is not None:
+            null = blocks.carry((*rows, 1), normalizer.null_logit)
+            shift = normalizer.level(null) if normalizer.shifted else None
+            total = normalizer.score(null, shift, blocks.num_keys)[..., 0]
+            level = shift[..., 0] if normalizer.shifted else None
+        return level, total, blocks.carry((*rows, blocks.V))
+
+    def query_block(i):
+        q = blocks.query_block(blocks.q, i)
+
+        def key_block(j, carry):
+            level, total, y = carry
+            logits, _ = blocks.logits(q, blocks.key_block(blocks.k, j), i, j)
+            shift = None
+            if normalizer.shifted:
+                new = jnp.maximum(level, jnp.max(normalizer.level(logits), -1))
+                finite = jnp.where(new == -jnp.inf, jnp.zeros_like(new), new)
+                factor = normalizer.rescale(level, finite)
+                total, y, level = total * factor, y * factor[..., None], new
+                shift = finite[..., None]
+            scores = normalizer.score(logits, shift, blocks.num_keys)
+            if normalizer.normalized:
+                total = total + jnp.sum(scores, -1)
+            v = blocks.key_block(blocks.v, j)
+            y = y + blocks.dot("...grqs,...gsv->...grqv", scores.astype(v.dtype), v)
+            return level, total, y
+
+        level, total, y = _loop(blocks.keys_seen(i), key_block, start())
+        if normalizer.shifted:
+            level = jnp.where(level == -jnp.inf, jnp.zeros_like(level), level)
+        if normalizer.normalized:
+            total = divide(jnp.ones_like(total), total)
+            y = y * total[..., None]
+        return y.astype(value.dtype), level, total
+
+    y, level, inverse = lax.map(query_block, jnp.arange(blocks.nq, dtype=jnp.int32))
+    # [nq, *B, G, R, bq, V] -> [*B, G, R, T, V]
+    y = jnp.moveaxis(y, 0, -3)
+    y = blocks.unrows(y.reshape(*y.shape[:-3], -1, y.shape[-1]))
+    return y, level, inverse
+
+
+def _stream_forward(plan, *arrays):
+    y, level, inverse = _forward(plan, *arrays)
+    return y, (arrays, y, level, inverse)
+
+
+def _stream_backward(plan, residuals, d_y):
+    arrays, y, level, inverse = residuals
+    query, key, value, bias, _, scale, _ = arrays
+    blocks = _Blocks(plan, *arrays)
+    normalizer = plan.normalizer
+    d_y = blocks.rows(d_y)  # [*B, G, R, T, V]
+    q_t, d_y_t = jnp.swapaxes(blocks.q, -1, -2), jnp.swapaxes(d_y, -1, -2)
+    drop = None
+    if normalizer.normalized:
+        drop = jnp.sum(
+            d_y.astype(blocks.dtype) * blocks.rows(y).astype(blocks.dtype), -1, keepdims=True
+        )
+
+    def columns_of(x, i):
+        return lax.dynamic_slice_in_dim(x, i * blocks.bq, blocks.bq, axis=x.ndim - 1)
+
+    def stat(x, i):
+        return lax.dynamic_index_in_dim(x, i, keepdims=False)[..., None]
+
+    def key_block(carry, j):
+        k, v = blocks.key_block(blocks.k, j), blocks.key_block(blocks.v, j)
+
+        def query_block(i, carry):
+            d_q, d_k, d_v, d_bias = carry
+            logits, slope = blocks.logits(blocks.query_block(blocks.q, i), k, i, j)
+            shift = stat(level, i) if normalizer.shifted else None
+
+            def score(logits):
+                return normalizer.score(logits, shift, blocks.num_keys)
+
+            scores, slopes = jax.jvp(score, (logits,), (jnp.ones_like(logits),))
+            d_weights = blocks.dot(
+                "...grqv,...gsv->...grqs", blocks.query_block(d_y, i).astype(v.dtype), v
+            )
+            if normalizer.normalized:
+                d_weights = d_weights - blocks.query_block(drop, i)
+                scores = scores * stat(inverse, i)
+                slopes = slopes * stat(inverse, i)
+            d_v = d_v + blocks.dot(
+                "...grvq,...grqs->...gvs", columns_of(d_y_t, i), scores.astype(d_y_t.dtype)
+            )
+            d_logits = slopes * d_weights
+            if bias is not None:
+                start = blocks.matrix_start(d_bias, i, j)
+                old = blocks.matrix_block(d_bias, i, j)
+                new = old + _sum_to(d_logits, old.shape)
+                d_bias = lax.dynamic_update_slice(d_bias, new, start)
+            d_logits = (d_logits if slope is None else d_logits * slope).astype(key.dtype)
+            d_k = d_k + blocks.dot("...grkq,...grqs->...gks", columns_of(q_t, i), d_logits)
+            new = blocks.query_block(d_q, i) + blocks.dot("...grqs,...gsk->...grqk", d_logits, k)
+            d_q = lax.dynamic_update_slice_in_dim(d_q, new, i * blocks.bq, axis=d_q.ndim - 2)
+            return d_q, d_k, d_v, d_bias
+
+        d_q, d_bias = carry
+        heads = (*blocks.batch, blocks.G)
+        d_k = blocks.carry((*heads, blocks.K, blocks.bk))
+        d_v = blocks.carry((*heads, blocks.V, blocks.bk))
+        bounds = blocks.queries_seeing(j)
+        d_q, d_k, d_v, d_bias = _loop(bounds, query_block, (d_q, d_k, d_v, d_bias))
+        return (d_q, d_bias), (d_k, d_v)
+
+    d_q = blocks.carry(blocks.q.shape)
+    d_bias = None if bias is None else blocks.carry(blocks.bias.shape)
+    (d_q, d_bias), (d_k, d_v) = lax.scan(
+        key_block, (d_q, d_bias), jnp.arange(blocks.nk, dtype=jnp.int32)
+    )
+
+    def join(x, like):
+        """[nk, *B, G, K, bk] -> [*B, S, G, K]."""
+        x = jnp.moveaxis(x, (0, -1), (-4, -3))
+        return x.reshape(*x.shape[:-4], -1, *x.shape[-2:])[..., : blocks.S, :, :]
+
+    d_scale = jnp.sum(d_q * blocks.q.astype(blocks.dtype)).astype(scale.dtype)
+    d_query = blocks.unrows(d_q * blocks.scale).astype(query.dtype)
+    d_key = (join(d_k, key) * blocks.scale).astype(key.dtype)
+    d_value = join(d_v, value).astype(value.dtype)
+    if bias is not None:
+        d_bias = d_bias.reshape(*d_bias.shape[:-4], -1, *d_bias.shape[-2:])
+        d_bias = d_bias[tuple(slice(0, size) for size in bias.shape)].astype(bias.dtype)
+    return d_query, d_key, d_value, d_bias, None, d_scale, None
+
+
+def _sum_to(x, shape):
+    """x summed over the axes that have size 1 in shape."""
+    axes = tuple(i for i, size in enumerate(shape) if size == 1 and x.shape[i] != 1)
+    return jnp.sum(x, axes, keepdims=True) if axes else x
+
+
+stream.defvjp(_stream_forward, _stream_backward)
