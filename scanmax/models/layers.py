@@ -38,6 +38,19 @@ zeros_init = nn.initializers.zeros_init()
 ones_init = nn.initializers.ones_init()
 
 
+def fan_in_uniform(scale: float = 1.0, fan_in: int | None = None) -> Initializer:
+    """Uniform in +- scale / sqrt(fan_in), where torch's linear and convolution layers start.
+
+    By default fan_in is read from the shape: all axes but the last.
+    """
+
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        bound = scale / np.sqrt(fan_in or np.prod(shape[:-1]))
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
 def check_axes(axes: Axes, ndim: int) -> None:
     """Refuses logical axes that nobody knows, or that do not fit an array of `ndim` axes."""
     if len(axes) != ndim:

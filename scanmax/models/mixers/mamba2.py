@@ -1,28 +1,9 @@
 """The mixer of the published Mamba-2 language models: the causal `ssd` with its authors' start."""
 
-from typing import Any
-
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array
 
-from scanmax.models.layers import Dense, partitioned
+from scanmax.models.layers import Dense, fan_in_uniform
 from scanmax.models.mixers.ssm import Ssd
-
-
-def fan_in_uniform(scale: float = 1.0, fan_in: int | None = None):
-    """Initializer: uniform in +- scale / sqrt(fan_in), where torch's linear layers start.
-
-    By default fan_in is read from the shape: all axes but the last.
-    """
-
-    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        bound = scale / np.sqrt(fan_in or np.prod(shape[:-1]))
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
 
 
 class Mamba2(Ssd):
@@ -52,12 +33,3 @@ class Mamba2(Ssd):
             param_dtype=self.param_dtype,
             name=name,
         )
-
-    @nn.nowrap
-    def filter(self, size: tuple[int, ...], channels: int) -> tuple[Array, Array]:
-        init = fan_in_uniform(fan_in=int(np.prod(size)))
-        axes = (*(None,) * len(size), "mlp")
-        shape = (*size, channels)
-        kernel = self.param("conv_kernel", partitioned(init, axes), shape, self.param_dtype)
-        bias = self.param("conv_bias", partitioned(init, axes[-1:]), shape[-1:], self.param_dtype)
-        return kernel.astype(self.dtype), bias.astype(self.dtype)

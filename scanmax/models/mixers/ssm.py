@@ -9,14 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import (
-    Dense,
-    LayerNorm,
-    normal_init,
-    ones_init,
-    partitioned,
-    zeros_init,
-)
+from scanmax.models.layers import Dense, LayerNorm, fan_in_uniform, ones_init, partitioned
 from scanmax.models.mixers.base import Mixer
 
 
@@ -97,16 +90,10 @@ class _StateSpace(Mixer):
     @nn.nowrap
     def filter(self, size: tuple[int, ...], channels: int) -> tuple[Array, Array]:
         """Kernel and bias of the short depthwise convolution."""
-        axes = (None,) * len(size)
-        kernel = self.param(
-            "conv_kernel",
-            partitioned(normal_init, (*axes, "mlp")),
-            (*size, channels),
-            self.param_dtype,
-        )
-        bias = self.param(
-            "conv_bias", partitioned(zeros_init, ("mlp",)), (channels,), self.param_dtype
-        )
+        init = fan_in_uniform(fan_in=int(np.prod(size)))
+        axes, shape = (*(None,) * len(size), "mlp"), (*size, channels)
+        kernel = self.param("conv_kernel", partitioned(init, axes), shape, self.param_dtype)
+        bias = self.param("conv_bias", partitioned(init, axes[-1:]), shape[-1:], self.param_dtype)
         return kernel.astype(self.dtype), bias.astype(self.dtype)
 
     @nn.nowrap

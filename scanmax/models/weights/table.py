@@ -64,7 +64,7 @@ class Row:
     Attributes:
       pattern: regular expression that a tensor's whole name matches.
       paths: where it goes; {0}, {1}, ... are the groups of the pattern, numbers as integers.
-        Several paths share the tensor's first axis, in that order.
+        Several paths share the tensor's first axis, in that order; none: nothing to load.
       transform: from the tensor (or its share) and the shape of our array to our array.
       tied: the tensor must repeat the array that another row puts at its path.
     """
@@ -89,6 +89,8 @@ class Row:
         Raises:
           ValueError: a shape that does not fit; the message tells both.
         """
+        if not shapes:
+            return []
         if len(shapes) == 1:
             return [self.transform(x, shapes[0])]
         row = x.size // max(1, x.shape[0])
