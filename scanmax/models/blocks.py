@@ -40,7 +40,7 @@ class Block(nn.Module):
       mlp_hidden: width of the MLP; 0 leaves it out.
       mixer_options: for any mixer's name, fields of its module.
       layer_scale: initial value of the scale of each branch; None leaves it out.
-      position_conv: side of a depthwise convolution over the grid that is added to the stream before
+      position_conv: side of a depthwise convolution over the grid, added to the stream before
         the mixer and before the MLP, so that mixers without order know positions; 0 leaves it out.
       prefix_tokens: leading tokens (class, distillation) outside the grid.
     """

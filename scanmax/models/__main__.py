@@ -1,0 +1,87 @@
+"""Lists and shows the registered models.
+
+    python -m scanmax.models list [PATTERN]
+    python -m scanmax.models show NAME [--depth=1]
+
+GFLOPs are billions of multiply-adds for one input of the default size, as papers count them.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import jax
+
+from scanmax.cli import run_main
+from scanmax.errors import UserError, suggest
+from scanmax.models.analysis import default_multiply_adds, module_table
+from scanmax.models.registry import ModelInfo, create_model, list_models, model_info
+
+_HEADER = f"{'name':36} {'parameters':>14} {'GFLOPs':>8}  {'input':14} paper"
+
+
+def describe(info: ModelInfo) -> str:
+    """One line: name, parameters, GFLOPs, input size, paper."""
+    size = " x ".join(str(side) for side in info.input_size)
+    gflops = default_multiply_adds(info.name) / 1e9
+    return f"{info.name:36} {info.params:14,} {gflops:8.2f}  {size:14} {info.paper or '-'}"
+
+
+def print_list(pattern: str) -> None:
+    """Prints a line per model whose name fits the pattern."""
+    names = list_models(pattern)
+    if not names:
+        raise UserError(f"no model fits {pattern!r}; {suggest(pattern, list_models())}")
+    print(_HEADER)
+    for name in names:
+        print(describe(model_info(name)), flush=True)
+
+
+def print_model(name: str, depth: int) -> None:
+    """Prints what the registry knows of a model, its module table and its stage maps."""
+    info = model_info(name)
+    print(_HEADER)
+    print(describe(info))
+    model = create_model(name)
+    print(module_table(model, info.example(), depth))
+    example = info.example()
+    maps = jax.eval_shape(
+        lambda key, x: model.apply(model.init(key, x), x, method="features"),
+        jax.random.key(0),
+        example,
+    )
+    print(f"features of {example.shape}:")
+    for feature, entry in zip(info.features, maps, strict=True):
+        print(f"  {feature.name:12} stride {feature.stride:3}  {entry.shape}")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        prog="scanmax-models",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser("list", help="names, parameters, GFLOPs, input size, paper")
+    listing.add_argument("pattern", nargs="?", default="*", help="shell wildcards: 'deit_*'")
+    showing = commands.add_parser("show", help="the module table and the stage maps of one model")
+    showing.add_argument("name")
+    showing.add_argument("--depth", type=int, default=1, help="levels of submodules")
+    arguments = parser.parse_args(argv)
+    # Shapes alone are looked at: an accelerator would only be taken from others.
+    jax.config.update("jax_platforms", "cpu")
+    if arguments.command == "list":
+        print_list(arguments.pattern)
+    else:
+        print_model(arguments.name, arguments.depth)
+    return 0
+
+
+def run() -> int:
+    """Entry point of `scanmax-models`."""
+    return run_main(main)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,104 @@
+"""Multiply-adds and module tables of a model, from its shapes alone: nothing is computed."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def count_multiply_adds(model: nn.Module, example: jax.ShapeDtypeStruct) -> int:
+    """Multiply-adds of one evaluation, which papers call FLOPs.
+
+    Counted are matrix products, convolutions, attention as its two products over all T x S pairs,
+    and scans as their recurrence (write and read of the state at each token), whatever form or
+    lowering runs. Norms, activations and other elementwise work are not.
+
+    Args:
+      model: the module.
+      example: shape and dtype of the input.
+
+    Returns:
+      The number of multiply-adds for that batch.
+
+    Example:
+      >>> import scanmax
+      >>> info = scanmax.model_info("deit_small_patch16_224")
+      >>> round(count_multiply_adds(scanmax.create_model(info.name), info.example()) / 1e9, 1)
+      4.6
+    """
+    variables = jax.eval_shape(model.init, jax.random.key(0), example)
+    return _count(jax.make_jaxpr(model.apply)(variables, example).jaxpr)
+
+
+def default_multiply_adds(name: str) -> int:
+    """Multiply-adds of a registered model for one default input."""
+    from scanmax.models.registry import create_model, model_info
+
+    model = create_model(name)
+    if hasattr(model, "scan_layers"):
+        # Equal blocks are traced once; a host of several kinds refuses.
+        model = model.clone(scan_layers=_is_uniform(model))
+    return count_multiply_adds(model, model_info(name).example())
+
+
+def module_table(model: nn.Module, example: jax.ShapeDtypeStruct, depth: int | None = 1) -> str:
+    """Flax's table of submodules with their output and parameter shapes."""
+    options = {"width": 140, "force_terminal": False}
+    # The table traces a closure over its inputs, which must hence be arrays.
+    inputs = jnp.zeros(example.shape, example.dtype)
+    return model.tabulate(jax.random.key(0), inputs, depth=depth, console_kwargs=options)
+
+
+def _is_uniform(model: nn.Module) -> bool:
+    return isinstance(getattr(model, "mixer", ""), str)
+
+
+def _count(jaxpr: Any) -> int:
+    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+
+
+def _count_equation(equation: Any) -> int:
+    if not equation.invars or not equation.outvars:
+        # A lifted scan leaves empty calls of the pass in which it finds its constants.
+        return 0
+    name, params = equation.primitive.name, equation.params
+    shapes = [getattr(var.aval, "shape", ()) for var in equation.invars]
+    size = math.prod(equation.outvars[0].aval.shape)
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        return size * math.prod(shapes[0][axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        numbers = params["dimension_numbers"].rhs_spec
+        return size * math.prod(shapes[1]) // shapes[1][numbers[0]]
+    if name in ("jit", "pjit") and params["name"] in _OPS:
+        return _OPS[params["name"]](shapes, size)
+    if name == "cond":
+        return max(_count(branch.jaxpr) for branch in params["branches"])
+    repeats = params["length"] if name == "scan" else 1
+    return repeats * sum(_count(inner) for inner in _inner_jaxprs(params))
+
+
+def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
+    found = [getattr(value, "jaxpr", value) for value in params.values()]
+    return [value for value in found if hasattr(value, "eqns")]
+
+
+# Ops that are counted by their equation: shapes of their arrays, size of their output.
+_Shapes = list[tuple[int, ...]]
+_OPS: dict[str, Callable[[_Shapes, int], int]] = {
+    # Logits over K and values over V for each of [B, T, H] and each of S.
+    "dot_product_attention": lambda shapes, size: (
+        math.prod(shapes[0][:-1]) * shapes[1][-3] * (shapes[0][-1] + shapes[2][-1])
+    ),
+    "depthwise_conv2d": lambda shapes, size: size * math.prod(shapes[1][:2]),
+    "causal_conv1d": lambda shapes, size: math.prod(shapes[0]) * shapes[1][0],
+    # Each token writes and reads the K x V state of each head.
+    "linear_attention": lambda shapes, size: 2 * math.prod(shapes[2]) * shapes[0][-1],
+    # x [B, T, H, P], dt, A, B [B, T, G, N].
+    "ssd": lambda shapes, size: 2 * math.prod(shapes[0]) * shapes[3][-1],
+    # x [B, T, D], dt, A [D, N]: decay, input and output for each of N.
+    "selective_scan": lambda shapes, size: 3 * math.prod(shapes[0]) * shapes[2][-1],
+}
