@@ -1,0 +1,315 @@
+"""`ModelSuite`: what every registered model keeps, checked from the registry.
+
+    class VitSuite(ModelSuite):
+        family = "vit"
+        small = {
+            "deit_tiny_distilled_patch16_224": {"dim": 16, "depth": 4, "heads": 2, "img_size": 32},
+        }
+        small_input = (32, 32, 3)
+        other_inputs = ((48, 32, 3),)
+
+Every variant of the family is traced at full size, without a single multiplication: its parameter
+count is the registry's to the last one, its maps are those that `features` announces, the head
+comes off, bfloat16 stays bfloat16, every parameter carries logical axes and has a gradient. The
+shrunken models of `small` then run: gradients reach every parameter as numbers, and remat,
+scan_layers and bfloat16 give the model that they should.
+"""
+
+import dataclasses
+import re
+import unittest
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.interpreters import partial_eval
+
+from scanmax.models import create_model, list_models, model_info
+from scanmax.models.blocks import stack_blocks
+from scanmax.models.layers import LOGICAL_AXES
+from scanmax.testing import compare
+
+# Compiling is what these tests cost: a cheap generator, and none of XLA's slow passes.
+PRNG = "unsafe_rbg"
+COMPILER_OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+class ModelSuite(chex.TestCase):
+    """The registry's checks for one family; subclass it, the module's docstring shows how.
+
+    What a subclass declares:
+      family: the family's name; all its variants are checked.
+      names: variants to check instead of all.
+      small: name of a variant -> overrides that make it small enough to differentiate at once.
+      small_input: shape of one example for the small models; None keeps the variant's.
+      other_inputs: shapes of examples that the small models take as well.
+      remat: the values of `remat` that must not change outputs or gradients.
+      tolerance: of equalities in float32, relative to the largest entry.
+      rms_bf16: relative RMS between the bfloat16 and the float32 model.
+    """
+
+    __test__ = False
+    family: str | None = None
+    names: Sequence[str] | None = None
+    small: Mapping[str, Mapping[str, Any]] = {}
+    small_input: tuple[int, ...] | None = None
+    other_inputs: Sequence[tuple[int, ...]] = ()
+    remat: Sequence[bool | str] = (True,)
+    tolerance: float = 1e-5
+    rms_bf16: float = 5e-2
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.__test__ = cls.__dict__.get("__test__", True)
+        cls._runs = {}
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if cls.family is None:
+            raise unittest.SkipTest(f"{cls.__name__} declares no family")
+
+    def setUp(self):
+        super().setUp()
+        self.enterContext(jax.numpy_dtype_promotion("strict"))
+        self.enterContext(jax.numpy_rank_promotion("raise"))
+        self.enterContext(warnings.catch_warnings())
+        warnings.simplefilter("error")
+
+    # Full size, by shapes alone.
+
+    def variants(self) -> list[str]:
+        """The names under test."""
+        return list(list_models(family=self.family) if self.names is None else self.names)
+
+    def shapes(self, name: str, method: str | None = None, **overrides):
+        """(outputs, boxed variables) of a full-size model at its default input, as shapes."""
+        key = (name, method, tuple(sorted(overrides.items())))
+        if key not in self._runs:
+            model = create_model(name, **overrides)
+            self._runs[key] = jax.eval_shape(
+                lambda key, inputs: model.init_with_output(key, inputs, method=method),
+                jax.random.key(0),
+                model_info(name).example(2),
+            )
+        return self._runs[key]
+
+    def test_every_variant_has_its_exact_parameter_count(self):
+        self.assertTrue(self.variants(), f"family {self.family!r} has no variants")
+        for name in self.variants():
+            info = model_info(name)
+            outputs, variables = self.shapes(name)
+            counted = _count(variables["params"])
+            self.assertEqual(counted, info.params, f"{name} has {counted:,} parameters")
+            lengths = () if info.input_kind == "image" else info.input_size
+            self.assertEqual(outputs.shape, (2, *lengths, info.num_classes), name)
+            self.assertEqual(outputs.dtype, jnp.float32, name)
+
+    def test_every_variant_has_the_maps_it_announces(self):
+        for name in self.variants():
+            info = model_info(name)
+            maps, _ = self.shapes(name, method="features")
+            places = info.input_size[:2] if info.input_kind == "image" else info.input_size
+            expected = [
+                (2, *(size // feature.stride for size in places), feature.channels)
+                for feature in info.features
+            ]
+            self.assertEqual([entry.shape for entry in maps], expected, name)
+            strides = [feature.stride for feature in info.features]
+            self.assertEqual(strides, sorted(strides), f"{name}: the finest map comes first")
+
+    def test_every_variant_loses_its_head_and_computes_in_bfloat16(self):
+        for name in self.variants():
+            info = model_info(name)
+            has_head = hasattr(create_model(name), "num_classes")
+            headless = {"num_classes": 0} if has_head else {}
+            outputs, variables = self.shapes(name, dtype=jnp.bfloat16, **headless)
+            chex.assert_type(outputs, jnp.bfloat16)
+            chex.assert_type(jax.tree.leaves(variables["params"]), jnp.float32)
+            if has_head:
+                self.assertEqual(outputs.shape, (2, info.features[-1].channels), name)
+                self.assertLess(_count(variables["params"]), info.params, name)
+            whole = nn.unbox(self.shapes(name)[1])["params"]
+            for scope, params in nn.unbox(variables)["params"].items():
+                chex.assert_trees_all_equal_shapes(params, whole[scope])
+
+    def test_every_parameter_carries_logical_axes(self):
+        def is_box(leaf):
+            return isinstance(leaf, nn.LogicallyPartitioned)
+
+        for name in self.variants():
+            _, variables = self.shapes(name)
+            leaves = jax.tree_util.tree_leaves_with_path(variables["params"], is_leaf=is_box)
+            for path, leaf in leaves:
+                where = f"{name}{jax.tree_util.keystr(path)}"
+                self.assertTrue(is_box(leaf), f"{where} carries no logical axes")
+                self.assertEqual(len(leaf.names), leaf.value.ndim, where)
+                self.assertLessEqual(set(leaf.names) - {None}, set(LOGICAL_AXES), where)
+
+    def test_every_parameter_of_every_variant_is_used(self):
+        for name in self.variants():
+            model, inputs = create_model(name), model_info(name).example(2)
+            variables = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), inputs))
+            paths = [
+                jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(variables)
+            ]
+            jaxpr = jax.make_jaxpr(model.apply)(variables, inputs).jaxpr
+            _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+            unused = [path for path, is_used in zip(paths, used) if not is_used]
+            self.assertFalse(unused, f"{name} never reads {unused}")
+
+    # Small, with numbers.
+
+    def small_model(self, name: str, **overrides) -> nn.Module:
+        return create_model(name, **{**self.small[name], **overrides})
+
+    def small_inputs(self, name: str, shape: tuple[int, ...] | None = None):
+        """A batch of two random examples."""
+        info = model_info(name)
+        shape = (2, *(shape or self.small_input or info.input_size))
+        rng = np.random.default_rng(0)
+        if info.input_kind == "image":
+            return jnp.asarray(rng.normal(size=shape), jnp.float32)
+        return jnp.asarray(rng.integers(self.small_model(name).vocab_size, size=shape), jnp.int32)
+
+    def small_variables(self, name: str):
+        """Variables moved off their initial values, where zeros and small scales hide faults."""
+        model = self.small_model(name)
+
+        def perturbed(key, inputs):
+            variables = nn.unbox(model.init(key, inputs))
+            leaves, tree = jax.tree.flatten(variables["params"])
+            keys = jax.random.split(key, len(leaves))
+            moved = [
+                leaf + 0.1 * jax.random.normal(k, leaf.shape, leaf.dtype)
+                for leaf, k in zip(leaves, keys, strict=True)
+            ]
+            return {**variables, "params": jax.tree.unflatten(tree, moved)}
+
+        if (name, "variables") not in self._runs:
+            self._runs[name, "variables"] = _jit(perturbed)(
+                jax.random.key(0, impl=PRNG), self.small_inputs(name)
+            )
+        return self._runs[name, "variables"]
+
+    def outputs_and_gradients(self, name: str, variables=None, **overrides):
+        """Training outputs, and the gradients of a random weighing of them."""
+        model = self.small_model(name, **overrides)
+        variables = self.small_variables(name) if variables is None else variables
+
+        def run(variables, inputs):
+            def loss(params):
+                outputs, _ = model.apply(
+                    {**variables, "params": params},
+                    inputs,
+                    train=True,
+                    rngs={"dropout": jax.random.key(1, impl=PRNG)},
+                    mutable=["batch_stats"],
+                )
+                leaves = jax.tree.leaves(outputs)
+                keys = jax.random.split(jax.random.key(2, impl=PRNG), len(leaves))
+                weighed = [
+                    jnp.sum(jax.random.normal(key, leaf.shape, leaf.dtype) * leaf)
+                    for key, leaf in zip(keys, leaves)
+                ]
+                return sum(weighed), outputs
+
+            gradients, outputs = jax.grad(loss, has_aux=True)(variables["params"])
+            return outputs, gradients
+
+        return _jit(run)(variables, self.small_inputs(name))
+
+    def baseline(self, name: str):
+        """outputs_and_gradients of the small model as it is, run once."""
+        if name not in self._runs:
+            self._runs[name] = self.outputs_and_gradients(name)
+        return self._runs[name]
+
+    def test_gradients_reach_every_parameter(self):
+        self.assertTrue(self.small, "declare at least one `small` model")
+        for name in self.small:
+            outputs, gradients = self.baseline(name)
+            chex.assert_tree_all_finite((outputs, gradients))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+                where = f"{name}{jax.tree_util.keystr(path)}"
+                self.assertGreater(float(jnp.abs(leaf).max()), 0.0, f"no gradient for {where}")
+
+    def test_remat_changes_nothing(self):
+        for name in self.small:
+            for remat in self.remat:
+                actual = self.outputs_and_gradients(name, remat=remat)
+                compare.assert_relative(actual, self.baseline(name), self.tolerance)
+
+    def test_scanned_layers_are_the_looped_ones(self):
+        for name in self.small:
+            if not hasattr(self.small_model(name), "scan_layers"):
+                continue
+            outputs, gradients = self.baseline(name)
+            variables = self.small_variables(name)
+            stacked = {key: _stacked(value) for key, value in variables.items()}
+            actual = self.outputs_and_gradients(name, variables=stacked, scan_layers=True)
+            compare.assert_relative(actual, (outputs, _stacked(gradients)), self.tolerance)
+
+    def test_parameters_are_kept_in_param_dtype(self):
+        for name in self.small:
+            model = self.small_model(name, param_dtype=jnp.bfloat16)
+            variables = jax.eval_shape(model.init, jax.random.key(0), self.small_inputs(name))
+            chex.assert_type(jax.tree.leaves(variables["params"]), jnp.bfloat16)
+
+    def test_bfloat16_is_near_float32(self):
+        for name in self.small:
+            variables, inputs = self.small_variables(name), self.small_inputs(name)
+            exact = _jit(self.small_model(name).apply)(variables, inputs)
+            rounded = _jit(self.small_model(name, dtype=jnp.bfloat16).apply)(variables, inputs)
+            chex.assert_type(rounded, jnp.bfloat16)
+            compare.assert_rms(rounded, exact, self.rms_bf16)
+
+    def test_other_inputs(self):
+        for name in self.small:
+            model, variables = self.small_model(name), self.small_variables(name)
+            usual = jax.eval_shape(model.apply, variables, self.small_inputs(name))
+            for shape in self.other_inputs:
+                inputs = self.small_inputs(name, shape)
+                outputs = jax.eval_shape(model.apply, variables, inputs)
+                if model_info(name).input_kind == "image":
+                    self.assertEqual(outputs.shape, usual.shape, f"{name} on {shape}")
+                else:
+                    self.assertEqual(outputs.shape[:2], inputs.shape, f"{name} on {shape}")
+
+    def test_intermediates_are_sown(self):
+        for name in self.small:
+            _, state = jax.eval_shape(
+                lambda variables, inputs, name=name: self.small_model(name).apply(
+                    variables, inputs, mutable=["intermediates"]
+                ),
+                self.small_variables(name),
+                self.small_inputs(name),
+            )
+            self.assertLessEqual({"stem", "pre_logits"}, set(state["intermediates"]), name)
+
+    def test_fields_that_every_architecture_has(self):
+        wanted = {"dtype", "param_dtype", "remat", "drop_path_rate"}
+        for name in self.variants():
+            fields = {field.name for field in dataclasses.fields(create_model(name))}
+            self.assertLessEqual(wanted, fields, name)
+
+
+def _jit(function):
+    return jax.jit(function, compiler_options=COMPILER_OPTIONS)
+
+
+def _count(params) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def _stacked(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The collection with every run of looped blocks stacked as scan_layers lays them out."""
+    found = (re.fullmatch(r"(.*block)_\d+", name) for name in tree)
+    for prefix in sorted({match[1] for match in found if match}):
+        tree = stack_blocks(tree, prefix)
+    return tree
