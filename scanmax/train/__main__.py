@@ -47,8 +47,8 @@ def main(argv: list[str]) -> int:
 def start_processes(coordinator: str | None, count: int, index: int) -> None:
     """Joins the other processes of a run; CPU processes talk through gloo."""
     if coordinator is None:
-        if count != 1:
-            raise UserError("--num_processes needs --coordinator=HOST:PORT")
+        if count != 1 or index != 0:
+            raise UserError("--num_processes and --process_id need --coordinator=HOST:PORT")
         return
     if not 0 <= index < count:
         raise UserError(f"--process_id={index} is not below --num_processes={count}")

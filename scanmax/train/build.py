@@ -102,6 +102,11 @@ def build(
     if pipeline is None:
         pipeline = load_data(config.data, config, eval_batch_size)
     task = TASKS[config.task](config.loss)
+    if config.checkpoint.metric not in task.metrics:
+        raise UserError(
+            f"unknown config.checkpoint.metric={config.checkpoint.metric!r}; "
+            + suggest(config.checkpoint.metric, task.metrics)
+        )
     if task.data_kind != pipeline.kind:
         raise UserError(
             f"config.task={config.task!r} needs {task.data_kind} data; "

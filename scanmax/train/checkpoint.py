@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -33,9 +34,11 @@ class Checkpointer:
         """
         # Orbax logs a traceback of what it then raises; the raised error is told in one line.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        _hush_storage_threads()
         self.directory = pathlib.Path(directory).absolute()
         self._config = config
         self._damaged: list[int] = []
+        self._saving: int | None = None
         kept = [policies.LatestN(config.keep)]
         if config.keep_best:
             best = policies.BestN(
@@ -83,22 +86,19 @@ class Checkpointer:
         step = meta["step"]
         if step in self._manager.all_steps():
             return
-        known = metrics is not None and self._config.metric in metrics
-        if metrics is not None and not known and self._config.keep_best:
-            raise UserError(
-                f"config.checkpoint.metric={self._config.metric!r} is not among the held-out "
-                f"metrics {', '.join(sorted(metrics))}"
-            )
+        # One save at a time; what went wrong with the one before is told as its own.
+        self.wait()
+        self._saving = step
         try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
                 ),
-                metrics={self._config.metric: metrics[self._config.metric]} if known else None,
+                metrics=metrics,
             )
         except Exception as error:
-            raise self._failed(step, error) from error
+            raise self._failed(error) from error
 
     def wait(self) -> None:
         """Waits until everything is on disk.
@@ -110,7 +110,7 @@ class Checkpointer:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except Exception as error:
-            raise self._failed(None, error) from error
+            raise self._failed(error) from error
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -190,14 +190,35 @@ class Checkpointer:
             self._damaged.clear()
             self._manager.reload()
 
-    def _failed(self, step: int | None, error: Exception) -> UserError:
+    def _failed(self, error: Exception) -> UserError:
         reason = " ".join(str(error).split())
         # Storage errors name every layer they passed; the operating system's words come last.
-        reason = reason if len(reason) < 240 else f"{reason[:120]} ... {reason[-110:]}"
-        what = "a checkpoint" if step is None else f"checkpoint {step}"
+        system = re.search(r"([^:]+) \[os_error_code", reason)
+        reason = system[1].strip() if system else reason[:200]
         try:
             kept = self.steps()
         except Exception:
             kept = []
-        last = f"the last complete one is step {kept[-1]}" if kept else "there is none before it"
-        return UserError(f"could not save {what} under {self.directory}; {last}: {reason}")
+        last = f"the last complete one is step {kept[-1]}" if kept else "no complete one exists"
+        return UserError(
+            f"could not save checkpoint {self._saving} under {self.directory} ({reason}); {last}"
+        )
+
+
+def _hush_storage_threads() -> None:
+    """Keeps the storage library's threads from printing tracebacks about a save that failed.
+
+    Orbax closes its event loop at the first error; the writes still under way then report to a
+    loop that is gone, one traceback each, by way of sys.unraisablehook.
+    """
+    previous = sys.unraisablehook
+    if getattr(previous, "hushes_closed_loops", False):
+        return
+
+    def hook(unraisable):
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            previous(unraisable)
+
+    hook.hushes_closed_loops = True
+    sys.unraisablehook = hook

@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 # Order in which metrics are shown; what is not named here is written and not shown.
 SHOWN = ("loss", "accuracy", "bits_per_byte", "examples_per_second")
+# Without a terminal a line of training metrics is shown at most this often; files get every row.
+LINE_SECONDS = 2.0
 
 
 class Log:
@@ -32,6 +34,7 @@ class Log:
 
         self._board = SummaryWriter(str(pathlib.Path(workdir) / "tensorboard"), purge_step=start)
         self._total, self._start, self._began = total, start, time.monotonic()
+        self._next_line = 0.0
         self._bar = None
         if self._stream.isatty():
             self._bar = tqdm(
@@ -56,8 +59,12 @@ class Log:
             short = {"examples_per_second": "ex/s", "accuracy": "acc"}
             self._bar.set_postfix({short.get(name, name): text for name, text in shown.items()})
             return
+        if split == "train" and step < self._total and time.monotonic() < self._next_line:
+            return
+        self._next_line = time.monotonic() + LINE_SECONDS
         text = "  ".join(f"{name} {value}" for name, value in shown.items())
-        self.say(f"step {step}/{self._total}  {split}  {text}  {self._eta(step)}".rstrip())
+        eta = self._eta(step) if split == "train" else ""
+        self.say(f"step {step}/{self._total}  {split:<5}  {text}  {eta}".rstrip())
 
     def say(self, line: str) -> None:
         """Shows a line without breaking the bar."""

@@ -21,6 +21,7 @@ class Classification:
 
     config: LossConfig
     data_kind = "image"
+    metrics = ("accuracy", "loss")
 
     def inputs(self, batch: Batch) -> Array:
         """[B, Y, X, C]"""
@@ -68,6 +69,7 @@ class LanguageModel:
 
     config: LossConfig
     data_kind = "tokens"
+    metrics = ("accuracy", "bits_per_byte", "loss", "perplexity")
 
     def inputs(self, batch: Batch) -> Array:
         """[B, T]"""

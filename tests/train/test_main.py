@@ -1,0 +1,122 @@
+"""The command line: a run that ends well, and every mistake told in one line with status 2."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from scanmax import cli
+from scanmax.data.__main__ import prepare
+from scanmax.train.__main__ import main
+
+FILE = """
+from scanmax.data.config import DataConfig
+from scanmax.train.config import Config, ModelConfig
+
+def get_config(arg=""):
+    kwargs = {"depths": (1, 1), "dims": (8, 8), "patch_size": 2}
+    return Config(
+        model=ModelConfig(name="convnext_tiny", kwargs=kwargs),
+        data=DataConfig(name="digits"),
+        batch_size=256,
+        duration="4 steps",
+        eval_every="2 steps",
+    )
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data_dir(tmp_path_factory):
+    """The digits, prepared where only this module looks."""
+    path = str(tmp_path_factory.mktemp("tfds"))
+    prepare("digits", path)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path, capsys, data_dir):
+    """Runs the command line in this process: (status, lines on stderr)."""
+    file = tmp_path / "experiment.py"
+    file.write_text(FILE)
+
+    def call(*argv: str, workdir: pathlib.Path | None = None) -> tuple[int, list[str]]:
+        where = tmp_path / "run" if workdir is None else workdir
+        flags = [f"--config={file}", f"--config.data.data_dir={data_dir}", f"--workdir={where}"]
+        status = cli.run_main(main, [*flags, *argv])
+        return status, capsys.readouterr().err.splitlines()
+
+    return call
+
+
+def test_a_run_ends_well_and_a_second_one_has_nothing_to_do(run, tmp_path):
+    status, lines = run()
+    assert status == 0, lines
+    assert any("step 4/4" in line for line in lines)
+    for name in ("config.json", "metrics.jsonl", "predictions.npz", "checkpoints/4", "tensorboard"):
+        assert (tmp_path / "run" / name).exists(), name
+    status, lines = run()
+    assert status == 0
+    assert "resuming at step 4" in lines
+    status, lines = run("--config.model.kwargs.dims=(8, 16)")
+    assert status == 2
+    assert "another config (model.kwargs.dims" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--config.model.name=convnext_tny", "did you mean 'convnext_tiny'"),
+        ("--config.model.kwargs.dmis=(8,)", "has no field 'dmis'; did you mean 'dims'"),
+        ("--config.data.name=digitz", "did you mean 'digits'"),
+        ("--config.data.data_dir=/nonexistent", "scanmax.data prepare digits"),
+        ("--config.batch_size=100", "batch_size=100 is not divisible by the mesh"),
+        ("--config.sharding.preset=fsdpp", "did you mean 'fsdp'"),
+        ("--config.optim.name=adamv", "did you mean 'adam"),
+        ("--config.schedule.name=cosin", "did you mean 'cosine'"),
+        ("--config.loss.name=softmax", "softmax_cross_entropy"),
+        ("--config.model.remat=nothing", "nothing_saveable"),
+        ("--config.optim.freeze=('hed',)", "matches no parameter"),
+        ("--config.checkpoint.metric=acuracy", "acuracy"),
+        ("--config.task=language_model", "needs tokens data"),
+        ("--config.duration=0", "is no step at all"),
+        ("--process_id=1", "--process_id"),
+        ("--num_processes=2", "--coordinator=HOST:PORT"),
+        ("--workdir=", "--workdir=DIR is required"),
+        ("--workdir=/proc/nowhere/run", "cannot write to --workdir"),
+    ],
+)
+def test_mistakes_are_one_line(run, argument, expected):
+    status, lines = run(argument)
+    assert status == 2
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert expected in lines[0]
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_complete(run, tmp_path, data_dir):
+    """A limit on the size of files stands for the full disk: the checkpoint cannot be written."""
+    status, _ = run("--config.checkpoint.keep=9")
+    assert status == 0
+    script = (
+        "import resource, sys; from scanmax import cli; from scanmax.train.__main__ import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY));"
+        "sys.exit(cli.run_main(main))"
+    )
+    found = subprocess.run(
+        [
+            sys.executable, "-c", script, f"--config={tmp_path / 'experiment.py'}",
+            f"--config.data.data_dir={data_dir}", f"--workdir={tmp_path / 'run'}",
+            "--config.duration=8 steps", "--config.checkpoint.every=2 steps",
+            "--config.checkpoint.keep=9",
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 2, found.stderr
+    errors = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, found.stderr
+    assert "Traceback" not in found.stderr
+    assert "the last complete one is step 4" in errors[0]
+    status, lines = run("--config.duration=8 steps")
+    assert status == 0
+    assert "resuming at step 4" in lines
