@@ -1,0 +1,36 @@
+"""A small Mamba-2 over the bytes of Python's documentation topics.
+
+python -m scanmax.train --config=scanmax/configs/bytes_mamba2.py --workdir=runs/bytes_mamba2
+"""
+
+from scanmax.data.config import DataConfig
+from scanmax.train.config import (
+    CheckpointConfig,
+    Config,
+    EmaConfig,
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
+)
+
+
+def get_config(arg: str = "") -> Config:
+    """The config; `arg` is not used."""
+    del arg
+    return Config(
+        task="language_model",
+        model=ModelConfig(
+            name="mamba2_130m",
+            kwargs={"dim": 128, "depth": 4, "heads": 4, "state_size": 32},
+        ),
+        data=DataConfig(name="bytes", sequence_length=256),
+        optim=OptimConfig(name="adamw", lr=3e-3, b2=0.98, weight_decay=0.1, clip_norm=1.0),
+        schedule=ScheduleConfig(name="cosine", warmup="5%", final=0.05),
+        ema=EmaConfig(decay=0.99, warmup=True),
+        checkpoint=CheckpointConfig(metric="bits_per_byte", mode="min"),
+        batch_size=16,
+        eval_batch_size=16,
+        duration="15 epochs",
+        log_every="1%",
+        eval_every="10%",
+    )

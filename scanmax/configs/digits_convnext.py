@@ -1,0 +1,48 @@
+"""A two-stage ConvNeXt on scikit-learn's 8x8 digits.
+
+python -m scanmax.data prepare digits
+python -m scanmax.train --config=scanmax/configs/digits_convnext.py --workdir=runs/convnext
+"""
+
+from scanmax.data.config import AugmentConfig, DataConfig
+from scanmax.train.config import (
+    CheckpointConfig,
+    Config,
+    EmaConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
+)
+
+
+def get_config(arg: str = "") -> Config:
+    """The config; `arg` is not used."""
+    del arg
+    return Config(
+        model=ModelConfig(
+            name="convnext_tiny",
+            kwargs={
+                # Maps of 8x8 and 4x4, and kernels that fit them.
+                "dims": (32, 64),
+                "depths": (2, 2),
+                "patch_size": 1,
+                "kernel_size": 5,
+                # So shallow a network trains better without the small start of its branches.
+                "layer_scale": None,
+            },
+        ),
+        data=DataConfig(
+            name="digits", augment=AugmentConfig(translate=1.0, rotate=10.0, zoom=0.1, shear=0.1)
+        ),
+        loss=LossConfig(label_smoothing=0.1),
+        optim=OptimConfig(name="adamw", lr=4e-3, weight_decay=0.05, clip_norm=1.0),
+        schedule=ScheduleConfig(name="cosine", warmup="2 epochs"),
+        ema=EmaConfig(decay=0.99, warmup=True),
+        checkpoint=CheckpointConfig(metric="accuracy", mode="max"),
+        batch_size=64,
+        eval_batch_size=256,
+        duration="25 epochs",
+        log_every="1 epoch",
+        eval_every="5 epochs",
+    )

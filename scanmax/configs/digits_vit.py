@@ -1,0 +1,41 @@
+"""A small ViT on scikit-learn's 8x8 digits: the run that `make train` starts.
+
+python -m scanmax.data prepare digits
+python -m scanmax.train --config=scanmax/configs/digits_vit.py --workdir=runs/digits_vit
+"""
+
+from scanmax.data.config import AugmentConfig, DataConfig
+from scanmax.train.config import (
+    CheckpointConfig,
+    Config,
+    EmaConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
+)
+
+
+def get_config(arg: str = "") -> Config:
+    """The config; `arg` is not used."""
+    del arg
+    return Config(
+        model=ModelConfig(
+            name="deit_tiny_patch16_224",
+            kwargs={"img_size": 8, "patch_size": 2, "dim": 64, "depth": 4, "heads": 4},
+        ),
+        data=DataConfig(
+            name="digits",
+            augment=AugmentConfig(translate=1.0, rotate=12.0, zoom=0.1, shear=0.1, mixup=0.2),
+        ),
+        loss=LossConfig(label_smoothing=0.1),
+        optim=OptimConfig(name="adamw", lr=2e-3, weight_decay=0.05, clip_norm=1.0),
+        schedule=ScheduleConfig(name="cosine", warmup="5 epochs"),
+        ema=EmaConfig(decay=0.99, warmup=True),
+        checkpoint=CheckpointConfig(metric="accuracy", mode="max"),
+        batch_size=128,
+        eval_batch_size=256,
+        duration="100 epochs",
+        log_every="1 epoch",
+        eval_every="10 epochs",
+    )

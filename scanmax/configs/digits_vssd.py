@@ -1,0 +1,49 @@
+"""A two-stage VSSD (non-causal state-space duality, then attention) on scikit-learn's digits.
+
+python -m scanmax.data prepare digits
+python -m scanmax.train --config=scanmax/configs/digits_vssd.py --workdir=runs/digits_vssd
+"""
+
+from scanmax.data.config import AugmentConfig, DataConfig
+from scanmax.train.config import (
+    CheckpointConfig,
+    Config,
+    EmaConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
+)
+
+
+def get_config(arg: str = "") -> Config:
+    """The config; `arg` is not used."""
+    del arg
+    return Config(
+        model=ModelConfig(
+            name="vssd_micro",
+            kwargs={
+                "dims": (32, 64),
+                "depths": (2, 2),
+                "heads": (2, 4),
+                "mixer": ("nc_ssd", "attention"),
+                "state_size": 16,
+            },
+        ),
+        # The stem divides by four: at 32 pixels the stages see maps of 8x8 and 4x4.
+        data=DataConfig(
+            name="digits",
+            image_size=32,
+            augment=AugmentConfig(translate=4.0, rotate=10.0, zoom=0.1, shear=0.1),
+        ),
+        loss=LossConfig(label_smoothing=0.1),
+        optim=OptimConfig(name="adamw", lr=2e-3, weight_decay=0.05, clip_norm=1.0),
+        schedule=ScheduleConfig(name="cosine", warmup="2 epochs"),
+        ema=EmaConfig(decay=0.99, warmup=True),
+        checkpoint=CheckpointConfig(metric="accuracy", mode="max"),
+        batch_size=64,
+        eval_batch_size=256,
+        duration="25 epochs",
+        log_every="1 epoch",
+        eval_every="5 epochs",
+    )

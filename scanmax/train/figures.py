@@ -1,0 +1,248 @@
+"""The report's pictures: curves, a confusion matrix, samples. Each function returns a Figure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+INK, FAINT, RULE = "#1f2933", "#7b8794", "#e4e7eb"
+TRAIN, HELD_OUT, WRONG = "#9fb3c8", "#0b69a3", "#c62828"
+STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": FAINT,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.8,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.8,
+    "figure.dpi": 160,
+    "savefig.facecolor": "white",
+}
+# Above this many classes cells are too small for numbers, and above the second for a matrix.
+NUMBERED_CLASSES, SHOWN_CLASSES = 20, 120
+SAMPLE_COLUMNS, SAMPLE_ROWS = 10, 4
+
+Row = Mapping[str, Any]
+
+
+def curves(
+    rows: Sequence[Row], *, is_language: bool = False, baselines: Mapping[str, float] | None = None
+) -> Figure:
+    """Loss, accuracy or bits per byte, learning rate and throughput over the run.
+
+    Args:
+      rows: of metrics.jsonl.
+      is_language: whether the second panel shows bits per byte.
+      baselines: figures of simple models, drawn as lines where bits per byte are.
+    """
+    train = [row for row in rows if row["split"] == "train"]
+    held_out = [row for row in rows if row["split"] == "eval"]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 5.6), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+        loss, quality, rate, speed = figure.subplots(2, 2).ravel()
+        unit = "nats per byte" if is_language else "nats"
+        _both(loss, train, held_out, "loss", f"Loss, {unit}")
+        if is_language:
+            _both(quality, train, held_out, "bits_per_byte", "Bits per byte")
+            for name, value in (baselines or {}).items():
+                quality.axhline(value, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+                quality.annotate(
+                    f"{name.split(',')[0]}: {value:.3f}", (0.99, value), (0, 4), color=INK,
+                    xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
+                )  # fmt: skip
+        else:
+            _both(quality, train, held_out, "accuracy", "Accuracy", scale=100, suffix="%")
+        _series(rate, train, "lr", INK)
+        rate.set_title("Learning rate")
+        rate.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        rate.set_ylim(bottom=0)
+        _series(speed, train, "examples_per_second", INK)
+        speed.set_title("Throughput, " + ("windows" if is_language else "images") + " per second")
+        speed.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        speed.set_ylim(bottom=0)
+        epochs = _epochs_per_step(train)
+        for axes in (loss, quality, rate, speed):
+            axes.margins(x=0)
+            axes.set_xlabel("step")
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+            if epochs and axes in (rate, speed):
+                last = train[-1]["step"]
+                axes.set_xlabel(f"step ({last:,} steps are {last * epochs:,.4g} epochs)")
+    return figure
+
+
+def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
+    """Rows are the true class, columns the predicted one; mistakes stand out, not the diagonal.
+
+    Args:
+      matrix: [classes, classes] counts.
+      names: of the classes.
+    """
+    classes = len(matrix)
+    names = list(names) if len(names) == classes else [str(index) for index in range(classes)]
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        if classes > SHOWN_CLASSES:
+            return _most_confused(matrix, names)
+        side = float(np.clip(1.6 + 0.42 * classes, 4.2, 9.6))
+        figure = Figure(figsize=(side, side), layout="constrained")
+        axes = figure.subplots()
+        share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        mistakes = np.where(np.eye(classes, dtype=bool), 0.0, share)
+        # A quarter of a class in one wrong cell is as red as it gets; one image is still visible.
+        strength = np.sqrt(np.clip(mistakes / 0.25, 0, 1))
+        colours = np.ones((classes, classes, 3))
+        red = np.array(matplotlib.colors.to_rgb(WRONG))
+        blue = np.array(matplotlib.colors.to_rgb(HELD_OUT))
+        colours -= strength[..., None] * (1 - red) * 0.85
+        right = np.diag(share)
+        colours[np.diag_indices(classes)] = 1 - (0.10 + 0.25 * right[:, None]) * (1 - blue)
+        axes.imshow(colours, interpolation="nearest")
+        if classes <= NUMBERED_CLASSES:
+            for row, column in zip(*np.nonzero(matrix)):
+                dark = row != column and strength[row, column] > 0.7
+                axes.text(
+                    column, row, f"{matrix[row, column]:,}", ha="center", va="center",
+                    color="white" if dark else INK, fontsize=8.5,
+                    fontweight="normal" if row == column else "bold",
+                )  # fmt: skip
+        every = max(1, classes // 40)
+        ticks = np.arange(0, classes, every)
+        long = max(map(len, names)) > 3
+        axes.set_xticks(ticks, [names[tick] for tick in ticks], rotation=90 if long else 0)
+        axes.set_yticks(ticks, [names[tick] for tick in ticks])
+        axes.set_xlabel("predicted class")
+        axes.set_ylabel("true class")
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        edges = np.arange(classes + 1) - 0.5
+        axes.set_xticks(edges, minor=True)
+        axes.set_yticks(edges, minor=True)
+        axes.tick_params(which="minor", length=0)
+        axes.grid(which="minor", color="white" if classes > NUMBERED_CLASSES else RULE, lw=0.8)
+        wrong = int(matrix.sum() - np.trace(matrix))
+        axes.set_title(f"{wrong:,} of {int(matrix.sum()):,} held-out images are wrong", pad=10)
+    return figure
+
+
+def samples(
+    images: np.ndarray,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    confidences: np.ndarray,
+    names: Sequence[str],
+) -> Figure:
+    """Held-out images with what the model says: the wrong ones first, the surest mistake leading.
+
+    Args:
+      images: [B, Y, X, C] uint8.
+      labels: [B] true classes.
+      predictions: [B] predicted classes.
+      confidences: [B] probabilities of the predictions.
+      names: of the classes.
+    """
+    wrong = predictions != labels
+    order = np.lexsort((np.where(wrong, -confidences, confidences), ~wrong))
+    order = order[: SAMPLE_COLUMNS * SAMPLE_ROWS]
+    rows = max(1, -(-len(order) // SAMPLE_COLUMNS))
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(9.6, 1.28 * rows), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04)
+        for axes, index in zip(
+            figure.subplots(rows, SAMPLE_COLUMNS, squeeze=False).ravel(),
+            [*order, *[None] * (rows * SAMPLE_COLUMNS - len(order))],
+        ):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for spine in axes.spines.values():
+                spine.set_visible(index is not None and bool(wrong[index]))
+                spine.set(color=WRONG, linewidth=2.2)
+            if index is None:
+                continue
+            image = images[index]
+            grey = image.shape[-1] == 1
+            axes.imshow(
+                image[..., 0] if grey else image, cmap="gray_r" if grey else None, vmin=0, vmax=255
+            )
+            said = _short(names, predictions[index])
+            if wrong[index]:
+                said = f"{_short(names, labels[index])} seen as {said}"
+            colour = WRONG if wrong[index] else FAINT
+            text = f"{said}\n{100 * confidences[index]:.0f}%"
+            axes.set_xlabel(text, color=colour, fontsize=7.5, labelpad=3)
+    return figure
+
+
+def _short(names: Sequence[str], index: int) -> str:
+    name = names[index] if index < len(names) else str(index)
+    return name if len(name) <= 12 else name[:11] + "…"
+
+
+def _series(axes, rows: Sequence[Row], name: str, colour: str, scale: float = 1.0, **line):
+    points = [(row["step"], scale * row[name]) for row in rows if name in row]
+    if points:
+        axes.plot(*zip(*points), color=colour, **line)
+    return points
+
+
+def _both(axes, train, held_out, name: str, title: str, scale: float = 1.0, suffix: str = ""):
+    """Training faint, held-out strong, each named at its last point."""
+    axes.set_title(title)
+    ours = _series(axes, train, name, TRAIN, scale, linewidth=1.4)
+    theirs = _series(axes, held_out, name, HELD_OUT, scale, marker="o", markersize=3.5)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{suffix}"))
+    named = [("training", TRAIN, ours), ("held out", HELD_OUT, theirs)]
+    for label, colour, points in named:
+        if points:
+            value = f"{points[-1][1]:.1f}{suffix}" if suffix else f"{points[-1][1]:.3f}"
+            axes.plot([], [], color=colour, linewidth=3, label=f"{label} {value}")
+    values = np.array([value for _, value in (*ours, *theirs) if np.isfinite(value)])
+    if len(values) > 8 and not suffix:
+        # The first steps of a loss would flatten all that follows.
+        top = max(np.percentile(values, 97), max((value for _, value in theirs), default=0))
+        low = values.min()
+        axes.set_ylim(max(0, low - 0.08 * (top - low)), top + 0.08 * (top - low))
+    if suffix:
+        axes.set_ylim(top=102)
+    place = "lower right" if suffix else "upper right"
+    axes.legend(frameon=False, loc=place, handlelength=1.2, labelcolor=INK)
+
+
+def _epochs_per_step(train: Sequence[Row]) -> float:
+    known = [row for row in train if row.get("epoch")]
+    return known[-1]["epoch"] / known[-1]["step"] if known else 0.0
+
+
+def _most_confused(matrix: np.ndarray, names: Sequence[str], count: int = 25) -> Figure:
+    mistakes = matrix * ~np.eye(len(matrix), dtype=bool)
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:count]
+    pairs = [np.unravel_index(place, matrix.shape) for place in order if mistakes.flat[place]]
+    figure = Figure(figsize=(9.6, 0.9 + 0.24 * max(1, len(pairs))), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(pairs))[::-1]
+    axes.barh(places, [matrix[pair] for pair in pairs], color=WRONG, height=0.7)
+    labels = [f"{_short(names, true)} seen as {_short(names, said)}" for true, said in pairs]
+    axes.set_yticks(places, labels)
+    axes.set_xlabel("held-out images")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    wrong = int(mistakes.sum())
+    axes.set_title(f"Most frequent of {wrong:,} mistakes among {int(matrix.sum()):,} images")
+    return figure
