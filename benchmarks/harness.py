@@ -34,12 +34,13 @@ without caches; `memory` is the peak beyond the inputs: XLA's temporaries and ou
 torch, the peak of its allocator.
 """
 
+import contextlib
 import csv
 import dataclasses
 import datetime
 import functools
-import importlib
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import platform
@@ -135,9 +136,12 @@ def torch_contender(
     def memory():
         import torch
 
-        with torch.profiler.profile(
-            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-        ) as profile:
+        with (
+            _quiet_stderr(),
+            torch.profiler.profile(
+                activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+            ) as profile,
+        ):
             function()
         held = peak = 0
         for event in profile.profiler.kineto_results.events():
@@ -147,6 +151,20 @@ def torch_contender(
         return peak
 
     return Contender(name, lambda: function, result, memory)
+
+
+@contextlib.contextmanager
+def _quiet_stderr():
+    """Keeps what C++ libraries write to stderr off the table."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def to_torch(array):
