@@ -1,6 +1,5 @@
 """python -m scanmax.train --config=FILE [--config.a.b=c ...] --workdir=DIR"""
 
-import importlib.util
 import pathlib
 import sys
 
@@ -67,14 +66,14 @@ def is_first_process() -> bool:
 
 def finish(workdir: pathlib.Path, held_out: dict[str, float]) -> None:
     """Writes the report and says where everything is."""
-    if importlib.util.find_spec("scanmax.train.report") is not None:
-        from scanmax.train.report import write_report
+    from scanmax.train.report import write_report
 
-        write_report(workdir)
+    write_report(workdir)
     figures = "  ".join(f"{name} {value:.4f}" for name, value in sorted(held_out.items()))
     print(f"held out: {figures}")
     for name, what in (
         ("report.html", "report"),
+        ("report", "pictures"),
         ("checkpoints", "checkpoints"),
         ("metrics.jsonl", "metrics"),
         ("tensorboard", "tensorboard"),

@@ -42,6 +42,12 @@ class Pipeline(Protocol):
     def eval_batches(self) -> Iterable[dict[str, np.ndarray]]:
         """This process's rows of the held-out batches, the last one padded."""
 
+    def to_display(self, values: np.ndarray) -> Any:
+        """Model inputs as uint8 images, or tokens as text."""
+
+    def baselines(self) -> dict[str, float]:
+        """Figures to hold a language model's against, by name."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:

@@ -18,14 +18,10 @@ from scanmax.train import sharding
 from scanmax.train.build import Pipeline, Run, build
 from scanmax.train.checkpoint import Checkpointer
 from scanmax.train.config import Config
-from scanmax.train.feed import Feed, to_device
+from scanmax.train.evaluation import evaluate, save_outcome
+from scanmax.train.feed import Feed
 from scanmax.train.log import Log, NoLog
-from scanmax.train.metrics import add_sums, finalize
-from scanmax.train.state import TrainState
 from scanmax.train.workdir import open_workdir
-
-# Images that predictions.npz keeps for the report.
-SAMPLES = 64
 
 
 def train(
@@ -103,55 +99,13 @@ def train(
             checkpointer.wait()
             if not held_out:
                 held_out = evaluate(run, state)
-            if run.pipeline.kind == "image":
-                save_predictions(run, state, workdir / "predictions.npz")
+            save_outcome(run, state, workdir)
         return held_out
 
 
 def is_due(step: int, every: int, is_last: bool) -> bool:
     """Whether something that happens every so many steps, and at the end, happens now."""
     return is_last or (every > 0 and step % every == 0)
-
-
-def evaluate(run: Run, state: TrainState) -> dict[str, float]:
-    """The held-out metrics, exact: sums over all batches, divided once."""
-    rows = sharding.batch_sharding(run.mesh)
-    total = None
-    for batch in run.pipeline.eval_batches():
-        sums = run.eval_step(run.eval_params(state), state.batch_stats, to_device(batch, rows))
-        total = sums if total is None else add_sums(total, sums)
-    if total is None:
-        raise UserError(f"the held-out part of {run.config.data.name!r} is empty")
-    return finalize(jax.device_get(total))
-
-
-def save_predictions(run: Run, state: TrainState, path: pathlib.Path) -> None:
-    """Writes what the report shows: sample images, every prediction, the confusion matrix."""
-    rows = sharding.batch_sharding(run.mesh)
-    probabilities, labels, images = [], [], []
-    for batch in run.pipeline.eval_batches():
-        found = run.predict_step(run.eval_params(state), state.batch_stats, to_device(batch, rows))
-        found = jax.device_get(found)
-        kept = found["mask"]
-        probabilities.append(found["probability"][kept])
-        labels.append(found["label"][kept])
-        if sum(len(part) for part in images) < SAMPLES:
-            images.append(found["image"][kept])
-    probability, label = np.concatenate(probabilities), np.concatenate(labels)
-    prediction = probability.argmax(axis=-1)
-    classes = probability.shape[-1]
-    confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (label, prediction), 1)
-    if jax.process_index() == 0:
-        np.savez_compressed(
-            path,
-            images=np.concatenate(images)[:SAMPLES],
-            labels=label,
-            predictions=prediction,
-            probabilities=probability,
-            confusion=confusion,
-            class_names=np.asarray(run.pipeline.class_names, dtype=str),
-        )
 
 
 def checkpoint_meta(config: Config, step: int) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from toy_run import ToyData, ToyModel, toy_config
 from scanmax.train import sharding
 from scanmax.train.build import build
 from scanmax.train.config import EmaConfig, LossConfig, OptimConfig
+from scanmax.train.evaluation import evaluate
 from scanmax.train.feed import to_device
-from scanmax.train.loop import evaluate
 from scanmax.train.step import ema_decay
 from tests.tolerances import SHARDED, SHARDED_INIT
 

@@ -68,6 +68,9 @@ class ToyData:
         }
         self.train_spec = self.eval_spec = spec
 
+    def to_display(self, images):
+        return np.clip(np.nan_to_num(images) * 40 + 100, 0, 255).astype(np.uint8)
+
     def make(self, seed, count):
         rng = np.random.default_rng([self.seed, seed])
         label = rng.integers(0, 4, count).astype(np.int32)
