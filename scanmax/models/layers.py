@@ -113,6 +113,11 @@ def _along(vector: Array, x: Array) -> Array:
     return vector.reshape((1,) * (x.ndim - vector.ndim) + vector.shape)
 
 
+def at_least_float32(dtype: Any) -> Any:
+    """float64 for float64, float32 for all else: what statistics and states are kept in."""
+    return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
+
+
 class Dense(nn.Module):
     """Linear map of the last axes: y = x W + b.
 
@@ -217,7 +222,7 @@ class Embed(nn.Module):
         self.embedding = self.param("embedding", init, shape, self.param_dtype)
 
     def __call__(self, tokens: Int[Array, "*B"]) -> Float[Array, "*B D"]:
-        return jnp.take(self.embedding.astype(self.dtype), tokens, axis=0)
+        return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
 
     def attend(self, x: Float[Array, "*B D"]) -> Float[Array, "*B vocab"]:
         table = self.embedding.astype(self.dtype)
@@ -281,7 +286,7 @@ class BatchNorm(nn.Module):
         shape = x.shape[-1:]
         scale = self.param("scale", partitioned(ones_init, ("conv_out",)), shape, self.param_dtype)
         bias = self.param("bias", partitioned(zeros_init, ("conv_out",)), shape, self.param_dtype)
-        statistics = jnp.promote_types(self.param_dtype, jnp.float32)
+        statistics = at_least_float32(self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, statistics)
         running_variance = self.variable("batch_stats", "variance", jnp.ones, shape, statistics)
         mean, variance = running_mean.value, running_variance.value

@@ -15,20 +15,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scanmax.models.blocks import Block, apply_blocks, create_norm, names_per_block
-from scanmax.models.layers import Dense, Embed, constrain, drop_path_rates
+from scanmax.models.layers import (
+    Dense,
+    Embed,
+    at_least_float32,
+    constrain,
+    drop_path_rates,
+)
 from scanmax.models.registry import Feature, Variant, register_family
 
 
 class LanguageModel(nn.Module):
     """Tokens to the logits of the next ones.
 
-    The residual stream is carried in `residual_dtype` whatever the blocks compute in.
-
     Attributes:
       mixer: a name of MIXERS that can be causal, or one per block.
       mixer_options: for any mixer's name, fields of its module.
       mlp_ratio: width of the MLPs over `dim`; 0 leaves them out.
       tied: the head is the embedding table.
+      residual_dtype: of the stream between the blocks; None is at least float32.
       remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
       scan_layers: compile one block for all; parameters are stacked (blocks.stack_blocks).
     """
@@ -48,7 +53,7 @@ class LanguageModel(nn.Module):
     tied: bool = True
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
-    residual_dtype: Any = jnp.float32
+    residual_dtype: Any = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool | str = False
@@ -80,7 +85,7 @@ class LanguageModel(nn.Module):
     def forward(self, tokens, train, state=None, as_hidden=False):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         embed = Embed(self.vocab_size, self.dim, name="embed", **dtypes)
-        x = embed(tokens).astype(jnp.promote_types(self.residual_dtype, self.dtype))
+        x = embed(tokens).astype(self.residual_dtype or at_least_float32(self.dtype))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         x = constrain(x, ("batch", "length", None))
         self.sow("intermediates", "stem", x)

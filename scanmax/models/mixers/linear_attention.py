@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import Dense
+from scanmax.models.layers import Dense, at_least_float32
 from scanmax.models.mixers.base import Mixer
 
 
@@ -62,4 +62,4 @@ class LinearAttention(Mixer):
     def init_state(self, batch_size: int, length: int, dim: int) -> Array:
         width = self.head_dim(dim)
         shape = (batch_size, self.heads, width, width + self.normalize)
-        return jnp.zeros(shape, jnp.promote_types(self.dtype, jnp.float32))
+        return jnp.zeros(shape, at_least_float32(self.dtype))

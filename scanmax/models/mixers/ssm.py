@@ -9,7 +9,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import Dense, LayerNorm, fan_in_uniform, ones_init, partitioned
+from scanmax.models.layers import (
+    Dense,
+    LayerNorm,
+    at_least_float32,
+    fan_in_uniform,
+    ones_init,
+    partitioned,
+)
 from scanmax.models.mixers.base import Mixer
 
 
@@ -77,7 +84,7 @@ class _StateSpace(Mixer):
     @nn.nowrap
     def rates(self) -> dict[str, Array]:
         """A, D and dt_bias of each head, in at least float32."""
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        dtype = at_least_float32(self.dtype)
         inits = {"A_log": rate_init(), "D": ones_init, "dt_bias": step_init()}
         values = {
             name: self.param(
@@ -191,7 +198,7 @@ class Ssd(_StateSpace):
         shape = (batch_size, self.heads, self.state_size, width)
         return {
             "conv": jnp.zeros((batch_size, self.conv_width - 1, mixed), self.dtype),
-            "ssm": jnp.zeros(shape, jnp.promote_types(self.dtype, jnp.float32)),
+            "ssm": jnp.zeros(shape, at_least_float32(self.dtype)),
         }
 
 
