@@ -24,6 +24,12 @@ def accumulator_dtype(*arrays) -> jnp.dtype:
         )
 
 
+def align(x, like, trailing: int = 0):
+    """Gives x leading axes of size 1 (and `trailing` ones at the end) up to the rank of `like`."""
+    leading = like.ndim - x.ndim - trailing
+    return x.reshape((1,) * leading + x.shape + (1,) * trailing)
+
+
 def require(condition: bool, message: str) -> None:
     """Raises ValueError(message) unless condition holds; the message names argument and shape."""
     if not condition:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax.ops.contract import accumulator_dtype, check_choice, check_rank, check_shape, op
+from scanmax.ops.contract import accumulator_dtype, align, check_choice, check_rank, check_shape, op
 
 ACTIVATIONS = {None: lambda x: x, "silu": jax.nn.silu, "gelu": jax.nn.gelu, "relu": jax.nn.relu}
 
@@ -56,7 +56,8 @@ def causal_conv1d(
     padded = jnp.concatenate([initial_state.astype(x.dtype), x], axis=-2)
     dtype = accumulator_dtype(x, kernel, bias)
     y = sum(
-        padded[..., w : w + length, :].astype(dtype) * kernel[w].astype(dtype) for w in range(width)
+        padded[..., w : w + length, :].astype(dtype) * align(kernel[w].astype(dtype), x)
+        for w in range(width)
     )
     y = _finish(y, bias, activation, dtype).astype(x.dtype)
     return (y, padded[..., length:, :]) if return_state else y
@@ -102,7 +103,7 @@ def causal_conv1d_step(
     check_shape("state", state, (*x.shape[:-1], width - 1, dim), "[*B, W-1, D]")
     window = jnp.concatenate([state, x[..., None, :].astype(state.dtype)], axis=-2)
     dtype = accumulator_dtype(x, kernel, bias)
-    y = (window.astype(dtype) * kernel.astype(dtype)).sum(-2)
+    y = (window.astype(dtype) * align(kernel.astype(dtype), window)).sum(-2)
     return _finish(y, bias, activation, dtype).astype(x.dtype), window[..., 1:, :]
 
 
@@ -116,5 +117,5 @@ def _check(x, kernel, bias, activation, rank):
 
 def _finish(y, bias, activation, dtype):
     if bias is not None:
-        y = y + bias.astype(dtype)
+        y = y + align(bias.astype(dtype), y)
     return ACTIVATIONS[activation](y)

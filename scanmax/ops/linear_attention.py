@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from scanmax.ops.contract import (
     accumulator_dtype,
+    align,
     check_choice,
     check_implementation,
     check_rank,
@@ -234,7 +235,8 @@ def linear_attention_matrix(
     if log_decay is None:
         matrix = jnp.einsum("...ihk,...jhk->...hij", q, k, precision=precision)
         if is_causal:
-            matrix = jnp.where(jnp.tri(q.shape[-3], dtype=bool), matrix, 0)
+            past = jnp.tri(q.shape[-3], dtype=bool)
+            matrix = jnp.where(align(past, matrix), matrix, 0)
     else:
         decay = _between(log_decay.astype(dtype), is_causal, log_decay.ndim == query.ndim)
         if log_decay.ndim == query.ndim:
@@ -254,7 +256,8 @@ def _between(log_decay, is_causal, per_channel):
     if is_causal:
         return decay
     backwards = jnp.flip(jnp.exp(segment_sums(jnp.flip(time_last, -1))), (-2, -1))
-    return jnp.where(jnp.tri(decay.shape[-1], dtype=bool), decay, backwards)
+    past = jnp.tri(decay.shape[-1], dtype=bool)
+    return jnp.where(align(past, decay), decay, backwards)
 
 
 def _check(query, key, value, log_decay, feature_map, rank):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from scanmax.ops.contract import align
 from scanmax.ops.scan import join_blocks, join_ends, segment_sums
 
 
@@ -63,12 +64,10 @@ def run(
 ):
     """The recurrence over [B, T, ...]: y [B, T, H, V] in `dtype`, and the last state [B, H, K, V].
 
-    Without `diagonal`, y_t reads the decayed state before it takes token t in.
+    Without `diagonal`, y_t reads the decayed state before it takes token t in. A weight, [B, T, H],
+    comes with a decay per head.
     """
     batch, length, heads, width = value.shape
-    if state is None:
-        state = jnp.zeros((batch, heads, query.shape[-1], width), dtype)
-    state = state.astype(dtype)
     per_channel = log_decay is not None and log_decay.ndim == 4
     if form == "parallel" or (form is None and length <= chunk_size):
         chunk_size = length
@@ -76,16 +75,32 @@ def run(
     if per_channel and form != "recurrent":
         query, key = repeat_groups(query, heads, 2), repeat_groups(key, heads, 2)
         chunk_size = 1 << (chunk_size - 1).bit_length()
-    if log_decay is not None:
-        log_decay = log_decay.astype(dtype)
-    if weight is not None:
-        weight = weight.astype(dtype)
+    groups, dim = query.shape[2:]
+    if state is None:
+        state = jnp.zeros((batch, heads, dim, width), dtype)
+    state = state.astype(dtype)
+    chunked = _channels if per_channel else _heads
+    body = _recurrent if form == "recurrent" else chunked
+    if body is _heads:
+        # [B, G, K, R, V]: reading and updating it are products of plain matrices per group
+        state = state.reshape(batch, groups, -1, dim, width).swapaxes(2, 3)
     # tokens of zeros that do not decay leave the state as it is
     pad = -length % chunk_size
     chunks = [_chunks(x, pad, chunk_size) for x in (query, key, value, log_decay, weight)]
-    inner = _recurrent if form == "recurrent" else (_channels if per_channel else _heads)
-    body = jax.checkpoint(functools.partial(inner, diagonal=diagonal, precision=precision))
-    state, y = lax.scan(lambda s, x: body(s, *x), state, chunks)
+    operands = functools.reduce(jnp.promote_types, (x.dtype for x in (query, key, value)))
+    if jax.default_backend() == "cpu":
+        # products of bfloat16 are slow there
+        operands = dtype
+
+    @jax.checkpoint
+    def chunk(state, inputs):
+        q, k, v = (x.astype(operands) for x in inputs[:3])
+        a, w = (None if x is None else x.astype(dtype) for x in inputs[3:])
+        return body(state, q, k, v, a, w, diagonal=diagonal, precision=precision)
+
+    state, y = lax.scan(chunk, state, chunks)
+    if body is _heads:
+        state = state.swapaxes(2, 3).reshape(batch, heads, dim, width)
     y = y.swapaxes(0, 1).reshape(batch, length + pad, heads, width)
     return y[:, :length], state
 
@@ -114,36 +129,34 @@ def _recurrent(state, *chunk, diagonal, precision):
 
 
 def _heads(state, q, k, v, a, w, *, diagonal, precision):
-    """One chunk with one decay per head, or none."""
-    batch, c, heads, width = v.shape
-    groups, dim, dtype = q.shape[2], q.shape[3], state.dtype
+    """One chunk with one decay per head, or none; state [B, G, K, R, V]."""
+    batch, c, groups, _ = q.shape
+    dtype = state.dtype
     dot = functools.partial(jnp.einsum, precision=precision, preferred_element_type=dtype)
-    v = v.reshape(batch, c, groups, -1, width)
-    s = state.reshape(batch, groups, -1, dim, width)
-    scores = dot("bigk,bjgk->bgij", q, k)[:, :, None]  # [B, G, 1, c, c]
-    mask = jnp.tri(c, k=0 if diagonal else -1, dtype=bool)
+    shape, v = v.shape, v.reshape(batch, c, groups, -1, v.shape[-1])
+    # [B, G, 1, c, c]: the products of queries and keys, once for all heads of a group
+    scores = dot("bigk,bjgk->bgij", q, k)[:, :, None]
+    mask = align(jnp.tri(c, k=0 if diagonal else -1, dtype=bool), scores)
+    y = dot("bigk,bgkrv->bigrv", q, state.astype(q.dtype))
+    update = v
     if a is None:
         scores = jnp.where(mask, scores, 0)
-        into, out, total = None, None, None
     else:
         a = a.reshape(batch, c, groups, -1).transpose(0, 2, 3, 1)  # [B, G, R, c]
         sums = segment_sums(a)
         scores = scores * jnp.exp(sums if diagonal else jnp.where(mask, sums, -jnp.inf))
-        into = jnp.exp(jnp.cumsum(a, -1)).transpose(0, 3, 1, 2)  # state to token
-        out = jnp.exp(sums[..., -1, :]).transpose(0, 3, 1, 2)  # token to next state
-        total = into[:, -1]
+        into = jnp.exp(jnp.cumsum(a, -1))  # decay from the state to a token
+        y = y * into.transpose(0, 3, 1, 2)[..., None]
+        state = state * into[..., -1][:, :, None, :, None]
+        out = jnp.exp(sums[..., -1, :])  # decay from a token to the next state
+        out = out if w is None else out * w.reshape(batch, c, groups, -1).transpose(0, 2, 3, 1)
+        update = (v.astype(dtype) * out.transpose(0, 3, 1, 2)[..., None]).astype(v.dtype)
     if w is not None:
-        w = w.reshape(batch, c, groups, -1)
-        scores = scores * w.transpose(0, 2, 3, 1)[..., None, :]
-        out = w if out is None else w * out
-    scores = jnp.broadcast_to(scores, (batch, groups, s.shape[2], c, c)).astype(v.dtype)
-    y = dot("bigk,bgrkv->bigrv", q, s.astype(q.dtype))
-    y = y if into is None else y * into[..., None]
+        scores = scores * w.reshape(batch, c, groups, -1).transpose(0, 2, 3, 1)[..., None, :]
+    scores = jnp.broadcast_to(scores, (batch, groups, v.shape[3], c, c)).astype(v.dtype)
     y = y + dot("bgrij,bjgrv->bigrv", scores, v)
-    v = v if out is None else (v * out[..., None]).astype(v.dtype)
-    s = s if total is None else s * total[..., None, None]
-    s = s + dot("bjgk,bjgrv->bgrkv", k, v)
-    return s.reshape(state.shape), y.reshape(batch, c, heads, width)
+    state = state + dot("bjgk,bjgrv->bgkrv", k, update)
+    return state, y.reshape(shape)
 
 
 def _channels(state, q, k, v, a, w, *, diagonal, precision):
@@ -155,8 +168,6 @@ def _channels(state, q, k, v, a, w, *, diagonal, precision):
     dtype = state.dtype
     dot = functools.partial(jnp.einsum, precision=precision, preferred_element_type=dtype)
     batch, c, heads, dim = q.shape
-    if w is not None:
-        v = (v * w[..., None]).astype(v.dtype)
     q, k, a = (x.transpose(0, 2, 1, 3) for x in (q, k, a))  # [B, H, c, K]
     # sums within blocks: from the start to a token, and from after a token to the end
     to, after = a[..., None, :], jnp.zeros_like(a)[..., None, :]  # [B, H, blocks, size, K]
@@ -166,7 +177,7 @@ def _channels(state, q, k, v, a, w, *, diagonal, precision):
     while size < c:
         blocks = (batch, heads, c // (2 * size), 2, size, dim)
         right = q.reshape(blocks)[:, :, :, 1] * jnp.exp(to[:, :, 1::2]).astype(q.dtype)
-        left = k.reshape(blocks)[:, :, :, 0] * jnp.exp(after[:, :, 0::2]).astype(k.dtype)
+        left = k.reshape(blocks)[:, :, :, 0] * jnp.exp(after[:, :, ::2]).astype(k.dtype)
         cross = dot("bhnik,bhnjk->bhnij", right, left)
         scores = join_blocks(scores, cross, 0)
         to, after = join_ends(to, after, -2)

@@ -118,7 +118,7 @@ def scan_leading(decay, x, state, options):
         return states, final
     if form == "parallel":
         products, states = lax.associative_scan(_compose, (decay, x), reverse=reverse)
-        states = states + products * state
+        states = states + products * state[None]
         return states, states[0 if reverse else -1]
     return _scan_chunks(decay, x, state, chunk_size, reverse)
 
@@ -150,7 +150,7 @@ def _scan_chunks(decay, x, state, chunk_size, reverse):
         return a * h + b, h
 
     final, entering = lax.scan(pass_on, state, (total, last), reverse=reverse)
-    states = (states + products * entering).swapaxes(0, 1).reshape(-1, *x.shape[2:])
+    states = (states + products * entering[None]).swapaxes(0, 1).reshape(-1, *x.shape[2:])
     return lax.slice_in_dim(states, pad[0], pad[0] + length), final
 
 

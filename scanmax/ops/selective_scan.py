@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from scanmax.ops.contract import (
     accumulator_dtype,
+    align,
     check_choice,
     check_implementation,
     check_rank,
@@ -17,7 +18,7 @@ from scanmax.ops.contract import (
 )
 from scanmax.ops.recurrence import flat_batch
 from scanmax.ops.scan import FORMS, scan_leading, segment_sums
-from scanmax.ops.ssm import time_steps
+from scanmax.ops.ssm import time_steps, with_skip
 
 
 @op("dt_softplus", "return_state", "form", "chunk_size", "implementation")
@@ -93,7 +94,7 @@ def selective_scan(
     y, state = _run(*inputs, A.astype(dtype).T, form, chunk_size)
     y = y.reshape(x.shape)
     if D is not None:
-        y = y + D.astype(dtype) * x.astype(dtype)
+        y = y + align(D.astype(dtype), x) * x.astype(dtype)
     y = y.astype(x.dtype)
     return (y, state.swapaxes(1, 2).reshape(*batch, dim, states)) if return_state else y
 
@@ -120,7 +121,10 @@ def _run(x, dt, B, C, state, A, form, chunk_size):
 def _associative(A, h, chunk):
     u, dt, b, c = chunk
     states, h = scan_leading(
-        jnp.exp(dt[:, :, None] * A), b[..., None] * u[:, :, None], h, ("parallel", 1, False)
+        jnp.exp(dt[:, :, None] * A[None, None]),
+        b[..., None] * u[:, :, None],
+        h,
+        ("parallel", 1, False),
     )
     return h, jnp.einsum("tbn,tbnd->tbd", c, states)
 
@@ -138,7 +142,7 @@ def _recurrent(A, state, chunks):
 
 def _token(A, h, token):
     u, dt, b, c = token
-    h = jnp.exp(dt[:, None] * A) * h + b[:, :, None] * u[:, None]
+    h = jnp.exp(dt[:, None] * A[None]) * h + b[:, :, None] * u[:, None]
     # a dot: XLA on CPU does not vectorise the equal sum over the middle axis
     return h, jnp.einsum("bn,bnd->bd", c, h)
 
@@ -164,14 +168,14 @@ def _recurrent_backward(residuals, cotangents):
     def token_backward(carry, inputs):
         g, d_A = carry
         h, (u, dt, b, c), d_y = inputs
-        decay = jnp.exp(dt[:, None] * A)
+        decay = jnp.exp(dt[:, None] * A[None])
         decayed = decay * h
         after = decayed + b[:, :, None] * u[:, None]
         g = g + c[:, :, None] * d_y[:, None]
         d_log = g * decayed  # of the logarithm of the decay, dt * A
         gradients = (
             jnp.einsum("bn,bnd->bd", b, g),
-            jnp.einsum("n,bnd->bd", jnp.ones_like(A[:, 0]), A * d_log),
+            jnp.einsum("n,bnd->bd", jnp.ones_like(A[:, 0]), A[None] * d_log),
             jnp.einsum("bnd,bd->bn", g, u),
             jnp.einsum("bnd,bd->bn", after, d_y),
         )
@@ -237,10 +241,10 @@ def selective_scan_step(
     dt = time_steps(dt, dt_bias, dt_softplus, None, dtype)[..., None]  # [*B, D, 1]
     B, C = (y.astype(dtype)[..., None, :] for y in (B, C))  # [*B, 1, N]
     inputs = x.astype(dtype)[..., None]
-    state = jnp.exp(dt * A.astype(dtype)) * state.astype(dtype) + dt * inputs * B
+    state = jnp.exp(dt * align(A.astype(dtype), state)) * state.astype(dtype) + dt * inputs * B
     y = (state * C).sum(-1)
     if D is not None:
-        y = y + D.astype(dtype) * x.astype(dtype)
+        y = y + align(D.astype(dtype), x) * x.astype(dtype)
     return y.astype(x.dtype), state
 
 
@@ -269,7 +273,7 @@ def selective_scan_matrix(
       dt_softplus: then dt = softplus(dt).
 
     Returns:
-      [*B, D, T, T], lower triangular, in accumulator precision: one hidden attention per channel.
+      [*B, D, T, T], lower triangular, in the dtype of C: one hidden attention per channel.
 
     Raises:
       ValueError: an array of the wrong shape.
@@ -288,21 +292,19 @@ def selective_scan_matrix(
     dtype = accumulator_dtype(dt, A, B, C, D)
     dt = time_steps(dt, dt_bias, dt_softplus, None, dtype).swapaxes(-1, -2)  # [*B, D, T]
     # one state at a time: all of them would take [*B, D, T, T, N]
-    after = jnp.maximum(segment_sums(-dt) * -1, 0)
-    past = jnp.tri(dt.shape[-1], dtype=bool)
-    after = jnp.where(past, after, 0)
+    sums = segment_sums(dt)
+    past = sums > -jnp.inf
+    sums = jnp.where(past, sums, 0)
 
     def add(matrix, state):
         a, b, c = state
-        decay = jnp.exp(after * a[:, None, None])
+        decay = jnp.exp(sums * align(a, sums, 2))
         return matrix + decay * c[..., None, :, None] * b[..., None, None, :], None
 
     by_state = (A.astype(dtype).T, *(jnp.moveaxis(y.astype(dtype), -1, 0) for y in (B, C)))
-    matrix, _ = lax.scan(add, jnp.zeros_like(after), by_state)
+    matrix, _ = lax.scan(add, jnp.zeros_like(sums), by_state)
     matrix = jnp.where(past, matrix * dt[..., None, :], 0)
-    if D is not None:
-        matrix = matrix + D.astype(dtype)[:, None, None] * jnp.eye(dt.shape[-1], dtype=dtype)
-    return matrix
+    return with_skip(matrix, D).astype(C.dtype)
 
 
 def _check(x, dt, A, B, C, D, dt_bias, rank):

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from scanmax.ops.contract import (
     accumulator_dtype,
+    align,
     check_choice,
     check_implementation,
     check_rank,
@@ -83,7 +84,9 @@ def ssd(
     check_shape("initial_state", initial_state, (*batch, heads, states, width), "[*B, H, N, P]")
     dtype = accumulator_dtype(x, dt, A, B, C, initial_state)
     dt = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
-    inputs = [flat_batch(y, len(batch)) for y in (C, B, x, dt * A.astype(dtype), initial_state)]
+    inputs = [
+        flat_batch(y, len(batch)) for y in (C, B, x, dt * align(A.astype(dtype), dt), initial_state)
+    ]
     y, state = run(
         *inputs,
         weight=flat_batch(dt, len(batch)),
@@ -149,7 +152,13 @@ def ssd_step(
     dtype = accumulator_dtype(x, dt, A, B, C, state)
     dt = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
     y, state = step(
-        state.astype(dtype), C, B, x, dt * A.astype(dtype), weight=dt, precision=precision
+        state.astype(dtype),
+        C,
+        B,
+        x,
+        dt * align(A.astype(dtype), dt),
+        weight=dt,
+        precision=precision,
     )
     return _skip(y, x, D), state
 
@@ -183,7 +192,7 @@ def ssd_matrix(
       precision: of the matrix product.
 
     Returns:
-      [*B, H, T, T], lower triangular, in accumulator precision.
+      [*B, H, T, T], lower triangular, in the dtype of C.
 
     Raises:
       ValueError: an array of the wrong shape.
@@ -202,9 +211,9 @@ def ssd_matrix(
     dtype = accumulator_dtype(dt, A, B, C, D)
     dt = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
     dt = jnp.swapaxes(dt, -1, -2)  # [*B, H, T]
-    decay = jnp.exp(segment_sums(dt * A.astype(dtype)[:, None]))
+    decay = jnp.exp(segment_sums(dt * align(A.astype(dtype), dt, 1)))
     scores = _scores(B, C, dt.shape[-2], dtype, precision)
-    return _with_skip(scores * decay * dt[..., None, :], D)
+    return with_skip(scores * decay * dt[..., None, :], D).astype(C.dtype)
 
 
 @op("dt_softplus", "positive", "precision", "implementation")
@@ -304,7 +313,7 @@ def nc_ssd_matrix(
       precision: of the matrix product.
 
     Returns:
-      [*B, H, T, T] in accumulator precision.
+      [*B, H, T, T] in the dtype of C.
 
     Raises:
       ValueError: an array of the wrong shape.
@@ -323,21 +332,23 @@ def nc_ssd_matrix(
     dtype = accumulator_dtype(dt, A, B, C, D)
     weight = _token_weights(dt, A, dt_bias, dt_softplus, dt_limit, positive, dtype)
     scores = _scores(B, C, dt.shape[-1], dtype, precision)
-    return _with_skip(scores * jnp.swapaxes(weight, -1, -2)[..., None, :], D)
+    matrix = scores * jnp.swapaxes(weight, -1, -2)[..., None, :]
+    return with_skip(matrix, D).astype(C.dtype)
 
 
 def time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype):
     """Bias, softplus and limits, in accumulator precision."""
     dt = dt.astype(dtype)
     if dt_bias is not None:
-        dt = dt + dt_bias.astype(dtype)
+        dt = dt + align(dt_bias.astype(dtype), dt)
     if dt_softplus:
         dt = jax.nn.softplus(dt)
     return dt if dt_limit is None else jnp.clip(dt, *dt_limit)
 
 
 def _token_weights(dt, A, dt_bias, dt_softplus, dt_limit, positive, dtype):
-    weight = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype) * A.astype(dtype)
+    weight = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
+    weight = weight * align(A.astype(dtype), weight)
     return -weight if positive else weight
 
 
@@ -348,17 +359,17 @@ def _scores(B, C, heads, dtype, precision):
     return repeat_groups(scores, heads, -3)
 
 
-def _with_skip(matrix, D):
+def with_skip(matrix, D):
+    """Adds D to the diagonal of [*B, H, T, T]."""
     if D is None:
         return matrix
-    return matrix + D.astype(matrix.dtype)[:, None, None] * jnp.eye(
-        matrix.shape[-1], dtype=matrix.dtype
-    )
+    eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+    return matrix + align(D.astype(matrix.dtype), matrix, 2) * align(eye, matrix)
 
 
 def _skip(y, x, D):
     if D is not None:
-        y = y + D.astype(y.dtype)[:, None] * x.astype(y.dtype)
+        y = y + align(D.astype(y.dtype), x, 1) * x.astype(y.dtype)
     return y.astype(x.dtype)
 
 

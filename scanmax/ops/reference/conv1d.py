@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from scanmax.ops.contract import accumulator_dtype
+from scanmax.ops.contract import accumulator_dtype, align
 
 _ACTIVATIONS = {None: lambda x: x, "silu": jax.nn.silu, "gelu": jax.nn.gelu, "relu": jax.nn.relu}
 
@@ -15,9 +15,9 @@ def causal_conv1d(x, kernel, bias=None, *, activation=None, initial_state=None, 
         initial_state = jnp.zeros((*x.shape[:-2], width - 1, x.shape[-1]), x.dtype)
     tokens = jnp.concatenate([initial_state.astype(x.dtype), x], axis=-2)
     dtype = accumulator_dtype(x, kernel, bias)
-    windows = tokens[..., jnp.arange(length)[:, None] + jnp.arange(width), :]  # [*B, T, W, D]
-    y = jnp.sum(windows.astype(dtype) * kernel.astype(dtype), axis=-2)
-    y = y if bias is None else y + bias.astype(dtype)
+    windows = tokens[..., jnp.arange(length)[:, None] + jnp.arange(width)[None], :]  # [*B, T, W, D]
+    y = jnp.sum(windows.astype(dtype) * align(kernel.astype(dtype), windows), axis=-2)
+    y = y if bias is None else y + align(bias.astype(dtype), y)
     y = _ACTIVATIONS[activation](y).astype(x.dtype)
     return (y, tokens[..., length:, :]) if return_state else y
 

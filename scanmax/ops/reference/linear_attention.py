@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from scanmax.ops.contract import accumulator_dtype
+from scanmax.ops.contract import accumulator_dtype, align
 
 _FEATURE_MAPS = {
     None: lambda x: x,
@@ -124,7 +124,9 @@ def linear_attention_matrix(
     past = (j < t) & (t <= i)
     future = (i <= t) & (t < j)
     between = past if is_causal else past | future
-    sums = jnp.where(between[..., None, None], a[..., None, None, :, :, :], 0).sum(-3)
+    sums = jnp.where(
+        align(between, a[..., None, None, :, :, :], 2), a[..., None, None, :, :, :], 0
+    ).sum(-3)
     weights = jnp.exp(sums) * q[..., :, None, :, :] * k[..., None, :, :, :]  # [*B, T, T, H, K]
     matrix = jnp.moveaxis(weights.sum(-1), -1, -3)
     if is_causal:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from scanmax.ops.contract import accumulator_dtype
+from scanmax.ops.contract import accumulator_dtype, align
 
 
 def selective_scan(
@@ -45,10 +45,11 @@ def selective_scan_step(state, x, dt, A, B, C, *, D=None, dt_bias=None, dt_softp
     dt = _dt(dt, dt_bias, dt_softplus, dtype)[..., None]
     B, C = (y.astype(dtype)[..., None, :] for y in (B, C))
     state = (
-        jnp.exp(dt * A.astype(dtype)) * state.astype(dtype) + dt * B * x.astype(dtype)[..., None]
+        jnp.exp(dt * align(A.astype(dtype), state)) * state.astype(dtype)
+        + dt * B * x.astype(dtype)[..., None]
     )
     y = (state * C).sum(-1)
-    y = y if D is None else y + D.astype(dtype) * x.astype(dtype)
+    y = y if D is None else y + align(D.astype(dtype), x) * x.astype(dtype)
     return y.astype(x.dtype), state
 
 
@@ -57,18 +58,20 @@ def selective_scan_matrix(dt, A, B, C, *, D=None, dt_bias=None, dt_softplus=Fals
     dtype = accumulator_dtype(dt, A, B, C, D)
     dt = _dt(dt, dt_bias, dt_softplus, dtype)
     i, j, t = jnp.ix_(*[jnp.arange(dt.shape[-2])] * 3)
-    between = ((j < t) & (t <= i))[..., None]
-    sums = jnp.where(between, dt[..., None, None, :, :], 0).sum(-2)[..., None]  # [*B, T, T, D, 1]
-    B, C = (y.astype(dtype) for y in (B, C))
-    weights = jnp.exp(sums * A.astype(dtype)) * dt[..., None, :, :, None]
-    weights = weights * C[..., :, None, None, :] * B[..., None, :, None, :]
+    steps = dt[..., None, None, :, :]
+    between = align((j < t) & (t <= i), steps, 1)
+    sums = jnp.where(between, steps, 0).sum(-2)[..., None]  # [*B, T, T, D, 1]
+    weights = jnp.exp(sums * align(A.astype(dtype), sums)) * dt[..., None, :, :, None]
+    weights = weights * C.astype(dtype)[..., :, None, None, :]
+    weights = weights * B.astype(dtype)[..., None, :, None, :]
     matrix = jnp.tril(jnp.moveaxis(weights.sum(-1), -1, -3))
-    if D is not None:
-        matrix = matrix + D.astype(dtype)[:, None, None] * jnp.eye(matrix.shape[-1], dtype=dtype)
-    return matrix
+    if D is None:
+        return matrix.astype(C.dtype)
+    eye = jnp.eye(matrix.shape[-1], dtype=dtype)
+    return (matrix + align(D.astype(dtype), matrix, 2) * align(eye, matrix)).astype(C.dtype)
 
 
 def _dt(dt, dt_bias, dt_softplus, dtype):
     dt = dt.astype(dtype)
-    dt = dt if dt_bias is None else dt + dt_bias.astype(dtype)
+    dt = dt if dt_bias is None else dt + align(dt_bias.astype(dtype), dt)
     return jax.nn.softplus(dt) if dt_softplus else dt

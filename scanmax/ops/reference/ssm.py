@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from scanmax.ops.contract import accumulator_dtype
+from scanmax.ops.contract import accumulator_dtype, align
 
 
 def ssd(
@@ -58,10 +58,10 @@ def ssd_step(
     dt = _dt(dt, dt_bias, dt_softplus, dt_limit, dtype)
     B, C = (_per_head(y, x.shape[-2]).astype(dtype) for y in (B, C))
     inputs = dt[..., None] * x.astype(dtype)
-    decay = jnp.exp(dt * A.astype(dtype))
+    decay = jnp.exp(dt * align(A.astype(dtype), dt))
     state = decay[..., None, None] * state.astype(dtype) + B[..., :, None] * inputs[..., None, :]
     y = jnp.einsum("...n,...np->...p", C, state)
-    y = y if D is None else y + D.astype(dtype)[:, None] * x.astype(dtype)
+    y = y if D is None else y + align(D.astype(dtype), x, 1) * x.astype(dtype)
     return y.astype(x.dtype), state
 
 
@@ -72,11 +72,11 @@ def ssd_matrix(
     dtype = accumulator_dtype(dt, A, B, C, D)
     dt = _dt(dt, dt_bias, dt_softplus, dt_limit, dtype)
     i, j, t = jnp.ix_(*[jnp.arange(dt.shape[-2])] * 3)
-    log_decay = dt * A.astype(dtype)
-    between = ((j < t) & (t <= i))[..., None]
-    sums = jnp.where(between, log_decay[..., None, None, :, :], 0).sum(-2)  # [*B, T, T, H]
+    log_decay = (dt * align(A.astype(dtype), dt))[..., None, None, :, :]
+    between = align((j < t) & (t <= i), log_decay, 1)
+    sums = jnp.where(between, log_decay, 0).sum(-2)  # [*B, T, T, H]
     weights = jnp.exp(sums) * dt[..., None, :, :] * _dots(B, C, dt.shape[-1], dtype)
-    return _plus_skip(jnp.tril(jnp.moveaxis(weights, -1, -3)), D)
+    return _plus_skip(jnp.tril(jnp.moveaxis(weights, -1, -3)), D).astype(C.dtype)
 
 
 def nc_ssd(
@@ -125,15 +125,16 @@ def nc_ssd_matrix(
 ):
     """M_ij = C_i . B_j w_j, plus D on i = j."""
     dtype = accumulator_dtype(dt, A, B, C, D)
-    weight = _dt(dt, dt_bias, dt_softplus, dt_limit, dtype) * A.astype(dtype)
+    weight = _dt(dt, dt_bias, dt_softplus, dt_limit, dtype)
+    weight = weight * align(A.astype(dtype), weight)
     weight = -weight if positive else weight
     weights = weight[..., None, :, :] * _dots(B, C, dt.shape[-1], dtype)
-    return _plus_skip(jnp.moveaxis(weights, -1, -3), D)
+    return _plus_skip(jnp.moveaxis(weights, -1, -3), D).astype(C.dtype)
 
 
 def _dt(dt, dt_bias, dt_softplus, dt_limit, dtype):
     dt = dt.astype(dtype)
-    dt = dt if dt_bias is None else dt + dt_bias.astype(dtype)
+    dt = dt if dt_bias is None else dt + align(dt_bias.astype(dtype), dt)
     dt = jax.nn.softplus(dt) if dt_softplus else dt
     return dt if dt_limit is None else jnp.clip(dt, *dt_limit)
 
@@ -148,9 +149,7 @@ def _dots(B, C, heads, dtype):
 
 
 def _plus_skip(matrix, D):
-    skip = (
-        0
-        if D is None
-        else D.astype(matrix.dtype)[:, None, None] * jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
-    )
-    return matrix + skip
+    if D is None:
+        return matrix
+    eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+    return matrix + align(D.astype(matrix.dtype), matrix, 2) * align(eye, matrix)

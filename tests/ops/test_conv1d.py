@@ -1,0 +1,55 @@
+"""The causal depthwise convolution and its step."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from scanmax import ops
+from scanmax.ops import reference
+from scanmax.testing import OpCase, OpSuite
+
+
+class CausalConv1dTest(OpSuite):
+    op = ops.causal_conv1d
+    reference = reference.causal_conv1d
+    step = ops.causal_conv1d_step
+    sequence = ("x",)
+    cases = (
+        *OpCase.lengths((1, 2, 7, 63, 64, 65, 200), dim=5, width=4),
+        OpCase(length=3, dim=2, width=1, plain=True),
+        OpCase(length=2, dim=2, width=5, options={"activation": "relu"}),
+        OpCase(length=9, batch=(2,), dim=3, width=4, full=True, options={"activation": "silu"}),
+    )
+    errors = (
+        ({"kernel": lambda x: x[:, 1:]}, ValueError, r"kernel has shape .*\[W, D\]"),
+        ({"bias": lambda x: x[1:]}, ValueError, r"bias has shape .*\[D\]"),
+        ({"initial_state": lambda x: x[..., 1:, :]}, ValueError, "initial_state has shape"),
+        ({"activation": "tanhh"}, ValueError, "activation='tanhh' is not one of"),
+    )
+
+    def make_args(self, rng, case):
+        return {
+            "x": rng.normal(size=(*case.batch, case.length, case.dim)),
+            "kernel": rng.normal(size=(case.width, case.dim)),
+            "bias": None if hasattr(case, "plain") else rng.normal(size=case.dim),
+        }
+
+    def _check_low_precision(self, dtype, tolerance):
+        # the state is a window of tokens, kept in their dtype
+        for case in self.full_cases:
+            arrays, options = self.inputs(case, dtype)
+            y, state = self.compiled(options)(**arrays)
+            assert y.dtype == state.dtype == dtype
+            exact = {name: x.astype(jnp.float64) for name, x in arrays.items()}
+            expected, window = self.expected(exact, options)
+            error = jnp.linalg.norm(y.astype(jnp.float64) - expected) / jnp.linalg.norm(expected)
+            self.assertLess(float(error), tolerance)
+            np.testing.assert_array_equal(state.astype(jnp.float64), window)
+
+
+def test_it_is_the_convolution_of_numpy():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(11, 2)), rng.normal(size=(4, 2))
+    y = ops.causal_conv1d(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
+    for d in range(2):
+        expected = np.convolve(x[:, d], kernel[::-1, d])[:11]
+        np.testing.assert_allclose(y[:, d], expected, rtol=1e-5, atol=1e-5)

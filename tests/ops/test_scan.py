@@ -1,0 +1,86 @@
+"""The diagonal recurrence and the segment sums."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scanmax import ops
+from scanmax.ops import reference
+from scanmax.ops.scan import segment_sums
+from scanmax.testing import OpCase, OpSuite
+
+
+class DiagonalScanTest(OpSuite):
+    op = ops.diagonal_scan
+    reference = reference.diagonal_scan
+    forms = ("recurrent", "chunked", "parallel")
+    sequence = ("decay", "x")
+    cases = (
+        *OpCase.lengths(options={"chunk_size": 16}),
+        # axes of size 1 broadcast; reversed time
+        OpCase(length=9, full=True, resume=False, spread=1, options={"reverse": True}),
+    )
+    errors = (
+        ({"decay": lambda x: x[..., :2, :]}, ValueError, r"decay has shape .*expected that of x"),
+        ({"initial_state": lambda x: x[..., :2]}, ValueError, "initial_state has shape"),
+        ({"form": "sideways"}, ValueError, "form='sideways' is not one of"),
+        ({"axis": 4}, ValueError, "axis=4 is out of range"),
+        ({"implementation": "pallas"}, NotImplementedError, "diagonal_scan"),
+    )
+
+    step = staticmethod(lambda state, decay, x: (decay * state + x,) * 2)
+
+    def make_args(self, rng, case):
+        shape = (*case.batch, case.length, 5)
+        decay_shape = (*shape[:-1], 1) if hasattr(case, "spread") else shape
+        return {"decay": rng.uniform(-0.9, 1, size=decay_shape), "x": rng.normal(size=shape)}
+
+
+def test_a_reversed_scan_is_the_scan_of_the_flipped_tokens():
+    rng = np.random.default_rng(0)
+    decay, x = (jnp.asarray(rng.normal(size=(2, 9, 3)), jnp.float32) for _ in range(2))
+    state = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
+    flipped = ops.diagonal_scan(decay[:, ::-1], x[:, ::-1], initial_state=state)[:, ::-1]
+    actual = ops.diagonal_scan(decay, x, initial_state=state, reverse=True)
+    np.testing.assert_allclose(actual, flipped, rtol=1e-6)
+
+
+def test_any_axis_and_complex_decays():
+    rng = np.random.default_rng(0)
+    decay = jnp.exp(1j * jnp.asarray(rng.normal(size=(6, 2)), jnp.float32))
+    x = jnp.asarray(rng.normal(size=(6, 2)), jnp.float32).astype(decay.dtype)
+    expected = reference.diagonal_scan(decay, x)
+    for form in DiagonalScanTest.forms:
+        actual = ops.diagonal_scan(decay.T, x.T, axis=-1, form=form).T
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 5, 8])
+def test_segment_sums_are_the_sums_between_tokens(length):
+    x = np.random.default_rng(0).normal(size=(2, length))
+    sums = np.asarray(segment_sums(jnp.asarray(x, jnp.float32)))
+    for i in range(length):
+        for j in range(length):
+            expected = x[:, j + 1 : i + 1].sum(-1) if j <= i else np.full(2, -np.inf)
+            np.testing.assert_allclose(sums[:, i, j], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_segment_sums_keep_the_digits_of_short_segments_after_long_decays():
+    x = jnp.full(64, -1e-3).at[:32].set(-1e3)
+    np.testing.assert_allclose(segment_sums(x)[63, 32], -0.031, rtol=1e-6)
+    infinite = segment_sums(x.at[3].set(-jnp.inf))
+    assert not bool(jnp.isnan(infinite).any())
+    np.testing.assert_allclose(infinite[63, 32], -0.031, rtol=1e-6)
+
+
+def test_the_scan_differentiates_twice():
+    decay, x = jnp.full((5, 1), 0.5), jnp.arange(5.0)[:, None]
+
+    def second(scan):
+        first = jax.grad(lambda a: (scan(a, x) ** 2).sum())
+        return jax.grad(lambda a: first(a).sum())(decay)
+
+    np.testing.assert_allclose(
+        second(ops.diagonal_scan), second(reference.diagonal_scan), rtol=1e-5
+    )
