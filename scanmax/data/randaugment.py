@@ -57,7 +57,9 @@ def _solarize_add(image, amount, canvas):
 
 
 def _posterize(image, bits, canvas):
-    return ImageOps.posterize(image, int(bits)) if bits < 8 else image
+    # PIL's own refuses no bits at all, which the highest level asks for: black.
+    mask = 256 - 2 ** (8 - min(8, int(bits)))
+    return image.point([value & mask for value in range(256)] * len(image.getbands()))
 
 
 def _enhance(enhancer) -> Operation:

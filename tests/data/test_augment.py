@@ -1,0 +1,193 @@
+"""Augmentations: formulas, ranges, distributions; what they must not touch."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scanmax.data import augment, randaugment
+from scanmax.data.config import AugmentConfig
+from scanmax.errors import UserError
+
+
+def picture(size=16, channels=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (size, size, channels)).astype(np.uint8)
+
+
+def test_mixup_weighs_images_and_labels_alike():
+    images = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1)
+    labels = np.eye(4, dtype=np.float32)
+    mixed, soft = augment.mixup(images, labels, 0.75)
+    np.testing.assert_allclose(mixed.ravel(), [0.25, 0.75, 2.25, 2.75])
+    np.testing.assert_allclose(soft[0], [0.75, 0.25, 0, 0])
+    np.testing.assert_allclose(soft.sum(-1), 1, rtol=1e-6)
+
+
+def test_cutmix_labels_are_the_exact_area():
+    images = np.stack([np.full((10, 8, 1), row, np.float32) for row in range(2)])
+    mixed, soft = augment.cutmix(images, np.eye(2, dtype=np.float32), (2, 7, 3, 8))
+    np.testing.assert_allclose(soft[0, 1], mixed[0].mean(), rtol=1e-6)
+    np.testing.assert_allclose(soft[0, 1], 25 / 80, rtol=1e-6)
+    np.testing.assert_allclose(soft[1, 0], 1 - mixed[1].mean(), rtol=1e-6)
+
+
+def test_boxes_lie_inside_and_have_the_drawn_share():
+    rng = np.random.default_rng(0)
+    for weight in (0.5, 0.75, 1.0):
+        boxes = np.array([augment.random_box(rng, (40, 40), weight) for _ in range(300)])
+        assert boxes.min() >= 0
+        assert boxes.max() <= 40
+        areas = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2])
+        side = int(40 * np.sqrt(1 - weight))
+        assert areas.max() == side**2
+
+
+def test_mix_draws_both_kinds_and_the_share():
+    rng = np.random.default_rng(0)
+    images = np.random.default_rng(1).normal(size=(4, 6, 6, 1)).astype(np.float32)
+    labels = np.eye(4, dtype=np.float32)
+    config = AugmentConfig(mixup=0.8, cutmix=1.0, mix_probability=0.5)
+    untouched = cut = 0
+    for _ in range(400):
+        mixed, soft = augment.mix(rng, images, labels, config)
+        np.testing.assert_allclose(soft.sum(-1), 1, rtol=1e-5)
+        untouched += mixed is images
+        # A cut keeps every pixel of one of two images.
+        cut += mixed is not images and np.isin(mixed, images).all()
+    assert 0.42 < untouched / 400 < 0.58
+    assert 0.17 < cut / 400 < 0.33
+
+
+def test_erasing_replaces_a_rectangle_by_noise():
+    rng = np.random.default_rng(0)
+    image = np.full((32, 32, 3), 7, np.float32)
+    erased = [augment.random_erasing(rng, image, 0.25) for _ in range(400)]
+    assert (image == 7).all()
+    changed = [(np.abs(out - 7) > 0).any(-1) for out in erased if out is not image]
+    assert 0.18 < len(changed) / 400 < 0.32
+    shares = [mask.mean() for mask in changed]
+    assert min(shares) > 0.01
+    assert max(shares) < 0.36
+    ys, xs = np.nonzero(changed[0])
+    assert changed[0][ys.min() : ys.max() + 1, xs.min() : xs.max() + 1].all()
+
+
+def test_affine_without_ranges_changes_nothing():
+    image = picture()
+    assert augment.random_affine(np.random.default_rng(0), image) is image
+
+
+def test_translation_alone_is_whole_pixels():
+    rng = np.random.default_rng(0)
+    image = picture(8, 1)
+    seen = set()
+    for _ in range(200):
+        moved = augment.random_affine(rng, image, translate=1.0)
+        shifts = [
+            (down, right)
+            for down in (-1, 0, 1)
+            for right in (-1, 0, 1)
+            if np.array_equal(moved, augment.shift(image, down, right))
+        ]
+        seen.update(shifts)
+        assert shifts
+    assert len(seen) == 9
+
+
+def test_affine_turns_about_the_centre():
+    # A point left of the centre goes up or down by a rotation, never far.
+    image = np.zeros((21, 21, 1), np.uint8)
+    image[10, 10] = 255
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        moved = augment.random_affine(rng, image, rotate=30.0, shear=0.2, zoom=0.2)
+        assert np.unravel_index(moved.argmax(), moved.shape)[:2] == (10, 10)
+
+
+def test_shift_beyond_the_image_is_empty():
+    assert not augment.shift(picture(4), 9, 0).any()
+
+
+def test_resized_crop_stays_in_range():
+    rng = np.random.default_rng(0)
+    # Intensity tells the row, so the crop's extent can be read off its result.
+    image = np.repeat(np.arange(0, 200, 2, dtype=np.uint8)[:, None, None], 100, 1)
+    for _ in range(100):
+        out = augment.random_resized_crop(rng, image, (20, 20), area=(0.25, 0.25), aspect=(1, 1))
+        assert out.shape == (20, 20, 1)
+        rows = int(out[-1, 0, 0]) - int(out[0, 0, 0])
+        assert 80 < rows < 100
+
+
+def test_resized_crop_of_an_extreme_image_is_its_centre():
+    image = picture(4)[:1]
+    out = augment.random_resized_crop(np.random.default_rng(0), image, (8, 8), area=(0.9, 1.0))
+    assert out.shape == (8, 8, 3)
+
+
+def test_central_crop_keeps_the_aspect():
+    image = np.zeros((40, 80, 1), np.uint8)
+    image[:, 20:60] = 200
+    # The edge columns blend with what lies beyond the crop.
+    assert (augment.central_crop(image, (20, 20))[:, 2:-2] == 200).all()
+    assert augment.central_crop(image, (16, 16), keep=0.5).shape == (16, 16, 1)
+
+
+def test_every_operation_runs_on_grey_and_colour():
+    rng = np.random.default_rng(0)
+    for channels in (1, 3):
+        image = picture(24, channels)
+        for _ in range(40):
+            out = augment.rand_augment(rng, image, "rand-m9-mstd0.5-inc1", (124, 116, 104))
+            assert out.shape == image.shape
+            assert out.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "sign", "expected"),
+    [
+        ("rotate", 9, 1, 27.0),
+        ("rotate", 9, -1, -27.0),
+        ("shear_x", 5, 1, 0.15),
+        ("translate_y", 10, -1, -0.45),
+        ("color", 9, 1, 1.81),
+        ("contrast", 9, -1, 0.19),
+        ("brightness", 10, -1, 0.1),
+        ("posterize", 9, 1, 1),
+        ("solarize", 9, 1, 26),
+        ("solarize_add", 9, 1, 99),
+        ("invert", 9, 1, None),
+    ],
+)
+def test_arguments_of_the_increasing_set(name, level, sign, expected):
+    assert randaugment.argument(name, level, sign) == pytest.approx(expected)
+
+
+def test_operations_on_known_pixels():
+    image = Image.fromarray(np.array([[[0, 100, 200]] * 2] * 2, np.uint8))
+    canvas = randaugment.Canvas((1, 2, 3), Image.Resampling.BILINEAR)
+
+    def apply(name, value):
+        return np.asarray(randaugment.OPERATIONS[name](image, value, canvas))[0, 0].tolist()
+
+    assert apply("invert", None) == [255, 155, 55]
+    assert apply("solarize", 128) == [0, 100, 55]
+    assert apply("solarize_add", 30) == [30, 130, 200]
+    assert apply("posterize", 1) == [0, 0, 128]
+    assert apply("posterize", 0) == [0, 0, 0]
+    assert apply("posterize", 8) == [0, 100, 200]
+    assert apply("brightness", 0.5) == [0, 50, 100]
+    assert apply("translate_x", 1.0) == [1, 2, 3]
+
+
+def test_policy_applies_half_of_two_draws():
+    policy = randaugment.parse("rand-m10-inc1")
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(picture())
+    untouched = sum(policy(rng, image, (0, 0, 0)) is image for _ in range(1000))
+    assert 0.2 < untouched / 1000 < 0.3
+
+
+@pytest.mark.parametrize("text", ["augmix-m9", "rand-q3", "rand-m", "rand-w0"])
+def test_unknown_policies_are_user_errors(text):
+    with pytest.raises(UserError, match="policy"):
+        randaugment.parse(text)

@@ -1,0 +1,169 @@
+"""Batches by step: order, coverage, processes, resume, padding."""
+
+import itertools
+from collections import Counter
+
+import chex
+import numpy as np
+import pytest
+
+from scanmax.data import AugmentConfig, DataConfig, load
+from scanmax.data.pipeline import LocalRows, Rows
+from scanmax.errors import UserError
+
+AUGMENT = AugmentConfig(translate=1.0, rotate=10.0, zoom=0.1, mixup=0.8, cutmix=1.0, erase=0.2)
+
+
+def config(data_dir, **fields):
+    return DataConfig(name="digits", data_dir=data_dir, **fields)
+
+
+def take(pipeline, count, start=0):
+    return list(itertools.islice(pipeline.train_iterator(start), count))
+
+
+def fingerprints(images):
+    return [image.tobytes() for image in images]
+
+
+def test_specs_are_those_of_the_global_batch(data_dir):
+    data = config(data_dir, augment=AUGMENT)
+    for index in range(2):
+        pipeline = load(data, seed=0, batch_size=16, process_index=index, process_count=2)
+        (batch,) = take(pipeline, 1)
+        (evaluation, *_) = pipeline.eval_batches()
+        for spec, rows in ((pipeline.train_spec, batch), (pipeline.eval_spec, evaluation)):
+            assert spec.keys() == rows.keys()
+            for name in spec:
+                assert spec[name].shape == (16, *rows[name].shape[1:])
+                assert len(rows[name]) == 8
+                assert spec[name].dtype == rows[name].dtype
+    assert (pipeline.kind, pipeline.num_train, pipeline.num_eval) == ("image", 1438, 359)
+    assert pipeline.class_names == tuple("0123456789")
+    assert pipeline.num_classes == 10
+
+
+def test_a_batch_is_a_function_of_seed_and_step(data_dir):
+    data = config(data_dir, augment=AUGMENT)
+    first = take(load(data, seed=3, batch_size=32), 4)
+    again = take(load(data, seed=3, batch_size=32), 4)
+    chex.assert_trees_all_equal(first, again)
+    resumed = take(load(data, seed=3, batch_size=32), 2, start=2)
+    chex.assert_trees_all_equal(first[2:], resumed)
+    other = take(load(data, seed=4, batch_size=32), 1)
+    assert not np.array_equal(first[0]["image"], other[0]["image"])
+    assert not np.array_equal(first[0]["image"], first[1]["image"])
+
+
+def test_threads_and_workers_do_not_change_a_batch(data_dir):
+    few = take(load(config(data_dir, augment=AUGMENT, threads=1), seed=0, batch_size=8), 3)
+    many = take(load(config(data_dir, augment=AUGMENT, threads=8), seed=0, batch_size=8), 3)
+    chex.assert_trees_all_equal(few, many)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_hold_the_rows_of_the_one_batch(data_dir, count):
+    data = config(data_dir, augment=AUGMENT)
+    whole = take(load(data, seed=0, batch_size=16), 3)
+    parts = [
+        take(load(data, seed=0, batch_size=16, process_index=index, process_count=count), 3)
+        for index in range(count)
+    ]
+    for step, batch in enumerate(whole):
+        joined = {name: np.concatenate([part[step][name] for part in parts]) for name in batch}
+        chex.assert_trees_all_equal(batch, joined)
+
+
+def test_every_epoch_shows_every_example_once_in_a_new_order(data_dir):
+    data = config(data_dir, train_split="train[:120]")
+    pipelines = [
+        load(data, seed=0, batch_size=24, process_index=index, process_count=2)
+        for index in range(2)
+    ]
+    epochs = []
+    for epoch in range(2):
+        batches = [take(pipeline, 5, start=5 * epoch) for pipeline in pipelines]
+        rows = [fingerprints(batch["image"]) for part in batches for batch in part]
+        epochs.append(list(itertools.chain(*rows)))
+    # Eight of the 120 may be equal images; as multisets both epochs are the whole part.
+    assert len(epochs[0]) == 120
+    assert Counter(epochs[0]) == Counter(epochs[1])
+    assert epochs[0] != epochs[1]
+    assert len(set(epochs[0])) > 110
+
+
+def test_epochs_need_not_be_whole_batches(data_dir):
+    pipeline = load(config(data_dir, train_split="train[:50]"), seed=1, batch_size=16)
+    images = np.concatenate([batch["image"] for batch in take(pipeline, 25)])
+    counts = Counter(fingerprints(images))
+    # 400 rows are eight epochs of 50.
+    assert set(counts.values()) == {8}
+
+
+def test_eval_shows_every_example_once_and_masks_the_rest(data_dir):
+    whole = load(config(data_dir), seed=0, batch_size=16, eval_batch_size=359)
+    (reference,) = whole.eval_batches()
+    assert reference["mask"].all()
+    for count, size in ((1, 100), (4, 64), (2, 300)):
+        seen = []
+        parts = [
+            list(
+                load(
+                    config(data_dir), seed=0, batch_size=16, eval_batch_size=size,
+                    process_index=index, process_count=count,
+                ).eval_batches()
+            )
+            for index in range(count)
+        ]  # fmt: skip
+        assert len({len(part) for part in parts}) == 1
+        for step in range(len(parts[0])):
+            for part in parts:
+                batch = part[step]
+                assert len(batch["mask"]) == size // count
+                assert not batch["image"][~batch["mask"]].any()
+                seen.append(batch["image"][batch["mask"]])
+        np.testing.assert_array_equal(np.concatenate(seen), reference["image"])
+
+
+def test_eval_is_not_augmented(data_dir):
+    plain = load(config(data_dir), seed=0, batch_size=64)
+    augmented = load(config(data_dir, augment=AUGMENT), seed=9, batch_size=64)
+    for left, right in zip(plain.eval_batches(), augmented.eval_batches()):
+        chex.assert_trees_all_equal(left, right)
+
+
+def test_repeats_fill_a_batch_with_fewer_examples():
+    rows = Rows(batch_size=10, repeats=3)
+    positions = [rows.position(index) for index in range(20)]
+    assert positions[:10] == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    assert positions[10:] == [4, 5, 6, 7, 4, 5, 6, 7, 4, 5]
+    # Mixing pairs rows 2i and 2i + 1, which must not show one example.
+    assert all(left != right for left, right in zip(positions[::2], positions[1::2]))
+
+
+def test_repeats_are_augmented_anew(data_dir):
+    data = config(data_dir, augment=AugmentConfig(rotate=30.0, repeats=3))
+    (batch,) = take(load(data, seed=0, batch_size=12), 1)
+    np.testing.assert_array_equal(batch["label"][:4], batch["label"][4:8])
+    assert not np.array_equal(batch["image"][:4], batch["image"][4:8])
+
+
+def test_local_rows_are_disjoint_and_whole():
+    rows = [LocalRows(12, index, 3) for index in range(3)]
+    found = [part.position(index) for part in rows for index in range(2 * part.size)]
+    assert sorted(found) == list(range(24))
+
+
+def test_sizes_that_do_not_split_are_errors(data_dir):
+    with pytest.raises(UserError, match="batch_size=10 does not split over 4"):
+        load(config(data_dir), seed=0, batch_size=10, process_count=4)
+    with pytest.raises(UserError, match="even number"):
+        load(config(data_dir, augment=AugmentConfig(mixup=0.1)), seed=0, batch_size=5)
+
+
+def test_display_undoes_the_normalisation(data_dir):
+    pipeline = load(config(data_dir), seed=0, batch_size=16)
+    (batch, *_) = pipeline.eval_batches()
+    shown = pipeline.to_display(batch["image"])
+    assert shown.dtype == np.uint8
+    assert {0, 255} <= set(shown.ravel().tolist()) <= {round(255 / 16 * v) for v in range(17)}
