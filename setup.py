@@ -27,7 +27,7 @@ BASE = [
     "safetensors>=0.5.3",
     "scikit-learn>=1.6.1",
     "tensorboardX>=2.6.2.2",
-    "tensorflow-datasets>=4.9.9",
+    "tensorflow-datasets>=4.9.10",
     "tqdm>=4.66.6",
 ]
 TEST = ["pytest>=8.3.5", "pytest-xdist>=3.6", "nbclient>=0.10", "ipykernel>=6.29", "beartype>=0.20"]
