@@ -16,6 +16,7 @@ from scanmax.ops.contract import (
     check_shape,
     op,
     require,
+    vary_like,
 )
 from scanmax.ops.normalizer import Normalizer, Softmax, get_normalizer
 from scanmax.ops.softmax import divide
@@ -140,9 +141,12 @@ def dot_product_attention(
         query = jnp.where(asked, query, jnp.zeros_like(query))
     if form is None:
         form = "parallel" if T * S <= PARALLEL_UP_TO else "chunked"
-    if form == "chunked":
+    if form == "chunked" and T * S > 0:
         plan = Plan(normalizer, left, right, logits_soft_cap, chunks, precision)
-        y = stream(plan, query, key, value, bias, mask, scale, key_value_seq_lengths)
+        arrays = (query, key, value, bias, mask, scale, key_value_seq_lengths)
+        # under shard_map a custom gradient must vary as its argument does: make all vary alike,
+        # and the transpose of that sums the gradient of a replicated one
+        y = stream(plan, *(x if x is None else vary_like(x, *arrays) for x in arrays))
     else:
         window = (left, right)
         y = attend(

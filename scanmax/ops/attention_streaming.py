@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from scanmax.ops.contract import accumulator_dtype
+from scanmax.ops.contract import accumulator_dtype, vary_like
 from scanmax.ops.normalizer import Normalizer
 from scanmax.ops.softmax import divide
 
@@ -61,9 +61,7 @@ class _Blocks:
             self.num_keys = self.key_lengths.astype(self.dtype)
         else:
             self.num_keys = self.S
-        # an array of which the carries of the loops take their device-varying axes
-        arrays = (query, key, value, bias, mask, scale, key_lengths)
-        self.varying = [x for x in arrays if x is not None]
+        self.arrays = (query, key, value, bias, mask, scale, key_lengths)
 
     def rows(self, x):
         """[*B, T, H, K] -> [*B, G, R, padded T, K]."""
@@ -97,10 +95,9 @@ class _Blocks:
         return lax.dynamic_slice_in_dim(x, j * self.bk, self.bk, axis=x.ndim - 2)
 
     def matrix_start(self, x, i, j):
-        zero = jnp.zeros((), jnp.int32)
-        row = zero if x.shape[-2] == 1 else i * self.bq
-        column = zero if x.shape[-1] == 1 else j * self.bk
-        return (*([zero] * (x.ndim - 2)), row, column)
+        row = 0 if x.shape[-2] == 1 else i * self.bq
+        column = 0 if x.shape[-1] == 1 else j * self.bk
+        return [jnp.asarray(start, jnp.int32) for start in (*([0] * (x.ndim - 2)), row, column)]
 
     def matrix_block(self, x, i, j):
         rows = 1 if x.shape[-2] == 1 else self.bq
@@ -171,15 +168,8 @@ class _Blocks:
             last = jnp.minimum(furthest // self.bq + 1, self.nq)
         return first, last
 
-    def carry(self, shape, fill=0.0, dtype=None):
-        return vary_like(jnp.full(shape, fill, dtype or self.dtype), *self.varying)
-
-
-def vary_like(x, *arrays):
-    """x marked as varying over the shard_map axes over which any of the arrays does."""
-    axes = set().union(*(getattr(jax.typeof(a), "vma", frozenset()) for a in arrays))
-    axes -= getattr(jax.typeof(x), "vma", frozenset())
-    return lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
+    def carry(self, shape, fill=0.0):
+        return vary_like(jnp.full(shape, fill, self.dtype), *self.arrays)
 
 
 def _pad(x, axis, size):

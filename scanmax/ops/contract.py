@@ -30,6 +30,24 @@ def align(x, like, trailing: int = 0):
     return x.reshape((1,) * leading + x.shape + (1,) * trailing)
 
 
+def _varying_axes(x) -> frozenset:
+    """The shard_map axes over which x varies; JAX has kept them under two names."""
+    kind = jax.typeof(x)
+    kind = getattr(kind, "manual_axis_type", kind)
+    return frozenset(getattr(kind, "varying", getattr(kind, "vma", frozenset())))
+
+
+def vary_like(x, *arrays):
+    """x, marked as varying over the shard_map axes over which any of `arrays` varies.
+
+    A loop's initial carry made of constants needs it: under shard_map the carry must have the
+    type that the loop's body returns.
+    """
+    axes = frozenset().union(*(_varying_axes(a) for a in arrays if a is not None))
+    axes -= _varying_axes(x)
+    return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
+
+
 def require(condition: bool, message: str) -> None:
     """Raises ValueError(message) unless condition holds; the message names argument and shape."""
     if not condition:

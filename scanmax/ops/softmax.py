@@ -325,6 +325,7 @@ def _add_pairs(left, right):
     return m + other_m * power_of_two(_difference(other_n, n_max)), n_max
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _reduce_pairs(m, n, axes):
     """The sum of the pairs over axes, which stay with size 1; one pass over the operands."""
     kept = tuple(1 if i in axes else size for i, size in enumerate(m.shape))
@@ -344,6 +345,14 @@ def _reduce_pairs(m, n, axes):
     for _ in range(2):
         pair = lax.reduce(pair, zero, _add_pairs, (pair[0].ndim - 1,))
     return tuple(x.reshape(kept) for x in pair)
+
+
+@_reduce_pairs.defjvp
+def _reduce_pairs_jvp(axes, primals, tangents):
+    m, n = primals
+    m_sum, n_sum = _reduce_pairs(m, n, axes)
+    tangent = jnp.sum(tangents[0] * power_of_two(_difference(n, n_sum)), axes, keepdims=True)
+    return (m_sum, n_sum), (tangent, jnp.zeros_like(n_sum))
 
 
 @op()
