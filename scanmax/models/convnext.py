@@ -97,8 +97,8 @@ class ConvNext(nn.Module):
     def forward(self, images, train, as_maps=False):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = {"epsilon": self.norm_epsilon, **dtypes}
-        x = self.shrink(self.dims[0], self.patch_size, "stem")(images)
-        x = constrain_last(LayerNorm(name="stem_norm", **norm)(x))
+        x = self.shrink(self.dims[0], self.patch_size, "patch_embed")(images)
+        x = constrain_last(LayerNorm(name="patch_norm", **norm)(x))
         self.sow("intermediates", "stem", x)
         rates = drop_path_rates(self.drop_path_rate, sum(self.depths))
         fields = {

@@ -126,7 +126,9 @@ class Pyramid(nn.Module):
         """The map that the first stage mixes."""
         dim = self.dims[0]
         if not self.overlap:
-            return self.create_norm("stem_norm")(self.shrink(dim, self.patch_size, "stem")(images))
+            return self.create_norm("patch_norm")(
+                self.shrink(dim, self.patch_size, "patch_embed")(images)
+            )
         halvings = self.patch_size.bit_length() - 1
         if 2**halvings != self.patch_size:
             raise UserError(f"patch_size={self.patch_size} is not a power of two; overlap=False")

@@ -8,10 +8,10 @@ _DOWN = r"(?:stages\.([1-3])\.downsample|downsample_layers\.([1-3]))\."
 
 TABLE = KeyTable(
     rows=(
-        Row(r"(?:stem|downsample_layers\.0)\.0\.weight", "params/stem/kernel", conv),
-        Row(r"(?:stem|downsample_layers\.0)\.0\.bias", "params/stem/bias"),
-        Row(r"(?:stem|downsample_layers\.0)\.1\.weight", "params/stem_norm/scale"),
-        Row(r"(?:stem|downsample_layers\.0)\.1\.bias", "params/stem_norm/bias"),
+        Row(r"(?:stem|downsample_layers\.0)\.0\.weight", "params/patch_embed/kernel", conv),
+        Row(r"(?:stem|downsample_layers\.0)\.0\.bias", "params/patch_embed/bias"),
+        Row(r"(?:stem|downsample_layers\.0)\.1\.weight", "params/patch_norm/scale"),
+        Row(r"(?:stem|downsample_layers\.0)\.1\.bias", "params/patch_norm/bias"),
         # Whichever of the two groups did not take part is empty.
         Row(_DOWN + r"0\.weight", "params/downsample{0}{1}_norm/scale"),
         Row(_DOWN + r"0\.bias", "params/downsample{0}{1}_norm/bias"),
@@ -30,5 +30,5 @@ TABLE = KeyTable(
         Row(r"head\.(?:fc\.)?bias", "params/head/bias"),
     ),
     head=r"params/head/.*",
-    stem=r"params/stem/kernel",
+    stem=r"params/patch_embed/kernel",
 )
