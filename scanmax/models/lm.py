@@ -90,7 +90,7 @@ class LanguageModel(nn.Module):
         x = constrain(x, ("batch", "length", None))
         self.sow("intermediates", "stem", x)
         x, _, state = apply_blocks(
-            self.blocks(),
+            self.block_fields(),
             x,
             drop_path_rates(self.drop_path_rate, self.depth),
             states=state,
@@ -127,14 +127,14 @@ class LanguageModel(nn.Module):
             Block(**fields, parent=None)
             .create_mixer(parent=None)
             .init_state(batch_size, length, self.dim)
-            for fields in self.blocks()
+            for fields in self.block_fields()
         )
         if self.scan_layers:
             return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
         return states
 
     @nn.nowrap
-    def blocks(self) -> list[dict[str, Any]]:
+    def block_fields(self) -> list[dict[str, Any]]:
         """The fields of each block."""
         return [
             {

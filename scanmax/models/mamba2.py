@@ -38,7 +38,7 @@ class Mamba2LM(LanguageModel):
     conv_width: int = 4
 
     @nn.nowrap
-    def blocks(self) -> list[dict[str, Any]]:
+    def block_fields(self) -> list[dict[str, Any]]:
         """The fields of each block."""
         mamba2 = {
             "state_size": self.state_size,
@@ -51,7 +51,7 @@ class Mamba2LM(LanguageModel):
         }
         given = dict(self.mixer_options or {})
         options = {**given, "mamba2": {**mamba2, **given.get("mamba2", {})}}
-        return [{**fields, "mixer_options": options} for fields in super().blocks()]
+        return [{**fields, "mixer_options": options} for fields in super().block_fields()]
 
 
 def _variant(params: int, dim: int, depth: int) -> Variant:

@@ -1,7 +1,7 @@
 """The four-stage vision host: maps that halve, mixers by name, one or one per stage.
 
 An architecture with another stem, downsampling or block subclasses Pyramid and overrides `stem`,
-`downsample` or `blocks`.
+`downsample` or `block_fields`.
 """
 
 from collections.abc import Mapping
@@ -84,7 +84,7 @@ class Pyramid(nn.Module):
                 x = self.downsample(x, stage, train)
             first, grid = sum(self.depths[:stage]), x.shape[1:3]
             tokens, _, _ = apply_blocks(
-                self.blocks(stage),
+                self.block_fields(stage),
                 x.reshape(x.shape[0], -1, x.shape[-1]),
                 rates[first : first + depth],
                 grid=grid,
@@ -157,7 +157,7 @@ class Pyramid(nn.Module):
         return Conv(features, size, stride=stride, padding=padding, name=name, **self.dtypes)
 
     @nn.nowrap
-    def blocks(self, stage: int) -> list[dict[str, Any]]:
+    def block_fields(self, stage: int) -> list[dict[str, Any]]:
         """The fields of each block of a stage."""
         fields = {
             "mixer": names_per_block(self.mixer, len(self.dims))[stage],

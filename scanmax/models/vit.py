@@ -98,7 +98,7 @@ class VisionTransformer(nn.Module):
         self.sow("intermediates", "stem", x)
         norm = create_norm(self.norm, epsilon=self.norm_epsilon, name="norm", **dtypes)
         x, kept, _ = apply_blocks(
-            self.blocks(),
+            self.block_fields(),
             x,
             drop_path_rates(self.drop_path_rate, self.depth),
             grid=grid,
@@ -110,7 +110,7 @@ class VisionTransformer(nn.Module):
         if as_maps:
             patches = [norm(y)[:, self.prefix_tokens :] for y in kept]
             return tuple(y.reshape(y.shape[0], *grid, self.dim) for y in patches)
-        return self.head(norm(x), train)
+        return self.classify(norm(x), train)
 
     @nn.nowrap
     def add_prefix(self, x: Float[Array, "B N D"]) -> Float[Array, "B T D"]:
@@ -145,7 +145,7 @@ class VisionTransformer(nn.Module):
         return x + table.astype(x.dtype)[None]
 
     @nn.nowrap
-    def head(self, x: Float[Array, "B T D"], train: bool):
+    def classify(self, x: Float[Array, "B T D"], train: bool):
         """Pools the normalised tokens and classifies them."""
         if self.pool not in POOLS:
             raise UserError(f"pool={self.pool!r} is not one of {', '.join(POOLS)}")
@@ -183,7 +183,7 @@ class VisionTransformer(nn.Module):
         return int(self.class_token) + int(self.distilled)
 
     @nn.nowrap
-    def blocks(self) -> list[dict[str, Any]]:
+    def block_fields(self) -> list[dict[str, Any]]:
         """The fields of each block."""
         return [
             {

@@ -79,7 +79,7 @@ class Vssd(Pyramid):
         return BatchNorm(name=f"{name}_norm", **self.dtypes)(x, train)
 
     @nn.nowrap
-    def blocks(self, stage: int) -> list[dict[str, Any]]:
+    def block_fields(self, stage: int) -> list[dict[str, Any]]:
         """The fields of each block of a stage."""
         own = {
             "nc_ssd": {"state_size": self.state_size, "expand": self.expand, "use_bias": False},
@@ -87,7 +87,7 @@ class Vssd(Pyramid):
         }
         given = dict(self.mixer_options or {})
         options = {name: {**own.get(name, {}), **given.get(name, {})} for name in {*own, *given}}
-        return [{**fields, "mixer_options": options} for fields in super().blocks(stage)]
+        return [{**fields, "mixer_options": options} for fields in super().block_fields(stage)]
 
 
 def _variant(params: int, dim: int, depths: tuple[int, ...], heads: int = 2, **config) -> Variant:
