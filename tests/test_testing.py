@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tolerances as promised
 
-import tests.tolerances as promised
 from scanmax.ops.contract import check_shape, op
 from scanmax.testing import OpCase, OpSuite, Tolerances, compare, op_case
 

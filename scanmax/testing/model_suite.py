@@ -2,11 +2,14 @@
 
     class VitSuite(ModelSuite):
         family = "vit"
-        small = {
-            "deit_tiny_distilled_patch16_224": {"dim": 16, "depth": 4, "heads": 2, "img_size": 32},
-        }
-        small_input = (32, 32, 3)
-        other_inputs = ((48, 32, 3),)
+        small = (
+            ModelCase(
+                "deit_tiny_patch16_224",
+                input_size=(32, 32, 3),
+                other_inputs=((48, 32, 3),),
+                overrides={"img_size": 32, "dim": 16, "depth": 2, "heads": 2},
+            ),
+        )
 
 Every variant of the family is traced at full size, without a single multiplication: its parameter
 count is the registry's to the last one, its maps are those that `features` announces, the head
@@ -39,15 +42,42 @@ PRNG = "unsafe_rbg"
 COMPILER_OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
+@dataclasses.dataclass(frozen=True)
+class ModelCase:
+    """A registered model, made small enough to differentiate at once.
+
+    Attributes:
+      name: the registered name.
+      overrides: fields that shrink it.
+      input_size: shape of one example; None keeps the variant's.
+      other_inputs: shapes of examples that it takes as well.
+    """
+
+    name: str
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    input_size: tuple[int, ...] | None = None
+    other_inputs: Sequence[tuple[int, ...]] = ()
+
+    def model(self, **overrides) -> nn.Module:
+        return create_model(self.name, **{**self.overrides, **overrides})
+
+    def inputs(self, shape: tuple[int, ...] | None = None) -> jax.Array:
+        """A batch of two random examples."""
+        info = model_info(self.name)
+        shape = (2, *(shape or self.input_size or info.input_size))
+        rng = np.random.default_rng(0)
+        if info.input_kind == "image":
+            return jnp.asarray(rng.normal(size=shape), jnp.float32)
+        return jnp.asarray(rng.integers(self.model().vocab_size, size=shape), jnp.int32)
+
+
 class ModelSuite(chex.TestCase):
     """The registry's checks for one family; subclass it, the module's docstring shows how.
 
     What a subclass declares:
       family: the family's name; all its variants are checked.
       names: variants to check instead of all.
-      small: name of a variant -> overrides that make it small enough to differentiate at once.
-      small_input: shape of one example for the small models; None keeps the variant's.
-      other_inputs: shapes of examples that the small models take as well.
+      small: `ModelCase`s, the models that run with numbers.
       remat: the values of `remat` that must not change outputs or gradients.
       tolerance: of equalities in float32, relative to the largest entry.
       rms_bf16: relative RMS between the bfloat16 and the float32 model.
@@ -56,9 +86,7 @@ class ModelSuite(chex.TestCase):
     __test__ = False
     family: str | None = None
     names: Sequence[str] | None = None
-    small: Mapping[str, Mapping[str, Any]] = {}
-    small_input: tuple[int, ...] | None = None
-    other_inputs: Sequence[tuple[int, ...]] = ()
+    small: Sequence[ModelCase] = ()
     remat: Sequence[bool | str] = (True,)
     tolerance: float = 1e-5
     rms_bf16: float = 5e-2
@@ -165,42 +193,23 @@ class ModelSuite(chex.TestCase):
 
     # Small, with numbers.
 
-    def small_model(self, name: str, **overrides) -> nn.Module:
-        return create_model(name, **{**self.small[name], **overrides})
-
-    def small_inputs(self, name: str, shape: tuple[int, ...] | None = None):
-        """A batch of two random examples."""
-        info = model_info(name)
-        shape = (2, *(shape or self.small_input or info.input_size))
-        rng = np.random.default_rng(0)
-        if info.input_kind == "image":
-            return jnp.asarray(rng.normal(size=shape), jnp.float32)
-        return jnp.asarray(rng.integers(self.small_model(name).vocab_size, size=shape), jnp.int32)
-
-    def small_variables(self, name: str):
+    def small_variables(self, case: ModelCase):
         """Variables moved off their initial values, where zeros and small scales hide faults."""
-        model = self.small_model(name)
-
-        def perturbed(key, inputs):
-            variables = nn.unbox(model.init(key, inputs))
-            leaves, tree = jax.tree.flatten(variables["params"])
-            keys = jax.random.split(key, len(leaves))
-            moved = [
-                leaf + 0.1 * jax.random.normal(k, leaf.shape, leaf.dtype)
-                for leaf, k in zip(leaves, keys, strict=True)
-            ]
-            return {**variables, "params": jax.tree.unflatten(tree, moved)}
-
-        if (name, "variables") not in self._runs:
-            self._runs[name, "variables"] = _jit(perturbed)(
-                jax.random.key(0, impl=PRNG), self.small_inputs(name)
+        if (case.name, "variables") not in self._runs:
+            init = _jit(lambda key, inputs: nn.unbox(case.model().init(key, inputs)))
+            variables = init(jax.random.key(0, impl=PRNG), case.inputs())
+            rng = np.random.default_rng(0)
+            moved = jax.tree.map(
+                lambda leaf: leaf + np.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype),
+                variables["params"],
             )
-        return self._runs[name, "variables"]
+            self._runs[case.name, "variables"] = {**variables, "params": moved}
+        return self._runs[case.name, "variables"]
 
-    def outputs_and_gradients(self, name: str, variables=None, **overrides):
+    def outputs_and_gradients(self, case: ModelCase, variables=None, **overrides):
         """Training outputs, and the gradients of a random weighing of them."""
-        model = self.small_model(name, **overrides)
-        variables = self.small_variables(name) if variables is None else variables
+        model = case.model(**overrides)
+        variables = self.small_variables(case) if variables is None else variables
 
         def run(variables, inputs):
             def loss(params):
@@ -211,86 +220,97 @@ class ModelSuite(chex.TestCase):
                     rngs={"dropout": jax.random.key(1, impl=PRNG)},
                     mutable=["batch_stats"],
                 )
-                leaves = jax.tree.leaves(outputs)
-                keys = jax.random.split(jax.random.key(2, impl=PRNG), len(leaves))
                 weighed = [
-                    jnp.sum(jax.random.normal(key, leaf.shape, leaf.dtype) * leaf)
-                    for key, leaf in zip(keys, leaves)
+                    jnp.sum(jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)) * leaf.ravel())
+                    for leaf in jax.tree.leaves(outputs)
                 ]
                 return sum(weighed), outputs
 
             gradients, outputs = jax.grad(loss, has_aux=True)(variables["params"])
             return outputs, gradients
 
-        return _jit(run)(variables, self.small_inputs(name))
+        return _jit(run)(variables, case.inputs())
 
-    def baseline(self, name: str):
+    def baseline(self, case: ModelCase):
         """outputs_and_gradients of the small model as it is, run once."""
-        if name not in self._runs:
-            self._runs[name] = self.outputs_and_gradients(name)
-        return self._runs[name]
+        if (case.name, "run") not in self._runs:
+            self._runs[case.name, "run"] = self.outputs_and_gradients(case)
+        return self._runs[case.name, "run"]
 
     def test_gradients_reach_every_parameter(self):
         self.assertTrue(self.small, "declare at least one `small` model")
-        for name in self.small:
-            outputs, gradients = self.baseline(name)
+        for case in self.small:
+            outputs, gradients = self.baseline(case)
             chex.assert_tree_all_finite((outputs, gradients))
             for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
-                where = f"{name}{jax.tree_util.keystr(path)}"
+                where = f"{case.name}{jax.tree_util.keystr(path)}"
                 self.assertGreater(float(jnp.abs(leaf).max()), 0.0, f"no gradient for {where}")
 
     def test_remat_changes_nothing(self):
-        for name in self.small:
+        for case in self.small:
             for remat in self.remat:
-                actual = self.outputs_and_gradients(name, remat=remat)
-                compare.assert_relative(actual, self.baseline(name), self.tolerance)
+                actual = self.outputs_and_gradients(case, remat=remat)
+                compare.assert_relative(actual, self.baseline(case), self.tolerance)
 
     def test_scanned_layers_are_the_looped_ones(self):
-        for name in self.small:
-            if not hasattr(self.small_model(name), "scan_layers"):
+        for case in self.small:
+            if not hasattr(case.model(), "scan_layers"):
                 continue
-            outputs, gradients = self.baseline(name)
-            variables = self.small_variables(name)
+            outputs, gradients = self.baseline(case)
+            variables = self.small_variables(case)
             stacked = {key: _stacked(value) for key, value in variables.items()}
-            actual = self.outputs_and_gradients(name, variables=stacked, scan_layers=True)
+            actual = self.outputs_and_gradients(case, variables=stacked, scan_layers=True)
             compare.assert_relative(actual, (outputs, _stacked(gradients)), self.tolerance)
 
     def test_parameters_are_kept_in_param_dtype(self):
-        for name in self.small:
-            model = self.small_model(name, param_dtype=jnp.bfloat16)
-            variables = jax.eval_shape(model.init, jax.random.key(0), self.small_inputs(name))
+        for case in self.small:
+            model = case.model(param_dtype=jnp.bfloat16)
+            variables = jax.eval_shape(model.init, jax.random.key(0), case.inputs())
             chex.assert_type(jax.tree.leaves(variables["params"]), jnp.bfloat16)
 
     def test_bfloat16_is_near_float32(self):
-        for name in self.small:
-            variables, inputs = self.small_variables(name), self.small_inputs(name)
-            exact = _jit(self.small_model(name).apply)(variables, inputs)
-            rounded = _jit(self.small_model(name, dtype=jnp.bfloat16).apply)(variables, inputs)
+        for case in self.small:
+            variables, inputs = self.small_variables(case), case.inputs()
+            exact = _jit(case.model().apply)(variables, inputs)
+            rounded = _jit(case.model(dtype=jnp.bfloat16).apply)(variables, inputs)
             chex.assert_type(rounded, jnp.bfloat16)
             compare.assert_rms(rounded, exact, self.rms_bf16)
 
     def test_other_inputs(self):
-        for name in self.small:
-            model, variables = self.small_model(name), self.small_variables(name)
-            usual = jax.eval_shape(model.apply, variables, self.small_inputs(name))
-            for shape in self.other_inputs:
-                inputs = self.small_inputs(name, shape)
+        for case in self.small:
+            model, variables = case.model(), self.small_variables(case)
+            usual = jax.eval_shape(model.apply, variables, case.inputs())
+            for shape in case.other_inputs:
+                inputs = case.inputs(shape)
                 outputs = jax.eval_shape(model.apply, variables, inputs)
-                if model_info(name).input_kind == "image":
-                    self.assertEqual(outputs.shape, usual.shape, f"{name} on {shape}")
+                if model_info(case.name).input_kind == "image":
+                    self.assertEqual(outputs.shape, usual.shape, f"{case.name} on {shape}")
                 else:
-                    self.assertEqual(outputs.shape[:2], inputs.shape, f"{name} on {shape}")
+                    self.assertEqual(outputs.shape[:2], inputs.shape, f"{case.name} on {shape}")
+
+    def test_drop_path_trains(self):
+        for case in self.small:
+            for scan_layers in (False, True):
+                with self.subTest(case=case.name, scan_layers=scan_layers):
+                    model = case.model(drop_path_rate=0.5, scan_layers=scan_layers)
+                    rngs = {name: jax.random.key(0) for name in ("params", "dropout")}
+                    jax.eval_shape(
+                        lambda inputs, model=model, rngs=rngs: model.init_with_output(
+                            rngs, inputs, train=True
+                        ),
+                        case.inputs(),
+                    )
 
     def test_intermediates_are_sown(self):
-        for name in self.small:
+        for case in self.small:
             _, state = jax.eval_shape(
-                lambda variables, inputs, name=name: self.small_model(name).apply(
+                lambda variables, inputs, case=case: case.model().apply(
                     variables, inputs, mutable=["intermediates"]
                 ),
-                self.small_variables(name),
-                self.small_inputs(name),
+                self.small_variables(case),
+                case.inputs(),
             )
-            self.assertLessEqual({"stem", "pre_logits"}, set(state["intermediates"]), name)
+            self.assertLessEqual({"stem", "pre_logits"}, set(state["intermediates"]), case.name)
 
     def test_fields_that_every_architecture_has(self):
         wanted = {"dtype", "param_dtype", "remat", "drop_path_rate"}

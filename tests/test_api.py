@@ -1,0 +1,127 @@
+"""Every public op keeps the contract: twin, documentation that runs, and a comparison."""
+
+import doctest
+import importlib.util
+import inspect
+import pathlib
+import re
+
+import pytest
+
+from scanmax import ops, papers
+from scanmax.ops import reference
+from scanmax.testing import OpSuite
+from scanmax.testing.op_case import BACKEND_OPTIONS
+
+TESTS = pathlib.Path(__file__).parent
+SECTIONS = ("Args", "Returns", "Raises", "Example", "Reference")
+NAMES = sorted(name for name in vars(ops) if not name.startswith("_"))
+OPS = [name for name in NAMES if callable(getattr(ops, name)) and name.islower()]
+
+
+def described(name: str) -> dict[str, str]:
+    """The parts of an op's docstring: summary, body, and each section."""
+    text = inspect.getdoc(getattr(ops, name)) or ""
+    parts = re.split(rf"^({'|'.join(SECTIONS)}):", text, flags=re.MULTILINE)
+    summary, _, body = parts[0].partition("\n")
+    found = {"summary": summary.strip(), "body": body.strip()}
+    return found | {parts[i]: parts[i + 1] for i in range(1, len(parts), 2)}
+
+
+def test_the_public_names_are_ops_and_their_vocabulary():
+    modules = {name for name in NAMES if inspect.ismodule(getattr(ops, name))}
+    others = set(NAMES) - set(OPS) - modules
+    assert OPS
+    for name in others:
+        value = getattr(ops, name)
+        if isinstance(value, type):
+            assert value.__doc__, name
+        else:
+            assert name.isupper(), f"ops.{name} is neither an op, a class, nor a constant"
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_op_is_jitted_and_annotated(name):
+    function = getattr(ops, name)
+    assert hasattr(function, "lower"), f"ops.{name} is not jitted"
+    parameters = inspect.signature(function).parameters.values()
+    kinds = {parameter.kind for parameter in parameters}
+    assert not kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    for parameter in parameters:
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            assert parameter.annotation is not parameter.empty, f"{parameter.name} has no shape"
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_op_has_a_twin_of_the_same_signature(name):
+    assert hasattr(reference, name), f"ops.reference has no {name}"
+    twin = getattr(reference, name)
+    assert not hasattr(twin, "lower"), "a reference is never jitted"
+    assert twin.__module__ == f"{reference.__name__}.{pathlib.Path(twin.__code__.co_filename).stem}"
+
+    def signature(function):
+        parameters = inspect.signature(function).parameters
+        return [
+            (key, value.kind, value.default)
+            for key, value in parameters.items()
+            if key not in BACKEND_OPTIONS
+        ]
+
+    assert signature(twin) == signature(getattr(ops, name))
+    assert not set(BACKEND_OPTIONS) & set(inspect.signature(twin).parameters)
+    assert twin.__doc__
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_op_is_documented(name):
+    parts = described(name)
+    assert parts["summary"].endswith("."), "the first line is a sentence"
+    missing = [section for section in SECTIONS if section not in parts]
+    assert not missing, f"ops.{name} lacks {missing}"
+    assert [part for part in parts if part in SECTIONS] == list(SECTIONS), "sections in this order"
+    assert parts["body"], "the mathematics follows the first line"
+    entries = re.findall(r"^ {2}(\w[\w, ]*):", parts["Args"], flags=re.MULTILINE)
+    described_names = [entry.strip() for line in entries for entry in line.split(",")]
+    assert described_names == list(inspect.signature(getattr(ops, name)).parameters)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_op_cites_a_known_paper(name):
+    cited = re.findall(r"[a-z0-9-]+", described(name)["Reference"].strip().split("\n")[0])
+    assert cited, f"ops.{name} cites nothing"
+    assert set(cited) <= set(papers.TITLES)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_example_runs(name):
+    found = doctest.DocTestParser().get_doctest(
+        inspect.getdoc(getattr(ops, name)), {}, f"ops.{name}", None, 0
+    )
+    assert found.examples, f"ops.{name} has no runnable example"
+    assert doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(found).failed == 0
+
+
+def compared_ops() -> set[str]:
+    """Ops that a suite of tests/ops compares, or that a module there calls beside their twins."""
+    found = set()
+    for path in sorted((TESTS / "ops").glob("test_*.py")):
+        spec = importlib.util.spec_from_file_location(f"api_walk_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        suites = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, OpSuite) and value.__test__
+        ]
+        text = path.read_text()
+        for name in OPS:
+            op, twin = getattr(ops, name), getattr(reference, name)
+            in_suite = any((s.op is op and s.reference is twin) or s.step is op for s in suites)
+            if in_suite or (f" ops.{name}(" in text and f"reference.{name}(" in text):
+                found.add(name)
+    return found
+
+
+def test_every_op_is_compared_with_its_twin():
+    missing = sorted(set(OPS) - compared_ops())
+    assert not missing, f"no test in tests/ops compares {missing}"

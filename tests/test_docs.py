@@ -1,0 +1,60 @@
+"""The documentation is true: its Python blocks run, page by page, and its suites pass."""
+
+import inspect
+import pathlib
+import re
+import sys
+import textwrap
+import types
+import unittest
+
+import pytest
+
+from scanmax import papers
+from scanmax.testing import op_suite
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [path for path in sorted(ROOT.glob("docs/*.md")) if "```python\n" in path.read_text()]
+
+
+def run(name: str, source: str) -> types.ModuleType:
+    """Executes source as a module, then every test case that it defines."""
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    try:
+        exec(compile(source, name, "exec"), module.__dict__)
+        for value in list(vars(module).values()):
+            if inspect.isclass(value) and issubclass(value, unittest.TestCase):
+                if value.__module__ != name:
+                    continue
+                result = unittest.TestResult()
+                unittest.defaultTestLoader.loadTestsFromTestCase(value).run(result)
+                assert result.testsRun
+                assert not result.failures + result.errors, result.failures + result.errors
+    finally:
+        del sys.modules[name]
+    return module
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_page_runs_top_to_bottom(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+    run(f"page_{path.stem}", "\n".join(blocks))
+
+
+def test_the_example_of_the_op_suite_runs():
+    block = re.search(r"\n\n((?: {4}.*\n|\n)+)", op_suite.__doc__)[1]
+    run("docstring_of_op_suite", textwrap.dedent(block))
+
+
+def test_links_lead_somewhere():
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
+            if "://" not in link:
+                assert (path.parent / link).exists(), f"{path.name} links to {link}"
+
+
+def test_the_ledger_is_current():
+    page = ROOT / "docs/papers.md"
+    assert page.read_text() == papers.table() + "\n", "run `make docs`"
