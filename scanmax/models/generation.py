@@ -27,7 +27,7 @@ def generate(
     tokens and then to the fewest whose probabilities reach top_p.
 
     Args:
-      model: a language model with `init_state`, `prefill` and `step`; any causal mixer will do.
+      model: a language model with `prefill` and `step`; any causal mixer will do.
       variables: its variables.
       prompt: the tokens to continue, T >= 1.
       max_new_tokens: how many tokens to draw.
@@ -58,7 +58,7 @@ def generate(
         raise ValueError(
             f"prompt has shape {prompt.shape} and dtype {prompt.dtype}; expected integers [B, T]."
         )
-    for name in ("init_state", "prefill", "step"):
+    for name in ("prefill", "step"):
         if not hasattr(model, name):
             raise ValueError(f"{type(model).__name__} has no {name}: it cannot generate.")
     if max_new_tokens < 1:
@@ -151,9 +151,9 @@ def _generate(
         token, done = settle(draw(key, logits), done)
         return (state, token, done), token
 
-    state = model.init_state(prompt.shape[0], prompt.shape[1] + max_new_tokens)
-    logits, state = model.apply(variables, state, prompt, method="prefill")
+    length = prompt.shape[1] + max_new_tokens
+    logits, state = model.apply(variables, prompt, length, method="prefill")
     keys = jax.random.split(key, max_new_tokens)
-    token, done = settle(draw(keys[0], logits), jnp.zeros(prompt.shape[0], bool))
+    token, done = settle(draw(keys[0], logits[:, -1]), jnp.zeros(prompt.shape[0], bool))
     _, rest = jax.lax.scan(body, (state, token, done), keys[1:])
     return jnp.concatenate([token[:, None], rest.T], axis=1)

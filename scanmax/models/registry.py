@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from scanmax.errors import UserError, suggest
 
@@ -256,4 +257,6 @@ def _field_names(module: type[nn.Module]) -> list[str]:
 def _hashable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_hashable(item) for item in value)
+    if isinstance(value, Mapping):
+        return FrozenDict({key: _hashable(item) for key, item in value.items()})
     return value

@@ -59,7 +59,7 @@ def convnext(seed: int = 0, dtype=torch.float32) -> Run:
     """A ConvNeXt of four stages, widths 8 to 32, on 64x64 images."""
     torch.manual_seed(seed)
     model = timm.create_model(
-        "convnext_tiny", num_classes=10, depths=(1, 1, 2, 1), dims=(8, 12, 16, 32)
+        "convnext_tiny", num_classes=10, depths=(1, 1, 1, 1), dims=(8, 12, 16, 32)
     )
     return _run_images(model, 64, seed, dtype)
 
@@ -68,6 +68,31 @@ def mamba2(
     groups: int = 1, length: int = 37, tied: bool = True, seed: int = 0, dtype=torch.float32
 ) -> Run:
     """A Mamba-2 language model of two blocks, width 16, with 4 heads of width 8."""
+    model = _mamba2(groups, tied, seed)
+    # An odd length crosses chunks of both models at different places.
+    tokens = torch.randint(0, 24, (2, length), generator=torch.Generator().manual_seed(seed))
+    return _run(model, tokens, seed, dtype, lambda inputs: model(inputs, use_cache=False).logits)
+
+
+def mamba2_generation(new_tokens: int, seed: int = 0) -> tuple[Run, np.ndarray]:
+    """A run of `mamba2` with two groups, and its prompts with their greedy continuation."""
+    model = _mamba2(2, True, seed)
+    tokens = torch.randint(0, 24, (2, 11), generator=torch.Generator().manual_seed(seed))
+    run = _run(model, tokens, seed, torch.float32, lambda x: model(x, use_cache=False).logits)
+    generated = model.generate(
+        tokens, max_new_tokens=new_tokens, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    return run, generated.numpy()
+
+
+def state_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of a timm model, without their memory."""
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=1000)
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def _mamba2(groups: int, tied: bool, seed: int) -> torch.nn.Module:
     from transformers import Mamba2Config, Mamba2ForCausalLM
 
     torch.manual_seed(seed)
@@ -81,11 +106,9 @@ def mamba2(
         num_hidden_layers=2,
         chunk_size=16,
         tie_word_embeddings=tied,
+        eos_token_id=None,
     )
-    model = Mamba2ForCausalLM(config)
-    # An odd length crosses chunks of both models at different places.
-    tokens = torch.randint(0, 24, (2, length), generator=torch.Generator().manual_seed(seed))
-    return _run(model, tokens, seed, dtype, lambda inputs: model(inputs, use_cache=False).logits)
+    return Mamba2ForCausalLM(config)
 
 
 def _run_images(model: torch.nn.Module, size: int, seed: int, dtype) -> Run:

@@ -32,6 +32,7 @@ def load_weights(
     *,
     adapt: Sequence[str] = (),
     key: jax.Array | None = None,
+    params_from: str = "params",
 ) -> dict[str, Any]:
     """Reads weights into the variables of a model, every tensor used exactly once.
 
@@ -48,6 +49,8 @@ def load_weights(
         model lacks is dropped), "positions" (resampled to the model's grid) and "input_channels"
         (one channel becomes the sum; more repeat, keeping the scale).
       key: random key of a fresh head.
+      params_from: which tree of a trainer's checkpoint holds the parameters: "params", or "ema" for
+        their moving average.
 
     Returns:
       Variables as `model.init` gives them, with the logical axes, in the model's param_dtype.
@@ -71,13 +74,14 @@ def load_weights(
     skeleton = jax.eval_shape(model.init, jax.random.key(0), example)
     shapes = {
         path: shape
-        for name, leaf in _leaves(skeleton)
+        for name, leaf in named_leaves(skeleton)
         for path, shape in _taken_apart(name, leaf.shape)
     }
-    table = _table(model)
-    tensors = read_tensors(source)
+    table = key_table(model)
+    boxed = isinstance(source, Mapping) and "params" in source
+    tensors = read_tensors(nn.unbox(source) if boxed else source)
     if any(name.startswith("params/") for name in tensors):
-        tensors = _own_layout(tensors)
+        tensors = _own_layout(tensors, params_from)
         rows: Sequence[Row] = (Row(r"(.*)", "{0}", _as_is),)
     else:
         rows = table.rows
@@ -136,7 +140,7 @@ def _family(model: nn.Module) -> str:
     return type(model).__module__.rpartition(".")[2]
 
 
-def _table(model: nn.Module) -> KeyTable:
+def key_table(model: nn.Module) -> KeyTable:
     """The key table is the module of this package named like the family's file."""
     name = f"scanmax.models.weights.{_family(model)}"
     if importlib.util.find_spec(name) is None:
@@ -155,7 +159,7 @@ def _example(model: nn.Module, input_shape: Sequence[int] | None) -> jax.ShapeDt
     return jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
 
 
-def _leaves(variables: Any) -> Iterator[tuple[str, jax.ShapeDtypeStruct]]:
+def named_leaves(variables: Any) -> Iterator[tuple[str, jax.ShapeDtypeStruct]]:
     for path, leaf in jax.tree_util.tree_flatten_with_path(nn.unbox(variables))[0]:
         yield "/".join(part.key for part in path), leaf
 
@@ -171,14 +175,17 @@ def _taken_apart(name: str, shape: Shape) -> list[tuple[str, Shape]]:
     ]
 
 
-def _own_layout(tensors: Tensors) -> Tensors:
+def _own_layout(tensors: Tensors, params_from: str) -> Tensors:
     """Names of our own files, layers one by one; what is not weights stays out."""
     apart: Tensors = {}
     for name, array in tensors.items():
+        collection, _, rest = name.partition("/")
+        if collection == params_from:
+            name = f"params/{rest}"
+        elif collection == "params" or collection not in COLLECTIONS:
+            continue
         # Orbax saves a boxed parameter as its only field.
         name = name.removesuffix("/value")
-        if name.split("/")[0] not in COLLECTIONS:
-            continue
         paths = _taken_apart(name, array.shape)
         layers = array if _STACKED.fullmatch(name) else [array]
         apart.update({path: layer for (path, _), layer in zip(paths, layers)})
@@ -254,7 +261,7 @@ def _assemble(
         # Only what is returned is computed.
         def init(key: jax.Array) -> dict[str, jax.Array]:
             variables = model.init(key, jnp.zeros(example.shape, example.dtype))
-            return {path: leaf for path, leaf in _leaves(variables) if path in fresh}
+            return {path: leaf for path, leaf in named_leaves(variables) if path in fresh}
 
         drawn = jax.jit(init)(jax.random.key(0) if key is None else key)
 
@@ -265,7 +272,7 @@ def _assemble(
         stacked = np.stack(layers) if _STACKED.fullmatch(name) else layers[0]
         return jnp.asarray(stacked, leaf.dtype)
 
-    values = [fill(name, leaf) for name, leaf in _leaves(skeleton)]
+    values = [fill(name, leaf) for name, leaf in named_leaves(skeleton)]
     structure = jax.tree_util.tree_structure(skeleton)
     return jax.tree_util.tree_unflatten(structure, values)
 

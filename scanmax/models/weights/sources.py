@@ -117,11 +117,19 @@ def _read_folder(path: pathlib.Path) -> Tensors:
 
 
 def _read_orbax(path: pathlib.Path) -> Tensors:
+    import jax
     import orbax.checkpoint as ocp
 
+    # A trainer's checkpoint keeps its arrays in this folder of a step.
+    path = path / "state" if (path / "state").is_dir() else path
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.restore(path.resolve())
+            # numpy arrays know no devices: a checkpoint of any mesh can be read.
+            args = jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+                checkpointer.metadata(path.resolve()).item_metadata.tree,
+            )
+            tree = checkpointer.restore(path.resolve(), restore_args=args)
     except Exception as error:
         raise UserError(
             f"weights {str(path)!r}: a folder with neither safetensors files nor an orbax "

@@ -1,0 +1,394 @@
+"""Weights: peers' golden files, every kind of source, adaptation, and mistakes told together."""
+
+import pathlib
+import sys
+import tempfile
+import types
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import parameterized
+from parity.agreement import assert_agrees, read_run
+
+import scanmax
+from scanmax.errors import UserError
+from scanmax.models.weights import load_weights, read_tensors, save_weights, sources
+from scanmax.models.weights.table import Row, causal_conv, conv, convert, linear, pointwise
+
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
+VIT = {"img_size": 32, "patch_size": 8, "dim": 32, "depth": 2, "heads": 2, "num_classes": 10}
+CONVNEXT = {"num_classes": 10, "depths": (1, 1, 1, 1), "dims": (8, 12, 16, 32)}
+MAMBA2 = {"vocab_size": 24, "dim": 16, "depth": 2, "heads": 4, "state_size": 8, "groups": 2}
+PEERS = {
+    "deit": ("deit_tiny_patch16_224", VIT),
+    "deit_distilled": ("deit_tiny_distilled_patch16_224", VIT),
+    "convnext": ("convnext_tiny", CONVNEXT),
+    "mamba2": ("mamba2_130m", MAMBA2),
+}
+
+
+def weights(name):
+    return dict(read_run(GOLDEN / f"{name}.npz").weights)
+
+
+def deit(**overrides):
+    return scanmax.create_model("deit_tiny_patch16_224", **{**VIT, **overrides})
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_golden(name):
+    """The logits and gradients of timm and transformers, from tests/golden/make_peers.py."""
+    kind, fields = PEERS[name]
+    assert_agrees(scanmax.create_model(kind, **fields), read_run(GOLDEN / f"{name}.npz"))
+
+
+def test_original_convnext_names():
+    model = scanmax.create_model("convnext_tiny", **CONVNEXT)
+    renamed = {}
+    for name, tensor in weights("convnext").items():
+        for old, new in (
+            ("stem.", "downsample_layers.0."),
+            (".blocks.", "."),
+            (".conv_dw.", ".dwconv."),
+            (".mlp.fc", ".pwconv"),
+            ("head.norm.", "norm."),
+            ("head.fc.", "head."),
+        ):
+            name = name.replace(old, new)
+        parts = name.split(".downsample.")
+        if len(parts) == 2:
+            name = f"downsample_layers.{parts[0].removeprefix('stages.')}.{parts[1]}"
+        renamed[name] = tensor
+    assert "downsample_layers.3.1.weight" in renamed
+    chex.assert_trees_all_equal(
+        load_weights(model, renamed), load_weights(model, weights("convnext"))
+    )
+
+
+def test_original_mamba2_names():
+    """state-spaces' checkpoints say `embedding`, and keep the tied head."""
+    model = scanmax.create_model("mamba2_130m", **MAMBA2)
+    source = weights("mamba2")
+    renamed = {name.replace("embeddings", "embedding"): x for name, x in source.items()}
+    expected = load_weights(model, source)
+    chex.assert_trees_all_equal(load_weights(model, renamed), expected)
+    del renamed["lm_head.weight"]
+    chex.assert_trees_all_equal(load_weights(model, renamed), expected)
+    untied = scanmax.create_model("mamba2_130m", tied=False, **MAMBA2)
+    head = load_weights(untied, source)["params"]["head"]["kernel"]
+    chex.assert_trees_all_equal(nn.unbox(head), source["lm_head.weight"].T)
+    with pytest.raises(UserError, match=r"lm_head.weight: differs from .*embeddings"):
+        load_weights(model, {**source, "lm_head.weight": 2 * source["lm_head.weight"]})
+
+
+class SourcesTest(parameterized.TestCase):
+    """Every kind of source gives the same variables."""
+
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.model = deit()
+        self.tensors = weights("deit")
+        self.variables = load_weights(self.model, self.tensors)
+
+    def assert_loads(self, source, model=None, expected=None):
+        loaded = load_weights(model or self.model, source)
+        chex.assert_trees_all_equal(loaded, self.variables if expected is None else expected)
+
+    def test_same_tree_as_init(self):
+        images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+        skeleton = jax.eval_shape(self.model.init, jax.random.key(0), images)
+        chex.assert_trees_all_equal_shapes_and_dtypes(self.variables, skeleton)
+        half = load_weights(deit(param_dtype=jnp.bfloat16), self.tensors)
+        self.assertEqual({leaf.dtype for leaf in jax.tree.leaves(half)}, {jnp.dtype("bfloat16")})
+
+    def test_files_of_peers(self):
+        from safetensors.numpy import save_file
+
+        save_file(self.tensors, self.folder / "model.safetensors")
+        self.assert_loads(self.folder / "model.safetensors")
+        self.assert_loads(str(self.folder))
+        np.savez(self.folder / "w.npz", **self.tensors)
+        self.assert_loads(self.folder / "w.npz")
+
+    def test_shards(self):
+        import json
+
+        from safetensors.numpy import save_file
+
+        names = sorted(self.tensors)
+        index = {}
+        for shard, part in enumerate((names[:10], names[10:])):
+            save_file(
+                {name: self.tensors[name] for name in part}, self.folder / f"{shard}.safetensors"
+            )
+            index |= dict.fromkeys(part, f"{shard}.safetensors")
+        path = self.folder / "model.safetensors.index.json"
+        path.write_text(json.dumps({"weight_map": index}))
+        self.assert_loads(self.folder)
+
+    def test_torch_files(self):
+        torch = pytest.importorskip("torch")
+        state = {name: torch.from_numpy(value) for name, value in self.tensors.items()}
+        torch.save({"model": state, "epoch": 3}, self.folder / "w.pth")
+        self.assert_loads(self.folder / "w.pth")
+        rounded = {name: value.to(torch.bfloat16) for name, value in state.items()}
+        torch.save(rounded, self.folder / "half.pt")
+        expected = {name: value.float().numpy() for name, value in rounded.items()}
+        self.assert_loads(self.folder / "half.pt", None, load_weights(self.model, expected))
+        torch.save({"model": state, "hook": _Pickled()}, self.folder / "code.pth")
+        with self.assertRaisesRegex(UserError, "code.pth' cannot be read"):
+            load_weights(self.model, self.folder / "code.pth")
+        self.enterContext(pytest.MonkeyPatch.context()).setitem(sys.modules, "torch", None)
+        with self.assertRaisesRegex(UserError, r"a \.pth file needs torch \(pip install torch\)"):
+            load_weights(self.model, self.folder / "w.pth")
+
+    @parameterized.parameters("w.safetensors", "w.npz")
+    def test_our_own_files(self, name):
+        save_weights(self.variables, self.folder / name)
+        self.assert_loads(self.folder / name)
+        names = read_tensors(self.folder / name)
+        self.assertIn("params/block_01/mixer/qkv/kernel", names)
+        half = deit(param_dtype=jnp.bfloat16)
+        rounded = load_weights(half, self.folder / name)
+        save_weights(rounded, self.folder / f"half-{name}")
+        self.assert_loads(self.folder / f"half-{name}", half, rounded)
+
+    def test_orbax_folders(self):
+        import orbax.checkpoint as ocp
+
+        params = nn.unbox(self.variables["params"])
+        state = {
+            "params": params,
+            "ema": jax.tree.map(lambda leaf: leaf / 2, params),
+            "batch_stats": {},
+            "opt_state": {"mu": jnp.zeros(3)},
+            "step": jnp.array(7),
+        }
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(self.folder / "7" / "state", state)
+        self.assert_loads(self.folder / "7" / "state")
+        self.assert_loads(self.folder / "7")
+        average = load_weights(self.model, self.folder / "7", params_from="ema")
+        chex.assert_trees_all_equal(nn.unbox(average["params"]), state["ema"])
+        with self.assertRaisesRegex(UserError, "neither safetensors files nor an orbax"):
+            load_weights(self.model, self.folder)
+
+    def test_scanned_and_looped_layers(self):
+        scanned = deit(scan_layers=True)
+        stacked = load_weights(scanned, self.tensors)
+        kernel = stacked["params"]["blocks"]["mixer"]["qkv"]["kernel"]
+        chex.assert_shape(kernel.unbox(), (2, 32, 3, 2, 16))
+        self.assertEqual(kernel.names[0], "layers")
+        self.assert_loads(stacked)
+        self.assert_loads(self.variables, scanned, stacked)
+        self.assert_loads(stacked, scanned, stacked)
+        images = jnp.ones((1, 32, 32, 3))
+        chex.assert_trees_all_close(
+            jax.jit(scanned.apply)(stacked, images),
+            jax.jit(self.model.apply)(self.variables, images),
+            rtol=1e-5,
+        )
+
+    def test_sources_that_cannot_be_read(self):
+        (self.folder / "w.safetensors").write_bytes(b"12345678901234")
+        (self.folder / "w.npz").write_bytes(b"no archive")
+        (self.folder / "w.h5").write_bytes(b"")
+        for source, message in (
+            (self.folder / "w.safetensors", "cannot be read"),
+            (self.folder / "w.npz", "cannot be read"),
+            (self.folder / "w.h5", r"unknown kind of file; one of .*safetensors"),
+            (self.folder / "none.npz", "no such file or folder"),
+        ):
+            with self.assertRaisesRegex(UserError, message) as caught:
+                load_weights(self.model, source)
+            self.assertNotIn("\n", str(caught.exception))
+        with self.assertRaisesRegex(UserError, "expected a .safetensors or .npz file"):
+            save_weights(self.variables, self.folder / "w.h5")
+        with self.assertRaisesRegex(UserError, 'expected "params"'):
+            save_weights(self.variables["params"], self.folder / "w.npz")
+
+    def test_hub(self):
+        patch = self.enterContext(pytest.MonkeyPatch.context())
+        patch.setitem(sys.modules, "huggingface_hub", None)
+        with self.assertRaisesRegex(UserError, "needs huggingface_hub"):
+            load_weights(self.model, "owner/name")
+        np.savez(self.folder / "w.npz", **self.tensors)
+        asked = []
+
+        class Errors:
+            class EntryNotFoundError(Exception):
+                pass
+
+            class LocalEntryNotFoundError(EntryNotFoundError):
+                pass
+
+        def download(repository, name, revision=None):
+            asked.append((repository, name, revision))
+            if revision == "offline":
+                raise Errors.LocalEntryNotFoundError("many\nlines")
+            if revision == "gone":
+                raise OSError("404 Client Error\nmore")
+            if name != "pytorch_model.bin":
+                raise Errors.EntryNotFoundError
+            return self.folder / "w.npz"
+
+        hub = types.SimpleNamespace(hf_hub_download=download, errors=Errors)
+        patch.setitem(sys.modules, "huggingface_hub", hub)
+        self.assert_loads("owner/name@v1")
+        self.assertEqual(asked[0], ("owner/name", "model.safetensors.index.json", "v1"))
+        for revision, message in (
+            ("offline", "the hub cannot be reached from here"),
+            ("gone", "cannot be downloaded: 404 Client Error"),
+        ):
+            with self.assertRaisesRegex(UserError, message) as caught:
+                load_weights(self.model, f"owner/name@{revision}")
+            self.assertNotIn("\n", str(caught.exception))
+
+
+class _Pickled:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+class AdaptationTest(chex.TestCase):
+    """What differs is refused with a hint, and adapted on request."""
+
+    def setUp(self):
+        super().setUp()
+        self.tensors = weights("deit")
+        self.variables = nn.unbox(load_weights(deit(), self.tensors))
+
+    def test_fresh_head(self):
+        model = deit(num_classes=7)
+        with self.assertRaisesRegex(UserError, r"head.bias: has shape .*adapt=\['head'\]"):
+            load_weights(model, self.tensors)
+        loaded = nn.unbox(load_weights(model, self.tensors, adapt="head", key=jax.random.key(1)))
+        chex.assert_shape(loaded["params"]["head"]["kernel"], (32, 7))
+        self.assertGreater(float(jnp.abs(loaded["params"]["head"]["kernel"]).min()), 0)
+        other = nn.unbox(load_weights(model, self.tensors, adapt="head", key=jax.random.key(2)))
+        self.assertFalse(
+            bool((loaded["params"]["head"]["kernel"] == other["params"]["head"]["kernel"]).any())
+        )
+        for variables in (loaded, other, self.variables):
+            variables["params"] = {k: v for k, v in variables["params"].items() if k != "head"}
+        chex.assert_trees_all_equal(loaded, other, self.variables)
+
+    def test_dropped_and_missing_heads(self):
+        bare = deit(num_classes=0)
+        with self.assertRaisesRegex(UserError, "the model has no params/head/kernel"):
+            load_weights(bare, self.tensors)
+        loaded = load_weights(bare, self.tensors, adapt=["head"])
+        self.assertNotIn("head", loaded["params"])
+        without = {k: v for k, v in self.tensors.items() if not k.startswith("head")}
+        with self.assertRaisesRegex(UserError, "params/head/kernel: no tensor fills it"):
+            load_weights(deit(), without)
+        load_weights(deit(), without, adapt=["head"])
+
+    def test_positions(self):
+        model = deit(img_size=(48, 32))
+        with self.assertRaisesRegex(UserError, r"pos_embed: has shape .*adapt=\['positions'\]"):
+            load_weights(model, self.tensors)
+        loaded = nn.unbox(load_weights(model, self.tensors, adapt=["positions"]))
+        table = self.variables["params"]["pos_embed"]
+        expected = scanmax.ops.resample_positions(table, (4, 4), (6, 4), prefix_tokens=1)
+        chex.assert_trees_all_close(loaded["params"]["pos_embed"], expected)
+        # A table that fits the images of a model is what the model itself resamples to.
+        images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 48, 32, 3)), jnp.float32)
+        chex.assert_trees_all_close(
+            jax.jit(model.apply)(loaded, images),
+            jax.jit(deit().apply)(self.variables, images),
+            rtol=1e-5,
+        )
+        with self.assertRaisesRegex(UserError, "a square grid"):
+            tensors = {**self.tensors, "pos_embed": self.tensors["pos_embed"][:, :-1]}
+            load_weights(model, tensors, adapt=["positions"])
+
+    def test_input_channels(self):
+        kernel = self.variables["params"]["patch_embed"]["kernel"]
+        with self.assertRaisesRegex(UserError, r"adapt=\['input_channels'\]"):
+            load_weights(deit(), self.tensors, (32, 32, 1))
+        gray, many = (
+            nn.unbox(load_weights(deit(), self.tensors, (32, 32, n), adapt=["input_channels"]))[
+                "params"
+            ]["patch_embed"]["kernel"]
+            for n in (1, 5)
+        )
+        chex.assert_trees_all_close(gray[:, :, 0], kernel.sum(2), rtol=1e-6, atol=1e-6)
+        repeated = jnp.concatenate([kernel, kernel[:, :, :2]], axis=2)
+        chex.assert_trees_all_close(many, repeated * 3 / 5, rtol=1e-6)
+
+    def test_own_files_adapt_too(self):
+        model = deit(num_classes=7, img_size=48)
+        loaded = load_weights(
+            model, self.variables, (48, 48, 1), adapt=["head", "positions", "input_channels"]
+        )
+        chex.assert_shape(nn.unbox(loaded)["params"]["pos_embed"], (37, 32))
+
+    def test_unknown_adaptation(self):
+        with self.assertRaisesRegex(UserError, "adapt='heads' is not one of head, positions"):
+            load_weights(deit(), self.tensors, adapt="heads")
+
+
+class MistakesTest(chex.TestCase):
+    def test_all_mismatches_are_told_together(self):
+        tensors = weights("deit")
+        tensors["blocks.0.norm1.weight"] = np.zeros(31, np.float32)
+        tensors["blocks.7.norm1.weight"] = np.zeros(32, np.float32)
+        tensors["blocks.0.attn.mystery"] = np.zeros(1, np.float32)
+        tensors["fc_norm.bias"] = tensors["norm.bias"]
+        del tensors["blocks.1.mlp.fc1.bias"]
+        with self.assertRaises(UserError) as caught:
+            load_weights(deit(), tensors)
+        first, *lines = str(caught.exception).splitlines()
+        self.assertIn("5 mismatches with VisionTransformer", first)
+        self.assertEqual(
+            sorted(line.strip() for line in lines),
+            [
+                "blocks.0.attn.mystery: no row of the key table knows this tensor",
+                "blocks.0.norm1.weight: has shape (31,), ours is (32,)",
+                "blocks.7.norm1.weight: the model has no params/block_07/norm1/scale",
+                "fc_norm.bias: params/norm/bias is already filled by norm.bias",
+                "params/block_01/mlp/fc1/bias: no tensor fills it",
+            ],
+        )
+
+    def test_families_without_a_table(self):
+        model = scanmax.create_model("lm_tiny")
+        with self.assertRaisesRegex(UserError, "'lm' has no key table"):
+            load_weights(model, {"a": np.zeros(1)})
+
+    def test_input_shapes(self):
+        with self.assertRaisesRegex(UserError, r"expected \(Y, X, channels\)"):
+            load_weights(deit(), weights("deit"), (32, 32))
+
+
+class TableTest(chex.TestCase):
+    def test_layouts(self):
+        x = np.arange(24.0).reshape(6, 4)
+        chex.assert_trees_all_equal(linear(x, (4, 3, 2)), x.T.reshape(4, 3, 2))
+        chex.assert_trees_all_equal(pointwise(x, (1, 1, 4, 6)), x.T[None, None])
+        chex.assert_trees_all_equal(pointwise(x[:, :, None, None], (4, 6)), x.T)
+        chex.assert_trees_all_equal(causal_conv(x[:, None], (4, 6)), x.T)
+        with self.assertRaisesRegex(ValueError, r"has shape \(6, 4\), ours is \(6, 4\)"):
+            linear(x, (6, 4))
+        with self.assertRaises(ValueError):
+            conv(x.reshape(2, 3, 2, 2), (2, 2, 2, 3))
+
+    def test_one_tensor_for_several_paths(self):
+        x = np.arange(24.0).reshape(6, 4)
+        rows = (Row(r"in_proj", ("z", "x"), linear), Row(r"counter", ()))
+        arrays, problems = convert({"in_proj": x, "counter": x}, rows, {"z": (4, 2), "x": (4, 4)})
+        self.assertFalse(problems)
+        chex.assert_trees_all_equal(arrays, {"z": x[:2].T, "x": x[2:].T})
+        _, problems = convert({"in_proj": x}, rows, {"z": (4, 2), "x": (4, 5)})
+        self.assertEqual(len(problems), 1)
+
+    def test_hub_ids(self):
+        match = sources.HUB_ID.fullmatch("hf_hub:timm/deit_tiny.fb_in1k@main")
+        self.assertEqual((match["id"], match["revision"]), ("timm/deit_tiny.fb_in1k", "main"))
+        self.assertIsNone(sources.HUB_ID.fullmatch("a/b/c"))

@@ -1,0 +1,54 @@
+"""A scanmax model with a peer's weights: the same logits, the same gradients of everything."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tolerances
+
+from scanmax.models.weights import load_weights
+from scanmax.models.weights.load import key_table, named_leaves
+from scanmax.models.weights.table import convert
+from scanmax.testing import compare
+
+
+def read_run(path):
+    """A run of tests/parity/peers.py from its golden file."""
+    fields = {"weights": {}, "grads": {}, "input_grad": None}
+    with np.load(path) as archive:
+        for name, array in archive.items():
+            group, _, key = name.partition("/")
+            if key:
+                fields[group][key] = array
+            else:
+                fields[group] = array
+    return types.SimpleNamespace(**fields)
+
+
+def assert_agrees(model, run) -> None:
+    """Loads run.weights and compares logits, parameter gradients and the input gradient."""
+    variables = load_weights(model, run.weights, run.inputs.shape[1:])
+    inputs, cotangent = jnp.asarray(run.inputs), jnp.asarray(run.cotangent)
+    is_image = run.input_grad is not None
+
+    @jax.jit
+    def logits_and_gradients(variables, inputs):
+        def loss(variables, inputs):
+            logits = model.apply(variables, inputs)
+            return jnp.sum(logits * cotangent), logits
+
+        arguments = (0, 1) if is_image else (0,)
+        return jax.grad(loss, arguments, has_aux=True)(variables, inputs)
+
+    gradients, logits = logits_and_gradients(variables, inputs)
+    compare.assert_relative(logits, run.logits, tolerances.PARITY)
+    actual = dict(named_leaves(gradients[0]))
+    shapes = {path: leaf.shape for path, leaf in actual.items()}
+    # Every layout change is linear: gradients travel by the table of the weights.
+    expected, problems = convert(run.grads, key_table(model).rows, shapes)
+    assert not problems, problems
+    assert set(actual) == set(expected)
+    compare.assert_relative(actual, expected, tolerances.PARITY)
+    if is_image:
+        compare.assert_relative(gradients[1], run.input_grad, tolerances.PARITY)

@@ -1,0 +1,38 @@
+"""ViT and DeiT against timm, live."""
+
+import jax
+import numpy as np
+import pytest
+from parity.agreement import assert_agrees
+
+import scanmax
+from scanmax.models.weights.load import key_table, named_leaves
+from scanmax.models.weights.table import convert
+
+pytestmark = pytest.mark.parity
+
+SMALL = {"img_size": 32, "patch_size": 8, "dim": 32, "depth": 2, "heads": 2, "num_classes": 10}
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_logits_and_gradients_are_those_of_timm(peers, distilled):
+    name = "deit_tiny_distilled_patch16_224" if distilled else "deit_tiny_patch16_224"
+    model = scanmax.create_model(name, **SMALL)
+    assert_agrees(model, peers.deit(distilled, seed=11))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in scanmax.list_models(family="vit") if "giant" not in name]
+)
+def test_every_tensor_of_every_published_size_has_its_place(peers, name):
+    if not peers.timm.is_model(name):
+        pytest.skip(f"timm has no {name}")
+    model, info = scanmax.create_model(name), scanmax.model_info(name)
+    variables = jax.eval_shape(model.init, jax.random.key(0), info.example())
+    shapes = {path: leaf.shape for path, leaf in named_leaves(variables)}
+    # Zeros without memory of their own: only names and shapes are compared.
+    tensors = {
+        key: np.broadcast_to(np.int8(0), shape) for key, shape in peers.state_shapes(name).items()
+    }
+    _, problems = convert(tensors, key_table(model).rows, shapes)
+    assert not problems, problems
