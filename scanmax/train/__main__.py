@@ -12,7 +12,9 @@ from scanmax.errors import UserError
 def define_flags(values: flags.FlagValues) -> None:
     """The flags besides --config."""
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
-    flags.DEFINE_string("coordinator", None, "host:port of process 0", flag_values=values)
+    flags.DEFINE_string(
+        "coordinator", None, "host:port of process 0, or auto on a cluster", flag_values=values
+    )
     flags.DEFINE_integer("num_processes", 1, "processes of the run", flag_values=values)
     flags.DEFINE_integer("process_id", 0, "this process, from 0", flag_values=values)
 
@@ -53,6 +55,10 @@ def start_processes(coordinator: str | None, count: int, index: int) -> None:
         raise UserError(f"--process_id={index} is not below --num_processes={count}")
     import jax
 
+    if coordinator == "auto":
+        # TPU pods, Slurm, Kubernetes and Open MPI say who is who.
+        jax.distributed.initialize()
+        return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(coordinator, num_processes=count, process_id=index)
 

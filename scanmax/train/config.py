@@ -157,7 +157,8 @@ class CheckpointConfig:
     Attributes:
       every: Duration between checkpoints; "" saves at the end only.
       keep: Newest checkpoints kept.
-      keep_best: Best checkpoints kept besides, by the metric; 0 is none.
+      keep_best: Best checkpoints kept besides, by the metric; 0 is none. With some, an evaluation
+        better than all before saves as well.
       keep_every: Checkpoints at multiples of this duration are never removed; "" is none.
       metric: Metric of the held-out part that "best" means.
       mode: "max" or "min".

@@ -5,19 +5,18 @@ import math
 import pathlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 
 from scanmax.cli import to_dict
 from scanmax.errors import UserError
 from scanmax.train import sharding
 from scanmax.train.build import Pipeline, Run, build
 from scanmax.train.checkpoint import Checkpointer
-from scanmax.train.config import Config
+from scanmax.train.config import CheckpointConfig, Config
 from scanmax.train.evaluation import evaluate, save_outcome
 from scanmax.train.feed import Feed
 from scanmax.train.log import Log, NoLog
@@ -54,7 +53,8 @@ def train(
             contextlib.ExitStack() as stack,
         ):
             restored = checkpointer.restore(run.shapes, run.shardings)
-            state, start = (restored[0], restored[1]["step"]) if restored else (run.init(), 0)
+            state, meta = restored or (run.init(), checkpoint_meta(config, 0))
+            start, best = meta["step"], meta["best"]
             teacher = load_teacher(run)
             is_first = jax.process_index() == 0
             log = Log(workdir, start=start, total=durations.total) if is_first else NoLog()
@@ -67,7 +67,7 @@ def train(
             stop = stack.enter_context(stop_signal())
             stack.enter_context(sharding.use_mesh(mesh, config.sharding))
 
-            window = Window(config.batch_size, run.pipeline.num_train)
+            window = Window(config.batch_size, run.pipeline.num_train, meta["window"])
             held_out: dict[str, float] = {}
             for step in range(start + 1, durations.total + 1):
                 state, metrics = run.train_step(state, next(feed), teacher)
@@ -86,8 +86,11 @@ def train(
                 if evaluates:
                     held_out = evaluate(run, state)
                     log.write(step, "eval", held_out)
+                    if is_better(held_out, best, config.checkpoint):
+                        best = held_out[config.checkpoint.metric]
+                        saves = saves or config.checkpoint.keep_best > 0
                 if saves:
-                    meta = checkpoint_meta(config, step)
+                    meta = checkpoint_meta(config, step, best, window.sums)
                     checkpointer.save(state, meta, held_out if evaluates else None)
                 if evaluates or saves:
                     window.restart_clock()
@@ -108,10 +111,25 @@ def is_due(step: int, every: int, is_last: bool) -> bool:
     return is_last or (every > 0 and step % every == 0)
 
 
-def checkpoint_meta(config: Config, step: int) -> dict[str, Any]:
+def is_better(held_out: dict[str, float], best: float | None, config: CheckpointConfig) -> bool:
+    """Whether the metric that "best" means has improved; NaN never has."""
+    value = held_out[config.metric]
+    if best is None:
+        return math.isfinite(value)
+    return value > best if config.mode == "max" else value < best
+
+
+def checkpoint_meta(
+    config: Config,
+    step: int,
+    best: float | None = None,
+    window: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     """What a checkpoint holds beside its arrays. Data are a pure function of (seed, step)."""
     return {
         "step": step,
+        "best": best,
+        "window": dict(window or {}),
         "data": {"seed": config.seed, "next_step": step, "examples": step * config.batch_size},
         "config": to_dict(config),
     }
@@ -132,13 +150,18 @@ def load_teacher(run: Run) -> Any:
 
 
 class Window:
-    """Metrics since the last log: fetched late, so that the devices never wait for the host."""
+    """Means since the last log, fetched late, so that the devices never wait for the host.
 
-    def __init__(self, batch_size: int, num_train: int):
+    Attributes:
+      sums: sum of each metric over the steps since the last log; checkpoints carry it, so that a
+        resumed run writes the rows of an undisturbed one.
+    """
+
+    def __init__(self, batch_size: int, num_train: int, sums: dict[str, float]):
+        self.sums = dict(sums)
         self._batch_size, self._num_train = batch_size, num_train
         self._pending: list[tuple[int, Any]] = []
-        self._fetched: list[dict[str, float]] = []
-        self._last_step = 0
+        self._last_step, self._lr = 0, 0.0
         self._steps, self._waited, self._since = 0, 0.0, None
 
     def add(self, step: int, metrics: Any) -> None:
@@ -163,28 +186,27 @@ class Window:
             for name in ("loss", "grad_norm"):
                 if not math.isfinite(metrics[name]):
                     raise UserError(
-                        f"{name} is {metrics[name]} at step {step}: nothing was saved after the "
-                        "last checkpoint, which is good; lower config.optim.lr or set "
-                        "config.optim.clip_norm"
+                        f"{name} is {metrics[name]} at step {step}: the run stops, its checkpoints "
+                        "are from before; lower config.optim.lr or set config.optim.clip_norm"
                     )
+            for name, value in {**metrics, "steps": 1}.items():
+                self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self._lr = float(metrics["lr"])
         self._pending.clear()
-        self._fetched.extend(fetched)
 
     def summary(self, waited: float) -> dict[str, float]:
         """Means over the window, throughput and the share of time that the step waited for data."""
         self.check()
-        means = {
-            name: float(np.mean([metrics[name] for metrics in self._fetched]))
-            for name in self._fetched[0]
-        }
-        means["lr"] = float(self._fetched[-1]["lr"])
+        steps = self.sums.pop("steps")
+        means = {name: value / steps for name, value in self.sums.items()}
+        means["lr"] = self._lr
         means["epoch"] = self._last_step * self._batch_size / self._num_train
         seconds = time.perf_counter() - self._since
         if self._steps and seconds > 0:
             means["examples_per_second"] = self._steps * self._batch_size / seconds
             means["data_wait"] = min(1.0, (waited - self._waited) / seconds)
         self._waited = waited
-        self._fetched.clear()
+        self.sums.clear()
         self.restart_clock()
         return means
 

@@ -261,8 +261,9 @@ def describe(params: Any, shardings: Any, mesh: Mesh) -> str:
         groups.setdefault(name, []).append((math.prod(leaf.shape), local, param_path(path)))
     sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
     kind = mesh.devices.flat[0].device_kind
+    processes = "1 process" if jax.process_count() == 1 else f"{jax.process_count()} processes"
     lines = [
-        f"mesh: {sizes or 'one device'} ({mesh.size} x {kind}, {jax.process_count()} process)",
+        f"mesh: {sizes or 'one device'} ({mesh.size} x {kind}, {processes})",
         f"{'parameters lie':<26}{'arrays':>8}{'parameters':>14}{'MB/device':>11}  largest",
     ]
     rows = sorted(groups.items(), key=lambda item: -sum(size for size, _, _ in item[1]))

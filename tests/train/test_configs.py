@@ -1,0 +1,113 @@
+"""Every config of the project: shapes of init and step; two real steps of the small ones."""
+
+import math
+import pathlib
+
+import jax
+import pytest
+
+from scanmax.cli import check_types, load_config
+from scanmax.data.__main__ import prepare
+from scanmax.errors import UserError
+from scanmax.train.build import build
+from scanmax.train.config import check_config
+from scanmax.train.loop import train
+
+CONFIGS = sorted(pathlib.Path(__file__).parents[2].glob("scanmax/configs/*.py"))
+NAMES = [path.stem for path in CONFIGS if path.stem != "__init__"]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A folder in which `digits` is prepared."""
+    path = str(tmp_path_factory.mktemp("tfds"))
+    prepare("digits", path)
+    return path
+
+
+def load(name, data_dir, arg=""):
+    path = CONFIGS[[path.stem for path in CONFIGS].index(name)]
+    config = load_config(f"{path}:{arg}" if arg else str(path))
+    config.data.data_dir = data_dir
+    return config
+
+
+def on_made_up_images(config):
+    """The same config on images of the same shape and number of classes as ImageNet's."""
+    config.data.kwargs = {"classes": 1000, "examples": 1024, "eval_examples": 8}
+    config.data.name, config.data.workers = "synthetic", 0
+    return config
+
+
+def test_there_are_configs():
+    assert {"digits_vit", "digits_convnext", "digits_vssd", "bytes_mamba2"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_opens_with_command_and_expectation(name, data_dir):
+    text = CONFIGS[[path.stem for path in CONFIGS].index(name)].read_text()
+    docstring = text.split('"""')[1]
+    assert f"python -m scanmax.train --config=scanmax/configs/{name}.py" in docstring
+    for word in ("Hardware:", "Time:", "Expected:"):
+        assert word in docstring
+    config = load(name, data_dir)
+    check_types(config)
+    check_config(config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes_of_init_and_step(name, data_dir):
+    config = load(name, data_dir)
+    if config.data.name not in ("digits", "bytes", "synthetic"):
+        config = on_made_up_images(config)
+    run = build(config)
+    state, metrics = jax.eval_shape(run.train_step, run.shapes, run.pipeline.train_spec, {})
+    assert jax.tree.structure(state) == jax.tree.structure(run.shapes)
+    for before, after in zip(jax.tree.leaves(run.shapes), jax.tree.leaves(state)):
+        assert (before.shape, before.dtype) == (after.shape, after.dtype)
+    assert metrics["loss"].shape == ()
+    assert run.durations.total > run.durations.warmup
+
+
+def test_imagenet_deit_small_is_the_published_recipe(data_dir):
+    config = on_made_up_images(load("imagenet_deit_small", data_dir))
+    run = build(config)
+    params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(run.shapes.params))
+    assert params == 22_050_664
+    assert config.optim.lr == 5e-4 * config.batch_size / 512
+    # The warm-up's five of the 300 epochs.
+    assert run.durations.total == 300
+    assert run.durations.warmup == 5
+    assert run.pipeline.train_spec["label"].shape == (1024, 1000)
+
+
+SMALL = {
+    "digits_vit": {"dim": 16, "depth": 2, "heads": 2},
+    "digits_convnext": {"dims": (8, 16), "depths": (1, 1)},
+    "digits_vssd": {"dims": (16, 32), "depths": (1, 1)},
+    "bytes_mamba2": {"dim": 16, "depth": 1, "heads": 2, "state_size": 8},
+    "imagenet_deit_small": {"dim": 32, "depth": 2, "heads": 2, "patch_size": 32},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name in SMALL])
+def test_two_real_steps(name, data_dir, tmp_path):
+    config = load(name, data_dir, "synthetic" if name == "imagenet_deit_small" else "")
+    config.model.kwargs.update(SMALL[name])
+    config.batch_size = config.eval_batch_size = 8
+    config.duration, config.schedule.warmup = "2 steps", "1 step"
+    config.log_every = config.eval_every = config.checkpoint.every = "1 step"
+    if name == "bytes_mamba2":
+        config.data.sequence_length = 1024
+    elif name.startswith("digits"):
+        config.data.eval_split = "test[:16]"
+    held_out = train(config, tmp_path)
+    assert math.isfinite(held_out["loss"])
+    assert 0 <= held_out["accuracy"] <= 1
+    found = {path.name for path in tmp_path.iterdir()}
+    assert {"config.json", "metrics.jsonl", "checkpoints"} <= found
+
+
+def test_unknown_argument_is_a_user_error(data_dir):
+    with pytest.raises(UserError, match="synthetic"):
+        load("imagenet_deit_small", data_dir, "sinthetic")
