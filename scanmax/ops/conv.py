@@ -141,38 +141,41 @@ def _shifted(x: Array, kernel: Array, stride, dilation) -> Array:
     x = jax.lax.optimization_barrier(x)
 
     def products(x, kernel):
-        return functools.reduce(
-            jnp.add,
-            [
-                _tap(x, i, j, outputs, stride, dilation) * kernel[i, j].reshape(1, 1, 1, -1)
-                for i in range(len(kernel))
-                for j in range(columns)
-            ],
-        )
+        taps = [(i, j) for i in range(kernel.shape[0]) for j in range(columns)]
+        total = None
+        for start in range(0, len(taps), _FORWARD_PRODUCTS):
+            part = functools.reduce(
+                jnp.add,
+                [
+                    _tap(x, i, j, outputs, stride, dilation) * kernel[i, j].reshape(1, 1, 1, -1)
+                    for i, j in taps[start : start + _FORWARD_PRODUCTS]
+                ],
+            )
+            total = part if total is None else jax.lax.optimization_barrier(total) + part
+        return total
 
-    if rows * columns > _UNROLLED_TAPS:
-        height = (outputs[0] - 1) * stride[0] + 1
+    if rows * columns <= _UNROLLED_TAPS:
+        return products(x, kernel)
+    height = (outputs[0] - 1) * stride[0] + 1
 
-        def add_row(total, row):
-            i, kernel_row = row
-            seen = jax.lax.dynamic_slice_in_dim(x, i * dilation[0], height, 1)
-            return total + products(seen, kernel_row[None]), None
+    def add_row(total, row):
+        i, kernel_row = row
+        seen = jax.lax.dynamic_slice_in_dim(x, i * dilation[0], height, 1)
+        return total + products(seen, kernel_row[None]), None
 
-        zeros = jnp.zeros((x.shape[0], *outputs, x.shape[3]), x.dtype)
-        return jax.lax.scan(add_row, zeros, (jnp.arange(rows), kernel))[0]
-    together = max(1, _FORWARD_PRODUCTS // columns)
-    total = None
-    for i in range(0, rows, together):
-        part = products(x[:, i * dilation[0] :], kernel[i : i + together])
-        total = part if total is None else jax.lax.optimization_barrier(total) + part
-    return total
+    zeros = jnp.zeros((x.shape[0], *outputs, x.shape[3]), x.dtype)
+    return jax.lax.scan(add_row, zeros, (jnp.arange(rows), kernel))[0]
 
 
 def _steps(batch: int, rows: int) -> tuple[int, int]:
     """Images and rows that one step of the kernel gradient sums over."""
-    images = next((n for n in range(1, 33) if batch % n == 0 and n * rows >= _GRADIENT_PRODUCTS), 1)
-    blocks = max(1, rows // math.ceil(_GRADIENT_PRODUCTS / images))
-    return images, math.ceil(rows / blocks)
+    divisors = [n for n in range(1, min(batch, 32) + 1) if batch % n == 0]
+    images = next((n for n in divisors if n * rows >= _GRADIENT_PRODUCTS), 1)
+    height = math.ceil(rows / max(1, rows // math.ceil(_GRADIENT_PRODUCTS / images)))
+    # XLA unrolls a loop of a single step, and then copies every slice of a long sum.
+    if (images, height) == (batch, rows) and images * height >= _GRADIENT_PRODUCTS:
+        return (divisors[-2], height) if images > 1 else (1, math.ceil(height / 2))
+    return images, height
 
 
 def _kernel_gradient(x: Array, dy: Array, window, stride, dilation) -> Array:
