@@ -48,6 +48,14 @@ def vary_like(x, *arrays):
     return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
 
 
+def vary_together(*arrays):
+    """The arrays (None passes), each varying over the shard_map axes that any of them varies over.
+
+    A gradient of one's own must vary as its argument does: what the shards share is summed here.
+    """
+    return [x if x is None else vary_like(x, *arrays) for x in arrays]
+
+
 def require(condition: bool, message: str) -> None:
     """Raises ValueError(message) unless condition holds; the message names argument and shape."""
     if not condition:

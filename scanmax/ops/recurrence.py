@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from scanmax.ops.contract import align
+from scanmax.ops.contract import align, vary_together
 from scanmax.ops.scan import join_blocks, join_ends, segment_sums
 
 
@@ -78,7 +78,9 @@ def run(
     groups, dim = query.shape[2:]
     if state is None:
         state = jnp.zeros((batch, heads, dim, width), dtype)
-    state = state.astype(dtype)
+    query, key, value, log_decay, weight, state = vary_together(
+        query, key, value, log_decay, weight, state.astype(dtype)
+    )
     chunked = _channels if per_channel else _heads
     body = _recurrent if form == "recurrent" else chunked
     if body is _heads:

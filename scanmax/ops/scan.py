@@ -14,6 +14,7 @@ from scanmax.ops.contract import (
     check_rank,
     op,
     require,
+    vary_together,
 )
 
 FORMS = (None, "parallel", "chunked", "recurrent")
@@ -93,12 +94,12 @@ def diagonal_scan(
         initial_state = jnp.zeros(state_shape, dtype)
     if form is None:
         form = "recurrent" if jax.default_backend() == "cpu" else "parallel"
-    states, final = scan_leading(
+    arrays = vary_together(
         jnp.moveaxis(decay, axis, 0).astype(dtype),
         jnp.moveaxis(x, axis, 0).astype(dtype),
         initial_state.astype(dtype),
-        (form, chunk_size, reverse),
     )
+    states, final = scan_leading(*arrays, (form, chunk_size, reverse))
     states = jnp.moveaxis(states, 0, axis).astype(x.dtype)
     return (states, final) if return_state else states
 
@@ -142,8 +143,8 @@ def _scan_chunks(decay, x, state, chunk_size, reverse):
         carry = _compose(carry, inputs)
         return carry, carry
 
-    identity = (jnp.ones_like(decay[0]), jnp.zeros_like(x[0]))
-    (total, last), (products, states) = lax.scan(step, identity, (decay, x), reverse=reverse)
+    identity = vary_together(jnp.ones_like(decay[0]), jnp.zeros_like(x[0]), decay, x)[:2]
+    (total, last), (products, states) = lax.scan(step, tuple(identity), (decay, x), reverse=reverse)
 
     def pass_on(h, inputs):
         a, b = inputs

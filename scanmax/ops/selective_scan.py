@@ -15,6 +15,8 @@ from scanmax.ops.contract import (
     check_rank,
     check_shape,
     op,
+    vary_like,
+    vary_together,
 )
 from scanmax.ops.recurrence import flat_batch
 from scanmax.ops.scan import FORMS, scan_leading, segment_sums
@@ -90,8 +92,9 @@ def selective_scan(
     steps = time_steps(dt, dt_bias, dt_softplus, None, dtype)
     inputs = [flat_batch(y.astype(dtype), len(batch)) for y in (x, steps, B, C, initial_state)]
     inputs[-1] = inputs[-1].swapaxes(1, 2)  # [B, N, D]: the channels vectorise
+    inputs = vary_together(*inputs, A.astype(dtype).T)
     chunk_size = length if form == "parallel" else max(1, min(chunk_size, length))
-    y, state = _run(*inputs, A.astype(dtype).T, form, chunk_size)
+    y, state = _run(*inputs, form, chunk_size)
     y = y.reshape(x.shape)
     if D is not None:
         y = y + align(D.astype(dtype), x) * x.astype(dtype)
@@ -181,7 +184,7 @@ def _recurrent_backward(residuals, cotangents):
         )
         return (g * decay, d_A + d_log * dt[:, None]), gradients
 
-    carry = (d_state, jnp.zeros_like(d_state))
+    carry = (d_state, vary_like(jnp.zeros_like(d_state), d_state))
     (d_state, d_A), d_chunks = lax.scan(
         chunk_backward, carry, (entering, chunks, d_y), reverse=True
     )

@@ -66,7 +66,14 @@ class SsdTest(OpSuite):
     sequence = ("x", "dt", "B", "C")
     cases = (
         *lengths(options={**EVERYTHING, "chunk_size": 16}),
-        OpCase(length=7, batch=(2,), full=True, options={**EVERYTHING, "chunk_size": 3}),
+        # the parallel form is one chunk
+        OpCase(
+            length=7,
+            batch=(2,),
+            full=True,
+            forms=("recurrent", "chunked"),
+            options={**EVERYTHING, "chunk_size": 3},
+        ),
         # one group, no extras
         OpCase(length=7, sizes=(3, 1, 2, 1)),
     )
@@ -100,7 +107,13 @@ class SelectiveScanTest(OpSuite):
     sequence = ("x", "dt", "B", "C")
     cases = (
         *lengths(options={"chunk_size": 16}),
-        OpCase(length=7, batch=(2,), full=True, options={"dt_softplus": True, "chunk_size": 3}),
+        OpCase(
+            length=7,
+            batch=(2,),
+            full=True,
+            forms=("recurrent", "chunked"),
+            options={"dt_softplus": True, "chunk_size": 3},
+        ),
     )
     errors = (
         ({"A": lambda x: x[1:]}, ValueError, r"A has shape .*\[D, N\]"),
@@ -287,3 +300,39 @@ def test_training_memory_is_linear_in_tokens_and_far_from_all_states(name):
     assert large < 4.5 * small
     all_states = 4096 * 64 * 64 * 4
     assert large < all_states / 4
+
+
+SHARDED = {
+    "ssd": lambda A, x, dt, B, C: ops.ssd(
+        x[..., None], dt, A[:, 0], B[:, :, None], C[:, :, None], chunk_size=2
+    ),
+    "selective_scan": lambda A, x, dt, B, C: ops.selective_scan(x, dt, A, B, C, chunk_size=2),
+    "selective_scan, chunked": lambda A, x, dt, B, C: ops.selective_scan(
+        x, dt, A, B, C, chunk_size=2, form="chunked"
+    ),
+    "linear_attention": lambda A, x, dt, B, C: ops.linear_attention(
+        C[:, :, None] * A[None, :1, None], B[:, :, None], x[:, :, None], chunk_size=2
+    ),
+    "diagonal_scan": lambda A, x, dt, B, C: ops.diagonal_scan(
+        jnp.broadcast_to(A[None, :1], B.shape), B * C, form="chunked", chunk_size=2
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(SHARDED))
+def test_gradients_on_shards_equal_those_on_one_device(name):
+    rng = np.random.default_rng(0)
+    A = -jnp.exp(_float32(rng, 2, 3))
+    tokens = _float32(rng, 8, 5, 2), jnp.abs(_float32(rng, 8, 5, 2)), *_float32(rng, 2, 8, 5, 3)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    sharded = jax.shard_map(
+        SHARDED[name], mesh=mesh, in_specs=(whole, *[split] * 4), out_specs=split
+    )
+
+    def gradients(op):
+        return jax.jit(jax.grad(lambda *z: (op(*z) ** 2).sum(), argnums=(0, 3)))(A, *tokens)
+
+    # the shards share A: its gradient is the sum of theirs
+    for actual, expected in zip(gradients(sharded), gradients(SHARDED[name])):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
