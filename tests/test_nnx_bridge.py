@@ -1,0 +1,38 @@
+"""Models behind Flax's nnx bridge; docs/nnx.md itself runs in test_docs.py."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from scanmax.models import create_model, list_models, registry
+from scanmax.models.layers import BatchNorm
+
+
+def wrapped(model, inputs):
+    with nnx.use_eager_sharding(False):
+        return nnx.bridge.ToNNX(model, rngs=nnx.Rngs(0, dropout=1)).lazy_init(inputs)
+
+
+@pytest.mark.parametrize("family", sorted({registry.model_info(n).family for n in list_models()}))
+def test_no_parameter_hides_behind_a_method(family):
+    # nnx looks an attribute up among the module's methods before its parameters.
+    for scan_layers in (False, True):
+        model = create_model(list_models(family=family)[0])
+        if scan_layers and isinstance(getattr(model, "mixer", ""), str):
+            model = model.clone(scan_layers=True)
+        example = registry.model_info(list_models(family=family)[0]).example()
+        variables = jax.eval_shape(model.init, jax.random.key(0), example)
+        for name in variables["params"]:
+            assert not callable(getattr(type(model), name, None)), name
+
+
+def test_batch_statistics_move_where_the_call_says_so():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 3, 4))
+    net = wrapped(BatchNorm(), x)
+    net(x)
+    chex.assert_trees_all_equal(net.mean[...], jnp.zeros(4))
+    net(x, train=True, mutable=["batch_stats"])
+    assert isinstance(net.mean, nnx.BatchStat)
+    chex.assert_trees_all_close(net.mean[...], 0.1 * x.mean((0, 1, 2)), rtol=1e-5)
