@@ -11,10 +11,15 @@ import unittest
 import pytest
 
 from scanmax import papers
+from scanmax.models import mixers, registry
 from scanmax.testing import op_suite
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [path for path in sorted(ROOT.glob("docs/*.md")) if "```python\n" in path.read_text()]
+PAGES = [
+    path
+    for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+    if "```python\n" in path.read_text()
+]
 
 
 def run(name: str, source: str) -> types.ModuleType:
@@ -39,6 +44,10 @@ def run(name: str, source: str) -> types.ModuleType:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_a_page_runs_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # What a page registers ends with it.
+    registry.list_models()
+    monkeypatch.setattr(registry, "_families", dict(registry._families))
+    monkeypatch.setattr(mixers, "MIXERS", dict(mixers.MIXERS))
     blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
     run(f"page_{path.stem}", "\n".join(blocks))
 
