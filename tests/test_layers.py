@@ -36,7 +36,9 @@ ALLOWED = {
         "torch",
     },
     "scanmax.data": {
+        "PIL",
         "grain",
+        "jax",
         "ml_collections",
         "numpy",
         "scanmax.cli",

@@ -1,0 +1,1 @@
+"""Experiments, one file each: `python -m scanmax.train --config=scanmax/configs/NAME.py`."""
