@@ -117,7 +117,10 @@ def compared_ops() -> set[str]:
         for name in OPS:
             op, twin = getattr(ops, name), getattr(reference, name)
             in_suite = any((s.op is op and s.reference is twin) or s.step is op for s in suites)
-            if in_suite or (f" ops.{name}(" in text and f"reference.{name}(" in text):
+            by_hand = f"ops.{name}(" in text and f"reference.{name}(" in text
+            # A helper that is given `ops` and `reference` in turn.
+            in_turn = f"module.{name}(" in text
+            if in_suite or by_hand or in_turn:
                 found.add(name)
     return found
 
