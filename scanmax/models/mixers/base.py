@@ -61,6 +61,6 @@ class Mixer(nn.Module):
 
     @nn.nowrap
     def sow_attention(self, tokens: int, matrix: Callable[[], Array]) -> None:
-        """Sows the matrix over tokens; it is not computed where nobody collects it."""
+        """Sows the matrix over tokens, skips left out; it costs nothing where nobody collects."""
         if self.is_mutable_collection("intermediates") and tokens <= MAX_SOWN_TOKENS:
             self.sow("intermediates", "attention", matrix())

@@ -37,8 +37,9 @@ class LinearAttention(Mixer):
         shape = (3, self.heads, self.head_dim(dim))
         qkv = Dense(shape, ("embed", None, "heads", "kv"), name="qkv", **options)(x)
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        # The mean of T weights and not their sum keeps unnormalised outputs of size one.
-        scale = None if self.normalize else 1.0 / x.shape[1]
+        # Without a normaliser the mean over all tokens keeps outputs of size one; a causal mixer
+        # does not know how many tokens come.
+        scale = None if self.normalize or self.is_causal else 1.0 / x.shape[1]
         keywords = {"feature_map": self.feature_map, "normalize": self.normalize, "scale": scale}
         self.sow_attention(
             x.shape[1],

@@ -171,7 +171,8 @@ class Ssd(_StateSpace):
         )
         x, B, C = self.heads_of(xbc)
         self.sow_attention(
-            x.shape[1], lambda: ops.ssd_matrix(dt, B=B, C=C, dt_softplus=True, **rates)
+            x.shape[1],
+            lambda: ops.ssd_matrix(dt, B=B, C=C, dt_softplus=True, **{**rates, "D": None}),
         )
         y, ssm = ops.ssd(
             x, dt, B=B, C=C, dt_softplus=True, initial_state=ssm, return_state=True, **rates
@@ -232,7 +233,8 @@ class NcSsd(_StateSpace):
         xs, B, C = self.heads_of(self.filter_grid(xbc, grid, self.conv_size))
         dt = dt.astype(rates["A"].dtype)
         self.sow_attention(
-            x.shape[1], lambda: ops.nc_ssd_matrix(dt, B=B, C=C, dt_softplus=True, **rates)
+            x.shape[1],
+            lambda: ops.nc_ssd_matrix(dt, B=B, C=C, dt_softplus=True, **{**rates, "D": None}),
         )
         y = ops.nc_ssd(xs, dt, B=B, C=C, dt_softplus=True, **rates)
         norm = LayerNorm(
