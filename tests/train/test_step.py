@@ -3,18 +3,21 @@
 import functools
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from toy_run import ToyData, ToyModel, toy_config
 
-from scanmax.train import sharding
+from scanmax.train import losses, sharding
 from scanmax.train.build import build
 from scanmax.train.config import EmaConfig, LossConfig, OptimConfig
 from scanmax.train.evaluation import evaluate
 from scanmax.train.feed import to_device
-from scanmax.train.step import ema_decay
+from scanmax.train.step import ema_decay, train_step
+from scanmax.train.tasks import Classification
 from tests.tolerances import SHARDED, SHARDED_INIT
 
 PRESETS = {
@@ -124,6 +127,35 @@ def test_ema_batch_statistics_and_two_heads():
     assert np.any(mean != 0)
     warm = [float(ema_decay(0.999, True, jnp.asarray(step))) for step in (0, 10, 10**6)]
     assert warm == pytest.approx([0.1, 11 / 20, 0.999])
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_distillation_mixes_the_label_with_the_teacher(kind):
+    loss = LossConfig(distillation=kind, alpha=0.25, temperature=2.0)
+    config = sgd_config(loss=loss)
+    model, teacher = ToyModel(distilled=True), ToyModel(width=8)
+    data = ToyData()
+    run = build(config, pipeline=data, model=model, devices=jax.devices()[:1])
+    batch = jax.tree.map(jnp.asarray, next(data.train_iterator()))
+    state = run.init()
+    teacher_variables = nn.meta.unbox(teacher.init(jax.random.key(1), batch["image"]))
+    step = functools.partial(
+        train_step, model=model, optimizer=optax.sgd(1.0), task=Classification(loss)
+    )
+    state = state.replace(opt_state=optax.sgd(1.0).init(state.params))
+    _, metrics = step(
+        state, batch, teacher_variables, schedule=lambda step: 1.0, config=config, teacher=teacher
+    )
+    outputs = model.apply({"params": state.params}, batch["image"], train=True)
+    target = teacher.apply(teacher_variables, batch["image"])
+    extra = (
+        losses.hard_distillation(outputs[1], target)
+        if kind == "hard"
+        else losses.soft_distillation(outputs[1], target, temperature=2.0)
+    )
+    plain = losses.softmax_cross_entropy(outputs[0], batch["label"])
+    expected = jnp.mean(0.75 * plain + 0.25 * extra)
+    assert metrics["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_dropout_is_a_function_of_seed_and_step():

@@ -1,0 +1,70 @@
+"""Level 5 on real models: their own constraints and axes, tensor-parallel, against one device."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+from toy_run import ToyData, toy_config
+
+from scanmax.train import sharding
+from scanmax.train.build import build
+from scanmax.train.config import EmaConfig, ModelConfig, OptimConfig
+from scanmax.train.feed import to_device
+from tests.tolerances import SHARDED, SHARDED_INIT
+
+
+class ToyTokens(ToyData):
+    kind = "tokens"
+    num_classes = 32
+
+    def __init__(self):
+        super().__init__()
+        self.train_spec = self.eval_spec = {
+            "tokens": jax.ShapeDtypeStruct((16, 17), np.int32),
+            "mask": jax.ShapeDtypeStruct((16,), np.bool_),
+        }
+
+    def make(self, seed, count):
+        tokens = np.random.default_rng(seed).integers(0, 32, (count, 17)).astype(np.int32)
+        return {"tokens": tokens, "mask": np.ones(count, bool)}
+
+    def train_iterator(self, start_step=0):
+        yield self.make(start_step, self.batch_size)
+
+
+VIT = {"img_size": 4, "patch_size": 2, "dim": 16, "depth": 2, "heads": 2, "scan_layers": True}
+MAMBA2 = {"dim": 16, "depth": 1, "heads": 2, "state_size": 8}
+CASES = {
+    "vit": ("vit_tiny_patch16_224", "classification", ToyData, VIT),
+    "mamba2": ("mamba2_130m", "language_model", ToyTokens, MAMBA2),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tensor_parallel_models_equal_one_device(case):
+    name, task, data, kwargs = CASES[case]
+    found = []
+    for preset, devices in (("replicated", jax.devices()[:1]), ("fsdp_tp", None)):
+        config = toy_config(
+            model=ModelConfig(name=name, kwargs=kwargs),
+            task=task,
+            optim=OptimConfig(name="sgd", momentum=0.0, lr=1.0),
+            ema=EmaConfig(),
+        )
+        config.schedule.name, config.schedule.warmup = "constant", ""
+        config.sharding.preset = preset
+        run = build(config, pipeline=data(), devices=devices)
+        state = run.init()
+        before = jax.device_get(state.params)
+        with sharding.use_mesh(run.mesh, config.sharding):
+            batch = next(run.pipeline.train_iterator(3))
+            rows = to_device(batch, sharding.batch_sharding(run.mesh))
+            state, metrics = run.train_step(state, rows, {})
+        found.append((before, jax.device_get(state.params), jax.device_get(metrics)))
+    one, many = found
+    chex.assert_trees_all_close(many[0], one[0], rtol=0, atol=SHARDED_INIT)
+    chex.assert_trees_all_close(many[1:], one[1:], rtol=SHARDED, atol=SHARDED)
+    # The mesh did split over both axes, and the step did move.
+    axes = {axis for leaf in jax.tree.leaves(run.shardings.params) for axis in leaf.spec if axis}
+    assert axes == {"fsdp", "tensor"}
+    assert one[2]["grad_norm"] > 0.1
