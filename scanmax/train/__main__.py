@@ -72,11 +72,16 @@ def is_first_process() -> bool:
 
 def finish(workdir: pathlib.Path, held_out: dict[str, float]) -> None:
     """Writes the report and says where everything is."""
-    from scanmax.train.report import write_report
+    from scanmax.train.report import read_json, write_report
 
     write_report(workdir)
+    sample = read_json(workdir / "sample.json")
+    if sample.get("text"):
+        print(f"sample, after {sample['prompt'][-40:]!r}:\n{sample['text']}\n")
     figures = "  ".join(f"{name} {value:.4f}" for name, value in sorted(held_out.items()))
     print(f"held out: {figures}")
+    for name, value in sample.get("baselines", {}).items():
+        print(f"to beat: {name} {value:.4f}")
     for name, what in (
         ("report.html", "report"),
         ("report", "pictures"),
