@@ -4,6 +4,7 @@ A config file is Python with `get_config(arg="")` that returns a dataclass tree;
 `--config=FILE:ARG` hands ARG to it. Overrides go through ml_collections' config_flags.
 """
 
+import ast
 import dataclasses
 import importlib.util
 import pathlib
@@ -87,6 +88,7 @@ def parse_flags(
     if path is None:
         raise UserError("--config=FILE is required, for example scanmax/configs/digits_vit.py")
     config = load_config(path)
+    argv = _expand_dicts(argv, config)
     for name in _overrides(argv):
         _prepare_path(config, name)
     config_flags.DEFINE_config_dataclass(
@@ -178,6 +180,27 @@ def _check_flag_names(argv: Sequence[str], known: Sequence[str]) -> None:
             continue
         if name.removeprefix("no") not in choices:
             raise UserError(f"unknown flag --{name}; {suggest(name, sorted(choices))}")
+
+
+def _expand_dicts(argv: Sequence[str], config: Any) -> list[str]:
+    """Writes `--config.kwargs={'a': 1}` as `--config.kwargs.a=1`: entries are added or replaced."""
+    expanded = []
+    for word in argv:
+        name, _, text = word.partition("=")
+        node = config
+        for part in name.removeprefix("--config.").split("."):
+            node = node.get(part) if isinstance(node, dict) else getattr(node, part, None)
+        if not (name.startswith("--config.") and isinstance(node, dict) and text):
+            expanded.append(word)
+            continue
+        try:
+            entries = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            entries = None
+        if not isinstance(entries, dict):
+            raise UserError(f"{name[2:]} takes a dict such as \"{{'depth': 3}}\", not {text!r}")
+        expanded += [f"{name}.{key}={value!r}" for key, value in entries.items()]
+    return expanded
 
 
 def _prepare_path(config: Any, path: str) -> None:

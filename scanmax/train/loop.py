@@ -14,7 +14,7 @@ import jax
 from scanmax.cli import to_dict
 from scanmax.errors import UserError
 from scanmax.train import sharding
-from scanmax.train.build import Pipeline, Run, build
+from scanmax.train.build import Pipeline, Run, build, model_input
 from scanmax.train.checkpoint import Checkpointer
 from scanmax.train.config import CheckpointConfig, Config
 from scanmax.train.evaluation import evaluate, save_outcome
@@ -142,9 +142,9 @@ def load_teacher(run: Run) -> Any:
     loss = run.config.loss
     if not loss.teacher_weights:
         raise UserError(f"config.loss.teacher={loss.teacher!r} needs config.loss.teacher_weights")
-    from scanmax import load_weights
+    from scanmax.models.weights import load_weights
 
-    shape = (1, *run.pipeline.train_spec["image"].shape[1:])
+    shape = model_input(run.pipeline).shape[1:]
     variables = nn.meta.unbox(load_weights(run.teacher, loss.teacher_weights, shape))
     return jax.device_put(variables, sharding.replicated(run.mesh))
 

@@ -43,6 +43,7 @@ def test_overrides_reach_every_kind_of_field(file):
         "--config.model.kwargs.mixer=('ssd', 'attention')",
         "--config.model.kwargs.depth=3",
         "--config.model.kwargs.norm=rms",
+        "--config.loss.teacher_kwargs={'dim': 8, 'mixer': 'ssd'}",
         "--config.data.augment.crop_area=(0.2, 1.0)",
         "--config.optim.lr_multipliers=(('head', 10.0),)",
         "--config.duration=3 epochs",
@@ -53,6 +54,7 @@ def test_overrides_reach_every_kind_of_field(file):
     assert config.batch_size == 64
     assert config.optim.nesterov is True
     assert config.model.kwargs == {"mixer": ("ssd", "attention"), "depth": 3, "norm": "rms"}
+    assert config.loss.teacher_kwargs == {"dim": 8, "mixer": "ssd"}
     assert config.data.augment.crop_area == (0.2, 1.0)
     assert config.optim.lr_multipliers == (("head", 10.0),)
     assert config.duration == "3 epochs"
@@ -67,6 +69,7 @@ def test_overrides_reach_every_kind_of_field(file):
         ("--config.optim.lr=fast", "could not convert string to float"),
         ("--config.batch_size=3.5", "batch_size"),
         ("--config.optim.lr.x=1", "is a value"),
+        ("--config.model.kwargs=3", "takes a dict"),
         ("--wrokdir=x", "did you mean 'workdir'"),
         ("train", "unexpected argument 'train'"),
     ],
