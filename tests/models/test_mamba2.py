@@ -1,6 +1,6 @@
 """Mamba-2 language models: the suite of every model, prefill and step, initial values."""
 
-from typing import ClassVar
+import functools
 
 import chex
 import flax.linen as nn
@@ -11,16 +11,19 @@ import tolerances
 
 import scanmax
 from scanmax.models.mixers import MIXERS
-from scanmax.testing import ModelSuite, compare
+from scanmax.testing import ModelCase, ModelSuite, compare
+from scanmax.testing.model_suite import COMPILER_OPTIONS
 
 SMALL = {"vocab_size": 24, "dim": 16, "depth": 2, "heads": 4, "state_size": 8}
 
 
 class Mamba2Suite(ModelSuite):
     family = "mamba2"
-    small: ClassVar = {"mamba2_130m": {**SMALL, "groups": 2}}
-    small_input = (9,)
-    other_inputs = ((1,), (70,))
+    small = (
+        ModelCase(
+            "mamba2_130m", {**SMALL, "groups": 2}, input_size=(9,), other_inputs=((1,), (70,))
+        ),
+    )
 
 
 def _tokens(length, seed=0):
@@ -35,9 +38,10 @@ class RecurrenceTest(chex.TestCase):
         model = scanmax.create_model("mamba2_130m", **{**fields, **overrides})
         # Longer than a chunk of the scan, which is 64 tokens.
         tokens = _tokens(70)
-        whole = jax.jit(model.apply)(variables, tokens)
-        prefill = jax.jit(lambda v, x: model.apply(v, x, method="prefill"))
-        step = jax.jit(lambda v, state, x: model.apply(v, state, x, method="step"))
+        jit = functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+        whole = jit(model.apply)(variables, tokens)
+        prefill = jit(lambda v, x: model.apply(v, x, method="prefill"))
+        step = jit(lambda v, state, x: model.apply(v, state, x, method="step"))
         logits, state = prefill(variables, tokens[:, :65])
         parts, start = [logits], state
         for index in range(65, 70):

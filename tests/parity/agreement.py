@@ -1,5 +1,6 @@
 """A scanmax model with a peer's weights: the same logits, the same gradients of everything."""
 
+import functools
 import types
 
 import jax
@@ -11,6 +12,7 @@ from scanmax.models.weights import load_weights
 from scanmax.models.weights.load import key_table, named_leaves
 from scanmax.models.weights.table import convert
 from scanmax.testing import compare
+from scanmax.testing.model_suite import COMPILER_OPTIONS
 
 
 def read_run(path):
@@ -32,7 +34,7 @@ def assert_agrees(model, run) -> None:
     inputs, cotangent = jnp.asarray(run.inputs), jnp.asarray(run.cotangent)
     is_image = run.input_grad is not None
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
     def logits_and_gradients(variables, inputs):
         def loss(variables, inputs):
             logits = model.apply(variables, inputs)

@@ -1,0 +1,74 @@
+"""VSSD: the suite of every model, the golden file, and batch statistics."""
+
+import pathlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tolerances
+from golden import make_vssd
+
+from scanmax import ops
+from scanmax.testing import ModelCase, ModelSuite, compare
+from scanmax.testing.model_suite import COMPILER_OPTIONS
+
+GOLDEN = pathlib.Path(make_vssd.__file__).with_name("vssd.npz")
+
+
+class VssdSuite(ModelSuite):
+    family = "vssd"
+    small = (
+        ModelCase(
+            "vssd_micro",
+            # Two stages hold every part; four only compile for longer.
+            {
+                "num_classes": 10,
+                "dims": (8, 16),
+                "depths": (2, 1),
+                "heads": (2, 4),
+                "mixer": ("nc_ssd", "attention"),
+                "state_size": 8,
+            },
+            input_size=(16, 16, 3),
+            other_inputs=((24, 16, 3), (17, 22, 3)),
+        ),
+    )
+
+
+class GoldenTest(chex.TestCase):
+    def test_logits_and_gradients(self):
+        model = make_vssd.small_model()
+        variables = make_vssd.seeded_variables(model)
+        actual = make_vssd.outputs(model, variables, *make_vssd.seeded_images())
+        with np.load(GOLDEN) as archive:
+            expected = dict(archive)
+        self.assertEqual(set(actual), set(expected))
+        for name in ("logits", "input_grad"):
+            compare.assert_relative(actual.pop(name), expected.pop(name), tolerances.PARITY)
+        # One number for each parameter; a sum may cancel, hence the common scale.
+        names = sorted(expected)
+        actual, expected = (
+            np.array([float(x[name]) for name in names]) for x in (actual, expected)
+        )
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+
+
+class BatchStatisticsTest(chex.TestCase):
+    def test_training_moves_the_averages_towards_the_batch(self):
+        model = make_vssd.small_model()
+        variables = make_vssd.seeded_variables(model)
+        images, _ = make_vssd.seeded_images()
+        train = lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"])[1]  # noqa: E731
+        updates = jax.jit(train, compiler_options=COMPILER_OPTIONS)(variables, images)
+        chex.assert_trees_all_equal_shapes(updates["batch_stats"], variables["batch_stats"])
+        # The stem's first convolution sees the images alone: its statistics are known.
+        kernel = jnp.asarray(variables["params"]["stem0"]["kernel"])
+        maps = ops.conv2d(jnp.asarray(images), kernel, stride=2, padding=((1, 1), (1, 1)))
+        old = variables["batch_stats"]["stem0_norm"]
+        new = updates["batch_stats"]["stem0_norm"]
+        mean = 0.9 * old["mean"] + 0.1 * maps.mean((0, 1, 2))
+        variance = 0.9 * old["variance"] + 0.1 * maps.var((0, 1, 2))
+        np.testing.assert_allclose(new["mean"], mean, rtol=1e-4, atol=1e-6)
+        # Biased or unbiased: with 2048 places per channel the third digit of a tenth.
+        np.testing.assert_allclose(new["variance"], variance, rtol=1e-3)
