@@ -24,7 +24,10 @@ def main(argv: list[str]) -> int:
     if any(word.lstrip("-") in ("help", "h", "helpfull") for word in argv):
         values = flags.FlagValues()
         define_flags(values)
-        print(__doc__, "", values.get_help(), sep="\n")
+        print(__doc__, "", "  --config=FILE[:ARG]  a file with get_config(arg)", sep="\n")
+        for name in values:
+            print(f"  --{name}  {values[name].help}")
+        print("  --config.FIELD=VALUE  any field of scanmax.train.config.Config")
         return 0
     config, values = cli.parse_flags(argv, define=define_flags)
     if not values["workdir"].value:

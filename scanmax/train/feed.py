@@ -57,10 +57,11 @@ class Feed:
             raise item
         return item
 
-    def close(self) -> None:
-        """Ends the thread; what it prepared is dropped."""
+    def close(self, patience: float = 10.0) -> None:
+        """Ends the thread; what it prepared is dropped. One that hangs in a read is left behind."""
         self._stopped.set()
-        while self._thread.is_alive():
+        deadline = time.monotonic() + patience
+        while self._thread.is_alive() and time.monotonic() < deadline:
             try:
                 self._queue.get(timeout=0.05)
             except queue.Empty:
