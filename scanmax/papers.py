@@ -43,7 +43,152 @@ class Paper:
     reproduced: str = ""
 
 
-LEDGER: tuple[Paper, ...] = ()
+LEDGER = (
+    Paper(
+        "convnext",
+        covers="the five sizes, feature maps, training at any image size, weights of timm and of "
+        "the authors; not the isotropic variants or the roadmap from ResNet",
+        where=("scanmax.models.convnext.ConvNext", "scanmax.ops.depthwise_conv2d"),
+        tests=(
+            "tests/test_registry.py::ConvNextSuite",
+            "tests/models/test_weights.py::test_golden",
+            "tests/parity/test_convnext_parity.py",
+            "tests/test_papers.py::test_published_multiply_adds",
+        ),
+        reproduced="parameters of T to XL to the last one; GFLOPs of T, S, B, L",
+    ),
+    Paper(
+        "deit",
+        covers="Ti, S and B, the distilled models with their token, 384 pixels; hard and soft "
+        "distillation; the recipe as a config, not trained on ImageNet here; weights of timm",
+        where=(
+            "scanmax.models.vit.VisionTransformer",
+            "scanmax.train.losses.hard_distillation",
+            "scanmax.train.losses.soft_distillation",
+            "scanmax.configs.imagenet_deit_small",
+        ),
+        tests=(
+            "tests/test_registry.py::VitSuite",
+            "tests/models/test_weights.py::test_golden",
+            "tests/parity/test_vit_parity.py",
+            "tests/train/test_losses_metrics.py::test_distillation",
+            "tests/train/test_configs.py",
+            "tests/test_papers.py::test_published_multiply_adds",
+        ),
+        reproduced="parameters of all eight models to the last one; GFLOPs of Ti, S, B",
+    ),
+    Paper(
+        "hidden-mamba-attention",
+        covers="the matrix view of selective scan and SSD; not the rollout or the attribution",
+        where=(
+            "scanmax.ops.selective_scan",
+            "scanmax.ops.selective_scan_matrix",
+            "scanmax.ops.ssd_matrix",
+        ),
+        tests=(
+            "tests/ops/test_ssm.py::SelectiveScanTest",
+            "tests/ops/test_ssm.py::SelectiveScanMatrixTest",
+            "tests/ops/test_ssm.py::SsdMatrixTest",
+        ),
+        reproduced="scan, recurrence and attention matrix of one layer give equal outputs",
+    ),
+    Paper(
+        "mamba2-ssd",
+        covers="SSD in three forms with step and state, the block, the five language models with "
+        "generation, weights of transformers and of the authors; not their training or tensor "
+        "parallel layout",
+        where=(
+            "scanmax.ops.ssd",
+            "scanmax.ops.ssd_step",
+            "scanmax.ops.ssd_matrix",
+            "scanmax.ops.causal_conv1d",
+            "scanmax.ops.gated_rms_norm",
+            "scanmax.models.mixers.Mamba2",
+            "scanmax.models.mamba2.Mamba2LM",
+        ),
+        tests=(
+            "tests/ops/test_ssm.py::SsdTest",
+            "tests/ops/test_ssm.py::test_duality_ssd_is_linear_attention",
+            "tests/models/test_mamba2.py",
+            "tests/models/test_weights.py::test_original_mamba2_names",
+            "tests/parity/test_mamba2_parity.py",
+            "tests/parity/test_ssm_parity.py",
+        ),
+        reproduced="the duality: recurrent, quadratic and chunked forms are equal; parameters of "
+        "the five sizes to the last one; the state does not grow with the sequence",
+    ),
+    Paper(
+        "sigmoid-attention",
+        covers="sigmoid attention with the bias -log n, dense, streamed and step by step; not the "
+        "GPU kernel or training runs",
+        where=("scanmax.ops.sigmoid_weights", "scanmax.ops.Sigmoid"),
+        tests=(
+            "tests/ops/test_softmax.py::SigmoidWeightsTest",
+            "tests/ops/test_attention.py::DotProductAttentionTest",
+            "tests/ops/test_attention.py::AttentionStepTest",
+            "tests/test_papers.py::test_sigmoid_attention_needs_its_bias",
+        ),
+        reproduced="with the bias the output keeps softmax's scale from 64 to 2048 keys, without "
+        "it the excess grows with their number",
+    ),
+    Paper(
+        "stablemax-perpgrad",
+        covers="StableMax, its logarithm, its cross-entropy and StableMax attention; not perpGrad "
+        "or the grokking runs",
+        where=(
+            "scanmax.ops.stablemax",
+            "scanmax.ops.log_stablemax",
+            "scanmax.ops.Stablemax",
+            "scanmax.train.losses.stablemax_cross_entropy",
+        ),
+        tests=(
+            "tests/ops/test_softmax.py::StablemaxTest",
+            "tests/ops/test_softmax.py::LogStablemaxTest",
+            "tests/ops/test_softmax.py::NumericsTest",
+            "tests/train/test_losses_metrics.py::test_stablemax_cross_entropy",
+        ),
+        reproduced="a gradient of the right class at logit gaps where softmax has exactly none",
+    ),
+    Paper(
+        "two-pass-softmax",
+        covers="the two-pass algorithm, its (mantissa, exponent) pairs as a mergeable sum, and "
+        "attention over it; not the AVX kernels",
+        where=(
+            "scanmax.ops.softmax",
+            "scanmax.ops.extexp",
+            "scanmax.ops.extexp_add",
+            "scanmax.ops.extexp_sum",
+            "scanmax.ops.TwoPassSoftmax",
+        ),
+        tests=(
+            "tests/ops/test_softmax.py::SoftmaxTest",
+            "tests/ops/test_softmax.py::ExtexpTest",
+            "tests/ops/test_softmax.py::NumericsTest",
+        ),
+        reproduced="no overflow without a pass for the maximum; the speed-up is not claimed",
+    ),
+    Paper(
+        "vssd",
+        covers="non-causal SSD, its matrix, the block, the four sizes; outputs of the authors' "
+        "code as a golden file; not trained on ImageNet here",
+        where=(
+            "scanmax.ops.nc_ssd",
+            "scanmax.ops.nc_ssd_matrix",
+            "scanmax.models.mixers.NcSsd",
+            "scanmax.models.vssd.Vssd",
+        ),
+        tests=(
+            "tests/ops/test_ssm.py::NonCausalSsdTest",
+            "tests/ops/test_ssm.py::NonCausalSsdMatrixTest",
+            "tests/ops/test_ssm.py::"
+            "test_non_causal_is_both_directions_without_decay_less_the_diagonal",
+            "tests/ops/test_ssm.py::test_non_causal_does_not_know_the_order_of_tokens",
+            "tests/models/test_vssd.py::VssdSuite",
+            "tests/models/test_vssd.py::GoldenTest",
+        ),
+        reproduced="both directions of the scan collapse into one global sum",
+    ),
+)
 
 
 def table() -> str:

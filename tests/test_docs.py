@@ -1,5 +1,7 @@
 """The documentation is true: its Python blocks run, page by page, and its suites pass."""
 
+import doctest
+import importlib
 import inspect
 import pathlib
 import re
@@ -10,7 +12,6 @@ import unittest
 
 import pytest
 
-from scanmax import papers
 from scanmax.models import mixers, registry
 from scanmax.testing import op_suite
 
@@ -64,6 +65,19 @@ def test_links_lead_somewhere():
                 assert (path.parent / link).exists(), f"{path.name} links to {link}"
 
 
-def test_the_ledger_is_current():
-    page = ROOT / "docs/papers.md"
-    assert page.read_text() == papers.table() + "\n", "run `make docs`"
+def modules_with_examples() -> list[str]:
+    """Modules of the package whose docstrings hold examples; ops have tests/test_api.py."""
+    names = []
+    for path in sorted((ROOT / "scanmax").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if ">>> " in path.read_text() and not name.startswith("scanmax.ops."):
+            names.append(name.removesuffix(".__init__"))
+    return names
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_the_examples_of_a_module_run(name):
+    module = importlib.import_module(name)
+    result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.attempted
+    assert not result.failed

@@ -1,7 +1,6 @@
 """A sound op passes the suite, and every way to break one fails the test meant for it."""
 
 import dataclasses
-import doctest
 import unittest
 import warnings
 
@@ -13,7 +12,7 @@ import pytest
 import tolerances as promised
 
 from scanmax.ops.contract import check_shape, op
-from scanmax.testing import OpCase, OpSuite, Tolerances, compare, op_case
+from scanmax.testing import OpCase, OpSuite, Tolerances, compare
 
 STATIC = ("return_state", "form", "chunk_size")
 
@@ -284,14 +283,6 @@ def test_the_promise_and_the_suite_hold_the_same_numbers():
     for name, value in dataclasses.asdict(Tolerances()).items():
         assert getattr(promised, name.upper()) == value, name
     assert DecayedSumSuite.tolerances == Tolerances()
-
-
-@pytest.mark.parametrize("module", [compare, op_case])
-def test_examples(module):
-    import scanmax.testing
-
-    names = {"np": np, "OpCase": scanmax.testing.OpCase}
-    assert doctest.testmod(module, extraglobs=names).failed == 0
 
 
 class CompareTest(chex.TestCase):
