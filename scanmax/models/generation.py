@@ -47,7 +47,7 @@ def generate(
       >>> import jax, jax.numpy as jnp, scanmax
       >>> model = scanmax.create_model("mamba2_130m", dim=16, depth=2, heads=4, vocab_size=32)
       >>> prompt = jnp.array([[1, 2, 3]])
-      >>> variables = model.init(jax.random.key(0), prompt)
+      >>> variables = jax.jit(model.init)(jax.random.key(0), prompt)
       >>> generate(model, variables, prompt, max_new_tokens=5, temperature=0).shape
       (1, 8)
 

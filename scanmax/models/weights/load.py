@@ -60,9 +60,10 @@ def load_weights(
 
     Example:
       >>> import jax, jax.numpy as jnp, scanmax
-      >>> model = scanmax.create_model("deit_tiny_patch16_224", num_classes=10, depth=1)
-      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
-      >>> loaded = load_weights(model, variables)
+      >>> model = scanmax.create_model("deit_tiny_patch16_224", depth=1, img_size=32)
+      >>> variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+      >>> ten = scanmax.create_model("deit_tiny_patch16_224", depth=1, img_size=32, num_classes=10)
+      >>> loaded = load_weights(ten, variables, adapt=["head"])
 
     Reference: deit, convnext, mamba2-ssd
     """
