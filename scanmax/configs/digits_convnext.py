@@ -33,10 +33,10 @@ def get_config(arg: str = "") -> Config:
             },
         ),
         data=DataConfig(
-            name="digits", augment=AugmentConfig(translate=1.0, rotate=10.0, zoom=0.1, shear=0.1)
+            name="digits", augment=AugmentConfig(translate=0.5, rotate=8.0, zoom=0.05, shear=0.05)
         ),
         loss=LossConfig(label_smoothing=0.1),
-        optim=OptimConfig(name="adamw", lr=4e-3, weight_decay=0.05, clip_norm=1.0),
+        optim=OptimConfig(name="adamw", lr=3e-3, weight_decay=0.05, clip_norm=1.0),
         schedule=ScheduleConfig(name="cosine", warmup="2 epochs"),
         ema=EmaConfig(decay=0.99, warmup=True),
         checkpoint=CheckpointConfig(metric="accuracy", mode="max"),

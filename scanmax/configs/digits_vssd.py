@@ -34,7 +34,7 @@ def get_config(arg: str = "") -> Config:
         data=DataConfig(
             name="digits",
             image_size=32,
-            augment=AugmentConfig(translate=4.0, rotate=10.0, zoom=0.1, shear=0.1),
+            augment=AugmentConfig(translate=2.0, rotate=8.0, zoom=0.05, shear=0.05),
         ),
         loss=LossConfig(label_smoothing=0.1),
         optim=OptimConfig(name="adamw", lr=2e-3, weight_decay=0.05, clip_norm=1.0),

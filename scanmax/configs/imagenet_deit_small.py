@@ -1,7 +1,7 @@
 """DeiT-S on ImageNet-1k by its published recipe: 300 epochs from scratch, without distillation.
 
-    python -m scanmax.data prepare imagenet2012    # TFDS says where to put the two downloaded files
-    python -m scanmax.train --config=scanmax/configs/imagenet_deit_small.py --workdir=runs/deit_small
+    python -m scanmax.data prepare imagenet2012  # says which two files it needs
+    python -m scanmax.train --config=scanmax/configs/imagenet_deit_small.py --workdir=runs/deit
 
 On several hosts add --coordinator=HOST:PORT --num_processes=N --process_id=I, and on devices that
 do not hold a batch of 1024, --config.optim.accumulate=4 or --config.sharding.preset=fsdp.
