@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from scanmax.ops.contract import (
     accumulator_dtype,
+    align,
     check_choice,
     check_implementation,
     check_rank,
@@ -183,23 +184,34 @@ def _scan_backward(options, residuals, cotangents):
 scan_leading.defvjp(_scan_forward, _scan_backward)
 
 
-def segment_sums(x: Float[Array, "*B T"]) -> Float[Array, "*B T T"]:
+def segment_sums(x: Float[Array, "*B T"], block: int = 128) -> Float[Array, "*B T T"]:
     """Sums of x over the tokens after j up to i, at [i, j]; -inf where j > i.
 
     Each is a sum of its own terms alone: a difference of two cumulative sums would lose the digits
-    that they share, and turn an infinite decay into NaN. Built from pairs of blocks of 1, 2, 4, ...
-    tokens: from j to the end of the left one, then from the start of the right one to i.
+    that they share. Infinite decays become very large ones, for zero times infinity is no number.
+    Beyond `block` tokens, a sum goes from j to the end of its block, over the blocks between, and
+    from the start of the block of i to i.
     """
     length = x.shape[-1]
-    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, (1 << (length - 1).bit_length()) - length)])
-    # [*B, blocks, size]: from the start of the block to a token, from after a token to the end
-    to, after = x[..., None], jnp.zeros_like(x)[..., None]
-    sums = jnp.zeros_like(x)[..., None, None]  # [*B, blocks, size, size]
-    while to.shape[-2] > 1:
-        cross = to[..., 1::2, :, None] + after[..., ::2, None, :]
-        sums = join_blocks(sums, cross, -jnp.inf)
-        to, after = join_ends(to, after, -1)
-    return sums[..., 0, :length, :length]
+    if length <= block:
+        x = jnp.maximum(x, -1e30)
+        terms = jnp.where(align(jnp.tri(length, k=-1, dtype=bool), x[..., None]), x[..., None], 0)
+        past = jnp.tri(length, dtype=x.dtype)
+        sums = jnp.einsum("it,...tj->...ij", past, terms, precision=lax.Precision.HIGHEST)
+        return jnp.where(align(past, sums) > 0, sums, -jnp.inf)
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -length % block)])
+    x = x.reshape(*x.shape[:-1], -1, block)  # [*B, blocks, block]
+    within = segment_sums(x, block)
+    to, after = within[..., 0] + x[..., :1], within[..., -1, :]
+    # the blocks strictly between: row I of the sums of totals, moved one block down
+    between = segment_sums(to[..., -1], block)
+    above = jnp.full_like(between[..., :1, :], -jnp.inf)
+    between = jnp.concatenate([above, between[..., :-1, :]], -2)
+    sums = to[..., :, :, None, None] + between[..., :, None, :, None] + after[..., None, None, :, :]
+    same = jnp.eye(x.shape[-2], dtype=bool)[:, None, :, None]
+    sums = jnp.where(align(same, sums), within[..., :, :, None, :], sums)
+    padded = x.shape[-2] * block
+    return sums.reshape(*x.shape[:-2], padded, padded)[..., :length, :length]
 
 
 def join_blocks(blocks, cross, above):
