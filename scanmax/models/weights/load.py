@@ -62,8 +62,7 @@ def load_weights(
       >>> import jax, jax.numpy as jnp, scanmax
       >>> model = scanmax.create_model("deit_tiny_patch16_224", depth=1, img_size=32)
       >>> variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-      >>> ten = scanmax.create_model("deit_tiny_patch16_224", depth=1, img_size=32, num_classes=10)
-      >>> loaded = load_weights(ten, variables, adapt=["head"])
+      >>> loaded = load_weights(model, variables)
 
     Reference: deit, convnext, mamba2-ssd
     """
