@@ -5,6 +5,8 @@ import importlib.util
 import inspect
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -128,3 +130,9 @@ def compared_ops() -> set[str]:
 def test_every_op_is_compared_with_its_twin():
     missing = sorted(set(OPS) - compared_ops())
     assert not missing, f"no test in tests/ops compares {missing}"
+
+
+def test_annotations_hold_for_the_arrays_of_the_suites():
+    script = TESTS / "check_annotations.py"
+    process = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr

@@ -419,9 +419,9 @@ def patchify(x: Float[Array, "*B Y X C"], patch_size: Pair) -> Float[Array, "*B 
     Example:
       >>> import jax.numpy as jnp
       >>> from scanmax import ops
-      >>> ops.patchify(jnp.arange(8).reshape(2, 4, 1), 2)
-      Array([[[0, 1, 4, 5],
-              [2, 3, 6, 7]]], dtype=int32)
+      >>> ops.patchify(jnp.arange(8.0).reshape(2, 4, 1), 2)
+      Array([[[0., 1., 4., 5.],
+              [2., 3., 6., 7.]]], dtype=float32)
 
     Reference: deit
     """

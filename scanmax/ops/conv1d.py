@@ -65,7 +65,7 @@ def causal_conv1d(
 
 @op("activation")
 def causal_conv1d_step(
-    state: Float[Array, "*B W-1 D"],
+    state: Float[Array, "*B _ D"],
     x: Float[Array, "*B D"],
     kernel: Float[Array, "W D"],
     bias: Float[Array, " D"] | None = None,

@@ -46,8 +46,8 @@ def linear_attention(
     feature_map: str | Callable | None = None,
     normalize: bool = False,
     is_causal: bool = True,
-    scale: float | None = None,
-    initial_state: Float[Array, "*B H K V"] | None = None,
+    scale: Float[Array, ""] | float | None = None,
+    initial_state: Float[Array, "*B H K _"] | None = None,
     return_state: bool = False,
     form: str | None = None,
     chunk_size: int = 64,
@@ -136,7 +136,7 @@ def linear_attention_step(
     log_decay: Float[Array, "*B H"] | Float[Array, "*B H K"] | None = None,
     feature_map: str | Callable | None = None,
     normalize: bool = False,
-    scale: float | None = None,
+    scale: Float[Array, ""] | float | None = None,
     precision=None,
 ):
     """One token of causal `linear_attention`.
@@ -191,7 +191,7 @@ def linear_attention_matrix(
     feature_map: str | Callable | None = None,
     normalize: bool = False,
     is_causal: bool = True,
-    scale: float | None = None,
+    scale: Float[Array, ""] | float | None = None,
     precision=None,
 ) -> Float[Array, "*B H T T"]:
     """The matrix over tokens that `linear_attention` applies to its values, for small T.

@@ -17,6 +17,9 @@ from scanmax.ops.contract import (
 from scanmax.ops.recurrence import flat_batch, repeat_groups, run, step
 from scanmax.ops.scan import FORMS, segment_sums
 
+# Not static: a traced scalar will do.
+Scalar = Float[Array, ""] | float
+
 
 @op("dt_softplus", "return_state", "form", "chunk_size", "precision", "implementation")
 def ssd(
@@ -29,7 +32,7 @@ def ssd(
     D: Float[Array, " H"] | None = None,
     dt_bias: Float[Array, " H"] | None = None,
     dt_softplus: bool = False,
-    dt_limit: tuple[float, float] | None = None,
+    dt_limit: tuple[Scalar, Scalar] | None = None,
     initial_state: Float[Array, "*B H N P"] | None = None,
     return_state: bool = False,
     form: str | None = None,
@@ -111,7 +114,7 @@ def ssd_step(
     D: Float[Array, " H"] | None = None,
     dt_bias: Float[Array, " H"] | None = None,
     dt_softplus: bool = False,
-    dt_limit: tuple[float, float] | None = None,
+    dt_limit: tuple[Scalar, Scalar] | None = None,
     precision=None,
 ):
     """One token of `ssd`.
@@ -173,7 +176,7 @@ def ssd_matrix(
     D: Float[Array, " H"] | None = None,
     dt_bias: Float[Array, " H"] | None = None,
     dt_softplus: bool = False,
-    dt_limit: tuple[float, float] | None = None,
+    dt_limit: tuple[Scalar, Scalar] | None = None,
     precision=None,
 ) -> Float[Array, "*B H T T"]:
     """The matrix over tokens that `ssd` applies to x: the hidden attention, for small T.
@@ -227,7 +230,7 @@ def nc_ssd(
     D: Float[Array, " H"] | None = None,
     dt_bias: Float[Array, " H"] | None = None,
     dt_softplus: bool = False,
-    dt_limit: tuple[float, float] | None = None,
+    dt_limit: tuple[Scalar, Scalar] | None = None,
     positive: bool = True,
     precision=None,
     implementation=None,
@@ -292,7 +295,7 @@ def nc_ssd_matrix(
     D: Float[Array, " H"] | None = None,
     dt_bias: Float[Array, " H"] | None = None,
     dt_softplus: bool = False,
-    dt_limit: tuple[float, float] | None = None,
+    dt_limit: tuple[Scalar, Scalar] | None = None,
     positive: bool = True,
     precision=None,
 ) -> Float[Array, "*B H T T"]:

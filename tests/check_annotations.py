@@ -1,0 +1,64 @@
+"""Holds the annotations of the ops to the arrays of their suites; run by tests/test_api.py.
+
+A process of its own, because jaxtyping's import hook has to stand before scanmax is imported, and
+because under it a wrong shape raises the hook's error instead of the op's. Calls are only traced.
+"""
+
+import doctest
+import importlib
+import inspect
+import pathlib
+import sys
+
+import jax
+from jaxtyping import install_import_hook
+
+WANTED = ("The problem arose", "Actual value", "Expected type")
+TESTS = pathlib.Path(__file__).parent
+
+
+def summary(error: Exception) -> str:
+    """The lines of a violation that say what was given and expected."""
+    lines = [line for line in str(error).splitlines() if line.startswith(WANTED)]
+    return " ".join(lines) or str(error)
+
+
+def main() -> int:
+    """Prints each violation; the exit status says whether there was one."""
+    sys.path.insert(0, str(TESTS))
+    with install_import_hook("scanmax.ops", "beartype.beartype"):
+        from scanmax import ops
+        from scanmax.testing import OpSuite
+
+    failures, calls = [], 0
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for name in (name for name in dir(ops) if name.islower() and not name.startswith("_")):
+        function = getattr(ops, name)
+        if callable(function):
+            text = inspect.getdoc(function)
+            runner.run(doctest.DocTestParser().get_doctest(text, {}, name, None, 0))
+    for path in sorted((TESTS / "ops").glob("test_*.py")):
+        sys.path.insert(0, str(path.parent))
+        for suite in vars(importlib.import_module(path.stem)).values():
+            if isinstance(suite, type) and issubclass(suite, OpSuite) and suite.__test__:
+                test = suite()
+                with jax.enable_x64(True):
+                    for case in suite.cases:
+                        calls += 1
+                        try:
+                            arrays, options = test.inputs(case)
+                            jax.eval_shape(
+                                lambda arrays, op=suite.op, options=options: op(
+                                    **arrays, **options
+                                ),
+                                arrays,
+                            )
+                        except Exception as error:
+                            failures.append(f"{suite.__name__}, {case}: {summary(error)}")
+    print("\n".join(failures))
+    print(f"{calls} calls, {len(failures)} violations; {runner.failures} failed examples")
+    return int(bool(failures or runner.failures or not calls))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
