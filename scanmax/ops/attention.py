@@ -22,11 +22,13 @@ from scanmax.ops.normalizer import Normalizer, Softmax, get_normalizer
 from scanmax.ops.softmax import divide
 
 FORMS = (None, "parallel", "chunked")
-# form=None: up to this many logits per head the matrix is as fast as streaming, and it has
-# forward-mode and second derivatives too.
-PARALLEL_UP_TO = 512 * 512
-# Logits in one block over batch and heads: enough work per product, little enough for caches.
-BLOCK_LOGITS = 2**21
+# form=None: up to this many logits per head the matrix costs what streaming does (CPU, 2 threads,
+# forward and training), and it has forward-mode and second derivatives too.
+PARALLEL_UP_TO = 256 * 256
+# Logits in one block over batch and heads. On CPU a block stays in cache; on accelerators it must
+# keep the device busy.
+BLOCK_LOGITS = {"cpu": 2**19}
+BLOCK_LOGITS_ELSEWHERE = 2**25
 
 Window = int | tuple[int | None, int | None] | None
 
@@ -87,7 +89,7 @@ def dot_product_attention(
       form: "parallel" makes the whole matrix. "chunked" streams over blocks, skips blocks that
         causality or the window empties, keeps the output and two numbers per row, and computes
         the weights again for the gradient (reverse mode of first order; for derivatives beyond
-        that take "parallel"). None: "parallel" while T * S <= 512 * 512, else "chunked".
+        that take "parallel"). None: "parallel" while T * S <= 256 * 256, else "chunked".
       chunk_size: the largest block of the chunked form: one integer, or (queries, keys). None
         picks it by batch and heads.
       precision: of every matrix product.
@@ -315,10 +317,11 @@ def window_of(size, is_causal):
 
 
 def _chunks(chunk_size, T, S, rows):
-    """Block sizes: those asked for, or some that fill BLOCK_LOGITS; evened out over the length."""
+    """Block sizes: those asked for, or some that fill BLOCK_LOGITS; evened out over the lengths."""
     if chunk_size is None:
-        queries = keys = max(BLOCK_LOGITS // max(rows, 1), 1) ** 0.5
-        queries, keys = (2 ** max(round(math.log2(size)), 6) for size in (queries, keys))
+        logits = BLOCK_LOGITS.get(jax.default_backend(), BLOCK_LOGITS_ELSEWHERE) // max(rows, 1)
+        exponent = max(logits.bit_length() - 1, 14)
+        queries, keys = 2 ** (exponent // 2), 2 ** (exponent - exponent // 2)
     else:
         queries, keys = chunk_size if isinstance(chunk_size, tuple) else (chunk_size, chunk_size)
         require(
@@ -357,10 +360,12 @@ def _masked_logits(query, key, bias, mask, scale, window, lengths, cap, precisio
     *batch, T, H, K = query.shape
     S, G = key.shape[-3:-1]
     dtype = accumulator_dtype(query)
+    # heads first, so that no product has to transpose the matrix
+    query = jnp.moveaxis(query.reshape(*batch, T, G, H // G, K), -4, -2)
     logits = jnp.einsum(
-        "...tgrk,...sgk->...grts",
-        query.reshape(*batch, T, G, H // G, K),
-        key,
+        "...grtk,...gsk->...grts",
+        query,
+        jnp.moveaxis(key, -3, -2),
         precision=precision,
         preferred_element_type=dtype,
     )
@@ -399,15 +404,15 @@ def attend(normalizer, query, key, value, bias, mask, scale, window, lengths, ca
     )
     scores, total = _scores(normalizer, logits, num_keys)  # [*B, G, R, T, S], [*B, G, R, T, 1]
     y = jnp.einsum(
-        "...grts,...sgv->...tgrv",
+        "...grts,...gsv->...grtv",
         scores.astype(value.dtype),
-        value,
+        jnp.moveaxis(value, -3, -2),
         precision=precision,
         preferred_element_type=logits.dtype,
     )
     if total is not None:
-        y = divide(y, jnp.moveaxis(total, -2, -4))
-    return y.reshape(*query.shape[:-1], value.shape[-1]).astype(value.dtype)
+        y = divide(y, total)
+    return jnp.moveaxis(y, -2, -4).reshape(*query.shape[:-1], value.shape[-1]).astype(value.dtype)
 
 
 def _scores(normalizer, logits, num_keys):

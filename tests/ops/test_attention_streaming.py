@@ -114,9 +114,9 @@ class StreamingTest(chex.TestCase):
             jaxpr = jax.make_jaxpr(lambda x: ops.dot_product_attention(x, x, x, **options))(x)
             return any(e.primitive.name in ("while", "scan") for e in equations(jaxpr.jaxpr))
 
-        self.assertFalse(loops(512))
-        self.assertTrue(loops(513))
-        self.assertFalse(loops(513, form="parallel"))
+        self.assertFalse(loops(256))
+        self.assertTrue(loops(257))
+        self.assertFalse(loops(257, form="parallel"))
         self.assertTrue(loops(5, form="chunked"))
 
     def test_mixed_dtypes(self):
