@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from scanmax.ops.contract import (
     accumulator_dtype,
@@ -23,12 +23,12 @@ FORMS = (None, "parallel", "chunked", "recurrent")
 
 @op("axis", "reverse", "return_state", "form", "chunk_size", "implementation")
 def diagonal_scan(
-    decay: Float[Array, "*B T D"],
-    x: Float[Array, "*B T D"],
+    decay: Inexact[Array, "..."],
+    x: Inexact[Array, "*B T D"],
     *,
     axis: int = -2,
     reverse: bool = False,
-    initial_state: Float[Array, "*B D"] | None = None,
+    initial_state: Inexact[Array, "..."] | None = None,
     return_state: bool = False,
     form: str | None = None,
     chunk_size: int = 64,
