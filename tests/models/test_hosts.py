@@ -4,6 +4,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from scanmax import ops
@@ -26,10 +27,14 @@ def images(*shape):
     return jax.random.normal(jax.random.key(7), shape)
 
 
-def initialised(model, inputs):
-    variables = nn.unbox(jax.jit(model.init)(jax.random.key(0), inputs))
-    params = jax.tree.map(lambda leaf: 2 * leaf + 0.02, variables["params"])
-    return {**variables, "params": params}
+def initialised(model, inputs, **keywords):
+    """Random parameters, none of them zero or small; nothing is compiled."""
+    boxed = jax.eval_shape(lambda key: model.init(key, inputs, **keywords), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape) + 0.1, leaf.dtype),
+        nn.unbox(boxed),
+    )
 
 
 def shapes(model, inputs, **keywords):
@@ -189,7 +194,7 @@ def test_position_convolutions_leave_prefix_tokens_alone():
     fields = {"mixer": "attention", "heads": 2, "mlp_hidden": 0, "prefix_tokens": 2}
     x = images(1, 2 + 6, 4)
     block = Block(**fields, position_conv=3)
-    params = nn.unbox(block.init(jax.random.key(0), x, grid=(2, 3)))["params"]
+    params = initialised(block, x, grid=(2, 3))["params"]
     conv = params.pop("position_conv1")
     maps = ops.depthwise_conv2d(x[:, 2:].reshape(1, 2, 3, 4), conv["kernel"])
     moved = (maps + conv["bias"][None, None, None]).reshape(1, 6, 4)

@@ -25,9 +25,13 @@ def strict():
 def mixer_and_params(name, **fields):
     mixer = create_mixer(name, heads=2, **fields)
     x = jax.random.normal(jax.random.key(0), (2, TOKENS, DIM))
-    variables = nn.unbox(jax.jit(lambda key: mixer.init(key, x))(jax.random.key(1)))
-    # Initial values are small and hide what they multiply.
-    params = jax.tree.map(lambda leaf: 3 * leaf + 0.05, variables["params"])
+    boxed = jax.eval_shape(lambda key: mixer.init(key, x), jax.random.key(1))["params"]
+    rng = np.random.default_rng(0)
+    # None of them zero or small, as some start; nothing is compiled.
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape) + 0.1, leaf.dtype),
+        nn.unbox(boxed),
+    )
     return mixer, params, x
 
 
