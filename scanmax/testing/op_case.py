@@ -145,6 +145,11 @@ class OpTestCase(chex.TestCase):
         if cls.op is None or cls.reference is None:
             raise unittest.SkipTest(f"{cls.__name__} declares no op and reference")
 
+    @classmethod
+    def tearDownClass(cls):
+        cls._compiled.clear()
+        super().tearDownClass()
+
     def setUp(self):
         super().setUp()
         self.enterContext(jax.enable_x64(True))
