@@ -68,7 +68,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
         figure.savefig(buffer, format="png")
         (folder / f"{name}.png").write_bytes(buffer.getvalue())
         encoded[name] = base64.b64encode(buffer.getvalue()).decode()
-    page = render(title(workdir, config), rows, config, predictions, sample, encoded)
+    page = render(workdir.resolve().name, rows, config, predictions, sample, encoded)
     path = workdir / "report.html"
     path.write_text(page)
     return path
@@ -117,11 +117,13 @@ def with_bits(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"bits_per_byte": row["loss"] / np.log(2), **row} if "loss" in row else dict(row)
 
 
-def title(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
-    """What the run is, in a few words."""
+def subtitle(config: Mapping[str, Any]) -> str:
+    """What the run is, in a line: the model, what of it was changed, the data."""
     if not config:
-        return workdir.name
-    return f"{config['model']['name']} on {config['data']['name']}"
+        return ""
+    changed = ", ".join(f"{name} {value}" for name, value in config["model"]["kwargs"].items())
+    model = config["model"]["name"] + (f" with {changed}" if changed else "")
+    return f"{model}, on {config['data']['name']}"
 
 
 def headline(
@@ -205,7 +207,7 @@ img { max-width: 100%; height: auto; display: block; }
 pre { background: #f5f7fa; padding: 16px 20px; border-radius: 6px; overflow-x: auto;
   font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; white-space: pre-wrap; }
 pre .prompt { color: var(--blue); font-weight: 600; }
-table { border-collapse: collapse; font-size: 13px; columns: 2; }
+table { border-collapse: collapse; font-size: 13px; margin-top: 8px; }
 td { padding: 3px 32px 3px 0; border-bottom: 1px solid var(--rule); vertical-align: top;
   font-family: ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 td:first-child { color: var(--faint); }
@@ -224,7 +226,8 @@ def render(
     pictures: Mapping[str, str],
 ) -> str:
     """The page; pictures are base64 of PNG."""
-    parts = [f"<h1>{html.escape(heading)}</h1>", '<div class="tiles">']
+    parts = [f"<h1>{html.escape(heading)}</h1>", f"<p>{html.escape(subtitle(config))}</p>"]
+    parts.append('<div class="tiles">')
     for name, value, remark in headline(rows, predictions, sample):
         parts.append(
             f'<div class="tile"><span>{html.escape(name)}</span><b>{html.escape(value)}</b>'
