@@ -94,7 +94,7 @@ def dot_product_attention(
         picks it by batch and heads.
       precision: of every matrix product.
       implementation: "xla", or "cudnn" (through jax.nn, on a GPU: softmax in half precision without
-        bias, mask, soft cap or query lengths). None: cuDNN where it serves and no form is asked.
+        bias, mask, lengths or soft cap). None: cuDNN where it serves and no form is asked.
 
     Returns:
       [*B, T, H, V] in the dtype of value.
@@ -122,20 +122,31 @@ def dot_product_attention(
     normalizer = get_normalizer(normalizer)
     given_scale, scale = scale, scale_of(scale, query)
 
-    obstacles = _cudnn_obstacles(
-        query, key, value, bias, mask, normalizer, query_seq_lengths, logits_soft_cap, precision
-    )
-    if left is not None and right != 0:
-        obstacles.append("a window that looks ahead")
-    if form == "parallel":
-        obstacles.append('form="parallel"')
+    obstacles = _cudnn_obstacles(query, key, value, normalizer)
+    for given, name in (
+        (bias is not None, "bias"),
+        (mask is not None, "mask"),
+        (query_seq_lengths is not None, "query_seq_lengths"),
+        (key_value_seq_lengths is not None, "key_value_seq_lengths"),
+        (logits_soft_cap is not None, "logits_soft_cap"),
+        (precision is not None, "precision"),
+        ((left, right) != (None, None) and right != 0, "a window that looks ahead"),
+        (form == "parallel", 'form="parallel"'),
+    ):
+        if given:
+            obstacles.append(name)
     available = ("xla",) if obstacles else ("xla", "cudnn")
     try:
         check_implementation("dot_product_attention", implementation, available)
     except NotImplementedError as error:
         raise NotImplementedError(f"{error} cuDNN does not serve {', '.join(obstacles)}.") from None
     if _chosen(implementation, form, available) == "cudnn":
-        return _cudnn(query, key, value, given_scale, left, is_causal, key_value_seq_lengths)
+        try:
+            return _cudnn(query, key, value, given_scale, left, right)
+        except (NotImplementedError, RuntimeError, ValueError):
+            # an older GPU or cuDNN: refused while tracing
+            if implementation is not None:
+                raise
 
     key, value = _clear_hidden(key, value, mask, key_value_seq_lengths)
     if query_seq_lengths is not None:
@@ -321,7 +332,9 @@ def _chunks(chunk_size, T, S, rows):
     if chunk_size is None:
         logits = BLOCK_LOGITS.get(jax.default_backend(), BLOCK_LOGITS_ELSEWHERE) // max(rows, 1)
         exponent = max(logits.bit_length() - 1, 14)
-        queries, keys = 2 ** (exponent // 2), 2 ** (exponent - exponent // 2)
+        queries = max(min(2 ** (exponent // 2), T), 1)
+        keys = max(min(2**exponent // queries, S), 1)
+        queries = 2**exponent // keys
     else:
         queries, keys = chunk_size if isinstance(chunk_size, tuple) else (chunk_size, chunk_size)
         require(
@@ -437,22 +450,22 @@ def _scores(normalizer, logits, num_keys):
 # cuDNN.
 
 
-def _cudnn_obstacles(query, key, value, bias, mask, normalizer, query_lengths, cap, precision):
-    """What about this call keeps cuDNN from serving it."""
-    half = all(x.dtype in (jnp.bfloat16, jnp.float16) for x in (query, key, value))
+def _cudnn_obstacles(query, key, value, normalizer):
+    """What about the arrays and the machine keeps cuDNN from serving this call.
+
+    Masks and lengths are kept from it too: its fully masked rows are not zero.
+    """
+    dtype, width = query.dtype, query.shape[-1]
+    half = dtype in (jnp.bfloat16, jnp.float16) and dtype == value.dtype
+    backend = jax.default_backend()
     return [
         obstacle
         for is_there, obstacle in (
-            (jax.default_backend() != "gpu", f"the backend {jax.default_backend()!r}"),
+            (backend != "gpu", f"the backend {backend!r}"),
             (normalizer != Softmax(), f"the normalizer {normalizer}"),
-            (not half or query.dtype != value.dtype, "dtypes other than one half precision"),
-            (query.shape[-1] != value.shape[-1], "values of another width than keys"),
-            (query.shape[-1] % 8 != 0 or query.shape[-1] > 128, "head widths not 8, 16, ... 128"),
-            (bias is not None, "bias"),
-            (mask is not None, "mask"),
-            (cap is not None, "logits_soft_cap"),
-            (query_lengths is not None, "query_seq_lengths"),
-            (precision is not None, "precision"),
+            (not half, f"dtype {dtype} (only bfloat16 and float16)"),
+            (width != value.shape[-1], "values of another width than keys"),
+            (width % 8 != 0 or width > 128, f"heads of width {width} (only 8, 16, ... 128)"),
             (query.shape[-3] != key.shape[-3], "T != S"),
         )
         if is_there
@@ -466,19 +479,17 @@ def _chosen(implementation, form, available):
     return next(name for name in names if name in available)
 
 
-def _cudnn(query, key, value, scale, left, is_causal, lengths):
+def _cudnn(query, key, value, scale, left, right):
     batch = query.shape[:-3]
     if scale is not None:
         # cuDNN's own scale is a constant; this one may be traced
         accumulator = accumulator_dtype(query)
         query = query.astype(accumulator) * jnp.asarray(scale, accumulator)
         query = query.astype(key.dtype)
-    flat = (x.reshape(-1, *x.shape[-3:]) for x in (query, key, value))
     y = jax.nn.dot_product_attention(
-        *flat,
+        *(x.reshape(-1, *x.shape[-3:]) for x in (query, key, value)),
         scale=None if scale is None else 1.0,
-        is_causal=is_causal,
-        key_value_seq_lengths=None if lengths is None else lengths.reshape(-1).astype(jnp.int32),
+        is_causal=right == 0,
         local_window_size=None if left is None else (left, 0),
         implementation="cudnn",
     )
