@@ -1,0 +1,110 @@
+"""The harness: it checks before it times, gives no speed to a wrong result, writes all down."""
+
+import csv
+import io
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as cli
+from benchmarks import harness
+from benchmarks.harness import Contender, Row, benchmark, jax_contender, measure
+
+
+def instant(name, value, memory=None):
+    """A contender that gives `value` at once."""
+    return Contender(name, lambda: lambda: value, memory=lambda: memory)
+
+
+def test_a_right_row_has_times_ratios_and_memory():
+    x = jnp.arange(12.0).reshape(3, 4)
+    row = Row(
+        "3 x 4",
+        ours=jax_contender("ours", lambda x: {"y": x * 2}, x),
+        peers=[instant("peer", {"y": np.arange(12.0).reshape(3, 4) * 2}, memory=2**20)],
+    )
+    ours, peer = measure(row, seconds=0.01, quick=False)
+    assert ours["contender"] == "ours"
+    assert ours["speedup"] is None
+    assert ours["compile_s"] > 0
+    assert ours["memory_mib"] >= 48 / 2**20
+    assert (peer["compile_s"], peer["memory_mib"]) == (None, 1.0)
+    assert 0 < peer["speedup"] < 1
+    assert min(ours["iterations"], peer["iterations"]) >= 5
+    assert ours["error"] == peer["error"] == 0.0
+    table = io.StringIO()
+    harness.print_row([ours, peer], table)
+    assert "1.0 MiB" in table.getvalue()
+    assert "x" in table.getvalue()
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.ones(3) * 1.001, np.array([1.0, np.nan, 1.0]), np.ones(4), [np.ones(3)] * 2]
+)
+def test_a_wrong_row_has_no_speed(wrong):
+    calls = iter([wrong])  # a second call would raise StopIteration
+    late = Contender("ours", lambda: lambda: next(calls))
+    records = measure(Row("row", late, [instant("peer", np.ones(3))]), seconds=1, quick=True)
+    assert all(record["wrong"] and "median_ms" not in record for record in records)
+    table = io.StringIO()
+    harness.print_row(records, table)
+    assert table.getvalue().count("WRONG") == 2
+    assert " ms" not in table.getvalue()
+
+
+def test_other_references_than_the_first_peer():
+    ours, peer = instant("ours", np.ones(3)), instant("peer", np.zeros(3))
+    given = measure(Row("row", ours, reference=np.ones(3)), seconds=0.01, quick=True)
+    assert given[0]["error"] == 0.0
+    unequal = measure(Row("row", ours, [peer], reference=None), seconds=0.01, quick=True)
+    assert not any(record.get("wrong") for record in unequal)
+    broken = instant("ours", np.array([np.inf]))
+    assert measure(Row("row", broken, [peer], reference=None), seconds=1, quick=True)[0]["wrong"]
+
+
+def test_relative_error_is_the_worst_leaf():
+    expected = {"a": np.ones(4), "b": np.full(4, 100.0)}
+    actual = {"a": np.ones(4) * 1.5, "b": np.full(4, 100.0)}
+    assert harness.relative_error(actual, expected) == pytest.approx(0.5)
+
+
+@pytest.fixture
+def cases(monkeypatch):
+    """A registry of two cases of our own, one right and one wrong."""
+    monkeypatch.setattr(harness, "REGISTRY", {})
+    monkeypatch.setattr(cli.pkgutil, "iter_modules", lambda path: [])
+
+    @benchmark("right")
+    def right(quick):
+        """A case that is right."""
+        yield Row("one" if quick else "many", instant("ours", 1.0), [instant("peer", 1.0)])
+
+    @benchmark("wrong")
+    def wrong(quick):
+        """A case that is wrong."""
+        yield Row("row", instant("ours", 1.0), [instant("peer", 2.0)])
+
+
+def test_command_line(cases, tmp_path, capsys):
+    path = tmp_path / "out" / "table.csv"
+    assert cli.main(["right", "--quick", "--csv", str(path)]) == 0
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["contender"] for row in rows] == ["ours", "peer"]
+    assert tuple(rows[0]) == harness.COLUMNS
+    assert {row["case"] for row in rows} == {"right"}
+    assert {row["row"] for row in rows} == {"one"}
+    assert all(row["device"] and "jax" in row["versions"] and row["commit"] for row in rows)
+    assert cli.main(["--csv", str(path)]) == 1, "all cases, one of them wrong"
+    capsys.readouterr()
+    assert cli.main(["--list"]) == 0
+    assert capsys.readouterr().out.split("\n")[0].endswith("A case that is right.")
+    assert cli.main(["rigth"]) == 2
+    assert "cases: right, wrong" in capsys.readouterr().err
+
+
+def test_every_case_says_what_it_measures():
+    cli.main(["--list"])
+    assert {"depthwise", "deit_small", "convnext_tiny"} <= set(harness.REGISTRY)
+    assert all(rows.__doc__ for rows in harness.REGISTRY.values())
