@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from scanmax.errors import UserError, suggest
+from scanmax.models.layers import LOGICAL_AXES
 from scanmax.train.config import ShardingConfig
 from scanmax.train.optim import param_path
 
@@ -61,11 +62,6 @@ PRESETS = {
         {"fsdp": -1, "context": 2}, _FSDP, {"batch": BATCH_AXES, "length": "context"}
     ),
 }
-
-LOGICAL_AXES = (
-    "batch", "length", "embed", "mlp", "heads", "kv", "classes", "vocab", "conv_in", "conv_out",
-    "layers",
-)  # fmt: skip
 
 
 def get_preset(config: ShardingConfig) -> Preset:
