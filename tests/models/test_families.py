@@ -1,0 +1,71 @@
+"""Registration: every family file is found, a user's own joins, and wrong tables are refused."""
+
+import pathlib
+
+import flax.linen as nn
+import jax
+import pytest
+
+from scanmax import models
+from scanmax.models import Variant, create_model, list_models, model_info, register_family, registry
+
+
+class Own(nn.Module):
+    num_classes: int = 2
+    widths: tuple[int, ...] = (3,)
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = images.mean((1, 2))
+        for width in self.widths:
+            x = nn.Dense(width)(x)
+        return nn.Dense(self.num_classes)(x)
+
+    @nn.nowrap
+    def feature_info(self):
+        return ()
+
+
+def row(params=17, **config):
+    return Variant(params, (4, 4, 2), "", config)
+
+
+@pytest.fixture(autouse=True)
+def own_family():
+    list_models()
+    before = dict(registry._families)
+    register_family("own", Own, {"own_tiny": row()})
+    yield
+    registry._families.clear()
+    registry._families.update(before)
+    registry._model_info.cache_clear()
+
+
+def test_every_file_that_registers_is_listed():
+    files = pathlib.Path(models.__file__).parent.glob("*.py")
+    registering = {file.stem for file in files if "\nregister_family(" in file.read_text()}
+    assert registering == set(registry.FAMILY_MODULES)
+
+
+def test_a_users_family_joins_and_may_be_registered_again():
+    info = model_info("own_tiny")
+    variables = create_model("own_tiny").init(jax.random.key(0), jax.numpy.zeros((1, 4, 4, 2)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == info.params
+    register_family("own", Own, {"own_tiny": row(24, widths=(4,))})
+    assert model_info("own_tiny").params == 24
+    assert list_models(family="own") == ["own_tiny"]
+
+
+def test_lists_of_config_files_become_hashable():
+    hash(create_model("own_tiny", widths=[3, [4]]))
+
+
+def test_a_wrong_table_is_refused():
+    with pytest.raises(ValueError, match="no field \\['width'\\]"):
+        register_family("own", Own, {"own_tiny": row(width=3)})
+    with pytest.raises(ValueError, match="input_kind='audio'"):
+        register_family("own", Own, {}, input_kind="audio")
+    with pytest.raises(ValueError, match=r"registered by scanmax\.models\.vit"):
+        register_family("vit", Own, {})
+    with pytest.raises(ValueError, match="'own_tiny' of 'other' is a model of 'own'"):
+        register_family("other", Own, {"own_tiny": row()})
