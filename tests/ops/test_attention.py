@@ -100,8 +100,17 @@ class DotProductAttentionTest(AttentionSuite):
             options={"chunk_size": 2, "normalizer": "softmax_two_pass", "is_causal": True},
             full=True,
         ),
-        *OpCase.lengths((1, 2, 63), options={"chunk_size": 32, "is_causal": True}),
-        *OpCase.lengths((64, 65, 200), heads=(3, 3), options={"chunk_size": (64, 48)}),
+        OpCase(length=1, options={"is_causal": True}),
+        OpCase(length=2, batch=(1, 2), options={"chunk_size": 32}),
+        *(
+            OpCase(
+                length=length,
+                heads=(3, 3),
+                options={"chunk_size": (64, 48), "is_causal": length == 200},
+                forms=("chunked",),
+            )
+            for length in (63, 64, 65, 200)
+        ),
         OpCase(length=70, source=20, options={"chunk_size": 16, "local_window_size": (9, 3)}),
         OpCase(length=20, source=70, options={"chunk_size": 16, "local_window_size": (None, 3)}),
     )
@@ -215,7 +224,7 @@ class NormalizerTest(AttentionSuite):
             key_lengths=(6, 3),
             query_lengths=(5, 5),
             options={"chunk_size": (3, 4), "normalizer": normalizer},
-            full=True,
+            full=isinstance(normalizer, SoftmaxOne | SquaredRelu),
         )
         for normalizer in (SoftmaxOne(), Softplus(), SquaredRelu(), ops.Sigmoid(bias=-1.5))
     )
