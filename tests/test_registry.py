@@ -49,7 +49,7 @@ class PyramidSuite(ModelSuite):
     small = (
         ModelCase(
             list_models(family="pyramid")[0],
-            {**STAGES, "heads": (1, 2)},
+            {**STAGES, "heads": (1, 2), "mixer": ("nc_ssd", "attention")},
             input_size=(16, 16, 3),
             other_inputs=((32, 16, 3),),
         ),
