@@ -136,8 +136,11 @@ def _heads(state, q, k, v, a, w, *, diagonal, precision):
     dtype = state.dtype
     dot = functools.partial(jnp.einsum, precision=precision, preferred_element_type=dtype)
     shape, v = v.shape, v.reshape(batch, c, groups, -1, v.shape[-1])
-    # [B, G, 1, c, c]: the products of queries and keys, once for all heads of a group
-    scores = dot("bigk,bjgk->bgij", q, k)[:, :, None]
+    if w is not None:
+        w = _spread("bigr,v->bigrv", w.reshape(v.shape[:-1]), v.shape[-1])
+        v = (v.astype(dtype) * w).astype(v.dtype)
+    # [B, G, R, c, c]: the products of queries and keys are taken once for all heads of a group
+    scores = _spread("bgij,r->bgrij", dot("bigk,bjgk->bgij", q, k), v.shape[3])
     mask = align(jnp.tri(c, k=0 if diagonal else -1, dtype=bool), scores)
     y = dot("bigk,bgkrv->bigrv", q, state.astype(q.dtype))
     update = v
@@ -148,17 +151,24 @@ def _heads(state, q, k, v, a, w, *, diagonal, precision):
         sums = segment_sums(a)
         scores = scores * jnp.exp(sums if diagonal else jnp.where(mask, sums, -jnp.inf))
         into = jnp.exp(jnp.cumsum(a, -1))  # decay from the state to a token
-        y = y * into.transpose(0, 3, 1, 2)[..., None]
-        state = state * into[..., -1][:, :, None, :, None]
+        y = y * _spread("bgri,v->bigrv", into, v.shape[-1])
+        total = _spread("bgr,v->bgrv", into[..., -1], v.shape[-1])
+        state = state * _spread("bgrv,k->bgkrv", total, state.shape[2])
         out = jnp.exp(sums[..., -1, :])  # decay from a token to the next state
-        out = out if w is None else out * w.reshape(batch, c, groups, -1).transpose(0, 2, 3, 1)
-        update = (v.astype(dtype) * out.transpose(0, 3, 1, 2)[..., None]).astype(v.dtype)
-    if w is not None:
-        scores = scores * w.reshape(batch, c, groups, -1).transpose(0, 2, 3, 1)[..., None, :]
-    scores = jnp.broadcast_to(scores, (batch, groups, v.shape[3], c, c)).astype(v.dtype)
-    y = y + dot("bgrij,bjgrv->bigrv", scores, v)
+        out = _spread("bgri,v->bigrv", out, v.shape[-1])
+        update = (v.astype(dtype) * out).astype(v.dtype)
+    y = y + dot("bgrij,bjgrv->bigrv", scores.astype(v.dtype), v)
     state = state + dot("bjgk,bjgrv->bgkrv", k, update)
     return state, y.reshape(shape)
+
+
+def _spread(equation, x, size):
+    """x along a new axis of `size`, as a product with ones.
+
+    Its gradient is then a product with ones too, which XLA on CPU runs several times faster than
+    the sum that the gradient of a broadcast is.
+    """
+    return jnp.einsum(equation, x, jnp.ones(size, x.dtype), precision=lax.Precision.HIGHEST)
 
 
 def _channels(state, q, k, v, a, w, *, diagonal, precision):
