@@ -133,9 +133,18 @@ def _grouped(x, kernel, stride, dilation, groups, precision) -> Array:
     return total.reshape(*total.shape[:3], -1).astype(x.dtype)
 
 
-def _shifted(x: Array, kernel: Array, stride, dilation) -> Array:
-    """Depthwise sum over taps of the padded x [B, Y, X, C] with kernel [ky, kx, C]."""
+def _shifted(x: Array, edges, kernel: Array, stride, dilation) -> Array:
+    """Depthwise sum over taps of x [B, Y, X, C] with kernel [ky, kx, C].
+
+    `edges` are rows and columns of zeros (before, after, between), as in jax.lax.pad.
+    """
     rows, columns, _ = kernel.shape
+    # A norm or product behind the convolution would draw the last taps into its own kernel, which
+    # wants every slice and every broadcast weight as an array of its own. It stops at a slice: one
+    # row too many is computed, and cut off.
+    (before, after, between), across = edges
+    down = (before, after + stride[0], between)
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), down, across, (0, 0, 0)))
     outputs = _outputs(x.shape[1:3], (rows, columns), stride, dilation)
     # Without it XLA would slice before it pads, and pad once for every tap.
     x = jax.lax.optimization_barrier(x)
@@ -155,7 +164,7 @@ def _shifted(x: Array, kernel: Array, stride, dilation) -> Array:
         return total
 
     if rows * columns <= _UNROLLED_TAPS:
-        return products(x, kernel)
+        return products(x, kernel)[:, :-1]
     height = (outputs[0] - 1) * stride[0] + 1
 
     def add_row(total, row):
@@ -164,7 +173,7 @@ def _shifted(x: Array, kernel: Array, stride, dilation) -> Array:
         return total + products(seen, kernel_row[None]), None
 
     zeros = jnp.zeros((x.shape[0], *outputs, x.shape[3]), x.dtype)
-    return jax.lax.scan(add_row, zeros, (jnp.arange(rows), kernel))[0]
+    return jax.lax.scan(add_row, zeros, (jnp.arange(rows), kernel))[0][:, :-1]
 
 
 def _steps(batch: int, rows: int) -> tuple[int, int]:
@@ -228,7 +237,8 @@ def _kernel_gradient(x: Array, dy: Array, window, stride, dilation) -> Array:
 def _depthwise(x: Array, kernel: Array, stride, pads, dilation) -> Array:
     """x [B, Y, X, C], kernel [ky, kx, C]; autodiff of the shifts would scatter every tap."""
     dtype = accumulator_dtype(x, kernel)
-    y = _shifted(_pad(x.astype(dtype), pads), kernel.astype(dtype), stride, dilation)
+    edges = [(*pad, 0) for pad in pads]
+    y = _shifted(x.astype(dtype), edges, kernel.astype(dtype), stride, dilation)
     return y.astype(x.dtype)
 
 
@@ -247,8 +257,7 @@ def _depthwise_backward(stride, pads, dilation, saved, dy):
         (r - 1 - before, n + before - 1 - (outputs - 1) * s, s - 1)
         for r, n, (before, _), outputs, s in zip(reach, x.shape[1:3], pads, dy.shape[1:3], stride)
     ]
-    spread = jax.lax.pad(dy, jnp.zeros((), dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    dx = _shifted(spread, kernel.astype(dtype)[::-1, ::-1], (1, 1), dilation)
+    dx = _shifted(dy, edges, kernel.astype(dtype)[::-1, ::-1], (1, 1), dilation)
     dkernel = _kernel_gradient(_pad(x.astype(dtype), pads), dy, window, stride, dilation)
     return dx.astype(x.dtype), dkernel.astype(kernel.dtype)
 
