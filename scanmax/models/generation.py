@@ -27,7 +27,7 @@ def generate(
     tokens and then to the fewest whose probabilities reach top_p.
 
     Args:
-      model: a language model with `prefill` and `step`; any causal mixer will do.
+      model: a language model with the `prefill` and `step` of `LanguageModel`; any causal mixer.
       variables: its variables.
       prompt: the tokens to continue, T >= 1.
       max_new_tokens: how many tokens to draw.
@@ -152,8 +152,8 @@ def _generate(
         return (state, token, done), token
 
     length = prompt.shape[1] + max_new_tokens
-    logits, state = model.apply(variables, prompt, length, method="prefill")
+    logits, state = model.apply(variables, prompt, length, last_only=True, method="prefill")
     keys = jax.random.split(key, max_new_tokens)
-    token, done = settle(draw(keys[0], logits[:, -1]), jnp.zeros(prompt.shape[0], bool))
+    token, done = settle(draw(keys[0], logits), jnp.zeros(prompt.shape[0], bool))
     _, rest = jax.lax.scan(body, (state, token, done), keys[1:])
     return jnp.concatenate([token[:, None], rest.T], axis=1)

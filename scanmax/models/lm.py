@@ -70,11 +70,16 @@ class LanguageModel(nn.Module):
         return (self.forward(tokens, train, as_hidden=True),)
 
     def prefill(
-        self, tokens: Int[Array, "B T"], length: int | None = None
-    ) -> tuple[Float[Array, "B T vocab"], Any]:
-        """Reads a prompt: the logits, and a state with room for `length` tokens in all."""
+        self, tokens: Int[Array, "B T"], length: int | None = None, last_only: bool = False
+    ) -> tuple[Float[Array, "B T vocab"] | Float[Array, "B vocab"], Any]:
+        """Reads a prompt: the logits, and a state with room for `length` tokens in all.
+
+        With `last_only` the logits are those after the last token, [B, vocab]: of a long prompt
+        nothing as wide as the vocabulary is made but that.
+        """
         state = self.init_state(tokens.shape[0], length or tokens.shape[1])
-        return self.forward(tokens, False, state=state)
+        logits, state = self.forward(tokens, False, state=state, last_only=last_only)
+        return (logits[:, 0] if last_only else logits), state
 
     def step(self, state: Any, token: Int[Array, " B"]) -> tuple[Float[Array, "B vocab"], Any]:
         """Reads one token of each sequence: the logits of the next, and the state."""
@@ -82,7 +87,7 @@ class LanguageModel(nn.Module):
         return logits[:, 0], state
 
     @nn.compact
-    def forward(self, tokens, train, state=None, as_hidden=False):
+    def forward(self, tokens, train, state=None, as_hidden=False, last_only=False):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         embed = Embed(self.vocab_size, self.dim, name="embed", **dtypes)
         x = embed(tokens).astype(self.residual_dtype or at_least_float32(self.dtype))
@@ -102,6 +107,8 @@ class LanguageModel(nn.Module):
         self.sow("intermediates", "pre_logits", x)
         if as_hidden:
             return x
+        if last_only:
+            x = x[:, -1:]
         if self.tied:
             logits = embed.attend(x)
         else:

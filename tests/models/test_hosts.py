@@ -125,6 +125,8 @@ def test_prefill_and_steps_give_the_logits_of_the_whole(mixer):
     for host, own in models:
         logits, state = host.apply(own, tokens[:, :4], 7, method="prefill")
         chex.assert_trees_all_close(logits, whole[:, :4], rtol=1e-4, atol=1e-4)
+        last, _ = host.apply(own, tokens[:, :4], 7, last_only=True, method="prefill")
+        chex.assert_trees_all_close(last, whole[:, 3], rtol=1e-4, atol=1e-4)
         step = jax.jit(
             lambda own, state, token, host=host: host.apply(own, state, token, method="step")
         )
