@@ -76,7 +76,7 @@ def curves(
         rate.set_ylim(bottom=0)
         _series(speed, train, "examples_per_second", INK)
         speed.set_title("Throughput, " + ("windows" if is_language else "images") + " per second")
-        speed.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        speed.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         speed.set_ylim(bottom=0)
         epochs = _epochs_per_step(train)
         for axes in (loss, quality, rate, speed):
