@@ -143,6 +143,11 @@ class Dense(nn.Module):
         kernel = self.param(
             "kernel", partitioned(self.kernel_init, self.axes), shape, self.param_dtype
         )
+        leading = x.shape[: x.ndim - self.contract]
+        # Maps as one list of pixels: with a bias, XLA on CPU takes half the time. Sequences keep
+        # their axes, which may be sharded apart.
+        if len(leading) > 2:
+            x = x.reshape(-1, *x.shape[len(leading) :])
         contracted = tuple(range(x.ndim - self.contract, x.ndim))
         y = jax.lax.dot_general(
             x.astype(self.dtype),
@@ -153,7 +158,7 @@ class Dense(nn.Module):
             bias_init = partitioned(self.bias_init, self.axes[self.contract :])
             bias = self.param("bias", bias_init, features, self.param_dtype)
             y = y + _along(bias.astype(self.dtype), y)
-        return y
+        return y.reshape(*leading, *features)
 
 
 class Conv(nn.Module):
@@ -367,8 +372,14 @@ class Mlp(nn.Module):
         return nn.Dropout(self.dropout_rate, deterministic=not train)(y)
 
 
+def gelu(x: Array) -> Array:
+    """x Phi(x) by erf, as torch has it: on CPU four times faster than by erfc, as jax.nn has it."""
+    y = x.astype(at_least_float32(x.dtype))
+    return (y * (0.5 + 0.5 * jax.lax.erf(y * float(np.sqrt(0.5))))).astype(x.dtype)
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,

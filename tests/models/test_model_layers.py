@@ -122,3 +122,12 @@ def test_a_gated_mlp_multiplies_its_two_halves():
     chex.assert_trees_all_close(mlp.apply({"params": params}, x), expected, atol=1e-6)
     with pytest.raises(ValueError, match="did you mean 'gelu'"):
         layers.activation("gellu")
+
+
+def test_gelu_is_the_exact_one():
+    x = jnp.linspace(-8.0, 8.0, 401)
+    chex.assert_trees_all_close(layers.activation("gelu")(x), jax.nn.gelu(x, False), atol=1e-6)
+    narrow = x.astype(jnp.bfloat16)
+    chex.assert_trees_all_close(
+        layers.activation("gelu")(narrow), jax.nn.gelu(narrow, False), atol=2e-2
+    )
