@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "parity"))
+sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent / "parity")]
 
 
 def main() -> None:

@@ -5,25 +5,13 @@ transformers are needed (the `parity` extra), scanmax is not.
 """
 
 import dataclasses
-import os
 
 import numpy as np
 import torch
 
-# transformers then says nothing about missing kernels and never looks for the network.
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+from benchmarks.peers import import_peer
 
-try:
-    import timm
-except RuntimeError as error:
-    # On a CPU-only torch the compiled half of torchvision is missing; timm needs its names only.
-    if "torchvision::" not in str(error):
-        raise
-    _library = torch.library.Library("torchvision", "DEF")
-    for _name in ("nms", "qnms"):
-        _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import timm
+timm = import_peer("timm")
 
 
 @dataclasses.dataclass(frozen=True)
