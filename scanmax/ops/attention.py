@@ -230,7 +230,7 @@ def attention_matrix(
     """
     dtype = query.dtype
     query, key, bias, mask = check_arrays(query, key, None, bias, mask)
-    batch, (T, H, _), S = query.shape[:-3], query.shape[-3:], key.shape[-3]
+    batch, T = query.shape[:-3], query.shape[-3]
     query_seq_lengths = _check_lengths("query_seq_lengths", query_seq_lengths, batch)
     key_value_seq_lengths = _check_lengths("key_value_seq_lengths", key_value_seq_lengths, batch)
     key, _ = _clear_hidden(key, None, mask, key_value_seq_lengths)
@@ -250,7 +250,6 @@ def attention_matrix(
     )
     scores, total = _scores(get_normalizer(normalizer), logits, num_keys)
     weights = scores if total is None else divide(scores, total)
-    weights = weights.reshape(*batch, H, T, S)
     if query_seq_lengths is not None:
         weights = jnp.where(jnp.moveaxis(asked, -3, -2), weights, jnp.zeros_like(weights))
     return weights.astype(dtype)
@@ -368,31 +367,31 @@ def _clear_hidden(key, value, mask, lengths):
     return key, value
 
 
+def _per_key_head(x, groups):
+    """[*B, H, T, .] -> [*B, G, R T, .]: one product per key head. No data move."""
+    *batch, heads, length, width = x.shape
+    return x.reshape(*batch, groups, heads // groups * length, width)
+
+
 def _masked_logits(query, key, bias, mask, scale, window, lengths, cap, precision):
-    """Logits [*B, G, R, T, S], -inf where masked, and the number of keys."""
-    *batch, T, H, K = query.shape
+    """Logits [*B, H, T, S], -inf where masked, and the number of keys."""
+    *batch, T, H, _ = query.shape
     S, G = key.shape[-3:-1]
     dtype = accumulator_dtype(query)
     # heads first, so that no product has to transpose the matrix
-    query = jnp.moveaxis(query.reshape(*batch, T, G, H // G, K), -4, -2)
     logits = jnp.einsum(
-        "...grtk,...gsk->...grts",
-        query,
+        "...gtk,...gsk->...gts",
+        _per_key_head(jnp.moveaxis(query, -3, -2), G),
         jnp.moveaxis(key, -3, -2),
         precision=precision,
         preferred_element_type=dtype,
-    )
+    ).reshape(*batch, H, T, S)
     logits = logits * scale.astype(dtype)
     if cap is not None:
         logits = cap * jnp.tanh(logits / cap)
-
-    def grouped(x):
-        heads = (1, 1) if x.shape[-3] == 1 else (G, H // G)
-        return x.reshape(*x.shape[:-3], *heads, *x.shape[-2:])
-
     if bias is not None:
-        logits = logits + grouped(bias).astype(dtype)
-    ones = (1,) * (len(batch) + 2)
+        logits = logits + bias.astype(dtype)
+    ones = (1,) * (len(batch) + 1)
     row = jnp.arange(T, dtype=jnp.int32).reshape(*ones, T, 1)
     column = jnp.arange(S, dtype=jnp.int32).reshape(*ones, 1, S)
     left, right = window
@@ -402,11 +401,11 @@ def _masked_logits(query, key, bias, mask, scale, window, lengths, cap, precisio
     if left is not None:
         logits = jnp.where(column >= row - left, logits, -jnp.inf)
     if lengths is not None:
-        lengths = lengths.reshape(*lengths.shape, 1, 1, 1, 1)
+        lengths = lengths.reshape(*lengths.shape, 1, 1, 1)
         logits = jnp.where(column < lengths, logits, -jnp.inf)
         num_keys = lengths.astype(dtype)
     if mask is not None:
-        logits = jnp.where(grouped(mask), logits, -jnp.inf)
+        logits = jnp.where(mask, logits, -jnp.inf)
     return logits, num_keys
 
 
@@ -415,17 +414,18 @@ def attend(normalizer, query, key, value, bias, mask, scale, window, lengths, ca
     logits, num_keys = _masked_logits(
         query, key, bias, mask, scale, window, lengths, cap, precision
     )
-    scores, total = _scores(normalizer, logits, num_keys)  # [*B, G, R, T, S], [*B, G, R, T, 1]
+    scores, total = _scores(normalizer, logits, num_keys)  # [*B, H, T, S], [*B, H, T, 1]
     y = jnp.einsum(
-        "...grts,...gsv->...grtv",
-        scores.astype(value.dtype),
+        "...gts,...gsv->...gtv",
+        _per_key_head(scores.astype(value.dtype), key.shape[-2]),
         jnp.moveaxis(value, -3, -2),
         precision=precision,
         preferred_element_type=logits.dtype,
-    )
+    ).reshape(*logits.shape[:-1], value.shape[-1])
     if total is not None:
-        y = divide(y, total)
-    return jnp.moveaxis(y, -2, -4).reshape(*query.shape[:-1], value.shape[-1]).astype(value.dtype)
+        # an empty row is 0 already; choosing among totals is cheaper than among outputs
+        y = y / jnp.where(total == 0, jnp.ones_like(total), total)
+    return jnp.moveaxis(y, -3, -2).astype(value.dtype)
 
 
 def _scores(normalizer, logits, num_keys):
@@ -435,10 +435,12 @@ def _scores(normalizer, logits, num_keys):
         null = jnp.full((*logits.shape[:-1], 1), null, logits.dtype)
     level = None
     if normalizer.shifted:
-        level = jnp.max(normalizer.level(logits), -1, keepdims=True, initial=-jnp.inf)
+        # A finite floor instead of a choice afterwards: rows that attend to nothing stay at 0, and
+        # XLA on CPU keeps the maximum and the scores in one fusion.
+        floor = jnp.finfo(logits.dtype).min
+        level = jnp.max(normalizer.level(logits), -1, keepdims=True, initial=floor)
         if null is not None:
             level = jnp.maximum(level, normalizer.level(null))
-        level = jnp.where(level == -jnp.inf, jnp.zeros_like(level), level)
         level = lax.stop_gradient(level)
     scores = normalizer.score(logits, level, num_keys)
     if not normalizer.normalized:
