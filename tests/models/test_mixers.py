@@ -1,4 +1,6 @@
-"""Mixers: their equations, their prefix tokens, and one token at a time."""
+"""Every registered mixer: in both hosts, in other orders, in parts; CASES says what each keeps."""
+
+import re
 
 import chex
 import flax.linen as nn
@@ -6,14 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mixer_cases import CASES
 
-from scanmax import ops
 from scanmax.errors import UserError
+from scanmax.models import create_model
 from scanmax.models.mixers import MIXERS, create_mixer
+from scanmax.papers import TITLES
+from scanmax.testing.model_suite import COMPILER_OPTIONS
 
 GRID, PREFIX, DIM = (3, 4), 2, 8
 TOKENS = PREFIX + GRID[0] * GRID[1]
-CAUSAL = sorted(set(MIXERS) - {"nc_ssd"})
+CAUSAL = sorted(name for name, case in CASES.items() if case.causal)
+VIT = {"img_size": 8, "patch_size": 2, "dim": 8, "depth": 1, "heads": 2, "num_classes": 3}
+PYRAMID = {"dims": (8, 8), "depths": (1, 1), "heads": (2, 2), "num_classes": 3, "mlp_ratio": 1.0}
 
 
 @pytest.fixture(autouse=True)
@@ -22,117 +29,176 @@ def strict():
         yield
 
 
-def mixer_and_params(name, **fields):
-    mixer = create_mixer(name, heads=2, **fields)
-    x = jax.random.normal(jax.random.key(0), (2, TOKENS, DIM))
-    boxed = jax.eval_shape(lambda key: mixer.init(key, x), jax.random.key(1))["params"]
+def randomised(boxed, scale=0.3):
+    """Random values for parameters, none zero or small as some start; statistics that are some."""
     rng = np.random.default_rng(0)
-    # None of them zero or small, as some start; nothing is compiled.
-    params = jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape) + 0.1, leaf.dtype),
-        nn.unbox(boxed),
+
+    def fill(collection, leaf):
+        values = rng.normal(size=leaf.shape)
+        if collection == "batch_stats":
+            return jnp.asarray(np.abs(values) + 0.5, leaf.dtype)
+        return jnp.asarray(scale * values + 0.1, leaf.dtype)
+
+    return {
+        collection: jax.tree.map(lambda leaf, name=collection: fill(name, leaf), tree)
+        for collection, tree in nn.unbox(boxed).items()
+        if collection in ("params", "batch_stats")
+    }
+
+
+def mixer_and_variables(name, options=None, grid=None, **fields):
+    case = CASES[name]
+    mixer = create_mixer(name, heads=2, options={**case.options, **(options or {})}, **fields)
+    tokens = TOKENS if grid is None else fields.get("prefix_tokens", 0) + grid[0] * grid[1]
+    x = jax.random.normal(jax.random.key(0), (2, tokens, DIM))
+    boxed = jax.eval_shape(lambda key: mixer.init(key, x, grid=grid), jax.random.key(1))
+    return mixer, randomised(boxed), x
+
+
+def compiled(function, *args):
+    """The function compiled without XLA's slow passes: compiling is what these tests cost."""
+    return jax.jit(function).lower(*args).compile(compiler_options=COMPILER_OPTIONS)
+
+
+def host(kind, name, **fields):
+    """The host with the mixer, its random variables and images."""
+    options = {"mixer": name, "mixer_options": {name: CASES[name].options}, **fields}
+    if kind == "vit":
+        model, side = create_model("vit_tiny_patch16_224", **{**VIT, **options}), 8
+    else:
+        model, side = create_model("pyramid_tiny", **{**PYRAMID, **options}), 16
+    images = jax.random.normal(jax.random.key(2), (2, side, side, 1))
+    boxed = jax.eval_shape(model.init, jax.random.key(0), images)
+    return model, randomised(boxed), images
+
+
+def test_every_mixer_has_a_case_and_says_what_it_is():
+    assert set(CASES) == set(MIXERS)
+    for name, mixer in MIXERS.items():
+        assert mixer.formula, f"{name} has no formula"
+        assert mixer.cost, f"{name} has no cost"
+        assert set(mixer.papers) <= set(TITLES), name
+
+
+@pytest.mark.parametrize("kind", ["vit", "pyramid"])
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_both_hosts_train_it(name, kind):
+    model, variables, images = host(kind, name)
+    traces = 0
+
+    def loss(params, rest, images):
+        nonlocal traces
+        traces += 1
+        logits = model.apply({"params": params, **rest}, images)
+        return jnp.sum(jnp.sin(jnp.arange(6.0).reshape(2, 3)) * logits), logits
+
+    params = variables.pop("params")
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=COMPILER_OPTIONS)
+    (_, logits), gradients = run(params, variables, images)
+    run(params, variables, images + 1)
+    assert traces == 1, "the mixer is traced again for equal shapes"
+    chex.assert_shape(logits, (2, 3))
+    chex.assert_tree_all_finite((logits, gradients))
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+        where = jax.tree_util.keystr(path)
+        if not any(re.search(skip, where) for skip in CASES[name].skips):
+            assert float(jnp.abs(gradient).max()) > 0, f"no gradient reaches {where}"
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_four_stages_take_images_of_any_size(name):
+    # Down to maps of 1 x 1, odd ones, and ones that no window divides.
+    four = {"dims": (8,) * 4, "depths": (1,) * 4, "heads": (2,) * 4}
+    model, variables, _ = host("pyramid", name, **four)
+    for sides in ((32, 32), (64, 40), (72, 56)):
+        images = jax.ShapeDtypeStruct((1, *sides, 1), jnp.float32)
+        run = jax.eval_shape(lambda x: model.apply(variables, x), images)
+        assert run.shape == (1, 3)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_bfloat16_is_nearly_the_same(name):
+    mixer, variables, x = mixer_and_variables(name, prefix_tokens=PREFIX, grid=GRID)
+    narrow = mixer.clone(dtype=jnp.bfloat16)
+    expected, actual = (
+        compiled(lambda v, x, own=own: own.apply(v, x, grid=GRID), variables, x)(variables, x)
+        for own in (mixer, narrow)
     )
-    return mixer, params, x
+    assert actual.dtype == jnp.bfloat16
+    actual = actual.astype(jnp.float32)
+    error = jnp.linalg.norm(actual - expected) / jnp.linalg.norm(expected)
+    assert float(error) < 5e-2
 
 
-@pytest.mark.parametrize("name", ["attention", "linear_attention"])
-def test_the_sown_matrix_is_what_attention_applies(name):
-    mixer, params, x = mixer_and_params(name, prefix_tokens=PREFIX)
-
-    @jax.jit
-    def run(params, x):
-        y, state = mixer.apply({"params": params}, x, grid=GRID, mutable=["intermediates"])
-        return y, state["intermediates"]["attention"][0]
-
-    y, matrix = run(params, x)
-    chex.assert_shape(matrix, (2, 2, TOKENS, TOKENS))
-    chex.assert_trees_all_close(matrix.sum(-1), jnp.ones((2, 2, TOKENS)), atol=1e-5)
-    kernel, bias = params["qkv"]["kernel"][:, 2], params["qkv"]["bias"][2]
-    value = jnp.einsum("btd,dhk->bthk", x, kernel) + bias[None, None]
-    mixed = jnp.einsum("bhts,bshk->bthk", matrix, value)
-    expected = jnp.einsum("bthk,hkd->btd", mixed, params["out"]["kernel"])
-    chex.assert_trees_all_close(y, expected + params["out"]["bias"][None, None], atol=1e-4)
-
-
-def test_the_bidirectional_scan_counts_each_token_once():
-    mixer, params, _ = mixer_and_params("ssd", prefix_tokens=PREFIX)
-    rng = np.random.default_rng(0)
-    xbc = jnp.asarray(rng.normal(size=(1, 6, 16 + 2 * 64)), jnp.float32)
-    dt = jnp.asarray(rng.normal(size=(1, 6, 2)), jnp.float32)
-    A, D = -jnp.array([0.5, 1.0]), jnp.array([1.0, 2.0])
-    rates = {"A": A, "D": D, "dt_bias": jnp.zeros(2)}
-    y, state = mixer.apply(
-        {"params": params}, xbc, dt, rates, method="scan_both", mutable=["intermediates"]
-    )
-    x, B, C = jnp.split(xbc, (16, 80), axis=-1)
-    x, B, C = x.reshape(1, 6, 2, 8), B[:, :, None], C[:, :, None]
-    forward = ops.ssd(x, dt, A, B, C, dt_softplus=True)
-    x_back, dt_back, B_back, C_back = (jnp.flip(array, 1) for array in (x, dt, B, C))
-    backward = jnp.flip(ops.ssd(x_back, dt_back, A, B_back, C_back, dt_softplus=True), 1)
-    own = jnp.sum(C * B, -1)[..., None] * jax.nn.softplus(dt)[..., None] * x
-    skip = D[None, None, :, None] * x
-    chex.assert_trees_all_close(y, forward + backward - own + skip, rtol=1e-4, atol=1e-4)
-    # The sown matrix is the hidden attention of this sum.
-    mixed = jnp.einsum("bhts,bshp->bthp", state["intermediates"]["attention"][0], x)
-    chex.assert_trees_all_close(mixed + skip, y, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", sorted(set(MIXERS) - {"mamba2"}))
+@pytest.mark.parametrize("name", sorted(n for n, case in CASES.items() if case.reach))
 def test_prefix_and_grid_see_each_other(name):
-    mixer, params, x = mixer_and_params(name, prefix_tokens=PREFIX)
+    mixer, variables, x = mixer_and_variables(name, prefix_tokens=PREFIX, grid=GRID)
 
-    @jax.jit
-    def influence(x):
-        tangent = jax.jacobian(lambda x: mixer.apply({"params": params}, x, grid=GRID)[0].sum(-1))(
-            x
+    def influence(variables, x):
+        first = jax.jacobian(lambda x: mixer.apply(variables, x, grid=GRID)[0].sum(-1))(x)
+        return jnp.abs(first[:, 0]).sum(-1)
+
+    influence = compiled(influence, variables, x)(variables, x)
+    if CASES[name].reach == "all":
+        assert float(influence.min()) > 0
+    else:
+        assert float(influence[:PREFIX].min()) > 0, "prefix tokens read every token"
+        assert float(influence[:, :PREFIX].min()) > 0, "every token reads the prefix"
+
+
+@pytest.mark.parametrize("name", sorted(n for n, case in CASES.items() if case.order))
+def test_order_means_what_it_should(name):
+    case = CASES[name]
+    if case.order == "permutation":
+        mixer, variables, x = mixer_and_variables(name, case.order_options)
+        run = compiled(mixer.apply, variables, x)
+        order = np.random.default_rng(0).permutation(TOKENS)
+        chex.assert_trees_all_close(
+            run(variables, x[:, order]), run(variables, x)[:, order], rtol=1e-4, atol=1e-4
         )
-        return jnp.abs(tangent[:, 0]).sum(-1)
-
-    # Every output depends on every input, the class token on every patch.
-    assert float(influence(x).min()) > 0
+        return
+    side = case.shift * (2 * case.margin // case.shift + 4)
+    mixer, variables, x = mixer_and_variables(name, case.order_options, grid=(side, side))
+    run = compiled(lambda v, x: mixer.apply(v, x, grid=(side, side)), variables, x)
+    maps = x.reshape(2, side, side, DIM)
+    moved = jnp.roll(maps, (case.shift, -case.shift), (1, 2))
+    inner = slice(case.margin + case.shift, side - case.margin - case.shift)
+    expected, actual = (run(variables, m.reshape(x.shape)).reshape(m.shape) for m in (maps, moved))
+    expected = jnp.roll(expected, (case.shift, -case.shift), (1, 2))
+    chex.assert_trees_all_close(
+        actual[:, inner, inner], expected[:, inner, inner], rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_causal_mixers_read_the_past_only(name):
-    mixer, params, x = mixer_and_params(name, is_causal=True)
-    run = jax.jit(lambda x: mixer.apply({"params": params}, x))
-    changed = run(x.at[:, 7:].add(1.0))
-    chex.assert_trees_all_close(changed[:, :7], run(x)[:, :7], atol=1e-5)
-    assert float(jnp.abs(changed[:, 7:] - run(x)[:, 7:]).min(axis=(0, 2)).max()) > 0
+    mixer, variables, x = mixer_and_variables(name, is_causal=True)
+    run = compiled(mixer.apply, variables, x)
+    before = run(variables, x)
+    changed = run(variables, x.at[:, 7:].add(1.0))
+    chex.assert_trees_all_close(changed[:, :7], before[:, :7], atol=1e-5)
+    assert float(jnp.abs(changed[:, 7:] - before[:, 7:]).min(axis=(0, 2)).max()) > 0
 
 
-OPTIONS = {
-    "attention": (
-        {},
-        {"kv_heads": 1, "rotary_base": 100.0, "qk_norm": True},
-        {"local_window_size": 3, "logits_soft_cap": 2.0},
-        {"normalizer": "stablemax"},
-    ),
-    "linear_attention": ({}, {"normalize": False}),
-    "mamba2": ({},),
-    "ssd": ({"state_size": 4, "groups": 2},),
-}
+@pytest.mark.parametrize("name", sorted(set(CASES) - set(CAUSAL)))
+def test_others_say_that_they_have_no_causal_form(name):
+    with pytest.raises(ValueError, match="no causal form"):
+        mixer_and_variables(name, is_causal=True)
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [(name, options) for name in CAUSAL for options in OPTIONS[name]]
+    ("name", "options"),
+    [(name, options) for name in CAUSAL for options in CASES[name].generates or ()],
 )
 def test_parts_and_single_tokens_give_the_whole(name, options):
-    mixer, params, x = mixer_and_params(name, is_causal=True, options=options)
-    whole = jax.jit(lambda x: mixer.apply({"params": params}, x))(x)
-    run = jax.jit(lambda x, state: mixer.apply({"params": params}, x, state=state))
+    mixer, variables, x = mixer_and_variables(name, options, is_causal=True)
+    whole = jax.jit(lambda x: mixer.apply(variables, x))(x)
+    run = jax.jit(lambda x, state: mixer.apply(variables, x, state=state))
     state, outputs = mixer.init_state(2, TOKENS, DIM), []
     for part in (x[:, :5], x[:, 5:6], x[:, 6:7], x[:, 7:]):
         y, state = run(part, state)
         outputs.append(y)
     chex.assert_trees_all_close(jnp.concatenate(outputs, 1), whole, rtol=1e-4, atol=1e-4)
-
-
-def test_nc_ssd_knows_no_order_without_its_convolution():
-    mixer, params, x = mixer_and_params("nc_ssd", options={"conv_size": 1})
-    run = jax.jit(lambda x: mixer.apply({"params": params}, x))
-    order = np.random.default_rng(0).permutation(TOKENS)
-    chex.assert_trees_all_close(run(x[:, order]), run(x)[:, order], atol=1e-4)
 
 
 def test_a_users_mistake_is_told():
@@ -143,8 +209,6 @@ def test_a_users_mistake_is_told():
     x = jnp.zeros((1, 4, 6))
     with pytest.raises(ValueError, match="heads=4 do not divide 6"):
         create_mixer("attention", heads=4).init(jax.random.key(0), x)
-    with pytest.raises(ValueError, match="no causal form"):
-        create_mixer("nc_ssd", heads=2, is_causal=True).init(jax.random.key(0), x)
     with pytest.raises(ValueError, match="expected 2 \\* 3 tokens"):
         create_mixer("nc_ssd", heads=2).init(jax.random.key(0), x, grid=(2, 3))
     with pytest.raises(NotImplementedError, match="cannot generate"):

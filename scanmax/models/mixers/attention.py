@@ -1,6 +1,6 @@
 """Softmax attention as a module, and every other normalizer that the op takes."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -25,6 +25,9 @@ class Attention(Mixer):
       local_window_size: tokens to the left (and right) that a token reads; None is all.
       logits_soft_cap: bounds the logits by cap * tanh(logits / cap); None leaves them.
     """
+
+    formula: ClassVar[str] = "y_t = sum_s softmax_s(q_t . k_s / sqrt K) v_s"
+    cost: ClassVar[str] = "T^2"
 
     kv_heads: int | None = None
     normalizer: str = "softmax"

@@ -1,7 +1,7 @@
 """What every token mixer shares: its fields, its signature, its state."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -24,8 +24,14 @@ class Mixer(nn.Module):
       prefix_tokens: leading tokens outside the grid.
       is_causal: token t reads tokens up to t only.
       use_bias: biases in the projections.
+
+    A class says what it is, for the gallery and the command line: `formula` in one line, `cost` in
+    the tokens T, `papers` by their ids.
     """
 
+    formula: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    papers: ClassVar[tuple[str, ...]] = ()
     heads: int
     prefix_tokens: int = 0
     is_causal: bool = False

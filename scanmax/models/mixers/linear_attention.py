@@ -1,6 +1,6 @@
 """Linear attention as a module: the softmax replaced by a product of feature maps."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ class LinearAttention(Mixer):
       feature_map: phi, a name of `ops.linear_attention`.
       normalize: divide by the sum of the weights.
     """
+
+    formula: ClassVar[str] = "y_t = sum_s phi(q_t) . phi(k_s) v_s / sum_s phi(q_t) . phi(k_s)"
+    cost: ClassVar[str] = "T"
 
     feature_map: str | None = "elu"
     normalize: bool = True

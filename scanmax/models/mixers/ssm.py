@@ -1,6 +1,6 @@
 """State-space mixers: the Mamba-2 mixer (causal or in both directions) and its non-causal dual."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -129,6 +129,12 @@ class Ssd(_StateSpace):
       conv_width: taps of the causal convolution.
     """
 
+    formula: ClassVar[str] = (
+        "S_t = exp(dt_t A) S_(t-1) + dt_t B_t (x) x_t,  y_t = S_t^T C_t + D x_t"
+    )
+    cost: ClassVar[str] = "T"
+    papers: ClassVar[tuple[str, ...]] = ("mamba2-ssd",)
+
     conv_width: int = 4
 
     @nn.compact
@@ -215,6 +221,10 @@ class NcSsd(_StateSpace):
       groups: groups of heads that share B and C.
       conv_size: sides of the convolution's kernel.
     """
+
+    formula: ClassVar[str] = "y_t = C_t^T sum_s dt_s A B_s (x) x_s + D x_t"
+    cost: ClassVar[str] = "T"
+    papers: ClassVar[tuple[str, ...]] = ("vssd",)
 
     conv_size: int = 3
 
