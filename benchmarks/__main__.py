@@ -1,6 +1,8 @@
 """`python -m benchmarks [CASE ...]`: times named cases against their peers and writes a CSV.
 
 --list names the cases; --quick makes two rounds of the smallest shapes, to see that all is right.
+`python -m benchmarks claims [NAME ...]` measures the claims of papers again, and writes them into
+docs/claims.md.
 """
 
 import argparse
@@ -24,6 +26,8 @@ def main(argv=None) -> int:
     if options.threads and hasattr(os, "sched_setaffinity"):
         # XLA sizes its pool by the affinity of the process when it starts.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
+    if options.case[:1] == ["claims"]:
+        return measure_claims(options.case[1:], options)
     folder = pathlib.Path(__file__).parent
     for module in pkgutil.iter_modules([str(folder)]):
         if not module.name.startswith("__"):
@@ -43,6 +47,23 @@ def main(argv=None) -> int:
     path = options.csv or folder / "results" / f"{'-'.join(options.case) or 'all'}.csv"
     right = harness.run(cases, seconds=options.seconds, quick=options.quick, path=path)
     return 0 if right else 1
+
+
+def measure_claims(names, options) -> int:
+    """Runs the claims of those names, all without one."""
+    from benchmarks import claims
+
+    known = claims.load_claims()
+    if options.list:
+        for name, entry in sorted(known.items()):
+            print(f"{name:<28}{'trains  ' if entry.trains else ''}{entry.statement}")
+        return 0
+    for name in names:
+        if name not in known:
+            listed = ", ".join(sorted(known))
+            print(f"benchmarks: no claim {name!r}; claims: {listed}", file=sys.stderr)
+            return 2
+    return 0 if claims.run_claims(names, quick=options.quick) else 1
 
 
 if __name__ == "__main__":

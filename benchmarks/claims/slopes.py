@@ -1,0 +1,78 @@
+"""Run time against length: the exponent of every op that claims less than T^2, by least squares."""
+
+import math
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from benchmarks.claims import Finding, claim
+from scanmax import ops
+
+# name -> (function of the tokens T giving (callable, arrays), what the exponent should be at most).
+SLOPES: dict[str, tuple[Callable, float]] = {}
+# Long enough for the slope to be that of the sums, not of the calls.
+TOKENS = (1024, 2048, 4096, 8192)
+# Fixed costs make measured slopes smaller, caches larger, than those of the operation counts.
+SLACK = 0.25
+
+
+def slope(name: str, exponent: float = 1.0) -> Callable:
+    """Registers `make(T) -> (callable, arrays)` under an op's name."""
+
+    def register(make):
+        SLOPES[name] = (make, exponent)
+        return make
+
+    return register
+
+
+def heads(T: int, count: int, width: int = 32, number: int = 2) -> list[np.ndarray]:
+    """`count` random arrays [T, heads, width]."""
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=(T, number, width)).astype(np.float32) for _ in range(count)]
+
+
+@slope("linear_attention")
+def _linear_attention(T):
+    return jax.jit(lambda *arrays: ops.linear_attention(*arrays)), heads(T, 3)
+
+
+@slope("linear_attention, bidirectional")
+def _bidirectional(T):
+    return jax.jit(lambda *a: ops.linear_attention(*a, is_causal=False)), heads(T, 3)
+
+
+def exponent(make: Callable, sizes=TOKENS, rounds: int = 5) -> float:
+    """Slope of log time over log T, of the fastest of some calls at each size."""
+    times = []
+    for T in sizes:
+        function, arrays = make(T)
+        arrays = jax.device_put(arrays)
+        jax.block_until_ready(function(*arrays))
+        best = math.inf
+        for _ in range(rounds):
+            start = time.perf_counter()
+            jax.block_until_ready(function(*arrays))
+            best = min(best, time.perf_counter() - start)
+        times.append(best)
+    return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
+
+
+@claim("time-slopes", paper="sparse-transformer", trains=True)
+def time_slopes(quick):
+    """Linear and sparse mixers take time that grows as they say, not as T^2."""
+    sizes = TOKENS[:2] if quick else TOKENS
+    findings = []
+    for name, (make, most) in sorted(SLOPES.items()):
+        measured = exponent(make, sizes, rounds=2 if quick else 5)
+        findings.append(
+            Finding(
+                f"{name}: exponent of time in T, T = {sizes[0]}..{sizes[-1]}",
+                f"{most:g}",
+                f"{measured:.2f}",
+                measured <= most + SLACK,
+            )
+        )
+    return findings
