@@ -12,14 +12,31 @@ TITLES = {
     "deit": "Training data-efficient image transformers & distillation through attention",
     "evonorm": "Evolving Normalization-Activation Layers",
     "hidden-mamba-attention": "The Hidden Attention of Mamba Models",
+    "icl-linreg-multihead-softmax": "In-Context Linear Regression Demystified: Training Dynamics "
+    "and Mechanistic Interpretability of Multi-Head Softmax Attention",
     "illama": "Adapting LLaMA Decoder to Vision Transformer",
     "inception-v3": "Rethinking the Inception Architecture for Computer Vision",
+    "inline-attention": "Bridging the Divide: Reconsidering Softmax and Linear Attention",
+    "mala-magnitude-aware-linear-attention": "Rectifying Magnitude Neglect in Linear Attention",
     "mamba2-ssd": "Transformers are SSMs: Generalized Models and Efficient Algorithms Through "
     "Structured State Space Duality",
+    "mpcvit": "MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with "
+    "Heterogeneous Attention",
+    "rala-ravlt": "Breaking the Low-Rank Dilemma of Linear Attention",
+    "rmt-masa": "RMT: Retentive Networks Meet Vision Transformers",
     "sigmoid-attention": "Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
+    "soft-softmax-free": "Softmax-free Linear Transformers",
+    "ssa-selective-self-attention": "Selective Attention: Enhancing Transformer through "
+    "Principled Context Control",
     "stablemax-perpgrad": "Grokking at the Edge of Numerical Stability",
+    "stm-evaluation": "Demystify Transformers & Convolutions in Modern Image Deep Networks",
+    "t2t-vit": "Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet",
+    "tensor-attention": "How to Capture Higher-order Correlations? Generalizing Matrix Softmax "
+    "Attention to Kronecker Computation",
+    "transnext": "TransNeXt: Robust Foveal Visual Perception for Vision Transformers",
     "two-pass-softmax": "The Two-Pass Softmax Algorithm",
     "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
+    "xcit": "XCiT: Cross-Covariance Image Transformers",
 }
 
 

@@ -14,6 +14,12 @@ from scanmax.ops.conv import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.conv import patchify as patchify
 from scanmax.ops.conv1d import causal_conv1d as causal_conv1d
 from scanmax.ops.conv1d import causal_conv1d_step as causal_conv1d_step
+from scanmax.ops.cosine_attention import (
+    length_scaled_cosine_attention as length_scaled_cosine_attention,
+)
+from scanmax.ops.cosine_attention import (
+    length_scaled_cosine_attention_matrix as length_scaled_cosine_attention_matrix,
+)
 from scanmax.ops.linear_attention import linear_attention as linear_attention
 from scanmax.ops.linear_attention import linear_attention_matrix as linear_attention_matrix
 from scanmax.ops.linear_attention import linear_attention_step as linear_attention_step
@@ -24,20 +30,39 @@ from scanmax.ops.norm import group_norm as group_norm
 from scanmax.ops.norm import layer_norm as layer_norm
 from scanmax.ops.norm import rms_norm as rms_norm
 from scanmax.ops.normalizer import NORMALIZERS as NORMALIZERS
+from scanmax.ops.normalizer import Entmax15 as Entmax15
 from scanmax.ops.normalizer import Normalizer as Normalizer
+from scanmax.ops.normalizer import ReluSoftmax as ReluSoftmax
+from scanmax.ops.normalizer import Reweighted as Reweighted
 from scanmax.ops.normalizer import Sigmoid as Sigmoid
 from scanmax.ops.normalizer import Softmax as Softmax
+from scanmax.ops.normalizer import SoftmaxOne as SoftmaxOne
+from scanmax.ops.normalizer import Softplus as Softplus
+from scanmax.ops.normalizer import SoftplusReweighted as SoftplusReweighted
+from scanmax.ops.normalizer import Sparsemax as Sparsemax
+from scanmax.ops.normalizer import SquaredRelu as SquaredRelu
 from scanmax.ops.normalizer import Stablemax as Stablemax
+from scanmax.ops.normalizer import Threshold as Threshold
 from scanmax.ops.normalizer import TwoPassSoftmax as TwoPassSoftmax
+from scanmax.ops.normalizer import TwoQuad as TwoQuad
 from scanmax.ops.position import resample_positions as resample_positions
 from scanmax.ops.position import rotary as rotary
 from scanmax.ops.position import rotary_2d as rotary_2d
 from scanmax.ops.position import sincos_1d as sincos_1d
 from scanmax.ops.position import sincos_2d as sincos_2d
+from scanmax.ops.relative_position import log_spaced_coordinates as log_spaced_coordinates
+from scanmax.ops.relative_position import relative_position_bias as relative_position_bias
+from scanmax.ops.relative_position import relative_position_index as relative_position_index
+from scanmax.ops.scaling_attention import scaling_attention as scaling_attention
+from scanmax.ops.scaling_attention import scaling_attention_matrix as scaling_attention_matrix
+from scanmax.ops.scaling_attention import scaling_attention_step as scaling_attention_step
 from scanmax.ops.scan import diagonal_scan as diagonal_scan
 from scanmax.ops.selective_scan import selective_scan as selective_scan
 from scanmax.ops.selective_scan import selective_scan_matrix as selective_scan_matrix
 from scanmax.ops.selective_scan import selective_scan_step as selective_scan_step
+from scanmax.ops.soft_attention import newton_pinv as newton_pinv
+from scanmax.ops.soft_attention import soft_attention as soft_attention
+from scanmax.ops.soft_attention import soft_attention_matrix as soft_attention_matrix
 from scanmax.ops.softmax import extexp as extexp
 from scanmax.ops.softmax import extexp_add as extexp_add
 from scanmax.ops.softmax import extexp_sum as extexp_sum
@@ -46,8 +71,27 @@ from scanmax.ops.softmax import log_stablemax as log_stablemax
 from scanmax.ops.softmax import sigmoid_weights as sigmoid_weights
 from scanmax.ops.softmax import softmax as softmax
 from scanmax.ops.softmax import stablemax as stablemax
+from scanmax.ops.softmax_positive import relu_softmax as relu_softmax
+from scanmax.ops.softmax_positive import reweight_power as reweight_power
+from scanmax.ops.softmax_positive import softmax_one as softmax_one
+from scanmax.ops.softmax_positive import softplus_softmax as softplus_softmax
+from scanmax.ops.softmax_positive import squared_relu_softmax as squared_relu_softmax
+from scanmax.ops.softmax_positive import two_quad as two_quad
+from scanmax.ops.softmax_sparse import entmax15 as entmax15
+from scanmax.ops.softmax_sparse import sparsemax as sparsemax
+from scanmax.ops.sparse_attention import sparse_attention as sparse_attention
+from scanmax.ops.sparse_attention import sparse_attention_matrix as sparse_attention_matrix
+from scanmax.ops.sparse_attention import sparse_attention_step as sparse_attention_step
+from scanmax.ops.sparse_attention import sparse_pattern as sparse_pattern
 from scanmax.ops.ssm import nc_ssd as nc_ssd
 from scanmax.ops.ssm import nc_ssd_matrix as nc_ssd_matrix
 from scanmax.ops.ssm import ssd as ssd
 from scanmax.ops.ssm import ssd_matrix as ssd_matrix
 from scanmax.ops.ssm import ssd_step as ssd_step
+from scanmax.ops.tensor_attention import khatri_rao as khatri_rao
+from scanmax.ops.tensor_attention import tensor_attention as tensor_attention
+from scanmax.ops.tensor_attention import tensor_attention_weights as tensor_attention_weights
+from scanmax.ops.tensor_attention_poly import tensor_attention_poly as tensor_attention_poly
+from scanmax.ops.tensor_attention_poly import (
+    tensor_attention_poly_step as tensor_attention_poly_step,
+)

@@ -13,6 +13,12 @@ from scanmax.ops.reference.conv import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.reference.conv import patchify as patchify
 from scanmax.ops.reference.conv1d import causal_conv1d as causal_conv1d
 from scanmax.ops.reference.conv1d import causal_conv1d_step as causal_conv1d_step
+from scanmax.ops.reference.cosine_attention import (
+    length_scaled_cosine_attention as length_scaled_cosine_attention,
+)
+from scanmax.ops.reference.cosine_attention import (
+    length_scaled_cosine_attention_matrix as length_scaled_cosine_attention_matrix,
+)
 from scanmax.ops.reference.linear_attention import linear_attention as linear_attention
 from scanmax.ops.reference.linear_attention import (
     linear_attention_matrix as linear_attention_matrix,
@@ -29,10 +35,23 @@ from scanmax.ops.reference.position import rotary as rotary
 from scanmax.ops.reference.position import rotary_2d as rotary_2d
 from scanmax.ops.reference.position import sincos_1d as sincos_1d
 from scanmax.ops.reference.position import sincos_2d as sincos_2d
+from scanmax.ops.reference.relative_position import log_spaced_coordinates as log_spaced_coordinates
+from scanmax.ops.reference.relative_position import relative_position_bias as relative_position_bias
+from scanmax.ops.reference.relative_position import (
+    relative_position_index as relative_position_index,
+)
+from scanmax.ops.reference.scaling_attention import scaling_attention as scaling_attention
+from scanmax.ops.reference.scaling_attention import (
+    scaling_attention_matrix as scaling_attention_matrix,
+)
+from scanmax.ops.reference.scaling_attention import scaling_attention_step as scaling_attention_step
 from scanmax.ops.reference.scan import diagonal_scan as diagonal_scan
 from scanmax.ops.reference.selective_scan import selective_scan as selective_scan
 from scanmax.ops.reference.selective_scan import selective_scan_matrix as selective_scan_matrix
 from scanmax.ops.reference.selective_scan import selective_scan_step as selective_scan_step
+from scanmax.ops.reference.soft_attention import newton_pinv as newton_pinv
+from scanmax.ops.reference.soft_attention import soft_attention as soft_attention
+from scanmax.ops.reference.soft_attention import soft_attention_matrix as soft_attention_matrix
 from scanmax.ops.reference.softmax import extexp as extexp
 from scanmax.ops.reference.softmax import extexp_add as extexp_add
 from scanmax.ops.reference.softmax import extexp_sum as extexp_sum
@@ -41,8 +60,33 @@ from scanmax.ops.reference.softmax import log_stablemax as log_stablemax
 from scanmax.ops.reference.softmax import sigmoid_weights as sigmoid_weights
 from scanmax.ops.reference.softmax import softmax as softmax
 from scanmax.ops.reference.softmax import stablemax as stablemax
+from scanmax.ops.reference.softmax_positive import relu_softmax as relu_softmax
+from scanmax.ops.reference.softmax_positive import reweight_power as reweight_power
+from scanmax.ops.reference.softmax_positive import softmax_one as softmax_one
+from scanmax.ops.reference.softmax_positive import softplus_softmax as softplus_softmax
+from scanmax.ops.reference.softmax_positive import squared_relu_softmax as squared_relu_softmax
+from scanmax.ops.reference.softmax_positive import two_quad as two_quad
+from scanmax.ops.reference.softmax_sparse import entmax15 as entmax15
+from scanmax.ops.reference.softmax_sparse import sparsemax as sparsemax
+from scanmax.ops.reference.sparse_attention import sparse_attention as sparse_attention
+from scanmax.ops.reference.sparse_attention import (
+    sparse_attention_matrix as sparse_attention_matrix,
+)
+from scanmax.ops.reference.sparse_attention import sparse_attention_step as sparse_attention_step
+from scanmax.ops.reference.sparse_attention import sparse_pattern as sparse_pattern
 from scanmax.ops.reference.ssm import nc_ssd as nc_ssd
 from scanmax.ops.reference.ssm import nc_ssd_matrix as nc_ssd_matrix
 from scanmax.ops.reference.ssm import ssd as ssd
 from scanmax.ops.reference.ssm import ssd_matrix as ssd_matrix
 from scanmax.ops.reference.ssm import ssd_step as ssd_step
+from scanmax.ops.reference.tensor_attention import khatri_rao as khatri_rao
+from scanmax.ops.reference.tensor_attention import tensor_attention as tensor_attention
+from scanmax.ops.reference.tensor_attention import (
+    tensor_attention_weights as tensor_attention_weights,
+)
+from scanmax.ops.reference.tensor_attention_poly import (
+    tensor_attention_poly as tensor_attention_poly,
+)
+from scanmax.ops.reference.tensor_attention_poly import (
+    tensor_attention_poly_step as tensor_attention_poly_step,
+)
