@@ -8,7 +8,7 @@ ARGS ?=
 CASE ?=
 JOBS ?= 2
 
-.PHONY: help train test oldest parity bench lint format docs clean
+.PHONY: help train test oldest parity bench claims lint format docs gallery clean
 
 help:
 	@echo "make train   train CONFIG (default $(CONFIG)) into WORKDIR; ARGS=\"--config.optim.lr=3e-4\""
@@ -16,8 +16,10 @@ help:
 	@echo "make oldest  the same suite at the oldest supported versions (.ci/oldest.txt)"
 	@echo "make parity  live comparison with torch, timm and transformers"
 	@echo "make bench   benchmarks, all or CASE=name; writes CSV"
+	@echo "make claims  measure the papers' claims again, all or CASE=name; writes docs/claims.md"
 	@echo "make lint    ruff: style and formatting"
 	@echo "make docs    regenerate docs/papers.md from the ledger"
+	@echo "make gallery draw docs/gallery.md: what each mixer weighs"
 	@echo "make format  let ruff rewrite what lint complains about"
 	@echo "make clean   remove $(VENV), runs and caches"
 
@@ -53,6 +55,9 @@ parity: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks $(CASE) $(ARGS)
 
+claims: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks claims $(CASE) $(ARGS)
+
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,6 +68,9 @@ format: $(VENV)/dev.stamp
 
 docs: $(VENV)/base.stamp
 	$(BIN)/python -m scanmax.papers > docs/papers.md
+
+gallery: $(VENV)/base.stamp
+	$(BIN)/python docs/make_gallery.py
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache
