@@ -8,7 +8,13 @@ import dataclasses
 
 # Every paper that a docstring or a table of models cites, entered in the ledger or not.
 TITLES = {
+    "cbam": "CBAM: Convolutional Block Attention Module",
+    "conditional-cross-attention": "Conditional Cross Attention Network for Multi-Space Embedding "
+    "without Entanglement in Only a SINGLE Network",
+    "convit-gpsa": "ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
     "convnext": "A ConvNet for the 2020s",
+    "dcal": "Dual Cross-Attention Learning for Fine-Grained Visual Categorization and Object "
+    "Re-Identification",
     "deit": "Training data-efficient image transformers & distillation through attention",
     "evonorm": "Evolving Normalization-Activation Layers",
     "hidden-mamba-attention": "The Hidden Attention of Mamba Models",
@@ -20,10 +26,13 @@ TITLES = {
     "mala-magnitude-aware-linear-attention": "Rectifying Magnitude Neglect in Linear Attention",
     "mamba2-ssd": "Transformers are SSMs: Generalized Models and Efficient Algorithms Through "
     "Structured State Space Duality",
+    "moh": "MoH: Multi-Head Attention as Mixture-of-Head Attention",
     "mpcvit": "MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with "
     "Heterogeneous Attention",
+    "pkcam": "PKCAM: Previous Knowledge Channel Attention Module",
     "rala-ravlt": "Breaking the Low-Rank Dilemma of Linear Attention",
     "rmt-masa": "RMT: Retentive Networks Meet Vision Transformers",
+    "se-net": "Squeeze-and-Excitation Networks",
     "sigmoid-attention": "Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
     "soft-softmax-free": "Softmax-free Linear Transformers",
     "ssa-selective-self-attention": "Selective Attention: Enhancing Transformer through "
@@ -35,6 +44,7 @@ TITLES = {
     "Attention to Kronecker Computation",
     "transnext": "TransNeXt: Robust Foveal Visual Perception for Vision Transformers",
     "two-pass-softmax": "The Two-Pass Softmax Algorithm",
+    "vit-performs-convolution": "Can Vision Transformers Perform Convolution?",
     "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
     "xcit": "XCiT: Cross-Covariance Image Transformers",
 }

@@ -9,20 +9,40 @@ from scanmax.ops.attention_cache import KVCache as KVCache
 from scanmax.ops.attention_cache import attention_step as attention_step
 from scanmax.ops.attention_cache import extend_kv_cache as extend_kv_cache
 from scanmax.ops.attention_cache import init_kv_cache as init_kv_cache
+from scanmax.ops.channel_attention import cbam_channel_gate as cbam_channel_gate
+from scanmax.ops.channel_attention import cbam_spatial_gate as cbam_spatial_gate
+from scanmax.ops.channel_attention import channel_summary as channel_summary
+from scanmax.ops.channel_attention import efficient_channel_attention as efficient_channel_attention
+from scanmax.ops.channel_attention import pkcam as pkcam
+from scanmax.ops.channel_attention import squeeze_excite as squeeze_excite
 from scanmax.ops.conv import conv2d as conv2d
 from scanmax.ops.conv import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.conv import patchify as patchify
 from scanmax.ops.conv1d import causal_conv1d as causal_conv1d
 from scanmax.ops.conv1d import causal_conv1d_step as causal_conv1d_step
+from scanmax.ops.conv_attention import (
+    convolution_attention_weights as convolution_attention_weights,
+)
 from scanmax.ops.cosine_attention import (
     length_scaled_cosine_attention as length_scaled_cosine_attention,
 )
 from scanmax.ops.cosine_attention import (
     length_scaled_cosine_attention_matrix as length_scaled_cosine_attention_matrix,
 )
+from scanmax.ops.cross_attention import attention_rollout as attention_rollout
+from scanmax.ops.cross_attention import conditional_cross_attention as conditional_cross_attention
+from scanmax.ops.cross_attention import global_local_cross_attention as global_local_cross_attention
+from scanmax.ops.cross_attention import pairwise_cross_attention as pairwise_cross_attention
+from scanmax.ops.gpsa import gpsa as gpsa
+from scanmax.ops.gpsa import gpsa_matrix as gpsa_matrix
+from scanmax.ops.gpsa import gpsa_position_weight as gpsa_position_weight
 from scanmax.ops.linear_attention import linear_attention as linear_attention
 from scanmax.ops.linear_attention import linear_attention_matrix as linear_attention_matrix
 from scanmax.ops.linear_attention import linear_attention_step as linear_attention_step
+from scanmax.ops.moh import head_load_balance as head_load_balance
+from scanmax.ops.moh import moh_attention as moh_attention
+from scanmax.ops.moh import moh_attention_matrix as moh_attention_matrix
+from scanmax.ops.moh import moh_gates as moh_gates
 from scanmax.ops.norm import batch_norm as batch_norm
 from scanmax.ops.norm import batch_statistics as batch_statistics
 from scanmax.ops.norm import gated_rms_norm as gated_rms_norm

@@ -8,22 +8,50 @@ from scanmax.ops.reference.attention import attention_step as attention_step
 from scanmax.ops.reference.attention import dot_product_attention as dot_product_attention
 from scanmax.ops.reference.attention import extend_kv_cache as extend_kv_cache
 from scanmax.ops.reference.attention import init_kv_cache as init_kv_cache
+from scanmax.ops.reference.channel_attention import cbam_channel_gate as cbam_channel_gate
+from scanmax.ops.reference.channel_attention import cbam_spatial_gate as cbam_spatial_gate
+from scanmax.ops.reference.channel_attention import channel_summary as channel_summary
+from scanmax.ops.reference.channel_attention import (
+    efficient_channel_attention as efficient_channel_attention,
+)
+from scanmax.ops.reference.channel_attention import pkcam as pkcam
+from scanmax.ops.reference.channel_attention import squeeze_excite as squeeze_excite
 from scanmax.ops.reference.conv import conv2d as conv2d
 from scanmax.ops.reference.conv import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.reference.conv import patchify as patchify
 from scanmax.ops.reference.conv1d import causal_conv1d as causal_conv1d
 from scanmax.ops.reference.conv1d import causal_conv1d_step as causal_conv1d_step
+from scanmax.ops.reference.conv_attention import (
+    convolution_attention_weights as convolution_attention_weights,
+)
 from scanmax.ops.reference.cosine_attention import (
     length_scaled_cosine_attention as length_scaled_cosine_attention,
 )
 from scanmax.ops.reference.cosine_attention import (
     length_scaled_cosine_attention_matrix as length_scaled_cosine_attention_matrix,
 )
+from scanmax.ops.reference.cross_attention import attention_rollout as attention_rollout
+from scanmax.ops.reference.cross_attention import (
+    conditional_cross_attention as conditional_cross_attention,
+)
+from scanmax.ops.reference.cross_attention import (
+    global_local_cross_attention as global_local_cross_attention,
+)
+from scanmax.ops.reference.cross_attention import (
+    pairwise_cross_attention as pairwise_cross_attention,
+)
+from scanmax.ops.reference.gpsa import gpsa as gpsa
+from scanmax.ops.reference.gpsa import gpsa_matrix as gpsa_matrix
+from scanmax.ops.reference.gpsa import gpsa_position_weight as gpsa_position_weight
 from scanmax.ops.reference.linear_attention import linear_attention as linear_attention
 from scanmax.ops.reference.linear_attention import (
     linear_attention_matrix as linear_attention_matrix,
 )
 from scanmax.ops.reference.linear_attention import linear_attention_step as linear_attention_step
+from scanmax.ops.reference.moh import head_load_balance as head_load_balance
+from scanmax.ops.reference.moh import moh_attention as moh_attention
+from scanmax.ops.reference.moh import moh_attention_matrix as moh_attention_matrix
+from scanmax.ops.reference.moh import moh_gates as moh_gates
 from scanmax.ops.reference.norm import batch_norm as batch_norm
 from scanmax.ops.reference.norm import batch_statistics as batch_statistics
 from scanmax.ops.reference.norm import gated_rms_norm as gated_rms_norm
