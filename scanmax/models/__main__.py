@@ -1,12 +1,14 @@
-"""Lists and shows the registered models.
+"""Lists and shows the registered models, and the token mixers that hosts take.
 
     python -m scanmax.models list [PATTERN]
     python -m scanmax.models show NAME [--depth=1]
+    python -m scanmax.models mixers [PATTERN]
 
 GFLOPs are billions of multiply-adds for one input of the default size, as papers count them.
 """
 
 import argparse
+import fnmatch
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +17,7 @@ import jax
 from scanmax.cli import run_main
 from scanmax.errors import UserError, suggest
 from scanmax.models.analysis import default_multiply_adds, module_table
+from scanmax.models.mixers import MIXERS
 from scanmax.models.registry import ModelInfo, create_model, list_models, model_info
 
 _HEADER = f"{'name':36} {'parameters':>14} {'GFLOPs':>8}  {'input':14} paper"
@@ -55,6 +58,17 @@ def print_model(name: str, depth: int) -> None:
         print(f"  {feature.name:12} stride {feature.stride:3}  {entry.shape}")
 
 
+def print_mixers(pattern: str) -> None:
+    """Prints the mixers whose name fits the pattern: cost in T tokens, and formula."""
+    names = fnmatch.filter(sorted(MIXERS), pattern)
+    if not names:
+        raise UserError(f"no mixer fits {pattern!r}; {suggest(pattern, MIXERS)}")
+    print(f"{'mixer':24} {'cost':12} formula")
+    for name in names:
+        print(f"{name:24} {MIXERS[name].cost:12} {MIXERS[name].formula}")
+    print(f'\ncreate_model("vit_tiny_patch16_224", mixer="{names[0]}"); pictures: docs/gallery.md')
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(
@@ -68,11 +82,15 @@ def main(argv: Sequence[str]) -> int:
     showing = commands.add_parser("show", help="the module table and the stage maps of one model")
     showing.add_argument("name")
     showing.add_argument("--depth", type=int, default=1, help="levels of submodules")
+    mixing = commands.add_parser("mixers", help="the token mixers, their costs and formulas")
+    mixing.add_argument("pattern", nargs="?", default="*", help="shell wildcards: '*attention'")
     arguments = parser.parse_args(argv)
     # Shapes alone are looked at: an accelerator would only be taken from others.
     jax.config.update("jax_platforms", "cpu")
     if arguments.command == "list":
         print_list(arguments.pattern)
+    elif arguments.command == "mixers":
+        print_mixers(arguments.pattern)
     else:
         print_model(arguments.name, arguments.depth)
     return 0

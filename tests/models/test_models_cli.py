@@ -10,6 +10,7 @@ import pytest
 from scanmax.models import __main__ as cli
 from scanmax.models import create_model, model_info
 from scanmax.models.analysis import count_multiply_adds, default_multiply_adds, module_table
+from scanmax.models.mixers import MIXERS
 
 # Billions, as the papers print them.
 PUBLISHED = {
@@ -74,11 +75,20 @@ def test_list_and_show_print_what_the_registry_knows(capsys):
         assert f"stride {feature.stride:3}  (1, {side}, {side}, {feature.channels})" in shown
 
 
+def test_mixers_prints_what_each_computes(capsys):
+    assert cli.main(["mixers", "*attention"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("attention", "linear_attention"):
+        assert f"{name:24} {MIXERS[name].cost:12} {MIXERS[name].formula}\n" in shown
+    assert "nc_ssd" not in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["show", "deit_tinny_patch16_224"], "did you mean 'deit_tiny_patch16_224'"),
         (["list", "nothing*"], "no model fits 'nothing*'"),
+        (["mixers", "atention"], "did you mean 'attention'"),
     ],
 )
 def test_a_wrong_name_is_one_line_and_status_2(arguments, message, capsys, monkeypatch):
