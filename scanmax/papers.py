@@ -54,8 +54,11 @@ TITLES = {
     "t2t-vit": "Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet",
     "tensor-attention": "How to Capture Higher-order Correlations? Generalizing Matrix Softmax "
     "Attention to Kronecker Computation",
+    "tic-msa-conv": "TiC: Exploring Vision Transformer in Convolution",
     "transnext": "TransNeXt: Robust Foveal Visual Perception for Vision Transformers",
     "two-pass-softmax": "The Two-Pass Softmax Algorithm",
+    "unified-long-sequence-dmha": "A Unified View of Long-Sequence Models towards Modeling "
+    "Million-Scale Dependencies",
     "visual-transformer-vt": "Visual Transformers: Token-based Image Representation and "
     "Processing for Computer Vision",
     "vit-performs-convolution": "Can Vision Transformers Perform Convolution?",
@@ -207,6 +210,16 @@ LEDGER = (
             "tests/ops/test_softmax.py::NumericsTest",
         ),
         reproduced="no overflow without a pass for the maximum; the speed-up is not claimed",
+    ),
+    Paper(
+        "unified-long-sequence-dmha",
+        covers="attention over devices by query rows (a ring of keys, with the balanced causal "
+        "order) and by heads, gradients included; the layout is this project's, the paper does "
+        "not say its own. Not the survey's other models, nor the sparse-capacity one",
+        where=("scanmax.ops.context_attention", "scanmax.ops.zigzag_order"),
+        tests=("tests/ops/test_context_attention.py",),
+        reproduced="memory of a device is its share, 1 / devices; the factor of 40 on four GPUs "
+        "was not measured",
     ),
     Paper(
         "vssd",

@@ -16,8 +16,8 @@ import numpy as np
 
 from scanmax.testing.tolerances import DEFAULT, Tolerances
 
-# Options that choose how an op computes, not what; references do not take them.
-BACKEND_OPTIONS = ("form", "chunk_size", "implementation")
+# Options that choose how and where an op computes, not what; references do not take them.
+BACKEND_OPTIONS = ("form", "chunk_size", "implementation", "mesh", "axis_name", "order")
 # Options of a whole-sequence op that its step does not take.
 SEQUENCE_OPTIONS = (*BACKEND_OPTIONS, "is_causal", "return_state")
 # Lengths around the default chunk, and the degenerate ones.
