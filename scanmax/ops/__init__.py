@@ -3,6 +3,10 @@
 Every name here has a twin in `scanmax.ops.reference`, the plain equation, with the same signature.
 """
 
+from scanmax.ops.aggregated_attention import aggregated_attention as aggregated_attention
+from scanmax.ops.aggregated_attention import (
+    aggregated_attention_matrix as aggregated_attention_matrix,
+)
 from scanmax.ops.attention import attention_matrix as attention_matrix
 from scanmax.ops.attention import dot_product_attention as dot_product_attention
 from scanmax.ops.attention_cache import KVCache as KVCache
@@ -15,11 +19,14 @@ from scanmax.ops.channel_attention import channel_summary as channel_summary
 from scanmax.ops.channel_attention import efficient_channel_attention as efficient_channel_attention
 from scanmax.ops.channel_attention import pkcam as pkcam
 from scanmax.ops.channel_attention import squeeze_excite as squeeze_excite
+from scanmax.ops.context_attention import context_attention as context_attention
+from scanmax.ops.context_attention import zigzag_order as zigzag_order
 from scanmax.ops.conv import conv2d as conv2d
 from scanmax.ops.conv import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.conv import patchify as patchify
 from scanmax.ops.conv1d import causal_conv1d as causal_conv1d
 from scanmax.ops.conv1d import causal_conv1d_step as causal_conv1d_step
+from scanmax.ops.conv_additive import conv_additive_attention as conv_additive_attention
 from scanmax.ops.conv_attention import (
     convolution_attention_weights as convolution_attention_weights,
 )
@@ -33,12 +40,54 @@ from scanmax.ops.cross_attention import attention_rollout as attention_rollout
 from scanmax.ops.cross_attention import conditional_cross_attention as conditional_cross_attention
 from scanmax.ops.cross_attention import global_local_cross_attention as global_local_cross_attention
 from scanmax.ops.cross_attention import pairwise_cross_attention as pairwise_cross_attention
+from scanmax.ops.cross_covariance import cross_covariance_attention as cross_covariance_attention
+from scanmax.ops.cross_covariance import cross_covariance_matrix as cross_covariance_matrix
+from scanmax.ops.cyclic_shift import (
+    multi_directional_cyclic_shift as multi_directional_cyclic_shift,
+)
+from scanmax.ops.distance_attention import alibi_slopes as alibi_slopes
+from scanmax.ops.distance_attention import decay_mask_1d as decay_mask_1d
+from scanmax.ops.distance_attention import decay_mask_2d as decay_mask_2d
+from scanmax.ops.distance_attention import distance_attention as distance_attention
+from scanmax.ops.distance_attention import distance_attention_matrix as distance_attention_matrix
+from scanmax.ops.feature_maps import FEATURE_MAPS as FEATURE_MAPS
+from scanmax.ops.feature_maps import orthogonal_random_features as orthogonal_random_features
+from scanmax.ops.feature_maps import positive_random_features as positive_random_features
 from scanmax.ops.gpsa import gpsa as gpsa
 from scanmax.ops.gpsa import gpsa_matrix as gpsa_matrix
 from scanmax.ops.gpsa import gpsa_position_weight as gpsa_position_weight
+from scanmax.ops.heterogeneous_attention import heterogeneous_attention as heterogeneous_attention
+from scanmax.ops.heterogeneous_attention import (
+    heterogeneous_attention_matrix as heterogeneous_attention_matrix,
+)
+from scanmax.ops.hubness import dual_inverted_softmax as dual_inverted_softmax
+from scanmax.ops.hubness import hubness as hubness
+from scanmax.ops.hubness import inverted_softmax as inverted_softmax
+from scanmax.ops.hubness import k_occurrence as k_occurrence
+from scanmax.ops.inline_attention import inline_attention as inline_attention
+from scanmax.ops.inline_attention import inline_attention_matrix as inline_attention_matrix
+from scanmax.ops.inline_attention import inline_attention_step as inline_attention_step
+from scanmax.ops.kmeans_attention import kmeans_cross_attention as kmeans_cross_attention
+from scanmax.ops.kmeans_attention import (
+    kmeans_cross_attention_matrix as kmeans_cross_attention_matrix,
+)
 from scanmax.ops.linear_attention import linear_attention as linear_attention
 from scanmax.ops.linear_attention import linear_attention_matrix as linear_attention_matrix
 from scanmax.ops.linear_attention import linear_attention_step as linear_attention_step
+from scanmax.ops.lkca import lkca as lkca
+from scanmax.ops.lkca import lkca_matrix as lkca_matrix
+from scanmax.ops.local_attention import msa_conv as msa_conv
+from scanmax.ops.local_attention import msa_conv_matrix as msa_conv_matrix
+from scanmax.ops.local_attention import neighborhood_attention as neighborhood_attention
+from scanmax.ops.local_attention import (
+    neighborhood_attention_matrix as neighborhood_attention_matrix,
+)
+from scanmax.ops.mala import mala_attention as mala_attention
+from scanmax.ops.mala import mala_attention_matrix as mala_attention_matrix
+from scanmax.ops.mala import mala_attention_step as mala_attention_step
+from scanmax.ops.manhattan_attention import manhattan_attention as manhattan_attention
+from scanmax.ops.manhattan_attention import manhattan_attention_matrix as manhattan_attention_matrix
+from scanmax.ops.manhattan_attention import manhattan_log_decay as manhattan_log_decay
 from scanmax.ops.moh import head_load_balance as head_load_balance
 from scanmax.ops.moh import moh_attention as moh_attention
 from scanmax.ops.moh import moh_attention_matrix as moh_attention_matrix
@@ -65,11 +114,27 @@ from scanmax.ops.normalizer import Stablemax as Stablemax
 from scanmax.ops.normalizer import Threshold as Threshold
 from scanmax.ops.normalizer import TwoPassSoftmax as TwoPassSoftmax
 from scanmax.ops.normalizer import TwoQuad as TwoQuad
+from scanmax.ops.per_head_window import per_head_window_attention as per_head_window_attention
+from scanmax.ops.per_head_window import (
+    per_head_window_attention_matrix as per_head_window_attention_matrix,
+)
+from scanmax.ops.per_head_window import (
+    per_head_window_attention_step as per_head_window_attention_step,
+)
+from scanmax.ops.pooled_attention import pool_tokens as pool_tokens
+from scanmax.ops.pooled_attention import spatial_reduction_attention as spatial_reduction_attention
+from scanmax.ops.pooled_attention import (
+    spatial_reduction_attention_matrix as spatial_reduction_attention_matrix,
+)
+from scanmax.ops.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
+from scanmax.ops.position import fourier_positions as fourier_positions
 from scanmax.ops.position import resample_positions as resample_positions
 from scanmax.ops.position import rotary as rotary
 from scanmax.ops.position import rotary_2d as rotary_2d
 from scanmax.ops.position import sincos_1d as sincos_1d
 from scanmax.ops.position import sincos_2d as sincos_2d
+from scanmax.ops.rala import rala_attention as rala_attention
+from scanmax.ops.rala import rala_attention_matrix as rala_attention_matrix
 from scanmax.ops.relative_position import log_spaced_coordinates as log_spaced_coordinates
 from scanmax.ops.relative_position import relative_position_bias as relative_position_bias
 from scanmax.ops.relative_position import relative_position_index as relative_position_index
@@ -77,12 +142,19 @@ from scanmax.ops.scaling_attention import scaling_attention as scaling_attention
 from scanmax.ops.scaling_attention import scaling_attention_matrix as scaling_attention_matrix
 from scanmax.ops.scaling_attention import scaling_attention_step as scaling_attention_step
 from scanmax.ops.scan import diagonal_scan as diagonal_scan
+from scanmax.ops.selective_attention import selective_attention as selective_attention
+from scanmax.ops.selective_attention import selective_attention_matrix as selective_attention_matrix
+from scanmax.ops.selective_attention import selective_temperature as selective_temperature
 from scanmax.ops.selective_scan import selective_scan as selective_scan
 from scanmax.ops.selective_scan import selective_scan_matrix as selective_scan_matrix
 from scanmax.ops.selective_scan import selective_scan_step as selective_scan_step
 from scanmax.ops.soft_attention import newton_pinv as newton_pinv
 from scanmax.ops.soft_attention import soft_attention as soft_attention
 from scanmax.ops.soft_attention import soft_attention_matrix as soft_attention_matrix
+from scanmax.ops.soft_causal_attention import soft_causal_attention as soft_causal_attention
+from scanmax.ops.soft_causal_attention import (
+    soft_causal_attention_matrix as soft_causal_attention_matrix,
+)
 from scanmax.ops.softmax import extexp as extexp
 from scanmax.ops.softmax import extexp_add as extexp_add
 from scanmax.ops.softmax import extexp_sum as extexp_sum
@@ -115,3 +187,21 @@ from scanmax.ops.tensor_attention_poly import tensor_attention_poly as tensor_at
 from scanmax.ops.tensor_attention_poly import (
     tensor_attention_poly_step as tensor_attention_poly_step,
 )
+from scanmax.ops.token_assignment import aggregate_tokens as aggregate_tokens
+from scanmax.ops.token_assignment import dispatch_tokens as dispatch_tokens
+from scanmax.ops.token_assignment import set_pool as set_pool
+from scanmax.ops.token_assignment import slot_logits as slot_logits
+from scanmax.ops.token_assignment import slot_matrix as slot_matrix
+from scanmax.ops.token_clustering import context_cluster as context_cluster
+from scanmax.ops.token_clustering import context_cluster_matrix as context_cluster_matrix
+from scanmax.ops.token_clustering import token_clustering as token_clustering
+from scanmax.ops.token_clustering import token_reconstruction as token_reconstruction
+from scanmax.ops.token_merging import bipartite_soft_matching as bipartite_soft_matching
+from scanmax.ops.token_merging import fuse_tokens as fuse_tokens
+from scanmax.ops.token_merging import merge_attention as merge_attention
+from scanmax.ops.token_merging import merge_tokens as merge_tokens
+from scanmax.ops.token_reorganize import token_reorganize as token_reorganize
+from scanmax.ops.window_attention import halo_attention as halo_attention
+from scanmax.ops.window_attention import halo_attention_matrix as halo_attention_matrix
+from scanmax.ops.window_attention import window_attention as window_attention
+from scanmax.ops.window_attention import window_attention_matrix as window_attention_matrix

@@ -16,15 +16,9 @@ from scanmax.ops.contract import (
     op,
     require,
 )
+from scanmax.ops.feature_maps import check_feature_map, feature_width, features
 from scanmax.ops.recurrence import flat_batch, repeat_groups, run, step
 from scanmax.ops.scan import FORMS, segment_sums
-
-FEATURE_MAPS = {
-    None: lambda x: x,
-    "elu": lambda x: jax.nn.elu(x) + 1,
-    "relu": jax.nn.relu,
-    "softmax": lambda x: jax.nn.softmax(x, axis=-1),
-}
 
 
 @op(
@@ -68,7 +62,10 @@ def linear_attention(
       key: the keys, shaped as `query`.
       value: the values.
       log_decay: at most 0 (-inf forgets everything); per head or per key channel.
-      feature_map: phi, a name ("elu" is 1 + elu, "relu", "softmax" over channels) or a function.
+      feature_map: phi, a function or a name: "elu" is 1 + elu, "relu" and "squared_relu", "softmax"
+        over channels, "taylor" (1, u, u (x) u / sqrt(2)) with u = x / K^(1/4), whose products
+        1 + s + s^2 / 2 are exp(s) of s = q . k / sqrt(K) to second order; its width
+        1 + K + K (K + 1) / 2 takes the place of K in states and decays.
       normalize: divide by the sum of the weights.
       is_causal: attend to the past and to itself only.
       scale: None is 1.
@@ -100,7 +97,7 @@ def linear_attention(
     check_implementation("linear_attention", implementation, ("xla",))
     _check(query, key, value, log_decay, feature_map, 3)
     batch, (heads, width) = value.shape[:-3], value.shape[-2:]
-    dim = query.shape[-1]
+    dim = feature_width(query.shape[-1], feature_map)
     require(
         is_causal or (initial_state is None and not return_state),
         "initial_state and return_state belong to the causal recurrence; they need is_causal=True.",
@@ -108,7 +105,7 @@ def linear_attention(
     width += normalize
     check_shape("initial_state", initial_state, (*batch, heads, dim, width), "[*B, H, K, V]")
     dtype = accumulator_dtype(query, key, value, log_decay, initial_state)
-    query, key = _features(query, feature_map), _features(key, feature_map)
+    query, key = features(query, feature_map), features(key, feature_map)
     inputs = [query, key, _with_ones(value) if normalize else value, log_decay, initial_state]
     inputs = [flat_batch(x, len(batch)) for x in inputs]
     options = {"form": form, "chunk_size": chunk_size, "precision": precision, "dtype": dtype}
@@ -171,10 +168,11 @@ def linear_attention_step(
     Reference: mamba2-ssd
     """
     _check(query, key, value, log_decay, feature_map, 2)
-    expected = (*value.shape[:-1], query.shape[-1], value.shape[-1] + normalize)
+    dim = feature_width(query.shape[-1], feature_map)
+    expected = (*value.shape[:-1], dim, value.shape[-1] + normalize)
     check_shape("state", state, expected, "[*B, H, K, V]")
     dtype = accumulator_dtype(query, key, value, log_decay, state)
-    query, key = _features(query, feature_map), _features(key, feature_map)
+    query, key = features(query, feature_map), features(key, feature_map)
     values = _with_ones(value) if normalize else value
     y, state = step(state.astype(dtype), query, key, values, log_decay, precision=precision)
     if normalize:
@@ -230,8 +228,8 @@ def linear_attention_matrix(
     value = jax.ShapeDtypeStruct((*query.shape[:-2], heads, 1), query.dtype)
     _check(query, key, value, log_decay, feature_map, 3)
     dtype = accumulator_dtype(query, key, log_decay)
-    q = repeat_groups(_features(query, feature_map), heads, -2).astype(dtype)
-    k = repeat_groups(_features(key, feature_map), heads, -2).astype(dtype)
+    q = repeat_groups(features(query, feature_map), heads, -2).astype(dtype)
+    k = repeat_groups(features(key, feature_map), heads, -2).astype(dtype)
     if log_decay is None:
         matrix = jnp.einsum("...ihk,...jhk->...hij", q, k, precision=precision)
         if is_causal:
@@ -262,8 +260,7 @@ def _between(log_decay, is_causal, per_channel):
 
 def _check(query, key, value, log_decay, feature_map, rank):
     """Refuses wrong shapes; rank 3 with time, 2 without."""
-    if not callable(feature_map):
-        check_choice("feature_map", feature_map, tuple(FEATURE_MAPS))
+    check_feature_map(feature_map)
     check_rank(rank, query=query, key=key, value=value)
     check_shape("key", key, query.shape, "the shape of query")
     time = "T, " if rank == 3 else ""
@@ -278,15 +275,12 @@ def _check(query, key, value, log_decay, feature_map, rank):
     )
     if log_decay is not None:
         per_head = value.shape[:-1]
+        per_channel = (*per_head, feature_width(query.shape[-1], feature_map))
         require(
-            log_decay.shape in (per_head, (*per_head, query.shape[-1])),
+            log_decay.shape in (per_head, per_channel),
             f"log_decay has shape {log_decay.shape}; expected [*B, {time}H] = {per_head} or "
-            f"[*B, {time}H, K] = {(*per_head, query.shape[-1])}.",
+            f"[*B, {time}H, K] = {per_channel}.",
         )
-
-
-def _features(x, feature_map):
-    return feature_map(x) if callable(feature_map) else FEATURE_MAPS[feature_map](x)
 
 
 def _with_ones(value):

@@ -20,7 +20,6 @@ from scanmax.ops.contract import (
     accumulator_dtype,
     align,
     check_choice,
-    check_implementation,
     check_rank,
     check_shape,
     require,
@@ -184,15 +183,17 @@ def check(query, key, value, *, form=None, state=None, turned=(None, None), rank
     check_shape("turned_key", turned_key, key.shape, "the shape of key")
 
 
-def check_call(name, query, key, value, turned, options):
-    """Refuses wrong shapes and options of a whole sequence's op, `options` by their names."""
-    check_implementation(name, options["implementation"], ("xla",))
-    state = options["initial_state"]
-    check(query, key, value, form=options["form"], state=state, turned=turned)
+def check_causal(is_causal, initial_state, return_state):
+    """Refuses a state where the attention is bidirectional."""
     require(
-        options["is_causal"] or (state is None and not options["return_state"]),
+        is_causal or (initial_state is None and not return_state),
         "initial_state and return_state belong to the causal form; they need is_causal=True.",
     )
+
+
+def default_scale(scale, query):
+    """The scale given, or one over the root of the width of a head."""
+    return query.shape[-1] ** -0.5 if scale is None else scale
 
 
 def _features(query, key, turned, dtype):

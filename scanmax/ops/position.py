@@ -24,9 +24,10 @@ def _turn(x: Array, angles: Array, layout: str) -> Array:
     return jnp.stack(turned, -1).reshape(x.shape).astype(x.dtype)
 
 
-def _angles(positions: Array, width: int, base: float, dtype) -> Array:
+def _angles(positions: Array, width: int, base: float, dtype, endpoint: bool = False) -> Array:
     """positions [..., T] times the `width` frequencies base^(-i / width)."""
-    frequencies = jnp.asarray(float(base) ** (-np.arange(width) / width), dtype)
+    steps = max(width - 1, 1) if endpoint else width
+    frequencies = jnp.asarray(float(base) ** (-np.arange(width) / steps), dtype)
     return positions.astype(dtype)[..., None] * frequencies.reshape(
         (1,) * positions.ndim + (width,)
     )
@@ -37,13 +38,14 @@ def _leading(positions: Array, x: Array) -> Array:
     return positions.reshape((1,) * (x.ndim - 2 - positions.ndim) + positions.shape)
 
 
-@op("base", "layout", "rotary_dim")
+@op("base", "layout", "endpoint", "rotary_dim")
 def rotary(
     x: Float[Array, "*B T H K"],
     positions: Real[Array, "*B T"] | Real[Array, "T"] | None = None,
     *,
     base: float = 10000.0,
     layout: str = "half",
+    endpoint: bool = False,
     rotary_dim: int | None = None,
 ) -> Float[Array, "*B T H K"]:
     """Rotary position embedding: turns feature pairs by angles that grow with the position.
@@ -58,6 +60,8 @@ def rotary(
       base: wavelengths run from 2 pi to 2 pi * base.
       layout: which features pair up: "half" is (i, i + K/2), as GPT-NeoX and Llama checkpoints
         in transformers; "interleaved" is (2i, 2i + 1), as GPT-J and the original Llama.
+      endpoint: t = position * base^(-2i / (K - 2)): the last wavelength is exactly 2 pi * base, as
+        in RetNet and RMT (with the layout "interleaved").
       rotary_dim: turn only the first so many features, as if K were that; None turns all.
 
     Returns:
@@ -91,18 +95,19 @@ def rotary(
         f"positions has shape {positions.shape}; expected [T] = {x.shape[-3:-2]} or "
         f"[*B, T] = {x.shape[:-2]}.",
     )
-    angles = _angles(_leading(positions, x), width // 2, base, accumulator_dtype(x))
+    angles = _angles(_leading(positions, x), width // 2, base, accumulator_dtype(x), endpoint)
     turned = _turn(x[..., :width], angles, layout)
     return turned if width == x.shape[-1] else jnp.concatenate([turned, x[..., width:]], -1)
 
 
-@op("grid", "base", "layout", "prefix_tokens")
+@op("grid", "base", "layout", "endpoint", "prefix_tokens")
 def rotary_2d(
     x: Float[Array, "*B T H K"],
     *,
     grid: tuple[int, int],
     base: float = 10000.0,
     layout: str = "half",
+    endpoint: bool = False,
     prefix_tokens: int = 0,
 ) -> Float[Array, "*B T H K"]:
     """Axial rotary embedding of a grid of tokens.
@@ -115,6 +120,8 @@ def rotary_2d(
       grid: (Y, X).
       base: wavelengths run from 2 pi to 2 pi * base.
       layout: pairing within each half, as in `rotary`.
+      endpoint: the last wavelength is exactly 2 pi * base, as in the released code of RMT, RALA and
+        MALA (with the layout "interleaved").
       prefix_tokens: leading tokens (class, distillation) that are not turned.
 
     Returns:
@@ -146,7 +153,7 @@ def rotary_2d(
     )
     dtype, quarter = accumulator_dtype(x), x.shape[-1] // 4
     halves = [
-        _turn(half, _angles(positions, quarter, base, dtype), layout)
+        _turn(half, _angles(positions, quarter, base, dtype, endpoint), layout)
         for half, positions in zip(jnp.split(x[..., prefix_tokens:, :, :], 2, -1), (rows, columns))
     ]
     return jnp.concatenate([x[..., :prefix_tokens, :, :], jnp.concatenate(halves, -1)], -3)
@@ -237,6 +244,53 @@ def sincos_2d(
     require(dim > 0 and dim % 4 == 0, f"dim={dim} must be positive and divisible by 4.")
     rows, columns = (_sincos(axis, dim // 2, base, endpoint) for axis in np.indices(grid))
     return jnp.asarray(np.concatenate([columns, rows], -1), dtype)
+
+
+@op("grid", "dim", "base", "epsilon", "dtype")
+def fourier_positions(
+    grid: tuple[int, int],
+    dim: int,
+    *,
+    base: float = 10000.0,
+    epsilon: float = 1e-6,
+    dtype=jnp.float32,
+) -> Float[Array, "N D"]:
+    """Fourier code of a grid whose sides count as one turn, whatever its size; row by row.
+
+    [sin(y w_0), cos(y w_0), sin(y w_1), ..., sin(x w_0), cos(x w_0), ...] with
+    y = 2 pi (row + 1) / (Y + epsilon), x alike, and D / 4 frequencies w_i = base^(-i / (D/4)). A
+    projection to the model's width follows, so that a model reads any grid.
+
+    Args:
+      grid: (Y, X); N = Y * X.
+      dim: D, divisible by 4; 64 in XCiT.
+      base: of the falling frequencies.
+      epsilon: as the released code has it.
+      dtype: of the table; it is computed in float64 and rounded once.
+
+    Returns:
+      [N, D].
+
+    Raises:
+      ValueError: when 4 does not divide dim.
+
+    Example:
+      >>> from scanmax import ops
+      >>> (100 * ops.fourier_positions((1, 4), 4)[:, 2:]).round().astype(int)
+      Array([[ 100,    0],
+             [   0, -100],
+             [-100,    0],
+             [   0,  100]], dtype=int32)
+
+    Reference: xcit
+    """
+    require(dim > 0 and dim % 4 == 0, f"dim={dim} must be positive and divisible by 4.")
+    frequencies = float(base) ** (-np.arange(dim // 4) / (dim // 4))
+    codes = []
+    for places, side in zip(np.indices(grid), grid):
+        angles = 2 * np.pi * (places.reshape(-1, 1) + 1) / (side + epsilon) * frequencies
+        codes.append(np.stack([np.sin(angles), np.cos(angles)], -1).reshape(-1, dim // 2))
+    return jnp.asarray(np.concatenate(codes, -1), dtype)
 
 
 @op("grid", "new_grid", "prefix_tokens", "method")

@@ -3,7 +3,7 @@
 from jaxtyping import Array, Float
 
 from scanmax.ops import linear_order
-from scanmax.ops.contract import op
+from scanmax.ops.contract import check_implementation, op
 
 
 @op("is_causal", "return_state", "form", "chunk_size", "precision", "implementation")
@@ -59,13 +59,15 @@ def scaling_attention(
 
     Reference: mpcvit
     """
-    linear_order.check_call("scaling_attention", query, key, value, (None, None), locals())
+    check_implementation("scaling_attention", implementation, ("xla",))
+    linear_order.check(query, key, value, form=form, state=initial_state)
+    linear_order.check_causal(is_causal, initial_state, return_state)
     y, state = linear_order.attend(
         _rule,
         query,
         key,
         value,
-        scale=_scale(scale, query),
+        scale=linear_order.default_scale(scale, query),
         average=True,
         is_causal=is_causal,
         state=initial_state,
@@ -121,7 +123,7 @@ def scaling_attention_step(
         query,
         key,
         value,
-        scale=_scale(scale, query),
+        scale=linear_order.default_scale(scale, query),
         average=True,
         precision=precision,
     )
@@ -169,7 +171,7 @@ def scaling_attention_matrix(
         _rule,
         query,
         key,
-        scale=_scale(scale, query),
+        scale=linear_order.default_scale(scale, query),
         average=True,
         is_causal=is_causal,
         precision=precision,
@@ -178,7 +180,3 @@ def scaling_attention_matrix(
 
 def _rule(total, count):
     return 1.0, None
-
-
-def _scale(scale, query):
-    return query.shape[-1] ** -0.5 if scale is None else scale

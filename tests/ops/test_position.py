@@ -17,7 +17,9 @@ class RotaryTest(OpSuite):
     differentiable = ("x",)
     cases = (
         *OpCase.lengths((1, 7, 65)),
-        OpCase(length=7, batch=(2,), full=True, options={"layout": "interleaved"}),
+        OpCase(
+            length=7, batch=(2,), full=True, options={"layout": "interleaved", "endpoint": True}
+        ),
         OpCase(length=7, batch=(2,), positions=(7,), options={"rotary_dim": 4, "base": 100.0}),
         OpCase(length=7, batch=(2, 1), positions=(2, 1, 7), options={"layout": "interleaved"}),
     )
@@ -58,6 +60,7 @@ class Rotary2dTest(OpSuite):
     cases = (
         OpCase(length=7, batch=(2,), full=True, options={"grid": (2, 3), "prefix_tokens": 1}),
         OpCase(length=6, options={"grid": (3, 2), "layout": "interleaved", "base": 100.0}),
+        OpCase(length=6, options={"grid": (3, 2), "endpoint": True}),
         OpCase(length=1, batch=(1, 2), options={"grid": (1, 1)}),
     )
     errors = (
@@ -113,6 +116,27 @@ class SincosTest(parameterized.TestCase):
                 function(*arguments)
         with self.assertRaisesRegex(ValueError, "'half', 'interleaved'"):
             ops.sincos_1d(4, 4, layout="pairs")
+
+
+class FourierPositionsTest(parameterized.TestCase):
+    @parameterized.parameters(((3, 4), 8), ((1, 1), 4), ((5, 2), 12))
+    def test_codes_equal_the_reference(self, grid, dim):
+        with jax.enable_x64(True):
+            options = {"dtype": jnp.float64, "base": 100.0}
+            chex.assert_trees_all_close(
+                ops.fourier_positions(grid, dim, **options),
+                reference.fourier_positions(grid, dim, **options),
+                atol=1e-13,
+            )
+
+    def test_a_finer_grid_lies_between(self):
+        coarse = ops.fourier_positions((1, 4), 8).reshape(4, 8)
+        fine = ops.fourier_positions((1, 8), 8).reshape(8, 8)
+        chex.assert_trees_all_close(fine[1::2], coarse, atol=1e-5)
+
+    def test_bad_widths_raise(self):
+        with self.assertRaisesRegex(ValueError, "dim=6 must be positive"):
+            ops.fourier_positions((2, 2), 6)
 
 
 class ResamplePositionsTest(OpSuite):

@@ -3,6 +3,10 @@
 They are written to be read, and are the ground truth of the tests (in float64).
 """
 
+from scanmax.ops.reference.aggregated_attention import aggregated_attention as aggregated_attention
+from scanmax.ops.reference.aggregated_attention import (
+    aggregated_attention_matrix as aggregated_attention_matrix,
+)
 from scanmax.ops.reference.attention import attention_matrix as attention_matrix
 from scanmax.ops.reference.attention import attention_step as attention_step
 from scanmax.ops.reference.attention import dot_product_attention as dot_product_attention
@@ -16,11 +20,14 @@ from scanmax.ops.reference.channel_attention import (
 )
 from scanmax.ops.reference.channel_attention import pkcam as pkcam
 from scanmax.ops.reference.channel_attention import squeeze_excite as squeeze_excite
+from scanmax.ops.reference.context_attention import context_attention as context_attention
+from scanmax.ops.reference.context_attention import zigzag_order as zigzag_order
 from scanmax.ops.reference.conv import conv2d as conv2d
 from scanmax.ops.reference.conv import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.reference.conv import patchify as patchify
 from scanmax.ops.reference.conv1d import causal_conv1d as causal_conv1d
 from scanmax.ops.reference.conv1d import causal_conv1d_step as causal_conv1d_step
+from scanmax.ops.reference.conv_additive import conv_additive_attention as conv_additive_attention
 from scanmax.ops.reference.conv_attention import (
     convolution_attention_weights as convolution_attention_weights,
 )
@@ -40,14 +47,69 @@ from scanmax.ops.reference.cross_attention import (
 from scanmax.ops.reference.cross_attention import (
     pairwise_cross_attention as pairwise_cross_attention,
 )
+from scanmax.ops.reference.cross_covariance import (
+    cross_covariance_attention as cross_covariance_attention,
+)
+from scanmax.ops.reference.cross_covariance import (
+    cross_covariance_matrix as cross_covariance_matrix,
+)
+from scanmax.ops.reference.cyclic_shift import (
+    multi_directional_cyclic_shift as multi_directional_cyclic_shift,
+)
+from scanmax.ops.reference.distance_attention import alibi_slopes as alibi_slopes
+from scanmax.ops.reference.distance_attention import decay_mask_1d as decay_mask_1d
+from scanmax.ops.reference.distance_attention import decay_mask_2d as decay_mask_2d
+from scanmax.ops.reference.distance_attention import distance_attention as distance_attention
+from scanmax.ops.reference.distance_attention import (
+    distance_attention_matrix as distance_attention_matrix,
+)
+from scanmax.ops.reference.feature_maps import (
+    orthogonal_random_features as orthogonal_random_features,
+)
+from scanmax.ops.reference.feature_maps import positive_random_features as positive_random_features
 from scanmax.ops.reference.gpsa import gpsa as gpsa
 from scanmax.ops.reference.gpsa import gpsa_matrix as gpsa_matrix
 from scanmax.ops.reference.gpsa import gpsa_position_weight as gpsa_position_weight
+from scanmax.ops.reference.heterogeneous_attention import (
+    heterogeneous_attention as heterogeneous_attention,
+)
+from scanmax.ops.reference.heterogeneous_attention import (
+    heterogeneous_attention_matrix as heterogeneous_attention_matrix,
+)
+from scanmax.ops.reference.hubness import dual_inverted_softmax as dual_inverted_softmax
+from scanmax.ops.reference.hubness import hubness as hubness
+from scanmax.ops.reference.hubness import inverted_softmax as inverted_softmax
+from scanmax.ops.reference.hubness import k_occurrence as k_occurrence
+from scanmax.ops.reference.inline_attention import inline_attention as inline_attention
+from scanmax.ops.reference.inline_attention import (
+    inline_attention_matrix as inline_attention_matrix,
+)
+from scanmax.ops.reference.inline_attention import inline_attention_step as inline_attention_step
+from scanmax.ops.reference.kmeans_attention import kmeans_cross_attention as kmeans_cross_attention
+from scanmax.ops.reference.kmeans_attention import (
+    kmeans_cross_attention_matrix as kmeans_cross_attention_matrix,
+)
 from scanmax.ops.reference.linear_attention import linear_attention as linear_attention
 from scanmax.ops.reference.linear_attention import (
     linear_attention_matrix as linear_attention_matrix,
 )
 from scanmax.ops.reference.linear_attention import linear_attention_step as linear_attention_step
+from scanmax.ops.reference.lkca import lkca as lkca
+from scanmax.ops.reference.lkca import lkca_matrix as lkca_matrix
+from scanmax.ops.reference.local_attention import msa_conv as msa_conv
+from scanmax.ops.reference.local_attention import msa_conv_matrix as msa_conv_matrix
+from scanmax.ops.reference.local_attention import neighborhood_attention as neighborhood_attention
+from scanmax.ops.reference.local_attention import (
+    neighborhood_attention_matrix as neighborhood_attention_matrix,
+)
+from scanmax.ops.reference.mala import mala_attention as mala_attention
+from scanmax.ops.reference.mala import mala_attention_matrix as mala_attention_matrix
+from scanmax.ops.reference.mala import mala_attention_step as mala_attention_step
+from scanmax.ops.reference.manhattan_attention import manhattan_attention as manhattan_attention
+from scanmax.ops.reference.manhattan_attention import (
+    manhattan_attention_matrix as manhattan_attention_matrix,
+)
+from scanmax.ops.reference.manhattan_attention import manhattan_log_decay as manhattan_log_decay
 from scanmax.ops.reference.moh import head_load_balance as head_load_balance
 from scanmax.ops.reference.moh import moh_attention as moh_attention
 from scanmax.ops.reference.moh import moh_attention_matrix as moh_attention_matrix
@@ -58,11 +120,31 @@ from scanmax.ops.reference.norm import gated_rms_norm as gated_rms_norm
 from scanmax.ops.reference.norm import group_norm as group_norm
 from scanmax.ops.reference.norm import layer_norm as layer_norm
 from scanmax.ops.reference.norm import rms_norm as rms_norm
+from scanmax.ops.reference.per_head_window import (
+    per_head_window_attention as per_head_window_attention,
+)
+from scanmax.ops.reference.per_head_window import (
+    per_head_window_attention_matrix as per_head_window_attention_matrix,
+)
+from scanmax.ops.reference.per_head_window import (
+    per_head_window_attention_step as per_head_window_attention_step,
+)
+from scanmax.ops.reference.pooled_attention import pool_tokens as pool_tokens
+from scanmax.ops.reference.pooled_attention import (
+    spatial_reduction_attention as spatial_reduction_attention,
+)
+from scanmax.ops.reference.pooled_attention import (
+    spatial_reduction_attention_matrix as spatial_reduction_attention_matrix,
+)
+from scanmax.ops.reference.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
+from scanmax.ops.reference.position import fourier_positions as fourier_positions
 from scanmax.ops.reference.position import resample_positions as resample_positions
 from scanmax.ops.reference.position import rotary as rotary
 from scanmax.ops.reference.position import rotary_2d as rotary_2d
 from scanmax.ops.reference.position import sincos_1d as sincos_1d
 from scanmax.ops.reference.position import sincos_2d as sincos_2d
+from scanmax.ops.reference.rala import rala_attention as rala_attention
+from scanmax.ops.reference.rala import rala_attention_matrix as rala_attention_matrix
 from scanmax.ops.reference.relative_position import log_spaced_coordinates as log_spaced_coordinates
 from scanmax.ops.reference.relative_position import relative_position_bias as relative_position_bias
 from scanmax.ops.reference.relative_position import (
@@ -74,12 +156,23 @@ from scanmax.ops.reference.scaling_attention import (
 )
 from scanmax.ops.reference.scaling_attention import scaling_attention_step as scaling_attention_step
 from scanmax.ops.reference.scan import diagonal_scan as diagonal_scan
+from scanmax.ops.reference.selective_attention import selective_attention as selective_attention
+from scanmax.ops.reference.selective_attention import (
+    selective_attention_matrix as selective_attention_matrix,
+)
+from scanmax.ops.reference.selective_attention import selective_temperature as selective_temperature
 from scanmax.ops.reference.selective_scan import selective_scan as selective_scan
 from scanmax.ops.reference.selective_scan import selective_scan_matrix as selective_scan_matrix
 from scanmax.ops.reference.selective_scan import selective_scan_step as selective_scan_step
 from scanmax.ops.reference.soft_attention import newton_pinv as newton_pinv
 from scanmax.ops.reference.soft_attention import soft_attention as soft_attention
 from scanmax.ops.reference.soft_attention import soft_attention_matrix as soft_attention_matrix
+from scanmax.ops.reference.soft_causal_attention import (
+    soft_causal_attention as soft_causal_attention,
+)
+from scanmax.ops.reference.soft_causal_attention import (
+    soft_causal_attention_matrix as soft_causal_attention_matrix,
+)
 from scanmax.ops.reference.softmax import extexp as extexp
 from scanmax.ops.reference.softmax import extexp_add as extexp_add
 from scanmax.ops.reference.softmax import extexp_sum as extexp_sum
@@ -117,4 +210,24 @@ from scanmax.ops.reference.tensor_attention_poly import (
 )
 from scanmax.ops.reference.tensor_attention_poly import (
     tensor_attention_poly_step as tensor_attention_poly_step,
+)
+from scanmax.ops.reference.token_assignment import aggregate_tokens as aggregate_tokens
+from scanmax.ops.reference.token_assignment import dispatch_tokens as dispatch_tokens
+from scanmax.ops.reference.token_assignment import set_pool as set_pool
+from scanmax.ops.reference.token_assignment import slot_logits as slot_logits
+from scanmax.ops.reference.token_assignment import slot_matrix as slot_matrix
+from scanmax.ops.reference.token_clustering import context_cluster as context_cluster
+from scanmax.ops.reference.token_clustering import context_cluster_matrix as context_cluster_matrix
+from scanmax.ops.reference.token_clustering import token_clustering as token_clustering
+from scanmax.ops.reference.token_clustering import token_reconstruction as token_reconstruction
+from scanmax.ops.reference.token_merging import bipartite_soft_matching as bipartite_soft_matching
+from scanmax.ops.reference.token_merging import fuse_tokens as fuse_tokens
+from scanmax.ops.reference.token_merging import merge_attention as merge_attention
+from scanmax.ops.reference.token_merging import merge_tokens as merge_tokens
+from scanmax.ops.reference.token_reorganize import token_reorganize as token_reorganize
+from scanmax.ops.reference.window_attention import halo_attention as halo_attention
+from scanmax.ops.reference.window_attention import halo_attention_matrix as halo_attention_matrix
+from scanmax.ops.reference.window_attention import window_attention as window_attention
+from scanmax.ops.reference.window_attention import (
+    window_attention_matrix as window_attention_matrix,
 )

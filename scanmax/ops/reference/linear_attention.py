@@ -1,17 +1,10 @@
 """Linear attention, one token at a time."""
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from scanmax.ops.contract import accumulator_dtype, align
-
-_FEATURE_MAPS = {
-    None: lambda x: x,
-    "elu": lambda x: jnp.where(x > 0, x + 1, jnp.exp(jnp.minimum(x, 0))),
-    "relu": lambda x: jnp.maximum(x, 0),
-    "softmax": jax.nn.softmax,
-}
+from scanmax.ops.reference.feature_maps import features
 
 
 def linear_attention(
@@ -45,9 +38,8 @@ def linear_attention(
     dtype = accumulator_dtype(query, key, value, log_decay, initial_state)
     if initial_state is None:
         columns = value.shape[-1] + normalize
-        initial_state = jnp.zeros(
-            (*value.shape[:-3], value.shape[-2], key.shape[-1], columns), dtype
-        )
+        width = features(key, feature_map).shape[-1]
+        initial_state = jnp.zeros((*value.shape[:-3], value.shape[-2], width, columns), dtype)
     log_decay = _decay_per_head(log_decay, value)
     time = value.ndim - 3
 
@@ -86,7 +78,7 @@ def linear_attention_step(
     """The equation for one token; with `normalize` the last column of S sums the weights."""
     dtype = accumulator_dtype(state, query, key, value, log_decay)
     heads = value.shape[-2]
-    q, k = (_per_head(_phi(x, feature_map), heads).astype(dtype) for x in (query, key))
+    q, k = (_per_head(features(x, feature_map), heads).astype(dtype) for x in (query, key))
     v = value.astype(dtype)
     if normalize:
         v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
@@ -117,7 +109,7 @@ def linear_attention_matrix(
     dtype = accumulator_dtype(query, key, log_decay)
     per_channel = log_decay is not None and log_decay.ndim == query.ndim
     heads = query.shape[-2] if log_decay is None else log_decay.shape[-2 if per_channel else -1]
-    q, k = (_per_head(_phi(x, feature_map), heads).astype(dtype) for x in (query, key))
+    q, k = (_per_head(features(x, feature_map), heads).astype(dtype) for x in (query, key))
     a = jnp.zeros((*q.shape[:-1], 1), dtype) if log_decay is None else log_decay.astype(dtype)
     a = a if a.ndim == q.ndim else a[..., None]  # [*B, T, H, K or 1]
     i, j, t = jnp.ix_(*[jnp.arange(q.shape[-3])] * 3)
@@ -136,10 +128,6 @@ def linear_attention_matrix(
         matrix = jnp.where(total == 0, 0, matrix / jnp.where(total == 0, 1, total))
     matrix = matrix if scale is None else matrix * scale
     return matrix.astype(query.dtype)
-
-
-def _phi(x, feature_map):
-    return feature_map(x) if callable(feature_map) else _FEATURE_MAPS[feature_map](x)
 
 
 def _per_head(x, heads):

@@ -13,17 +13,19 @@ def apply_matrix(matrix, value):
     return y.astype(value.dtype)
 
 
-def by_token(step, initial_state, *arrays):
+def by_token(step, initial_state, *arrays, width=None):
     """`step(state, *arrays at t) -> (y_t, state)` over the tokens [*B, T, H, .]: y and the state.
 
-    The state starts as zeros of [*B, H, K + 1, V + 1]; key and value come second and third.
+    The state starts as zeros of [*B, H, K + 1, V + 1], K the width of the keys' features; key and
+    value come second and third.
     """
     key, value = arrays[1:3]
     time = value.ndim - 3
     if initial_state is None:
-        shape = (*value.shape[:-3], value.shape[-2], key.shape[-1] + 1, value.shape[-1] + 1)
-        initial_state = jnp.zeros(shape)
-    dtype = accumulator_dtype(initial_state, *arrays)
+        width = key.shape[-1] if width is None else width
+        shape = (*value.shape[:-3], value.shape[-2], width + 1, value.shape[-1] + 1)
+        initial_state = jnp.zeros(shape, value.dtype)
+    dtype = accumulator_dtype(*arrays, initial_state)
 
     def token(state, inputs):
         y, state = step(state, *inputs)

@@ -11,20 +11,25 @@ def _pairs(width, layout):
     return (half, half + width // 2) if layout == "half" else (2 * half, 2 * half + 1)
 
 
-def rotary(x, positions=None, *, base=10000.0, layout="half", rotary_dim=None):
+def rotary(x, positions=None, *, base=10000.0, layout="half", endpoint=False, rotary_dim=None):
     """Multiplies each pair, as a complex number, by exp(i * position * base^(-2i / K))."""
     width = x.shape[-1] if rotary_dim is None else rotary_dim
     a, b = _pairs(width, layout)
     positions = jnp.arange(x.shape[-3]) if positions is None else positions
-    frequencies = jnp.asarray(base ** (-np.arange(0, width, 2) / width), x.dtype)
+    last = max(width - 2, 1) if endpoint else width
+    frequencies = jnp.asarray(base ** (-np.arange(0, width, 2) / last), x.dtype)
     angles = jnp.einsum("...t,k->...tk", positions.astype(x.dtype), frequencies)
     angles = jnp.broadcast_to(angles[..., None, :], x[..., a].shape)
     z = jax.lax.complex(x[..., a], x[..., b]) * jax.lax.complex(jnp.cos(angles), jnp.sin(angles))
     return x.at[..., a].set(z.real).at[..., b].set(z.imag)
 
 
-def rotary_2d(x, *, grid, base=10000.0, layout="half", prefix_tokens=0):
+def rotary_2d(x, *, grid, base=10000.0, layout="half", endpoint=False, prefix_tokens=0):
     """`rotary` of the first half of the features by row and of the second half by column."""
+    if endpoint:
+        # base^(-i / (n - 1)) for the n = K / 4 pairs of a half
+        n = x.shape[-1] // 4
+        base = base ** (n / max(n - 1, 1))
     prefix, x = jnp.split(x, [prefix_tokens], axis=-3)
     by_row, by_column = jnp.split(x, 2, axis=-1)
     rows, columns = (jnp.asarray(axis.ravel()) for axis in np.indices(grid))
@@ -53,6 +58,20 @@ def sincos_2d(grid, dim, *, base=10000.0, endpoint=False, dtype=jnp.float32):
         for x in range(grid[1])
     ]
     return jnp.asarray(np.stack(rows), dtype)
+
+
+def fourier_positions(grid, dim, *, base=10000.0, epsilon=1e-6, dtype=jnp.float32):
+    """sin and cos of 2 pi (place + 1) / (side + epsilon) w_i in turn, rows before columns."""
+    quarter = dim // 4
+    table = np.zeros((grid[0] * grid[1], dim))
+    for y in range(grid[0]):
+        for x in range(grid[1]):
+            for axis, (place, side) in enumerate(((y, grid[0]), (x, grid[1]))):
+                for i in range(quarter):
+                    angle = 2 * np.pi * (place + 1) / (side + epsilon) / base ** (i / quarter)
+                    at = axis * dim // 2 + 2 * i
+                    table[y * grid[1] + x, at : at + 2] = np.sin(angle), np.cos(angle)
+    return jnp.asarray(table, dtype)
 
 
 def _kernel(distance, method):
