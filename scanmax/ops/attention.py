@@ -4,10 +4,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from scanmax.ops.attention_streaming import Plan, stream
+from scanmax.ops.attention_cudnn import chosen, cudnn_attention, cudnn_obstacles
+from scanmax.ops.attention_passes import stream_passes
+from scanmax.ops.attention_streaming import Plan, stream, visible_keys
 from scanmax.ops.contract import (
     accumulator_dtype,
     check_choice,
@@ -18,7 +19,7 @@ from scanmax.ops.contract import (
     require,
     vary_like,
 )
-from scanmax.ops.normalizer import Normalizer, Softmax, get_normalizer
+from scanmax.ops.normalizer import Normalizer, get_normalizer, needs_passes, row_scores
 from scanmax.ops.softmax import divide
 
 FORMS = (None, "parallel", "chunked")
@@ -81,7 +82,9 @@ def dot_product_attention(
       mask: bool, True = attend, broadcasts to [*B, H, T, S].
       scale: scalar factor of the logits, may be traced; None is K ** -0.5.
       is_causal: mask out the keys after each query.
-      normalizer: "softmax", "softmax_two_pass", "stablemax", "sigmoid", or a `Normalizer`.
+      normalizer: a name of `NORMALIZERS` ("softmax", "sigmoid", "softplus", "entmax15", ...), or a
+        `Normalizer`. "lssar", "sparsemax" and "entmax15" read the keys more than once in the
+        chunked form.
       query_seq_lengths: [*B] integers; later queries give 0.
       key_value_seq_lengths: [*B] integers; later keys are masked out.
       logits_soft_cap: bounds the logits, before bias and masks.
@@ -114,15 +117,15 @@ def dot_product_attention(
     """
     check_choice("form", form, FORMS)
     query, key, bias, mask = check_arrays(query, key, value, bias, mask)
-    batch, (T, H, _), S = query.shape[:-3], query.shape[-3:], key.shape[-3]
+    batch, T = query.shape[:-3], query.shape[-3]
     query_seq_lengths = _check_lengths("query_seq_lengths", query_seq_lengths, batch)
     key_value_seq_lengths = _check_lengths("key_value_seq_lengths", key_value_seq_lengths, batch)
-    chunks = _chunks(chunk_size, T, S, math.prod(batch) * H)
+    chunks = chunks_of(chunk_size, query, key)
     left, right = window_of(local_window_size, is_causal)
-    normalizer = get_normalizer(normalizer)
+    normalizer = get_normalizer(normalizer, query.shape[-1])
     given_scale, scale = scale, scale_of(scale, query)
 
-    obstacles = _cudnn_obstacles(query, key, value, normalizer)
+    obstacles = cudnn_obstacles(query, key, value, normalizer)
     for given, name in (
         (bias is not None, "bias"),
         (mask is not None, "mask"),
@@ -140,41 +143,33 @@ def dot_product_attention(
         check_implementation("dot_product_attention", implementation, available)
     except NotImplementedError as error:
         raise NotImplementedError(f"{error} cuDNN does not serve {', '.join(obstacles)}.") from None
-    if _chosen(implementation, form, available) == "cudnn":
+    if chosen(implementation, form, available) == "cudnn":
         try:
-            return _cudnn(query, key, value, given_scale, left, right)
+            return cudnn_attention(query, key, value, given_scale, left, right)
         except (NotImplementedError, RuntimeError, ValueError):
             # an older GPU or cuDNN: refused while tracing
             if implementation is not None:
                 raise
 
-    key, value = _clear_hidden(key, value, mask, key_value_seq_lengths)
+    key, value = clear_hidden(key, value, mask, key_value_seq_lengths)
     if query_seq_lengths is not None:
         asked = _within(query_seq_lengths, T)
         query = jnp.where(asked, query, jnp.zeros_like(query))
-    if form is None:
-        form = "parallel" if T * S <= PARALLEL_UP_TO else "chunked"
-    if form == "chunked" and T * S > 0:
-        plan = Plan(normalizer, left, right, logits_soft_cap, chunks, precision)
-        arrays = (query, key, value, bias, mask, scale, key_value_seq_lengths)
-        # under shard_map a custom gradient must vary as its argument does: make all vary alike,
-        # and the transpose of that sums the gradient of a replicated one
-        y = stream(plan, *(x if x is None else vary_like(x, *arrays) for x in arrays))
-    else:
-        window = (left, right)
-        y = attend(
-            normalizer,
-            query,
-            key,
-            value,
-            bias,
-            mask,
-            scale,
-            window,
-            key_value_seq_lengths,
-            logits_soft_cap,
-            precision,
-        )
+    y = evaluate(
+        normalizer,
+        query,
+        key,
+        value,
+        bias,
+        mask,
+        scale,
+        (left, right),
+        key_value_seq_lengths,
+        logits_soft_cap,
+        precision,
+        form,
+        chunks,
+    )
     return y if query_seq_lengths is None else jnp.where(asked, y, jnp.zeros_like(y))
 
 
@@ -233,11 +228,13 @@ def attention_matrix(
     batch, T = query.shape[:-3], query.shape[-3]
     query_seq_lengths = _check_lengths("query_seq_lengths", query_seq_lengths, batch)
     key_value_seq_lengths = _check_lengths("key_value_seq_lengths", key_value_seq_lengths, batch)
-    key, _ = _clear_hidden(key, None, mask, key_value_seq_lengths)
+    key, _ = clear_hidden(key, None, mask, key_value_seq_lengths)
     if query_seq_lengths is not None:
         asked = _within(query_seq_lengths, T)  # [*B, T, 1, 1]
         query = jnp.where(asked, query, jnp.zeros_like(query))
-    logits, num_keys = _masked_logits(
+    normalizer = get_normalizer(normalizer, query.shape[-1])
+    weights = weights_of(
+        normalizer,
         query,
         key,
         bias,
@@ -248,8 +245,6 @@ def attention_matrix(
         logits_soft_cap,
         precision,
     )
-    scores, total = _scores(get_normalizer(normalizer), logits, num_keys)
-    weights = scores if total is None else divide(scores, total)
     if query_seq_lengths is not None:
         weights = jnp.where(jnp.moveaxis(asked, -3, -2), weights, jnp.zeros_like(weights))
     return weights.astype(dtype)
@@ -326,8 +321,10 @@ def window_of(size, is_causal):
     return left, 0 if is_causal else right
 
 
-def _chunks(chunk_size, T, S, rows):
+def chunks_of(chunk_size, query, key):
     """Block sizes: those asked for, or some that fill BLOCK_LOGITS; evened out over the lengths."""
+    *batch, T, H, _ = query.shape
+    S, rows = key.shape[-3], math.prod(batch) * H
     if chunk_size is None:
         logits = BLOCK_LOGITS.get(jax.default_backend(), BLOCK_LOGITS_ELSEWHERE) // max(rows, 1)
         exponent = max(logits.bit_length() - 1, 14)
@@ -355,7 +352,7 @@ def _within(lengths, size):
     return positions < lengths[..., None, None, None]
 
 
-def _clear_hidden(key, value, mask, lengths):
+def clear_hidden(key, value, mask, lengths):
     """Zeros in place of keys and values that no query sees: 0 * NaN would be NaN."""
     seen = None if lengths is None else _within(lengths, key.shape[-3])
     if mask is not None and mask.shape[-2] == 1 and mask.shape[-1] == key.shape[-3]:
@@ -373,8 +370,8 @@ def _per_key_head(x, groups):
     return x.reshape(*batch, groups, heads // groups * length, width)
 
 
-def _masked_logits(query, key, bias, mask, scale, window, lengths, cap, precision):
-    """Logits [*B, H, T, S], -inf where masked, and the number of keys."""
+def _masked_logits(normalizer, query, key, bias, mask, scale, window, lengths, cap, precision):
+    """Logits [*B, H, T, S], -inf where masked, and the number of keys for the normalizer."""
     *batch, T, H, _ = query.shape
     S, G = key.shape[-3:-1]
     dtype = accumulator_dtype(query)
@@ -396,6 +393,8 @@ def _masked_logits(query, key, bias, mask, scale, window, lengths, cap, precisio
     column = jnp.arange(S, dtype=jnp.int32).reshape(*ones, 1, S)
     left, right = window
     num_keys = S
+    if normalizer.counts_visible:
+        num_keys = visible_keys(query, S, window, lengths, mask, dtype)
     if right is not None:
         logits = jnp.where(column <= row + right, logits, -jnp.inf)
     if left is not None:
@@ -403,18 +402,106 @@ def _masked_logits(query, key, bias, mask, scale, window, lengths, cap, precisio
     if lengths is not None:
         lengths = lengths.reshape(*lengths.shape, 1, 1, 1)
         logits = jnp.where(column < lengths, logits, -jnp.inf)
-        num_keys = lengths.astype(dtype)
+        num_keys = num_keys if normalizer.counts_visible else lengths.astype(dtype)
     if mask is not None:
         logits = jnp.where(mask, logits, -jnp.inf)
     return logits, num_keys
 
 
-def attend(normalizer, query, key, value, bias, mask, scale, window, lengths, cap, precision):
+def evaluate(
+    normalizer,
+    query,
+    key,
+    value,
+    bias,
+    mask,
+    scale,
+    window,
+    lengths,
+    cap,
+    precision,
+    form,
+    chunks,
+    relative=None,
+    terms=(),
+):
+    """Either form, on checked arrays: [*B, T, H, V] in the dtype of value.
+
+    `relative` is a term of `relative_term`, `terms` its arrays.
+    """
+    T, S = query.shape[-3], key.shape[-3]
+    if form is None:
+        form = "parallel" if T * S <= PARALLEL_UP_TO else "chunked"
+    if form == "parallel" or T * S == 0:
+        rest = (window, lengths, cap, precision, relative, terms)
+        return attend(normalizer, query, key, value, bias, mask, scale, *rest)
+    plan = Plan(normalizer, *window, cap, chunks, precision, relative)
+    arrays = (query, key, value, bias, mask, scale, lengths, *terms)
+    # under shard_map a custom gradient must vary as its argument does: make all vary alike,
+    # and the transpose of that sums the gradient of a replicated one
+    by_blocks = stream_passes if needs_passes(normalizer) else stream
+    return by_blocks(plan, *(x if x is None else vary_like(x, *arrays) for x in arrays))
+
+
+def _relative_term(relative, terms, logits):
+    """The term of all pairs, [H, T, S] or of one head, at the logits' rank."""
+    parameter, *places = terms
+    rows, columns = (jnp.arange(size, dtype=jnp.int32) for size in logits.shape[-2:])
+    term = relative.block(parameter.astype(logits.dtype), *places, rows, columns)
+    return term.reshape((1,) * (logits.ndim - 3) + term.shape)
+
+
+def weights_of(
+    normalizer,
+    query,
+    key,
+    bias,
+    mask,
+    scale,
+    window,
+    lengths,
+    cap,
+    precision,
+    relative=None,
+    terms=(),
+):
+    """The weights of all pairs, on checked arrays: [*B, H, T, S] in accumulator precision."""
+    logits, num_keys = _masked_logits(
+        normalizer, query, key, bias, mask, scale, window, lengths, cap, precision
+    )
+    if relative is not None and relative.placement == "logits":
+        logits = logits + _relative_term(relative, terms, logits)
+    scores, total = row_scores(normalizer, logits, num_keys)
+    weights = scores if total is None else divide(scores, total)
+    if relative is not None and relative.placement == "weights":
+        weights = weights * _relative_term(relative, terms, logits)
+    return weights
+
+
+def attend(
+    normalizer,
+    query,
+    key,
+    value,
+    bias,
+    mask,
+    scale,
+    window,
+    lengths,
+    cap,
+    precision,
+    relative=None,
+    terms=(),
+):
     """The parallel form, on checked arrays: [*B, T, H, V] in the dtype of value."""
     logits, num_keys = _masked_logits(
-        query, key, bias, mask, scale, window, lengths, cap, precision
+        normalizer, query, key, bias, mask, scale, window, lengths, cap, precision
     )
-    scores, total = _scores(normalizer, logits, num_keys)  # [*B, H, T, S], [*B, H, T, 1]
+    if relative is not None and relative.placement == "logits":
+        logits = logits + _relative_term(relative, terms, logits)
+    scores, total = row_scores(normalizer, logits, num_keys)  # [*B, H, T, S], [*B, H, T, 1]
+    if relative is not None and relative.placement == "weights":
+        scores = scores * _relative_term(relative, terms, logits)
     y = jnp.einsum(
         "...gts,...gsv->...gtv",
         _per_key_head(scores.astype(value.dtype), key.shape[-2]),
@@ -426,73 +513,3 @@ def attend(normalizer, query, key, value, bias, mask, scale, window, lengths, ca
         # an empty row is 0 already; choosing among totals is cheaper than among outputs
         y = y / jnp.where(total == 0, jnp.ones_like(total), total)
     return jnp.moveaxis(y, -3, -2).astype(value.dtype)
-
-
-def _scores(normalizer, logits, num_keys):
-    """Scores and their row sums (None where rows are not normalized)."""
-    null = normalizer.null_logit
-    if null is not None:
-        null = jnp.full((*logits.shape[:-1], 1), null, logits.dtype)
-    level = None
-    if normalizer.shifted:
-        # A finite floor instead of a choice afterwards: rows that attend to nothing stay at 0, and
-        # XLA on CPU keeps the maximum and the scores in one fusion.
-        floor = jnp.finfo(logits.dtype).min
-        level = jnp.max(normalizer.level(logits), -1, keepdims=True, initial=floor)
-        if null is not None:
-            level = jnp.maximum(level, normalizer.level(null))
-        level = lax.stop_gradient(level)
-    scores = normalizer.score(logits, level, num_keys)
-    if not normalizer.normalized:
-        return scores, None
-    total = jnp.sum(scores, -1, keepdims=True)
-    return scores, total if null is None else total + normalizer.score(null, level, num_keys)
-
-
-# cuDNN.
-
-
-def _cudnn_obstacles(query, key, value, normalizer):
-    """What about the arrays and the machine keeps cuDNN from serving this call.
-
-    Masks and lengths are kept from it too: its fully masked rows are not zero.
-    """
-    dtype, width = query.dtype, query.shape[-1]
-    half = dtype in (jnp.bfloat16, jnp.float16) and dtype == value.dtype
-    backend = jax.default_backend()
-    return [
-        obstacle
-        for is_there, obstacle in (
-            (backend != "gpu", f"the backend {backend!r}"),
-            (normalizer != Softmax(), f"the normalizer {normalizer}"),
-            (not half, f"dtype {dtype} (only bfloat16 and float16)"),
-            (width != value.shape[-1], "values of another width than keys"),
-            (width % 8 != 0 or width > 128, f"heads of width {width} (only 8, 16, ... 128)"),
-            (query.shape[-3] != key.shape[-3], "T != S"),
-        )
-        if is_there
-    ]
-
-
-def _chosen(implementation, form, available):
-    if implementation is None:
-        return "cudnn" if "cudnn" in available and form is None else "xla"
-    names = (implementation,) if isinstance(implementation, str) else implementation
-    return next(name for name in names if name in available)
-
-
-def _cudnn(query, key, value, scale, left, right):
-    batch = query.shape[:-3]
-    if scale is not None:
-        # cuDNN's own scale is a constant; this one may be traced
-        accumulator = accumulator_dtype(query)
-        query = query.astype(accumulator) * jnp.asarray(scale, accumulator)
-        query = query.astype(key.dtype)
-    y = jax.nn.dot_product_attention(
-        *(x.reshape(-1, *x.shape[-3:]) for x in (query, key, value)),
-        scale=None if scale is None else 1.0,
-        is_causal=right == 0,
-        local_window_size=None if left is None else (left, 0),
-        implementation="cudnn",
-    )
-    return y.reshape(*batch, *y.shape[1:])

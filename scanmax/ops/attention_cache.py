@@ -182,7 +182,7 @@ def attention_step(
     query, keys, bias, mask = check_arrays(query, state.key, state.value, bias, mask)
     allowed = allowed.reshape((1,) * (len(batch) + 2) + (S,))  # [*B, H, T=1, S]
     y = attend(
-        get_normalizer(normalizer),
+        get_normalizer(normalizer, K),
         query,
         keys,
         state.value,

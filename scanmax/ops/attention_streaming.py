@@ -9,6 +9,9 @@ each block of weights P and of logit gradients dL from them:
 
 Blocks that `is_causal` or `local_window_size` empties are never visited, in either pass.
 
+A normalizer that needs several passes over the keys is evaluated by `attention_passes`, on the
+blocks and with the backward pass of this module.
+
 Arrays are head-first inside, with query heads [G, R] over G key heads, so that each block is one
 matrix product per key head. Gradients of keys and values are accumulated transposed: a product
 whose large operand has the contracted axis first is half as fast on CPU.
@@ -22,13 +25,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from scanmax.ops.contract import accumulator_dtype, vary_like
-from scanmax.ops.normalizer import Normalizer
+from scanmax.ops.normalizer import Normalizer, needs_passes
 from scanmax.ops.softmax import divide
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The static part of a call; `window` is (left, right), None for unbounded on that side."""
+    """The static part of a call.
+
+    The window is (left, right), None for unbounded on that side; `relative` is a term of
+    `relative_term`, whose arrays follow the others.
+    """
 
     normalizer: Normalizer
     left: int | None
@@ -36,13 +43,15 @@ class Plan:
     logits_soft_cap: float | None
     chunks: tuple[int, int]
     precision: object
+    relative: object = None
 
 
 class _Blocks:
     """The arrays of one call, cut into blocks: what both passes share."""
 
-    def __init__(self, plan, query, key, value, bias, mask, scale, key_lengths):
+    def __init__(self, plan, query, key, value, bias, mask, scale, key_lengths, *terms):
         self.plan = plan
+        self.terms = terms  # the parameter of plan.relative, places of queries, places of keys
         *self.batch, self.T, H, self.K = query.shape
         *_, self.S, self.G, self.V = value.shape
         self.R = H // self.G
@@ -61,7 +70,12 @@ class _Blocks:
             self.num_keys = self.key_lengths.astype(self.dtype)
         else:
             self.num_keys = self.S
-        self.arrays = (query, key, value, bias, mask, scale, key_lengths)
+        self.visible = None
+        if plan.normalizer.counts_visible:
+            window = (plan.left, plan.right)
+            visible = visible_keys(query, self.S, window, key_lengths, mask, self.dtype)
+            self.visible = self.matrix(visible)
+        self.arrays = (query, key, value, bias, mask, scale, key_lengths, *terms)
 
     def rows(self, x):
         """[*B, T, H, K] -> [*B, G, R, padded T, K]."""
@@ -87,6 +101,12 @@ class _Blocks:
         x = lax.slice_in_dim(x, 0, self.T, axis=x.ndim - 2)
         x = jnp.moveaxis(x, -2, -4)
         return x.reshape(*x.shape[:-3], self.G * self.R, x.shape[-1])
+
+    def keys_counted(self, i):
+        """The num_keys of query block i: the keys each row may see, where the score asks for it."""
+        if self.visible is None:
+            return self.num_keys
+        return self.visible if self.visible.shape[-2] == 1 else self.query_block(self.visible, i)
 
     def query_block(self, x, i):
         return lax.dynamic_slice_in_dim(x, i * self.bq, self.bq, axis=x.ndim - 2)
@@ -124,10 +144,29 @@ class _Blocks:
             logits, slope = cap * t, 1 - t * t
         if self.bias is not None:
             logits = logits + self.matrix_block(self.bias, i, j).astype(self.dtype)
+        if self.has_term("logits"):
+            logits = logits + self.term(self.terms[0], i, j)
         allowed = self.allowed(i, j)
         if allowed is not None:
             logits = jnp.where(allowed, logits, -jnp.inf)
         return logits, slope
+
+    def has_term(self, placement):
+        """Whether the call has a relative term, and in this place."""
+        return self.plan.relative is not None and self.plan.relative.placement == placement
+
+    def term(self, parameter, i, j):
+        """The block of the relative term, [G, R, bq, bk] or of one head, at the logits' rank."""
+        rows = i * self.bq + jnp.arange(self.bq, dtype=jnp.int32)
+        columns = j * self.bk + jnp.arange(self.bk, dtype=jnp.int32)
+        parameter = parameter.astype(self.dtype)
+        block = self.plan.relative.block(parameter, *self.terms[1:], rows, columns)
+        heads = (1, 1) if block.shape[0] == 1 else (self.G, self.R)
+        return block.reshape((1,) * len(self.batch) + heads + block.shape[1:])
+
+    def weighed(self, scores, i, j):
+        """The scores, times the relative term where it multiplies weights."""
+        return scores * self.term(self.terms[0], i, j) if self.has_term("weights") else scores
 
     def allowed(self, i, j):
         """Which entries of the block take part; None for all, rank of the logits otherwise."""
@@ -172,6 +211,24 @@ class _Blocks:
         return vary_like(jnp.full(shape, fill, self.dtype), *self.arrays)
 
 
+def visible_keys(query, S, window, key_lengths, mask, dtype):
+    """How many keys each query may attend to, biases aside: [*B, H, T, 1] with axes of 1."""
+    *batch, T, _, _ = query.shape
+    ones = (1,) * (len(batch) + 1)
+    row = jnp.arange(T, dtype=jnp.int32).reshape(*ones, T, 1)
+    left, right = window
+    end = jnp.asarray(S, jnp.int32)
+    if key_lengths is not None:
+        end = jnp.clip(key_lengths, 0, S).reshape(*key_lengths.shape, 1, 1, 1)
+    first = jnp.zeros_like(row) if left is None else jnp.maximum(row - left, 0)
+    end = end if right is None else jnp.minimum(row + (right + 1), end)
+    if mask is None:
+        return jnp.maximum(end - first, 0).astype(dtype)
+    column = jnp.arange(S, dtype=jnp.int32).reshape(*ones, 1, S)
+    allowed = (column >= first) & (column < end) & mask
+    return jnp.sum(allowed, -1, keepdims=True, dtype=jnp.int32).astype(dtype)
+
+
 def _pad(x, axis, size):
     padding = [(0, 0)] * x.ndim
     padding[axis] = (0, size - x.shape[axis])
@@ -184,62 +241,84 @@ def _loop(bounds, body, carry):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def stream(plan, query, key, value, bias, mask, scale, key_lengths):
+def stream(plan, query, key, value, bias, mask, scale, key_lengths, *terms):
     """Attention by blocks: [*B, T, H, V] in the dtype of value."""
-    return _forward(plan, query, key, value, bias, mask, scale, key_lengths)[0]
+    return _forward(plan, query, key, value, bias, mask, scale, key_lengths, *terms)[0]
 
 
 def _forward(plan, *arrays):
-    blocks = _Blocks(plan, *arrays)
-    normalizer, value = plan.normalizer, arrays[2]
-    rows = (*blocks.batch, blocks.G, blocks.R, blocks.bq)
-
-    def start():
-        level, total = None, None
-        if normalizer.shifted:
-            level = blocks.carry(rows, -jnp.inf)
-        if normalizer.normalized:
-            total = blocks.carry(rows)
-        if normalizer.null_logit is not None:
-            null = blocks.carry((*rows, 1), normalizer.null_logit)
-            shift = normalizer.level(null) if normalizer.shifted else None
-            total = normalizer.score(null, shift, blocks.num_keys)[..., 0]
-            level = shift[..., 0] if normalizer.shifted else None
-        return level, total, blocks.carry((*rows, blocks.V))
+    if needs_passes(plan.normalizer):
+        raise NotImplementedError(
+            f"{plan.normalizer} needs several passes over the keys; only `dot_product_attention` "
+            "streams it."
+        )
+    blocks, value = _Blocks(plan, *arrays), arrays[2]
 
     def query_block(i):
-        q = blocks.query_block(blocks.q, i)
-
-        def key_block(j, carry):
-            level, total, y = carry
-            logits, _ = blocks.logits(q, blocks.key_block(blocks.k, j), i, j)
-            shift = None
-            if normalizer.shifted:
-                new = jnp.maximum(level, jnp.max(normalizer.level(logits), -1))
-                finite = jnp.where(new == -jnp.inf, jnp.zeros_like(new), new)
-                factor = normalizer.rescale(level, finite)
-                total, y, level = total * factor, y * factor[..., None], new
-                shift = finite[..., None]
-            scores = normalizer.score(logits, shift, blocks.num_keys)
-            if normalizer.normalized:
-                total = total + jnp.sum(scores, -1)
-            v = blocks.key_block(blocks.v, j)
-            y = y + blocks.dot("...grqs,...gsv->...grqv", scores.astype(v.dtype), v)
-            return level, total, y
-
-        level, total, y = _loop(blocks.keys_seen(i), key_block, start())
-        if normalizer.shifted:
-            level = jnp.where(level == -jnp.inf, jnp.zeros_like(level), level)
-        if normalizer.normalized:
-            total = divide(jnp.ones_like(total), total)
-            y = y * total[..., None]
-        return y.astype(value.dtype), level, total
+        y, level, inverse = finish_row(plan.normalizer, add_keys(blocks, i, start_row(blocks, i)))
+        return y.astype(value.dtype), level, inverse
 
     y, level, inverse = lax.map(query_block, jnp.arange(blocks.nq, dtype=jnp.int32))
-    # [nq, *B, G, R, bq, V] -> [*B, G, R, T, V]
-    y = jnp.moveaxis(y, 0, -3)
-    y = blocks.unrows(y.reshape(*y.shape[:-3], -1, y.shape[-1]))
-    return y, level, inverse
+    return blocks.unrows(join_rows(y)), level, inverse
+
+
+def start_row(blocks, i):
+    """Level, total and output of query block i before its first key, [*B, G, R, bq (, V)]."""
+    normalizer, rows = blocks.plan.normalizer, (*blocks.batch, blocks.G, blocks.R, blocks.bq)
+    level, total = None, None
+    if normalizer.shifted:
+        level = blocks.carry(rows, -jnp.inf)
+    if normalizer.normalized:
+        total = blocks.carry(rows)
+    if normalizer.null_logit is not None:
+        null = blocks.carry((*rows, 1), normalizer.null_logit)
+        shift = normalizer.level(null) if normalizer.shifted else None
+        total = normalizer.score(null, shift, blocks.keys_counted(i))[..., 0]
+        level = shift[..., 0] if normalizer.shifted else None
+    return level, total, blocks.carry((*rows, blocks.V))
+
+
+def add_keys(blocks, i, carry):
+    """What `start_row` began, with all key blocks that query block i sees."""
+    normalizer, q = blocks.plan.normalizer, blocks.query_block(blocks.q, i)
+    num_keys = blocks.keys_counted(i)
+
+    def key_block(j, carry):
+        level, total, y = carry
+        logits, _ = blocks.logits(q, blocks.key_block(blocks.k, j), i, j)
+        shift = None
+        if normalizer.shifted:
+            new = jnp.maximum(level, jnp.max(normalizer.level(logits), -1))
+            finite = jnp.where(new == -jnp.inf, jnp.zeros_like(new), new)
+            factor = normalizer.rescale(level, finite)
+            total, y, level = total * factor, y * factor[..., None], new
+            shift = finite[..., None]
+        scores = normalizer.score(logits, shift, num_keys)
+        if normalizer.normalized:
+            total = total + jnp.sum(scores, -1)
+        v = blocks.key_block(blocks.v, j)
+        scores = blocks.weighed(scores, i, j)
+        y = y + blocks.dot("...grqs,...gsv->...grqv", scores.astype(v.dtype), v)
+        return level, total, y
+
+    return _loop(blocks.keys_seen(i), key_block, carry)
+
+
+def finish_row(normalizer, carry):
+    """The output, the level, and the inverse of the total of rows that have met all keys."""
+    level, total, y = carry
+    if normalizer.shifted:
+        level = jnp.where(level == -jnp.inf, jnp.zeros_like(level), level)
+    if normalizer.normalized:
+        total = divide(jnp.ones_like(total), total)
+        y = y * total[..., None]
+    return y, level, total
+
+
+def join_rows(x):
+    """Query blocks [nq, *B, G, R, bq, V] -> [*B, G, R, padded T, V]."""
+    x = jnp.moveaxis(x, 0, -3)
+    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
 
 
 def _stream_forward(plan, *arrays):
@@ -247,48 +326,76 @@ def _stream_forward(plan, *arrays):
     return y, (arrays, y, level, inverse)
 
 
+def row_statistic(x, i):
+    """What query block i kept per row, [nq, ..., bq] -> [..., bq, 1]."""
+    return lax.dynamic_index_in_dim(x, i, keepdims=False)[..., None]
+
+
 def _stream_backward(plan, residuals, d_y):
     arrays, y, level, inverse = residuals
-    query, key, value, bias, _, scale, _ = arrays
     blocks = _Blocks(plan, *arrays)
-    normalizer = plan.normalizer
     d_y = blocks.rows(d_y)  # [*B, G, R, T, V]
-    q_t, d_y_t = jnp.swapaxes(blocks.q, -1, -2), jnp.swapaxes(d_y, -1, -2)
     drop = None
-    if normalizer.normalized:
-        drop = jnp.sum(
-            d_y.astype(blocks.dtype) * blocks.rows(y).astype(blocks.dtype), -1, keepdims=True
-        )
+    if plan.normalizer.normalized:
+        drop = row_products(blocks, d_y, blocks.rows(y))
+    return backward(blocks, arrays, d_y, weigh_rows(blocks, level, inverse, drop))
+
+
+def weigh_rows(blocks, level, inverse, drop):
+    """`weigh` of `backward`, from the statistics of `finish_row` and sum(dO * O) of each row."""
+    normalizer = blocks.plan.normalizer
+
+    def weigh(logits, d_weights, i):
+        shift = row_statistic(level, i) if normalizer.shifted else None
+
+        def score(logits):
+            return normalizer.score(logits, shift, blocks.keys_counted(i))
+
+        scores, slopes = jax.jvp(score, (logits,), (jnp.ones_like(logits),))
+        if normalizer.normalized:
+            d_weights = d_weights - blocks.query_block(drop, i)
+            scores = scores * row_statistic(inverse, i)
+            slopes = slopes * row_statistic(inverse, i)
+        return scores, slopes * d_weights
+
+    return weigh
+
+
+def row_products(blocks, x, y):
+    """sum_v x y in accumulator precision, the axis kept: [*B, G, R, T, 1]."""
+    return jnp.sum(x.astype(blocks.dtype) * y.astype(blocks.dtype), -1, keepdims=True)
+
+
+def backward(blocks, arrays, d_y, weigh, cast=True):
+    """Gradients of all arrays, block by block, given d_y [*B, G, R, padded T, V].
+
+    `weigh(logits, d_weights, i)` computes a block's weights, and the gradient of its logits from
+    that of its weights; i is the query block. Without `cast` the gradients stay in accumulator
+    precision.
+    """
+    query, key, value, bias, _, scale, _, *terms = arrays
+    q_t, d_y_t = jnp.swapaxes(blocks.q, -1, -2), jnp.swapaxes(d_y, -1, -2)
 
     def columns_of(x, i):
         return lax.dynamic_slice_in_dim(x, i * blocks.bq, blocks.bq, axis=x.ndim - 1)
-
-    def stat(x, i):
-        return lax.dynamic_index_in_dim(x, i, keepdims=False)[..., None]
 
     def key_block(carry, j):
         k, v = blocks.key_block(blocks.k, j), blocks.key_block(blocks.v, j)
 
         def query_block(i, carry):
-            d_q, d_k, d_v, d_bias = carry
+            d_q, d_k, d_v, d_bias, d_parameter = carry
             logits, slope = blocks.logits(blocks.query_block(blocks.q, i), k, i, j)
-            shift = stat(level, i) if normalizer.shifted else None
-
-            def score(logits):
-                return normalizer.score(logits, shift, blocks.num_keys)
-
-            scores, slopes = jax.jvp(score, (logits,), (jnp.ones_like(logits),))
             d_weights = blocks.dot(
                 "...grqv,...gsv->...grqs", blocks.query_block(d_y, i).astype(v.dtype), v
             )
-            if normalizer.normalized:
-                d_weights = d_weights - blocks.query_block(drop, i)
-                scores = scores * stat(inverse, i)
-                slopes = slopes * stat(inverse, i)
+            weights, d_logits = weigh(logits, blocks.weighed(d_weights, i, j), i)
+            if blocks.plan.relative is not None:
+                d_term = weights * d_weights if blocks.has_term("weights") else d_logits
+                d_parameter = d_parameter + _pull_back(blocks, d_term, i, j)
+                weights = blocks.weighed(weights, i, j)
             d_v = d_v + blocks.dot(
-                "...grvq,...grqs->...gvs", columns_of(d_y_t, i), scores.astype(d_y_t.dtype)
+                "...grvq,...grqs->...gvs", columns_of(d_y_t, i), weights.astype(d_y_t.dtype)
             )
-            d_logits = slopes * d_weights
             if bias is not None:
                 start = blocks.matrix_start(d_bias, i, j)
                 old = blocks.matrix_block(d_bias, i, j)
@@ -298,35 +405,48 @@ def _stream_backward(plan, residuals, d_y):
             d_k = d_k + blocks.dot("...grkq,...grqs->...gks", columns_of(q_t, i), d_logits)
             new = blocks.query_block(d_q, i) + blocks.dot("...grqs,...gsk->...grqk", d_logits, k)
             d_q = lax.dynamic_update_slice_in_dim(d_q, new, i * blocks.bq, axis=d_q.ndim - 2)
-            return d_q, d_k, d_v, d_bias
+            return d_q, d_k, d_v, d_bias, d_parameter
 
-        d_q, d_bias = carry
+        d_q, d_bias, d_parameter = carry
         heads = (*blocks.batch, blocks.G)
         d_k = blocks.carry((*heads, blocks.K, blocks.bk))
         d_v = blocks.carry((*heads, blocks.V, blocks.bk))
         bounds = blocks.queries_seeing(j)
-        d_q, d_k, d_v, d_bias = _loop(bounds, query_block, (d_q, d_k, d_v, d_bias))
-        return (d_q, d_bias), (d_k, d_v)
+        start = (d_q, d_k, d_v, d_bias, d_parameter)
+        d_q, d_k, d_v, d_bias, d_parameter = _loop(bounds, query_block, start)
+        return (d_q, d_bias, d_parameter), (d_k, d_v)
 
     d_q = blocks.carry(blocks.q.shape)
     d_bias = None if bias is None else blocks.carry(blocks.bias.shape)
-    (d_q, d_bias), (d_k, d_v) = lax.scan(
-        key_block, (d_q, d_bias), jnp.arange(blocks.nk, dtype=jnp.int32)
+    d_parameter = blocks.carry(terms[0].shape) if terms else None
+    (d_q, d_bias, d_parameter), (d_k, d_v) = lax.scan(
+        key_block, (d_q, d_bias, d_parameter), jnp.arange(blocks.nk, dtype=jnp.int32)
     )
 
-    def join(x, like):
+    def out(x, like):
+        return x.astype(like.dtype) if cast else x
+
+    def join(x):
         """[nk, *B, G, K, bk] -> [*B, S, G, K]."""
         x = jnp.moveaxis(x, (0, -1), (-4, -3))
         return x.reshape(*x.shape[:-4], -1, *x.shape[-2:])[..., : blocks.S, :, :]
 
-    d_scale = jnp.sum(d_q * blocks.q.astype(blocks.dtype)).astype(scale.dtype)
-    d_query = blocks.unrows(d_q * blocks.scale).astype(query.dtype)
-    d_key = (join(d_k, key) * blocks.scale).astype(key.dtype)
-    d_value = join(d_v, value).astype(value.dtype)
+    d_scale = out(jnp.sum(d_q * blocks.q.astype(blocks.dtype)), scale)
+    d_query = out(blocks.unrows(d_q * blocks.scale), query)
+    d_key = out(join(d_k) * blocks.scale, key)
+    d_value = out(join(d_v), value)
     if bias is not None:
         d_bias = d_bias.reshape(*d_bias.shape[:-4], -1, *d_bias.shape[-2:])
-        d_bias = d_bias[tuple(slice(0, size) for size in bias.shape)].astype(bias.dtype)
-    return d_query, d_key, d_value, d_bias, None, d_scale, None
+        d_bias = d_bias[tuple(slice(0, size) for size in bias.shape)]
+        d_bias = out(d_bias, bias)
+    d_terms = (out(d_parameter, terms[0]), None, None) if terms else ()
+    return d_query, d_key, d_value, d_bias, None, d_scale, None, *d_terms
+
+
+def _pull_back(blocks, d_term, i, j):
+    """The gradient of the relative term's parameter from that of its block."""
+    term, pull = jax.vjp(lambda parameter: blocks.term(parameter, i, j), blocks.terms[0])
+    return pull(_sum_to(d_term, term.shape))[0].astype(blocks.dtype)
 
 
 def _sum_to(x, shape):

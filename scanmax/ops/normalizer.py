@@ -4,13 +4,16 @@ The streaming evaluation in `attention_streaming` and the matrix form in `attent
 once, against this interface. A new normalizer is a subclass of a few lines:
 
     @dataclasses.dataclass(frozen=True)
-    class Softplus(Normalizer):
-        '''log(1 + exp(x)) / sum.'''
+    class Exponential(Normalizer):
+        '''2^x / sum.'''
 
         def score(self, logits, level, num_keys):
-            return jax.nn.softplus(logits)
+            return jnp.exp2(logits)
 
 It is static under jit, so it is a frozen dataclass: equal fields make equal normalizers.
+
+Two kinds need more than one pass over the keys (`attention_passes` streams them): a
+`Reweighted` one scores its weights again, a `Threshold` one first finds the row's threshold.
 """
 
 import dataclasses
@@ -19,10 +22,20 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
-from scanmax.ops.contract import check_choice
-from scanmax.ops.softmax import extexp, power_of_two, stable_score
+from scanmax.ops.contract import check_choice, require
+from scanmax.ops.softmax import divide, extexp, power_of_two, stable_score
+from scanmax.ops.softmax_positive import (
+    check_reweighting,
+    length_factor,
+    reweighting_score,
+    softplus_score,
+    squared_relu_score,
+    two_quad_score,
+)
+from scanmax.ops.softmax_sparse import entmax15, entmax15_score, sparsemax, sparsemax_score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +57,15 @@ class Normalizer:
       normalized: whether rows are divided by their sum; if not, sums over key blocks just add.
       shifted: whether `level` and `rescale` are used.
       null_logit: the logit of one more key, whose value is zero; None for no such key.
+      counts_visible: whether num_keys is to be the number of keys that the row may attend to (by
+        masks, causality, window and lengths; a bias of -inf still counts), one per row; if not,
+        it is the key length where one is given, else S.
     """
 
     normalized: ClassVar[bool] = True
     shifted: ClassVar[bool] = False
     null_logit: ClassVar[float | None] = None
+    counts_visible: ClassVar[bool] = False
 
     def score(
         self, logits: Float[Array, "..."], level: Float[Array, "..."] | None, num_keys
@@ -63,6 +80,84 @@ class Normalizer:
     def rescale(self, old: Float[Array, "..."], new: Float[Array, "..."]) -> Float[Array, "..."]:
         """score(l, new) / score(l, old) for every l; new >= old, new is finite, old may be -inf."""
         raise NotImplementedError
+
+    def for_width(self, key_dim: int) -> "Normalizer":
+        """The normalizer for keys of this width, where that matters."""
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class Reweighted(Normalizer):
+    """A normalizer whose weights a are scored once more, and divided by their sum again.
+
+    P_s = reweight(a_s) / sum_r reweight(a_r),   a_s = score(l_s) / sum_r score(l_r)
+    """
+
+    def reweight(
+        self, weights: Float[Array, "..."], peak: Float[Array, "..."], num_keys
+    ) -> Float[Array, "..."]:
+        """The second score, 0 at 0; it may be divided by a factor that depends on peak alone.
+
+        Args:
+          weights: the first weights, between 0 and 1.
+          peak: the largest of each row, a constant to the gradient.
+          num_keys: as in `score`.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold(Normalizer):
+    """Weights score(l, tau) for the tau, one per row, at which they sum to 1.
+
+    `score` is convex in l - tau, 0 below 0, and 1 at `span`; so Newton's method started at
+    max(l) - span rises to tau. `weights` does the same for whole rows.
+    """
+
+    normalized: ClassVar[bool] = False
+    span: ClassVar[float]
+
+    def weights(self, logits: Float[Array, "*R S"]) -> Float[Array, "*R S"]:
+        """The weights of whole rows, with their gradient; 0 for a row of -inf."""
+        raise NotImplementedError
+
+
+def needs_passes(normalizer: Normalizer) -> bool:
+    """Whether one pass over the keys is not enough."""
+    return isinstance(normalizer, Reweighted | Threshold)
+
+
+def row_scores(normalizer: Normalizer, logits: Float[Array, "*R S"], num_keys):
+    """Whole rows: the scores [*R, S], and their sums [*R, 1] or None where they are the weights."""
+    if isinstance(normalizer, Threshold):
+        return normalizer.weights(logits), None
+    scores, total = _first_scores(normalizer, logits, num_keys)
+    if isinstance(normalizer, Reweighted):
+        weights = divide(scores, total)
+        peak = lax.stop_gradient(jnp.max(weights, -1, keepdims=True, initial=0))
+        scores = normalizer.reweight(weights, peak, num_keys)
+        total = jnp.sum(scores, -1, keepdims=True)
+    return scores, total
+
+
+def _first_scores(normalizer, logits, num_keys):
+    null = normalizer.null_logit
+    if null is not None:
+        null = jnp.full((*logits.shape[:-1], 1), null, logits.dtype)
+    level = None
+    if normalizer.shifted:
+        # A finite floor instead of a choice afterwards: rows that attend to nothing stay at 0, and
+        # XLA on CPU keeps the maximum and the scores in one fusion.
+        floor = jnp.finfo(logits.dtype).min
+        level = jnp.max(normalizer.level(logits), -1, keepdims=True, initial=floor)
+        if null is not None:
+            level = jnp.maximum(level, normalizer.level(null))
+        level = lax.stop_gradient(level)
+    scores = normalizer.score(logits, level, num_keys)
+    if not normalizer.normalized:
+        return scores, None
+    total = jnp.sum(scores, -1, keepdims=True)
+    return scores, total if null is None else total + normalizer.score(null, level, num_keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +174,21 @@ class Softmax(Normalizer):
 
     def rescale(self, old, new):
         return jnp.exp(old - new)
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftmaxOne(Softmax):
+    """exp(l) / (exp(null) + sum exp(l)): a query may attend to nothing.
+
+    Attributes:
+      null: the logit of the further key, whose value is zero.
+    """
+
+    null: float = 0.0
+
+    @property
+    def null_logit(self):
+        return self.null
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,17 +236,153 @@ class Sigmoid(Normalizer):
         return jax.nn.sigmoid(logits - jnp.log(jnp.maximum(num_keys, 1)))
 
 
+@dataclasses.dataclass(frozen=True)
+class ReluSoftmax(Normalizer):
+    """relu(l) / (sum relu(l) + eps).
+
+    Attributes:
+      eps: 1e-5 in MPCViT's released code.
+    """
+
+    eps: float = 1e-5
+
+    @property
+    def null_logit(self):
+        return self.eps
+
+    def score(self, logits, level, num_keys):
+        return jax.nn.relu(logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class SquaredRelu(Normalizer):
+    """relu(l)^2 / (sum relu(l)^2 + eps)."""
+
+    eps: float = 1e-5
+
+    @property
+    def null_logit(self):
+        return math.sqrt(self.eps)
+
+    def score(self, logits, level, num_keys):
+        return squared_relu_score(logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoQuad(Normalizer):
+    """(l + shift)^2 / (sum (l + shift)^2 + eps): MPCFormer's 2Quad; shift 0 is the square norm.
+
+    Attributes:
+      shift: c; logits below -c gain weight as they fall.
+      eps: added to the sum.
+    """
+
+    shift: float = 5.0
+    eps: float = 0.0
+
+    @property
+    def null_logit(self):
+        return math.sqrt(self.eps) - self.shift if self.eps else None
+
+    def score(self, logits, level, num_keys):
+        return two_quad_score(logits, self.shift)
+
+
+@dataclasses.dataclass(frozen=True)
+class Softplus(Normalizer):
+    """softplus(f l) / sum softplus(f l), f = log d log n: length-scaled softplus attention, LSSA.
+
+    n is the number of keys that the row may attend to: t + 1 for query t of a causal mask.
+
+    Attributes:
+      dim: d; None is the width of the keys, filled in by the op.
+      length_scale: whether f holds log n.
+    """
+
+    dim: int | None = None
+    length_scale: bool = True
+
+    @property
+    def counts_visible(self):
+        return True
+
+    def for_width(self, key_dim):
+        return self if self.dim is not None else dataclasses.replace(self, dim=key_dim)
+
+    def score(self, logits, level, num_keys):
+        require(self.dim is not None, f"{self} was not given the width of the keys as dim.")
+        num_keys = jnp.asarray(num_keys, logits.dtype)
+        return softplus_score(logits, length_factor(self.dim, num_keys, self.length_scale))
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftplusReweighted(Softplus, Reweighted):
+    """LSSA, its weights a re-weighted as relu(n a - offset)^power and normalized again: LSSAR.
+
+    A row that sees one key keeps it whole. See `ops.reweight_power` for what is not settled.
+
+    Attributes:
+      power: at least 1.
+      offset: at least 0; 1 cuts what is below the uniform weight.
+    """
+
+    power: float = 3.0
+    offset: float = 1.0
+
+    def __post_init__(self):
+        check_reweighting(self.power, self.offset)
+
+    def reweight(self, weights, peak, num_keys):
+        num_keys = jnp.asarray(num_keys, weights.dtype)
+        return reweighting_score(weights, peak, num_keys, self.power, self.offset)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sparsemax(Threshold):
+    """relu(l - tau), tau such that the row sums to 1."""
+
+    span: ClassVar[float] = 1.0
+
+    def score(self, logits, level, num_keys):
+        return sparsemax_score(logits - level)
+
+    def weights(self, logits):
+        return sparsemax(logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entmax15(Threshold):
+    """relu((l - tau) / 2)^2, tau such that the row sums to 1."""
+
+    span: ClassVar[float] = 2.0
+
+    def score(self, logits, level, num_keys):
+        return entmax15_score(logits - level)
+
+    def weights(self, logits):
+        return entmax15(logits)
+
+
 NORMALIZERS: dict[str, Normalizer] = {
     "softmax": Softmax(),
     "softmax_two_pass": TwoPassSoftmax(),
+    "softmax_one": SoftmaxOne(),
     "stablemax": Stablemax(),
     "sigmoid": Sigmoid(),
+    "relu_softmax": ReluSoftmax(),
+    "squared_relu": SquaredRelu(),
+    "two_quad": TwoQuad(),
+    "square_norm": TwoQuad(shift=0.0, eps=1e-5),
+    "softplus": Softplus(),
+    "lssar": SoftplusReweighted(),
+    "sparsemax": Sparsemax(),
+    "entmax15": Entmax15(),
 }
 
 
-def get_normalizer(normalizer: str | Normalizer) -> Normalizer:
-    """The normalizer of that name, or the one given."""
-    if isinstance(normalizer, Normalizer):
-        return normalizer
-    check_choice("normalizer", normalizer, tuple(NORMALIZERS))
-    return NORMALIZERS[normalizer]
+def get_normalizer(normalizer: str | Normalizer, key_dim: int | None = None) -> Normalizer:
+    """The normalizer of that name, or the one given; for keys of width key_dim where known."""
+    if not isinstance(normalizer, Normalizer):
+        check_choice("normalizer", normalizer, tuple(NORMALIZERS))
+        normalizer = NORMALIZERS[normalizer]
+    return normalizer if key_dim is None else normalizer.for_width(key_dim)

@@ -2,23 +2,55 @@
 
 import jax.numpy as jnp
 
-from scanmax.ops.normalizer import Normalizer, Sigmoid
+from scanmax.ops import normalizer as kinds
 from scanmax.ops.reference.softmax import sigmoid_weights, softmax, stablemax
-
-_WEIGHTS = {"softmax": softmax, "softmax_two_pass": softmax, "stablemax": stablemax}
+from scanmax.ops.reference.softmax_positive import (
+    relu_softmax,
+    reweight_power,
+    softmax_one,
+    softplus_softmax,
+    squared_relu_softmax,
+    two_quad,
+)
+from scanmax.ops.reference.softmax_sparse import entmax15, sparsemax
 
 
 def _weights(normalizer, logits, where, num_keys):
     """P_s = score(l_s) / sum_r score(l_r), or score(l_s)."""
-    if normalizer in _WEIGHTS:
-        return _WEIGHTS[normalizer](logits, -1, where)
-    if normalizer == "sigmoid":
-        normalizer = Sigmoid()
-    if isinstance(normalizer, Sigmoid):
-        bias = 0.0 if normalizer.bias is None else normalizer.bias
-        shift = -jnp.log(jnp.maximum(num_keys, 1)) if normalizer.bias is None else 0.0
-        return sigmoid_weights(logits + shift, -1, where, bias=bias)
-    assert isinstance(normalizer, Normalizer), normalizer
+    if isinstance(normalizer, str):
+        normalizer = kinds.NORMALIZERS[normalizer]
+    given, row = normalizer, (logits, -1, where)
+    match type(normalizer):
+        case kinds.Softmax | kinds.TwoPassSoftmax:
+            return softmax(*row)
+        case kinds.SoftmaxOne:
+            return softmax_one(*row, null=given.null)
+        case kinds.Stablemax:
+            return stablemax(*row)
+        case kinds.Sigmoid:
+            bias = 0.0 if given.bias is None else given.bias
+            shift = -jnp.log(jnp.maximum(num_keys, 1)) if given.bias is None else 0.0
+            return sigmoid_weights(logits + shift, -1, where, bias=bias)
+        case kinds.ReluSoftmax:
+            return relu_softmax(*row, eps=given.eps)
+        case kinds.SquaredRelu:
+            return squared_relu_softmax(*row, eps=given.eps)
+        case kinds.TwoQuad:
+            return two_quad(*row, shift=given.shift, eps=given.eps)
+        case kinds.Sparsemax:
+            return sparsemax(*row)
+        case kinds.Entmax15:
+            return entmax15(*row)
+        case kinds.Softplus:
+            return softplus_softmax(*row, dim=given.dim, length_scale=given.length_scale)
+        case kinds.SoftplusReweighted:
+            first = softplus_softmax(*row, dim=given.dim, length_scale=given.length_scale)
+            return reweight_power(first, -1, where, power=given.power, offset=given.offset)
+    return _weights_of_score(normalizer, logits, where, num_keys)
+
+
+def _weights_of_score(normalizer, logits, where, num_keys):
+    """A user's normalizer, by its score."""
     level = jnp.zeros_like(logits)
     scores = jnp.where(where, normalizer.score(logits, level, num_keys), 0)
     if not normalizer.normalized:
@@ -85,6 +117,9 @@ def attention_matrix(
         length = key_value_seq_lengths[..., None, None, None].astype(s.dtype)
         where = where & (_full_rank(s, rank) < length)
         num_keys = length.astype(logits.dtype)
+    if isinstance(normalizer, str):
+        normalizer = kinds.NORMALIZERS[normalizer]
+    normalizer = normalizer.for_width(K)
     return _weights(normalizer, logits, where, num_keys)
 
 

@@ -1,0 +1,80 @@
+"""Inverted softmax over banks, and how hubs are counted."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from scanmax import ops
+from scanmax.ops import reference
+from scanmax.testing import OpCase, OpSuite, compare
+
+
+class BankSuite(OpSuite):
+    """Similarities in [-1, 1] of 4 queries to 6 items, and banks of 5 and 7."""
+
+    __test__ = False
+    banks = (("bank", 5),)
+
+    def make_args(self, rng, case):
+        sizes = (("similarity", 4), *self.banks)
+        return {name: rng.uniform(-1, 1, (*case.batch, n, 6)) for name, n in sizes}
+
+
+class InvertedSoftmaxTest(BankSuite):
+    op = ops.inverted_softmax
+    reference = reference.inverted_softmax
+    cases = (
+        OpCase(batch=(2,), options={"beta": 3.0}, full=True),
+        OpCase(options={"dynamic": True, "log": True}, full=True),
+        OpCase(batch=(2, 3), options={"dynamic": True, "top_k": 2}),
+    )
+    errors = (
+        ({"bank": lambda x: x[..., :5]}, ValueError, r"bank has shape \(2, 5, 5\); expected"),
+        ({"bank": lambda x: x[..., :0, :]}, ValueError, "expected at least one row"),
+        ({"bank": lambda x: x.astype(jnp.int32)}, ValueError, "bank has dtype int32"),
+        ({"top_k": 7}, ValueError, "top_k=7; expected between 1 and the 6"),
+    )
+
+    def test_no_overflow(self):
+        similarity = jnp.asarray([[1e4, -1e4]])
+        y = ops.inverted_softmax(similarity, similarity, log=True)
+        chex.assert_tree_all_finite(y)
+
+
+class DualInvertedSoftmaxTest(BankSuite):
+    op = ops.dual_inverted_softmax
+    reference = reference.dual_inverted_softmax
+    banks = (("query_bank", 5), ("gallery_bank", 2))
+    cases = (
+        OpCase(batch=(2,), options={"query_beta": 2.0, "gallery_beta": 3.0}, full=True),
+        OpCase(batch=(3,), options={"dynamic": True}),
+        OpCase(batch=(3,), options={"dynamic": True, "inactive": "one"}),
+    )
+    errors = (({"inactive": "zero"}, ValueError, "inactive='zero'"),)
+
+
+class HubnessTest(chex.TestCase):
+    def test_equals_scipy_and_its_equation(self):
+        with jax.enable_x64(True):
+            similarity = jnp.asarray(np.random.default_rng(0).normal(size=(2, 50, 20)))
+            y = ops.hubness(similarity, k=3)
+            compare.assert_relative(y, reference.hubness(similarity, k=3), 1e-12)
+            counts = ops.k_occurrence(similarity, k=3)
+            compare.assert_relative(counts, reference.k_occurrence(similarity, k=3), 0.0)
+            compare.assert_relative(y, scipy.stats.skew(np.asarray(counts), axis=-1), 1e-12)
+            np.testing.assert_array_equal(counts.sum(-1), 150)
+        with self.assertRaisesRegex(ValueError, "k=21"):
+            ops.k_occurrence(similarity, k=21)
+
+    def test_dynamic_leaves_queries_alone_that_find_no_hub(self):
+        similarity = jnp.asarray([[0.9, 0.1, 0.2], [0.1, 0.9, 0.8]])
+        bank = jnp.asarray([[0.0, 1.0, 0.0]])  # item 1 is the hub
+        y = ops.inverted_softmax(similarity, bank, dynamic=True)
+        np.testing.assert_array_equal(y[0], similarity[0])
+        self.assertEqual(int(y[1].argmax()), 2)
+        twice = ops.dual_inverted_softmax(similarity, bank, bank, dynamic=True)
+        np.testing.assert_allclose(twice[0], similarity[0] ** 2, rtol=1e-6)
+        once = ops.dual_inverted_softmax(similarity, bank, bank, dynamic=True, inactive="one")
+        np.testing.assert_array_equal(once[0], similarity[0])
