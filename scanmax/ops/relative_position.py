@@ -65,8 +65,8 @@ def relative_position_bias(
     """Bias of every pair of tokens, from a table over their offsets.
 
     bias[h, t, s] = table[relative_position_index[t, s], h], 0 where t or s is a prefix token. A
-    grid within the table's reads the middle of it; a larger one reads the table resampled to its
-    own offsets, bicubic as `resample_positions`.
+    side of the grid within the table's reads the middle of it; along a larger side the table is
+    resampled to the offsets there are, bicubic as `resample_positions`.
 
     Args:
       table: [R, H], R = (2 Y' - 1) * (2 X' - 1), offsets of rows first, from negative to positive.
@@ -94,11 +94,13 @@ def relative_position_bias(
     sides = tuple(2 * side - 1 for side in table_grid)
     heads = table.shape[-1]
     check_shape("table", table, (sides[0] * sides[1], heads), f"[R, H] of {table_grid}")
-    if grid[0] > table_grid[0] or grid[1] > table_grid[1]:
-        needed = tuple(2 * side - 1 for side in grid)
+    # a side that fits is read in the middle, by the index
+    fitted = tuple(max(side, made) for side, made in zip(grid, table_grid))
+    if fitted != table_grid:
         maps = table.astype(accumulator_dtype(table)).reshape(*sides, heads)
+        needed = tuple(2 * side - 1 for side in fitted)
         maps = jax.image.resize(maps, (*needed, heads), "cubic", antialias=True)
-        table, table_grid = maps.reshape(-1, heads).astype(table.dtype), grid
+        table, table_grid = maps.reshape(-1, heads).astype(table.dtype), fitted
     index = relative_position_index(grid, table_grid)
     bias = jnp.take(table.T, index, axis=1)
     return jnp.pad(bias, ((0, 0), (prefix_tokens, 0), (prefix_tokens, 0)))

@@ -17,7 +17,7 @@ class RelativePositionBiasTest(OpSuite):
     cases = (
         OpCase(table=(2, 3), full=True, options={"grid": (2, 3), "prefix_tokens": 1}),
         OpCase(table=(4, 3), options={"grid": (2, 3), "table_grid": (4, 3)}),
-        OpCase(table=(2, 2), options={"grid": (3, 2), "table_grid": (2, 2)}),
+        OpCase(table=(2, 3), options={"grid": (3, 2), "table_grid": (2, 3)}),
     )
     errors = (({"table": lambda x: x[1:]}, ValueError, r"table has shape \(14, 3\); expected"),)
 

@@ -59,3 +59,22 @@ def test_grid_table_is_that_of_transformers_with_columns_first(peers):
     theirs = build_2d_sinusoidal_position_embedding(3, 5, 16).numpy()
     theirs = np.concatenate([theirs[:, 8:], theirs[:, :8]], axis=1)
     compare.assert_rms(ops.sincos_2d((3, 5), 16), jnp.asarray(theirs), tolerances.PARITY)
+
+
+def test_fourier_code_is_that_of_xcit_in_timm(peers):
+    import torch
+    from timm.models.xcit import PositionalEncodingFourier
+
+    module = PositionalEncodingFourier(hidden_dim=8, dim=16)
+    module.token_projection = torch.nn.Identity()
+    with torch.no_grad():
+        theirs = module(1, 5, 7)[0].permute(1, 2, 0).reshape(35, 16)
+    compare.assert_rms(ops.fourier_positions((5, 7), 16), jnp.asarray(theirs.numpy()), 1e-6)
+
+
+@pytest.mark.parametrize("window", [(7, 7), (3, 5)])
+def test_relative_index_is_that_of_swin_in_timm(peers, window):
+    from timm.layers import gen_relative_position_index
+
+    theirs = gen_relative_position_index(window).numpy()
+    np.testing.assert_array_equal(ops.relative_position_index(window), theirs)

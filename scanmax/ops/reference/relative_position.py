@@ -25,11 +25,14 @@ def relative_position_index(grid, table_grid=None):
 def relative_position_bias(table, grid, table_grid=None, *, prefix_tokens=0):
     """bias[h, t, s] = table[index[t, s], h] on the grid, 0 on the prefix."""
     table_grid = grid if table_grid is None else table_grid
-    if any(side > fitted for side, fitted in zip(grid, table_grid)):
-        old, new = (tuple(2 * side - 1 for side in g) for g in (table_grid, grid))
-        maps = table.reshape(*old, -1)
-        maps = jax.image.resize(maps, (*new, maps.shape[-1]), "cubic", antialias=True)
-        table, table_grid = maps.reshape(-1, maps.shape[-1]), grid
+    for axis in range(2):
+        if grid[axis] > table_grid[axis]:
+            maps = table.reshape(*(2 * side - 1 for side in table_grid), -1)
+            new = list(maps.shape)
+            new[axis] = 2 * grid[axis] - 1
+            maps = jax.image.resize(maps, new, "cubic", antialias=True)
+            table_grid = tuple(grid[a] if a == axis else table_grid[a] for a in range(2))
+            table = maps.reshape(-1, maps.shape[-1])
     tokens = prefix_tokens + grid[0] * grid[1]
     bias = jnp.zeros((table.shape[-1], tokens, tokens), table.dtype)
     index = relative_position_index(grid, table_grid)
