@@ -47,32 +47,82 @@ class Attention(Mixer):
     ):
         dim = x.shape[-1]
         query, key, value = self.project(x)
+        start = 0 if state is None else state.position
+        query, key, value, loudness = self.condition(query, key, value, start)
         if self.rotary_base is not None:
-            start = 0 if state is None else state.position
             positions = start + jnp.arange(x.shape[1])
             query = ops.rotary(query, positions, base=self.rotary_base)
             key = ops.rotary(key, positions, base=self.rotary_base)
         heads = ("batch", "length", "heads", "kv")
         query = constrain(query, heads)
-        keywords = {"normalizer": self.normalizer, "logits_soft_cap": self.logits_soft_cap}
-        window = {"local_window_size": self.local_window_size}
         if state is None:
-            keywords |= {"is_causal": self.is_causal, **window}
-            self.sow_attention(x.shape[1], lambda: ops.attention_matrix(query, key, **keywords))
-            y = ops.dot_product_attention(query, key, value, **keywords)
-        elif x.shape[1] == 1:
-            y, state = ops.attention_step(
-                state, query[:, 0], key[:, 0], value[:, 0], **keywords, **window
-            )
-            y = y[:, None]
+            y = self.mix(query, key, value, grid, loudness)
         else:
-            mask = self.cache_mask(state, x.shape[1])
-            state = ops.extend_kv_cache(state, key, value)
-            key, value = (cache.astype(self.dtype) for cache in (state.key, state.value))
-            y = ops.dot_product_attention(query, key, value, mask=mask, **keywords)
+            y, state = self.mix_cached(query, key, value, state)
         y = constrain(y, heads)
         y = self.dense(dim, ("heads", "kv", "embed"), "out", contract=2)(y)
         return y if state is None else (y, state)
+
+    @nn.nowrap
+    def condition(self, query, key, value, start):
+        """What becomes of the projections before they mix; their first token stands at `start`.
+
+        Returns:
+          query, key, value, and what the values were multiplied by, [B, T, H], or None.
+        """
+        return query, key, value, None
+
+    @nn.nowrap
+    def keywords(self) -> dict[str, Any]:
+        """The options of the op that a whole sequence and a cache share."""
+        return {"normalizer": self.normalizer, "logits_soft_cap": self.logits_soft_cap}
+
+    @nn.nowrap
+    def bias(self, grid: tuple[int, int] | None, tokens: int):
+        """Bias of a whole sequence, broadcasting to [B, H, T, T], or None."""
+        return None
+
+    @nn.nowrap
+    def mix(self, query, key, value, grid, loudness):
+        """Attention over a whole sequence."""
+        keywords = self.keywords() | {
+            "bias": self.bias(grid, query.shape[1]),
+            "is_causal": self.is_causal,
+            "local_window_size": self.local_window_size,
+        }
+
+        def matrix():
+            weights = ops.attention_matrix(query, key, **keywords)
+            return weights if loudness is None else weights * loudness.swapaxes(1, 2)[:, :, None]
+
+        self.sow_attention(query.shape[1], matrix)
+        return ops.dot_product_attention(query, key, value, **keywords)
+
+    @nn.nowrap
+    def mix_cached(self, query, key, value, state):
+        """Attention of new tokens over the cache and themselves: (y, the new cache)."""
+        if query.shape[1] == 1:
+            y, state = ops.attention_step(
+                state,
+                query[:, 0],
+                key[:, 0],
+                value[:, 0],
+                self.cache_bias(state, 1),
+                local_window_size=self.local_window_size,
+                **self.keywords(),
+            )
+            return y[:, None], state
+        bias = self.cache_bias(state, query.shape[1])
+        mask = self.cache_mask(state, query.shape[1])
+        state = ops.extend_kv_cache(state, key, value)
+        key, value = (cache.astype(self.dtype) for cache in (state.key, state.value))
+        y = ops.dot_product_attention(query, key, value, bias, mask, **self.keywords())
+        return y, state
+
+    @nn.nowrap
+    def cache_bias(self, state: Any, length: int):
+        """Bias of `length` new tokens over the cache: [H, T, S], [H, S] where T is 1, or None."""
+        return None
 
     @nn.nowrap
     def project(self, x: Float[Array, "B T D"]):
