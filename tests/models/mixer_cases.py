@@ -36,6 +36,7 @@ class MixerCase:
 
 
 CASES = {
+    "alibi": MixerCase(causal=True, generates=({}, {"kv_heads": 1, "normalizer": "stablemax"})),
     "attention": MixerCase(
         order="permutation",
         causal=True,
@@ -46,10 +47,24 @@ CASES = {
             {"normalizer": "stablemax"},
         ),
     ),
+    "cosine": MixerCase(order="permutation", causal=True, generates=({"local_window_size": 3},)),
+    "heterogeneous": MixerCase(order="permutation"),
     "linear_attention": MixerCase(
         order="permutation", causal=True, generates=({}, {"normalize": False})
     ),
     "mamba2": MixerCase(causal=True, generates=({},), reach=None),
     "nc_ssd": MixerCase(order="permutation", order_options={"conv_size": 1}),
+    "rmt": MixerCase(),
+    "rmt_decomposed": MixerCase(),
+    "soft_causal": MixerCase({"strength": 0.5, "rotary_base": 100.0}),
+    "ssa": MixerCase(
+        order="permutation",
+        causal=True,
+        generates=(
+            {},
+            {"kv_heads": 1, "rotary_base": 100.0, "position": "sigmoid", "combine": "product"},
+            {"per_head": False, "local_window_size": 3},
+        ),
+    ),
     "ssd": MixerCase(causal=True, generates=({"state_size": 4, "groups": 2},)),
 }

@@ -7,16 +7,30 @@ from typing import Any
 from scanmax.errors import UserError, suggest
 from scanmax.models.mixers.attention import Attention as Attention
 from scanmax.models.mixers.base import Mixer as Mixer
+from scanmax.models.mixers.cosine import CosineAttention as CosineAttention
+from scanmax.models.mixers.decay import Alibi as Alibi
+from scanmax.models.mixers.decay import Manhattan as Manhattan
+from scanmax.models.mixers.decay import ManhattanDecomposed as ManhattanDecomposed
+from scanmax.models.mixers.heterogeneous import Heterogeneous as Heterogeneous
 from scanmax.models.mixers.linear_attention import LinearAttention as LinearAttention
 from scanmax.models.mixers.mamba2 import Mamba2 as Mamba2
+from scanmax.models.mixers.selective import SelectiveAttention as SelectiveAttention
+from scanmax.models.mixers.soft_causal import SoftCausal as SoftCausal
 from scanmax.models.mixers.ssm import NcSsd as NcSsd
 from scanmax.models.mixers.ssm import Ssd as Ssd
 
 MIXERS: dict[str, type[Mixer]] = {
+    "alibi": Alibi,
     "attention": Attention,
+    "cosine": CosineAttention,
+    "heterogeneous": Heterogeneous,
     "linear_attention": LinearAttention,
     "mamba2": Mamba2,
     "nc_ssd": NcSsd,
+    "rmt": Manhattan,
+    "rmt_decomposed": ManhattanDecomposed,
+    "soft_causal": SoftCausal,
+    "ssa": SelectiveAttention,
     "ssd": Ssd,
 }
 
