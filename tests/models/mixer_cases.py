@@ -35,7 +35,11 @@ class MixerCase:
     skips: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+# For mixers that add a convolution to the tokens of the grid alone.
+LOCAL_TERM = {"lepe": "the class token, which the head reads after the one block, has none"}
+
 CASES = {
+    "aggregated": MixerCase(options={"pool_size": 2, "bias_hidden": 4}),
     "alibi": MixerCase(causal=True, generates=({}, {"kv_heads": 1, "normalizer": "stablemax"})),
     "attention": MixerCase(
         order="permutation",
@@ -47,16 +51,109 @@ CASES = {
             {"normalizer": "stablemax"},
         ),
     ),
-    "cosine": MixerCase(order="permutation", causal=True, generates=({"local_window_size": 3},)),
-    "heterogeneous": MixerCase(order="permutation"),
-    "linear_attention": MixerCase(
-        order="permutation", causal=True, generates=({}, {"normalize": False})
+    "context_cluster": MixerCase(options={"region_size": 2}, reach="prefix"),
+    "conv_additive": MixerCase(),
+    "conv_projection": MixerCase(
+        skips={r"stage1.*(query|key)": "a single key has weight 1 whatever the query"},
     ),
+    "cosine": MixerCase(order="permutation", causal=True, generates=({"local_window_size": 3},)),
+    "gated_attention": MixerCase(causal=True, skips=LOCAL_TERM),
+    "gpsa": MixerCase(),
+    "halo": MixerCase(
+        options={"block_size": 2, "halo": 1},
+        order="translation",
+        shift=2,
+        margin=2,
+        reach="prefix",
+    ),
+    "heterogeneous": MixerCase(order="permutation"),
+    "inline": MixerCase(
+        order="permutation",
+        order_options={"local": False},
+        causal=True,
+        generates=({},),
+        skips={"residual": LOCAL_TERM["lepe"]},
+    ),
+    "linear_attention": MixerCase(
+        order="permutation",
+        causal=True,
+        generates=({}, {"normalize": False}, {"feature_map": "taylor"}),
+    ),
+    "lkca": MixerCase(
+        options={"kernel_size": 3},
+        order="translation",
+        margin=1,
+        reach="prefix",
+    ),
+    "mala": MixerCase(causal=True, generates=({},), skips=LOCAL_TERM),
     "mamba2": MixerCase(causal=True, generates=({},), reach=None),
+    "moh": MixerCase(
+        # with two heads, one of them picked: rescaled, its gate would be constant
+        options={"rescale": False},
+        order="permutation",
+        causal=True,
+        generates=({"shared_heads": 1, "normalizer": "stablemax"},),
+    ),
+    "msa_conv": MixerCase(order="translation", margin=1, reach="prefix"),
     "nc_ssd": MixerCase(order="permutation", order_options={"conv_size": 1}),
+    "neighborhood": MixerCase(
+        options={"kernel_size": 3},
+        order="translation",
+        margin=1,
+        reach="prefix",
+    ),
+    "per_head_window": MixerCase(
+        options={"windows": (2, 5), "sinks": 1},
+        causal=True,
+        generates=(
+            {"rotary_base": 100.0, "kv_heads": 1},
+            {"windows": ((1.0, 0.5),), "sinks": 0, "normalizer": "stablemax"},
+        ),
+        reach="prefix",
+    ),
+    "performer": MixerCase(order="permutation", causal=True, generates=({"num_features": 3},)),
+    "pooled": MixerCase(
+        skips={r"stage1.*query": "a single key has weight 1 whatever the query"},
+    ),
+    "rala": MixerCase(
+        order="permutation",
+        order_options={"rotary_base": None, "lepe_size": 0},
+        skips=LOCAL_TERM,
+    ),
     "rmt": MixerCase(),
     "rmt_decomposed": MixerCase(),
+    "scaling": MixerCase(order="permutation", causal=True, generates=({},)),
+    "shifted_window": MixerCase(
+        options={"window_size": 2},
+        order="translation",
+        shift=2,
+        margin=1,
+        reach="prefix",
+    ),
+    "slots": MixerCase(
+        options={"slot_grid": 2, "conv_size": 3},
+        order="permutation",
+        order_options={"slot_init": "param", "conv_size": 0},
+    ),
+    "soft": MixerCase(order="translation", shift=2, margin=1),
     "soft_causal": MixerCase({"strength": 0.5, "rotary_base": 100.0}),
+    "sparse_fixed": MixerCase(
+        options={"summary": 1},
+        causal=True,
+        generates=({"stride": 4, "subblocks": 2, "rotary_base": 100.0},),
+        reach="prefix",
+    ),
+    "sparse_strided": MixerCase(
+        causal=True,
+        generates=(
+            {"stride": 3, "kv_heads": 1, "rotary_base": 100.0},
+            {"stride": 4, "combine": "heads"},
+        ),
+        reach="prefix",
+    ),
+    "spatial_reduction": MixerCase(
+        skips={r"stage1.*query": "a single key has weight 1 whatever the query"},
+    ),
     "ssa": MixerCase(
         order="permutation",
         causal=True,
@@ -67,4 +164,15 @@ CASES = {
         ),
     ),
     "ssd": MixerCase(causal=True, generates=({"state_size": 4, "groups": 2},)),
+    "tensor": MixerCase(
+        order="permutation", causal=True, generates=({}, {"degree": 2, "bound": 1.0})
+    ),
+    "visual_tokens": MixerCase(options={"tokens": 3}, order="permutation"),
+    "window": MixerCase(
+        options={"window_size": 2},
+        order="translation",
+        shift=2,
+        reach="prefix",
+    ),
+    "xca": MixerCase(order="permutation"),
 }

@@ -5,33 +5,89 @@ from collections.abc import Mapping
 from typing import Any
 
 from scanmax.errors import UserError, suggest
+from scanmax.models.mixers.aggregated import AggregatedAttention as AggregatedAttention
 from scanmax.models.mixers.attention import Attention as Attention
 from scanmax.models.mixers.base import Mixer as Mixer
+from scanmax.models.mixers.conv_mixers import ConvAdditive as ConvAdditive
+from scanmax.models.mixers.conv_mixers import ConvProjection as ConvProjection
+from scanmax.models.mixers.conv_mixers import Lkca as Lkca
 from scanmax.models.mixers.cosine import CosineAttention as CosineAttention
 from scanmax.models.mixers.decay import Alibi as Alibi
 from scanmax.models.mixers.decay import Manhattan as Manhattan
 from scanmax.models.mixers.decay import ManhattanDecomposed as ManhattanDecomposed
+from scanmax.models.mixers.gated_linear import GatedAttention as GatedAttention
+from scanmax.models.mixers.gated_linear import Mala as Mala
+from scanmax.models.mixers.gated_linear import Rala as Rala
+from scanmax.models.mixers.gpsa import Gpsa as Gpsa
 from scanmax.models.mixers.heterogeneous import Heterogeneous as Heterogeneous
 from scanmax.models.mixers.linear_attention import LinearAttention as LinearAttention
+from scanmax.models.mixers.linear_family import CrossCovariance as CrossCovariance
+from scanmax.models.mixers.linear_family import Inline as Inline
+from scanmax.models.mixers.linear_family import Performer as Performer
+from scanmax.models.mixers.linear_family import Scaling as Scaling
+from scanmax.models.mixers.local import HaloAttention as HaloAttention
+from scanmax.models.mixers.local import MsaConv as MsaConv
+from scanmax.models.mixers.local import NeighborhoodAttention as NeighborhoodAttention
+from scanmax.models.mixers.local import ShiftedWindowAttention as ShiftedWindowAttention
+from scanmax.models.mixers.local import WindowAttention as WindowAttention
 from scanmax.models.mixers.mamba2 import Mamba2 as Mamba2
+from scanmax.models.mixers.moh import MixtureOfHeads as MixtureOfHeads
+from scanmax.models.mixers.pooled import Pooled as Pooled
+from scanmax.models.mixers.pooled import SpatialReduction as SpatialReduction
 from scanmax.models.mixers.selective import SelectiveAttention as SelectiveAttention
+from scanmax.models.mixers.slots import ContextCluster as ContextCluster
+from scanmax.models.mixers.slots import Slots as Slots
+from scanmax.models.mixers.slots import VisualTokens as VisualTokens
+from scanmax.models.mixers.soft import Soft as Soft
 from scanmax.models.mixers.soft_causal import SoftCausal as SoftCausal
+from scanmax.models.mixers.sparse import PerHeadWindow as PerHeadWindow
+from scanmax.models.mixers.sparse import SparseFixed as SparseFixed
+from scanmax.models.mixers.sparse import SparseStrided as SparseStrided
 from scanmax.models.mixers.ssm import NcSsd as NcSsd
 from scanmax.models.mixers.ssm import Ssd as Ssd
+from scanmax.models.mixers.tensor import Tensor as Tensor
 
 MIXERS: dict[str, type[Mixer]] = {
+    "aggregated": AggregatedAttention,
     "alibi": Alibi,
     "attention": Attention,
+    "context_cluster": ContextCluster,
+    "conv_additive": ConvAdditive,
+    "conv_projection": ConvProjection,
     "cosine": CosineAttention,
+    "gated_attention": GatedAttention,
+    "gpsa": Gpsa,
+    "halo": HaloAttention,
     "heterogeneous": Heterogeneous,
+    "inline": Inline,
     "linear_attention": LinearAttention,
+    "lkca": Lkca,
+    "mala": Mala,
     "mamba2": Mamba2,
+    "moh": MixtureOfHeads,
+    "msa_conv": MsaConv,
     "nc_ssd": NcSsd,
+    "neighborhood": NeighborhoodAttention,
+    "per_head_window": PerHeadWindow,
+    "performer": Performer,
+    "pooled": Pooled,
+    "rala": Rala,
     "rmt": Manhattan,
     "rmt_decomposed": ManhattanDecomposed,
+    "scaling": Scaling,
+    "shifted_window": ShiftedWindowAttention,
+    "slots": Slots,
+    "soft": Soft,
     "soft_causal": SoftCausal,
+    "sparse_fixed": SparseFixed,
+    "sparse_strided": SparseStrided,
+    "spatial_reduction": SpatialReduction,
     "ssa": SelectiveAttention,
     "ssd": Ssd,
+    "tensor": Tensor,
+    "visual_tokens": VisualTokens,
+    "window": WindowAttention,
+    "xca": CrossCovariance,
 }
 
 

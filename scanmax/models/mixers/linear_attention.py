@@ -1,14 +1,35 @@
 """Linear attention as a module: the softmax replaced by a product of feature maps."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.models.layers import Dense, at_least_float32
 from scanmax.models.mixers.base import Mixer
+
+
+def attend(
+    op: Callable,
+    step: Callable,
+    arrays: Mapping[str, Array | None],
+    *,
+    is_causal: bool,
+    state: Any,
+    **options: Any,
+):
+    """An op of the linear family on arrays [B, T, ...], whole or from a state on: (y, state)."""
+    if state is None:
+        return op(**arrays, is_causal=is_causal, **options), None
+    if arrays["value"].shape[1] == 1:
+        token = {name: x if x is None else x[:, 0] for name, x in arrays.items()}
+        y, state = step(state, **token, **options)
+        return y[:, None], state
+    return op(**arrays, is_causal=True, initial_state=state, return_state=True, **options)
 
 
 class LinearAttention(Mixer):
@@ -48,22 +69,24 @@ class LinearAttention(Mixer):
             x.shape[1],
             lambda: ops.linear_attention_matrix(query, key, is_causal=self.is_causal, **keywords),
         )
-        if state is None:
-            y = ops.linear_attention(query, key, value, is_causal=self.is_causal, **keywords)
-        elif x.shape[1] == 1:
-            y, state = ops.linear_attention_step(
-                state, query[:, 0], key[:, 0], value[:, 0], **keywords
-            )
-            y = y[:, None]
-        else:
-            y, state = ops.linear_attention(
-                query, key, value, initial_state=state, return_state=True, **keywords
-            )
+        arrays = {"query": query, "key": key, "value": value}
+        y, state = attend(
+            ops.linear_attention,
+            ops.linear_attention_step,
+            arrays,
+            is_causal=self.is_causal,
+            state=state,
+            **keywords,
+        )
         y = Dense(dim, ("heads", "kv", "embed"), contract=2, name="out", **options)(y)
         return y if state is None else (y, state)
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int, dim: int) -> Array:
         width = self.head_dim(dim)
-        shape = (batch_size, self.heads, width, width + self.normalize)
+        features = jax.eval_shape(
+            lambda x: ops.FEATURE_MAPS[self.feature_map](x),
+            jax.ShapeDtypeStruct((width,), jnp.float32),
+        )
+        shape = (batch_size, self.heads, *features.shape, width + self.normalize)
         return jnp.zeros(shape, at_least_float32(self.dtype))
