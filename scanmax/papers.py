@@ -137,6 +137,23 @@ LEDGER = (
         reproduced="scan, recurrence and attention matrix of one layer give equal outputs",
     ),
     Paper(
+        "illama",
+        covers="the soft causal mask after the softmax (released) and before it, whole and by "
+        "blocks, with its schedule and a mixer whose class token stands last; rotary positions; "
+        "not the four models",
+        where=(
+            "scanmax.ops.soft_causal_attention",
+            "scanmax.ops.rotary",
+            "scanmax.models.mixers.SoftCausal",
+            "scanmax.train.schedules.soft_mask_strength",
+        ),
+        tests=(
+            "tests/ops/test_distance_attention.py::SoftCausalAttentionTest",
+            "tests/models/test_attention_options.py",
+            "tests/train/test_optim.py::test_the_soft_mask_ends_when_it_should",
+        ),
+    ),
+    Paper(
         "mamba2-ssd",
         covers="SSD in three forms with step and state, the block, the five language models with "
         "generation, weights of transformers and of the authors; not their training or tensor "
@@ -162,6 +179,26 @@ LEDGER = (
         "the five sizes to the last one; the state does not grow with the sequence",
     ),
     Paper(
+        "rmt-masa",
+        covers="Manhattan decay on the logits (released) and on the weights (printed), whole and "
+        "along one axis a time, with the mixer's rotary positions and LePE; 1-D and 2-D decay "
+        "masks; not the models around it (stem, position convolutions, their feed-forward layer)",
+        where=(
+            "scanmax.ops.manhattan_attention",
+            "scanmax.ops.distance_attention",
+            "scanmax.ops.decay_mask_2d",
+            "scanmax.models.mixers.Manhattan",
+        ),
+        tests=(
+            "tests/ops/test_manhattan_attention.py",
+            "tests/ops/test_distance_attention.py",
+            "tests/models/test_attention_options.py",
+            "tests/test_claims.py::test_a_claim_holds",
+        ),
+        reproduced="the 2-D mask is the product of two 1-D masks; time of the decomposed form over "
+        "HW (docs/claims.md)",
+    ),
+    Paper(
         "sigmoid-attention",
         covers="sigmoid attention with the bias -log n, dense, streamed and step by step; not the "
         "GPU kernel or training runs",
@@ -174,6 +211,24 @@ LEDGER = (
         ),
         reproduced="with the bias the output keeps softmax's scale from 64 to 2048 keys, without "
         "it the excess grows with their number",
+    ),
+    Paper(
+        "ssa-selective-self-attention",
+        covers="temperatures of queries (token and position term, summed or multiplied, which is "
+        "not settled) and of values, the released position-only variant, and the mixer, which "
+        "generates; not the fine-tuning of language models",
+        where=(
+            "scanmax.ops.selective_attention",
+            "scanmax.ops.selective_temperature",
+            "scanmax.models.mixers.SelectiveAttention",
+        ),
+        tests=(
+            "tests/ops/test_selective_attention.py",
+            "tests/models/test_attention_options.py",
+            "tests/test_claims.py::test_a_claim_holds",
+        ),
+        reproduced="the entropy of a row stays where it is as the context grows; less than 0.5% "
+        "new parameters (docs/claims.md)",
     ),
     Paper(
         "stablemax-perpgrad",

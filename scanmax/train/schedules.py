@@ -72,3 +72,23 @@ def make_schedule(config: ScheduleConfig, lr: float, durations: Durations) -> Sc
         return rate
 
     return schedule
+
+
+def soft_mask_strength(
+    step: jax.Array | int, until: int, *, start: float = 1.0, kind: str = "linear"
+) -> jax.Array:
+    """How far later tokens count under a soft causal mask: `start` at first, 0 from step `until`.
+
+    "linear" falls evenly, "constant" stays and drops at once: the two of iLLaMA's training, for
+    `ops.soft_causal_attention` and the mixer "soft_causal".
+
+    Raises:
+      UserError: unknown kind.
+    """
+    if kind not in ("linear", "constant"):
+        raise UserError(f"unknown kind={kind!r}; {suggest(kind, ('linear', 'constant'))}")
+    step = jnp.asarray(step, jnp.float32)
+    if kind == "constant":
+        return jnp.where(step < until, start, 0.0)
+    # as released, the last step before `until` is at 0 already
+    return start * jnp.clip(1.0 - step / max(1, until - 1), 0.0, 1.0)

@@ -9,7 +9,7 @@ import pytest
 from scanmax.errors import UserError
 from scanmax.train.config import Durations, OptimConfig, ScheduleConfig
 from scanmax.train.optim import OPTIMIZERS, decay_mask, make_optimizer
-from scanmax.train.schedules import SCHEDULES, make_schedule
+from scanmax.train.schedules import SCHEDULES, make_schedule, soft_mask_strength
 
 DURATIONS = Durations(total=100, warmup=10, cooldown=20, log=1, eval=0, checkpoint=0, keep_every=0)
 PARAMS = {
@@ -53,6 +53,15 @@ def test_schedules():
     assert rate("wsd", 90) == pytest.approx(1.0)
     with pytest.raises(UserError, match="did you mean 'cosine'"):
         make_schedule(ScheduleConfig(name="cosin"), 1.0, DURATIONS)
+
+
+def test_the_soft_mask_ends_when_it_should():
+    linear = [float(soft_mask_strength(step, 5)) for step in range(7)]
+    np.testing.assert_allclose(linear, [1.0, 0.75, 0.5, 0.25, 0.0, 0.0, 0.0])
+    constant = [float(soft_mask_strength(step, 3, start=0.5, kind="constant")) for step in range(5)]
+    assert constant == [0.5, 0.5, 0.5, 0.0, 0.0]
+    with pytest.raises(UserError, match="unknown kind='cosine'"):
+        soft_mask_strength(0, 5, kind="cosine")
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
