@@ -21,7 +21,7 @@ from scanmax.ops.contract import (
 from scanmax.ops.normalizer import Normalizer
 
 STARTS = ("fixed", "halved")
-GRADIENTS = ("inverse", "pinv")
+GRADIENTS = ("inverse", "pinv", "unrolled")
 # start="halved": how often the start may be halved, and the norm that ends it.
 HALVINGS, CONTRACTING = 10, 1.01
 
@@ -41,12 +41,13 @@ def newton_pinv(
         A = matrix + ridge I;   X_0 = a A^T;   X <- 2 X - X A X,   a < 2 / (|A|_1 |A|_inf)
 
     A singular value s is inverted up to the factor 1 - (1 - a s^2)^(2^num_steps): values below
-    about |A| / 1000 count as partly zero after 20 steps. The gradient does not pass through the
-    iteration. With Y the result and G its cotangent it is -Y^T G Y^T, or, for gradient="pinv",
+    about |A| / 1000 count as partly zero after 20 steps. With Y the result and G its cotangent, the
+    gradient is -Y^T G Y^T, which needs no step of the iteration, or, for gradient="pinv",
 
         -Y^T G Y^T + (I - A Y) G^T Y Y^T + Y^T Y G^T (I - Y A)
 
-    which is the derivative at any constant rank; both agree where A is invertible.
+    which is the derivative at any constant rank; both agree where the iteration has converged to
+    an inverse.
 
     Args:
       matrix: the matrices; square unless gradient="pinv".
@@ -56,7 +57,8 @@ def newton_pinv(
         thousandth, halved (ten times at most) while |I - A X_0|_1 > 1.01, as released for SOFT++;
         the bound itself, as in the paper, inverts a single landmark to 0. There one factor serves
         the whole batch; here each matrix has its own, so that no example depends on another.
-      gradient: "inverse", the paper's, or "pinv".
+      gradient: "inverse", the paper's; "pinv"; or "unrolled", through all steps, which keeps
+        num_steps matrices.
       precision: of every matrix product; None is the highest.
 
     Returns:
@@ -78,16 +80,19 @@ def newton_pinv(
     check_choice("start", start, STARTS)
     check_choice("gradient", gradient, GRADIENTS)
     require(
-        matrix.shape[-2] == matrix.shape[-1] or (gradient == "pinv" and not ridge),
+        matrix.shape[-2] == matrix.shape[-1] or (gradient != "inverse" and not ridge),
         f"matrix has shape {matrix.shape}; a ridge and gradient='inverse' need square matrices.",
     )
     require(num_steps >= 0, f"num_steps={num_steps} is negative.")
     precision = lax.Precision.HIGHEST if precision is None else precision
     plan = _Newton(num_steps, ridge, start, gradient, precision)
-    return _pinv(plan, matrix.astype(accumulator_dtype(matrix))).astype(matrix.dtype)
+    accurate = matrix.astype(accumulator_dtype(matrix))
+    if gradient == "unrolled":
+        return _pinv_forward(plan, accurate)[0].astype(matrix.dtype)
+    return _pinv(plan, accurate).astype(matrix.dtype)
 
 
-@op("normalize", "num_steps", "ridge", "start", "precision")
+@op("normalize", "num_steps", "ridge", "start", "gradient", "precision")
 def soft_attention(
     query: Float[Array, "*B T H K"],
     value: Float[Array, "*B T H V"],
@@ -98,6 +103,7 @@ def soft_attention(
     num_steps: int = 20,
     ridge: float | None = None,
     start: str | None = None,
+    gradient: str | None = None,
     precision=None,
 ) -> Float[Array, "*B T H V"]:
     """Softmax-free attention: a Gaussian kernel between queries, which are the keys too.
@@ -120,6 +126,8 @@ def soft_attention(
         released; the paper has none.
       start: of the iteration, see `newton_pinv`. None: "fixed", or "halved" with `normalize`, as
         released.
+      gradient: of A^+, see `newton_pinv`. None: "inverse", as in the paper, or "unrolled" with
+        `normalize`, as released.
       precision: of every matrix product.
 
     Returns:
@@ -154,7 +162,7 @@ def soft_attention(
         )
         return y.astype(value.dtype)
     kernel, inverse = _factors(
-        query, landmarks, normalize, scale, num_steps, ridge, start, precision, dtype
+        query, landmarks, normalize, scale, num_steps, ridge, start, gradient, precision, dtype
     )
     values = value.astype(dtype)
     read = jnp.einsum("...htm,...thv->...hmv", kernel, values, precision=precision)
@@ -163,7 +171,7 @@ def soft_attention(
     return y.astype(value.dtype)
 
 
-@op("normalize", "num_steps", "ridge", "start", "precision")
+@op("normalize", "num_steps", "ridge", "start", "gradient", "precision")
 def soft_attention_matrix(
     query: Float[Array, "*B T H K"],
     landmarks: Float[Array, "*B M H K"] | None = None,
@@ -173,6 +181,7 @@ def soft_attention_matrix(
     num_steps: int = 20,
     ridge: float | None = None,
     start: str | None = None,
+    gradient: str | None = None,
     precision=None,
 ) -> Float[Array, "*B H T T"]:
     """The matrix over tokens that `soft_attention` applies to its values, for small T.
@@ -187,6 +196,7 @@ def soft_attention_matrix(
       num_steps: Newton steps.
       ridge: added to A's diagonal.
       start: of the iteration.
+      gradient: of A^+.
       precision: of every matrix product.
 
     Returns:
@@ -210,7 +220,7 @@ def soft_attention_matrix(
         matrix = _kernel(query.astype(dtype), query.astype(dtype), scale, precision)
         return matrix.astype(query.dtype)
     kernel, inverse = _factors(
-        query, landmarks, normalize, scale, num_steps, ridge, start, precision, dtype
+        query, landmarks, normalize, scale, num_steps, ridge, start, gradient, precision, dtype
     )
     left = jnp.einsum("...htm,...hmn->...htn", kernel, inverse, precision=precision)
     matrix = jnp.einsum("...htn,...hsn->...hts", left, kernel, precision=precision)
@@ -258,7 +268,9 @@ def _kernel(rows, columns, scale, precision):
     return jnp.exp(scale_of(scale, rows).astype(dots.dtype) * -0.5 * distances)
 
 
-def _factors(query, landmarks, normalize, scale, num_steps, ridge, start, precision, dtype):
+def _factors(
+    query, landmarks, normalize, scale, num_steps, ridge, start, gradient, precision, dtype
+):
     """P [*B, H, T, M] and the middle factor [*B, H, M, M]."""
     query, landmarks = query.astype(dtype), landmarks.astype(dtype)
     kernel = _kernel(query, landmarks, scale, precision)
@@ -268,6 +280,7 @@ def _factors(query, landmarks, normalize, scale, num_steps, ridge, start, precis
         num_steps=num_steps,
         ridge=(0.0 if normalize else 0.01) if ridge is None else ridge,
         start=("halved" if normalize else "fixed") if start is None else start,
+        gradient=("unrolled" if normalize else "inverse") if gradient is None else gradient,
         precision=precision,
     )
     if normalize:

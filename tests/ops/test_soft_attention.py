@@ -128,6 +128,20 @@ def test_the_gradient_is_that_of_numpys_pseudo_inverse_at_any_constant_rank(x64)
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_unrolled_gradient_passes_through_every_step(x64):
+    matrix = jnp.asarray(gram(np.random.default_rng(4), 4))
+    options = {"num_steps": 3, "start": "halved"}
+
+    def sums(module, **gradient):
+        return lambda a: jnp.sum(jnp.sin(module.newton_pinv(a, **options, **gradient)))
+
+    expected = jax.grad(sums(reference))(matrix)
+    unrolled = jax.grad(sums(ops, gradient="unrolled"))(matrix)
+    np.testing.assert_allclose(unrolled, expected, rtol=1e-10, atol=1e-12)
+    # far from convergence the closed form is another
+    assert float(jnp.abs(jax.grad(sums(ops))(matrix) - expected).max()) > 1e-3
+
+
 def test_all_tokens_as_landmarks_give_the_kernel(x64):
     rng = np.random.default_rng(2)
     query = jnp.asarray(2 * rng.normal(size=(12, 2, 5)))

@@ -32,6 +32,7 @@ def soft_attention(
     num_steps=20,
     ridge=None,
     start=None,
+    gradient=None,
     precision=None,
 ):
     """y = S v."""
@@ -56,6 +57,7 @@ def soft_attention_matrix(
     num_steps=20,
     ridge=None,
     start=None,
+    gradient=None,
     precision=None,
 ):
     """S = k(q, q), or P A^+ P^T, or P D^-1/2 A^+ D^-1/2 P^T."""
