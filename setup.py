@@ -49,6 +49,7 @@ setup(
     extras_require={
         "cuda": ["jax[cuda12]>=0.9.0"],
         "tpu": ["jax[tpu]>=0.9.0"],
+        "tpu-compile": ["libtpu>=0.0.34"],
         "test": TEST,
         "parity": TEST + PARITY,
         "dev": TEST + PARITY + LINT,

@@ -15,6 +15,15 @@ def op(*static: str) -> Callable[[Callable], Callable]:
     return functools.partial(jax.jit, static_argnames=static)
 
 
+def platform() -> str:
+    """What ops are compiled for: the platform of the mesh in use, else JAX's default backend.
+
+    The two differ where a step is compiled for a machine that is not there.
+    """
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return getattr(device, "platform", None) or jax.default_backend()
+
+
 def accumulator_dtype(*arrays) -> jnp.dtype:
     """The dtype sums are carried in: at least float32, float64 where an input is float64."""
     # Strict promotion, which callers may have switched on, forbids the question itself.

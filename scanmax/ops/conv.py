@@ -17,7 +17,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax.ops.contract import accumulator_dtype, check_implementation, check_rank, op, require
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    check_implementation,
+    check_rank,
+    op,
+    platform,
+    require,
+)
 
 Pair = int | tuple[int, int]
 Padding = str | int | tuple
@@ -333,7 +340,7 @@ def conv2d(
         f"{x.shape[-1]} channels of x and groups={groups}, which divides C and O.",
     )
     kernel = kernel.astype(x.dtype)
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         y = _lax_conv(y, kernel, stride, pads, dilation, groups, precision)
     elif groups == features == x.shape[-1] and groups > 1:
         y = _depthwise(y, kernel[:, :, 0], stride, pads, dilation)
@@ -400,7 +407,7 @@ def depthwise_conv2d(
         kernel.shape[2:] == (1, x.shape[-1]),
         f"kernel has shape {kernel.shape}; expected [ky, kx, 1, C] with C = {x.shape[-1]}.",
     )
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         y = _depthwise(y, kernel[:, :, 0], stride, pads, dilation)
     else:
         kernel = kernel.astype(x.dtype)

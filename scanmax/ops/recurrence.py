@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from scanmax.ops.contract import align, vary_together
+from scanmax.ops.contract import align, platform, vary_together
 from scanmax.ops.scan import join_blocks, join_ends, segment_sums
 
 
@@ -90,7 +90,7 @@ def run(
     pad = -length % chunk_size
     chunks = [_chunks(x, pad, chunk_size) for x in (query, key, value, log_decay, weight)]
     operands = functools.reduce(jnp.promote_types, (x.dtype for x in (query, key, value)))
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         # products of bfloat16 are slow there
         operands = dtype
 

@@ -14,6 +14,7 @@ from scanmax.ops.contract import (
     check_implementation,
     check_rank,
     op,
+    platform,
     require,
     vary_together,
 )
@@ -94,7 +95,7 @@ def diagonal_scan(
     if initial_state is None:
         initial_state = jnp.zeros(state_shape, dtype)
     if form is None:
-        form = "recurrent" if jax.default_backend() == "cpu" else "parallel"
+        form = "recurrent" if platform() == "cpu" else "parallel"
     arrays = vary_together(
         jnp.moveaxis(decay, axis, 0).astype(dtype),
         jnp.moveaxis(x, axis, 0).astype(dtype),

@@ -15,6 +15,7 @@ from scanmax.ops.contract import (
     check_rank,
     check_shape,
     op,
+    platform,
     vary_like,
     vary_together,
 )
@@ -88,7 +89,7 @@ def selective_scan(
     if initial_state is None:
         initial_state = jnp.zeros((*batch, dim, states), dtype)
     if form is None:
-        form = "recurrent" if jax.default_backend() == "cpu" else "chunked"
+        form = "recurrent" if platform() == "cpu" else "chunked"
     steps = time_steps(dt, dt_bias, dt_softplus, None, dtype)
     inputs = [flat_batch(y.astype(dtype), len(batch)) for y in (x, steps, B, C, initial_state)]
     inputs[-1] = inputs[-1].swapaxes(1, 2)  # [B, N, D]: the channels vectorise

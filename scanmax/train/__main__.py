@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -17,6 +18,13 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer("num_processes", 1, "processes of the run", flag_values=values)
     flags.DEFINE_integer("process_id", 0, "this process, from 0", flag_values=values)
+    flags.DEFINE_string(
+        "compile_for",
+        None,
+        "TPU topology such as v5e:16x16: compile for it and say what it takes, instead of training",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean("json", False, "with --compile_for: print JSON", flag_values=values)
 
 
 def main(argv: list[str]) -> int:
@@ -30,6 +38,8 @@ def main(argv: list[str]) -> int:
         print("  --config.FIELD=VALUE  any field of scanmax.train.config.Config")
         return 0
     config, values = cli.parse_flags(argv, define=define_flags)
+    if values["compile_for"].value:
+        return print_pod_report(config, values["compile_for"].value, values["json"].value)
     if not values["workdir"].value:
         raise UserError("--workdir=DIR is required")
     start_processes(
@@ -46,6 +56,19 @@ def main(argv: list[str]) -> int:
     if held_out and is_first_process():
         finish(workdir, held_out)
     return 0
+
+
+def print_pod_report(config: Any, topology: str, as_json: bool) -> int:
+    """Compiles for a pod and prints what it takes; 1 where it does not fit."""
+    import jax
+
+    # The pod's devices are described, not opened.
+    jax.config.update("jax_platforms", "cpu")
+    from scanmax.train import pod
+
+    report = pod.compile_for(config, topology)
+    print(report.to_json() if as_json else pod.describe(report))
+    return 0 if report.fits else 1
 
 
 def start_processes(coordinator: str | None, count: int, index: int) -> None:
