@@ -166,12 +166,15 @@ def shape_pipeline(config: Config) -> Any:
     return load_data(data, config, size)
 
 
-def compile_for(config: Config, topology: str) -> PodReport:
+def compile_for(
+    config: Config, topology: str, *, devices: list[jax.Device] | None = None
+) -> PodReport:
     """Compiles a config's initialisation and training step for a topology.
 
     Args:
       config: the config; its mesh must fill the topology's chips.
       topology: "v4", "v5e", "v5p" or "v6e" and a shape: "v5e:16x16", "v5p:4x4x8".
+      devices: what to compile for in the topology's place; its chip's figures still count.
 
     Returns:
       The report.
@@ -184,7 +187,7 @@ def compile_for(config: Config, topology: str) -> PodReport:
       >>> report.fits, report.binding  # doctest: +SKIP
       (True, 'memory')
     """
-    devices = topology_devices(topology)
+    devices = topology_devices(topology) if devices is None else devices
     run = build(config, pipeline=shape_pipeline(config), devices=devices)
     rows = sharding.batch_sharding(run.mesh)
     batch = {
