@@ -73,6 +73,7 @@ class OptimConfig:
       weight_decay: Decoupled weight decay, multiplied by the learning rate.
       no_decay: Parameters left out of weight decay, besides every vector (biases, norm scales).
       clip_norm: Largest global norm of the gradient; 0 does not clip.
+      perp_grad: Whether each gradient is made orthogonal to its weights first, its norm kept.
       accumulate: Parts that a batch is cut into, their gradients summed before one update.
       lr_multipliers: Pairs (regular expression, factor); the first that matches counts.
       freeze: Parameters that never change.
@@ -89,6 +90,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = (r"cls_token", r"dist_token", r"pos_embed")
     clip_norm: float = 0.0
+    perp_grad: bool = False
     accumulate: int = 1
     lr_multipliers: tuple[tuple[str, float], ...] = ()
     freeze: tuple[str, ...] = ()

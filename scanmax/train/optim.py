@@ -1,10 +1,14 @@
-"""Optimizers by name: clipping, the update rule, weight decay, rates per parameter, freezing."""
+"""Optimizers by name: clipping, the update rule, weight decay, rates per parameter, freezing.
+
+Gradients may first be made orthogonal to their weights (`perp_grad`).
+"""
 
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from scanmax.errors import UserError, suggest
@@ -94,6 +98,8 @@ def make_optimizer(
         parts.append(optax.scale_by_trust_ratio())
     if config.clip_norm:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if config.perp_grad:
+        parts.insert(0, perp_grad(_stacked(params, axes)))
     if config.lr_multipliers:
         parts.append(_multiply(config.lr_multipliers))
     parts.append(optax.scale_by_learning_rate(schedule))
@@ -120,6 +126,63 @@ def decay_mask(no_decay: Iterable[str], params: Any, axes: Any) -> Any:
         return rank > 1 and not _matches(no_decay, param_path(path))
 
     return jax.tree_util.tree_map_with_path(decays, params, axes)
+
+
+def perp_grad(stacked: Iterable[str] = ()) -> optax.GradientTransformation:
+    """Takes from each gradient its part along its own weights, and keeps its norm.
+
+        g <- g - (w.g / w.w) w,   then scaled to the norm it had
+
+    Per tensor w, before the update rule. For a network homogeneous in its weights, the part taken
+    away is what lowers the loss by growing the logits alone, naive loss minimisation; without it
+    training groks in float32 where plain cross-entropy stalls. A tensor of one element, and a
+    gradient parallel to its weights, have no orthogonal part: they are left as they are.
+
+    Args:
+      stacked: paths of tensors whose first axis counts layers; each layer is projected by itself.
+
+    Returns:
+      A gradient transformation; its update needs the parameters.
+
+    Reference: stablemax-perpgrad
+    """
+
+    stacked = frozenset(stacked)
+
+    def project(path, gradient, weights):
+        layers = param_path(path) in stacked
+        return (jax.vmap(_orthogonal) if layers else _orthogonal)(gradient, weights)
+
+    def update(updates, params=None):
+        if params is None:
+            raise ValueError("perp_grad.update was given no params; it projects along them.")
+        return jax.tree_util.tree_map_with_path(project, updates, params)
+
+    return optax.stateless(update)
+
+
+def _stacked(params: Any, axes: Any) -> list[str]:
+    """Paths of the parameters whose first logical axis is "layers"."""
+
+    def path_if_stacked(path, _, names):
+        return param_path(path) if names and names[0] == "layers" else None
+
+    return jax.tree.leaves(jax.tree_util.tree_map_with_path(path_if_stacked, params, axes))
+
+
+def _orthogonal(gradient: jax.Array, weights: jax.Array) -> jax.Array:
+    if gradient.size <= 1:
+        return gradient
+    dtype = jnp.promote_types(gradient.dtype, jnp.float32)
+    g, w = gradient.astype(dtype), weights.astype(dtype)
+    squares = jnp.sum(w * w)
+    along = jnp.sum(w * g) / jnp.where(squares > 0, squares, 1)
+    rest = g - along * w
+    norm, left = jnp.sqrt(jnp.sum(g * g)), jnp.sqrt(jnp.sum(rest * rest))
+    # What is left of a parallel gradient is rounding, which must not be blown up.
+    some = left > 10 * jnp.finfo(dtype).eps * norm
+    rest = jnp.where(some, rest * (norm / jnp.where(some, left, 1)), g)
+    return rest.astype(gradient.dtype)
 
 
 def _multiply(pairs: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:

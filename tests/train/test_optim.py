@@ -8,7 +8,7 @@ import pytest
 
 from scanmax.errors import UserError
 from scanmax.train.config import Durations, OptimConfig, ScheduleConfig
-from scanmax.train.optim import OPTIMIZERS, decay_mask, make_optimizer
+from scanmax.train.optim import OPTIMIZERS, decay_mask, make_optimizer, perp_grad
 from scanmax.train.schedules import SCHEDULES, make_schedule, soft_mask_strength
 
 DURATIONS = Durations(total=100, warmup=10, cooldown=20, log=1, eval=0, checkpoint=0, keep_every=0)
@@ -103,6 +103,54 @@ def test_clipping_scales_the_whole_gradient():
         update(name="sgd", momentum=0.0, clip_norm=1e9),
         GRADS,
     )
+
+
+def test_perp_grad_is_orthogonal_and_keeps_the_norm():
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), PARAMS)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        gradients = jax.tree.map(lambda x, dtype=dtype: x.astype(dtype), GRADS)
+        projected, _ = perp_grad().update(gradients, optax.EmptyState(), params)
+        tolerance = 1e-5 if dtype == jnp.float32 else 1e-2
+
+        def check(g, w, new, tolerance=tolerance, dtype=dtype):
+            assert new.dtype == dtype
+            g, w, new = (np.asarray(x, np.float64).ravel() for x in (g, w, new))
+            rest = g - (w @ g) / (w @ w) * w
+            expected = rest * np.linalg.norm(g) / np.linalg.norm(rest)
+            np.testing.assert_allclose(new, expected, rtol=tolerance, atol=tolerance)
+            assert abs(w @ new) <= 4 * tolerance * np.linalg.norm(w) * np.linalg.norm(new)
+
+        jax.tree.map(check, gradients, params, projected)
+
+
+def test_perp_grad_leaves_what_has_no_orthogonal_part():
+    same = {"scale": jnp.float32(3.0), "one": jnp.ones(1), "w": jnp.ones(5), "zero": jnp.zeros(5)}
+    gradients = {"scale": jnp.float32(2.0), "one": jnp.ones(1), "w": -same["w"], "zero": same["w"]}
+    projected, _ = perp_grad().update(gradients, optax.EmptyState(), same)
+    jax.tree.map(np.testing.assert_array_equal, projected, gradients)
+    zero, _ = perp_grad().update(same, optax.EmptyState(), jax.tree.map(jnp.zeros_like, same))
+    jax.tree.map(np.testing.assert_array_equal, zero, same)
+    with pytest.raises(ValueError, match="no params"):
+        perp_grad().update(gradients, optax.EmptyState())
+
+
+def test_perp_grad_by_config_goes_before_the_rule_and_layer_by_layer():
+    params = PARAMS | {"stacked": {"bias": 1.0 + jnp.arange(8.0).reshape(2, 4)}}
+    optimizer = make_optimizer(
+        OptimConfig(name="sgd", momentum=0.0, perp_grad=True, freeze=("^head/",)),
+        lambda step: 1.0,
+        params,
+        AXES,
+    )
+    found = optimizer.update(GRADS, optimizer.init(params), params)[0]
+    assert not jnp.any(found["head"]["kernel"])
+    layers = -np.asarray(found["stacked"]["bias"])
+    for layer in range(2):
+        g, w = GRADS["stacked"]["bias"][layer], params["stacked"]["bias"][layer]
+        expected, _ = perp_grad().update(g, optax.EmptyState(), w)
+        np.testing.assert_allclose(layers[layer], expected, rtol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(layers[layer]), np.linalg.norm(g), rtol=1e-5)
 
 
 def test_multipliers_and_freezing():
