@@ -8,6 +8,11 @@ from scanmax.ops.contract import accumulator_dtype, check_choice, check_rank, op
 from scanmax.ops.conv import depthwise_conv2d
 
 FORMS = (None, "parallel", "conv")
+# form=None: a tap of the convolution costs what this many entries of the matrix product do (CPU; a
+# kernel of 13 x 13 on 28 x 28 pixels takes a third of the time by the matrix, on 56 x 56 three
+# times as long), and longer maps make no matrix.
+ENTRIES_PER_TAP = 6
+PARALLEL_UP_TO = 1024
 
 
 @op("form", "precision")
@@ -34,7 +39,8 @@ def lkca(
       value: [*B, Y, X, H, V] map.
       kernel: [ky, kx] shared by all, [ky, kx, H] one per head, or [ky, kx, H, V] one per channel;
         ky and kx are odd.
-      form: "conv" or "parallel", which makes the matrix of T by T tokens; None is "conv".
+      form: "conv" or "parallel", which makes the matrix of T by T tokens. None: "parallel" for
+        kernels in common of up to 1024 pixels that have at least a sixth as many taps, else "conv".
       precision: of the products of the parallel form.
 
     Returns:
@@ -55,12 +61,17 @@ def lkca(
     check_rank(4, value=value)
     *batch, Y, X, H, V = value.shape
     _check(kernel, (H, V))
+    if form is None:
+        taps = min(kernel.shape[0], 2 * Y - 1) * min(kernel.shape[1], 2 * X - 1)
+        small = kernel.ndim < 4 and min(ENTRIES_PER_TAP * taps, PARALLEL_UP_TO) >= Y * X
+        form = "parallel" if small else "conv"
     if form == "parallel":
         dtype = accumulator_dtype(value, kernel)
         matrix = _matrix(kernel.astype(dtype), Y, X)  # [H or 1, V or 1, T, T]
         v = value.reshape(*batch, Y * X, H, V).astype(dtype)
-        matrix = jnp.broadcast_to(matrix, (H, matrix.shape[1], *matrix.shape[2:]))
-        if matrix.shape[1] == 1:
+        if matrix.shape[:2] == (1, 1):
+            y = jnp.einsum("ts,...shv->...thv", matrix[0, 0], v, precision=precision)
+        elif matrix.shape[1] == 1:
             y = jnp.einsum("hts,...shv->...thv", matrix[:, 0], v, precision=precision)
         else:
             y = jnp.einsum("hvts,...shv->...thv", matrix, v, precision=precision)

@@ -154,7 +154,7 @@ def sparse_attention(
       >>> from scanmax import ops
       >>> x = jnp.arange(6.0).reshape(6, 1, 1)  # [T, H, K]
       >>> ops.sparse_attention(0 * x, 0 * x, x, stride=2)[:, 0, 0]  # means of what is read
-      Array([0. , 0.5, 1. , 2. , 2.25, 3.25], dtype=float32)
+      Array([0.  , 0.5 , 1.  , 2.  , 2.25, 3.25], dtype=float32)
 
     Reference: sparse-transformer
     """
