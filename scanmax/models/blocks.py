@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax.errors import UserError, suggest
+from scanmax.models.channel_attention import create_channel_attention
 from scanmax.models.layers import (
     Conv,
     DropPath,
@@ -42,6 +43,8 @@ class Block(nn.Module):
       layer_scale: initial value of the scale of each branch; None leaves it out.
       position_conv: side of a depthwise convolution over the grid, added to the stream before
         the mixer and before the MLP, so that mixers without order know positions; 0 leaves it out.
+      channel_attention: a name of CHANNEL_ATTENTION, a gate of the mixer's branch over the grid
+        that leaves prefix tokens as they are; None leaves it out.
       prefix_tokens: leading tokens (class, distillation) outside the grid.
     """
 
@@ -56,6 +59,7 @@ class Block(nn.Module):
     use_bias: bool = True
     layer_scale: float | None = None
     position_conv: int = 0
+    channel_attention: str | None = None
     prefix_tokens: int = 0
     is_causal: bool = False
     dropout_rate: float = 0.0
@@ -88,6 +92,7 @@ class Block(nn.Module):
             mixed = mixer(norm(1)(x), grid=grid, train=train)
         else:
             mixed, state = mixer(norm(1)(x), grid=grid, train=train, state=state)
+        mixed = self.gate_channels(mixed, grid, train)
         mixed = nn.Dropout(self.dropout_rate, deterministic=not train)(mixed)
         x = residual(x, mixed, 1)
         if self.mlp_hidden:
@@ -124,6 +129,23 @@ class Block(nn.Module):
         prefix, tokens = x[:, : self.prefix_tokens], x[:, self.prefix_tokens :]
         maps = conv(tokens.reshape(x.shape[0], *grid, x.shape[-1])).astype(x.dtype)
         return jnp.concatenate([prefix, tokens + maps.reshape(tokens.shape)], axis=1)
+
+    @nn.nowrap
+    def gate_channels(self, x: Float[Array, "B T D"], grid, train: bool):
+        """x times the gate of channel_attention over the grid; prefix tokens stay as they are."""
+        if self.channel_attention is None:
+            return x
+        if grid is None:
+            raise ValueError("channel_attention gates the maps of a grid; this host has none.")
+        gate = create_channel_attention(
+            self.channel_attention,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="channel_attention",
+        )
+        prefix, tokens = x[:, : self.prefix_tokens], x[:, self.prefix_tokens :]
+        maps = gate(tokens.reshape(x.shape[0], *grid, x.shape[-1]), train)
+        return jnp.concatenate([prefix, maps.reshape(tokens.shape).astype(x.dtype)], axis=1)
 
     @nn.nowrap
     def create_mixer(self, **fields: Any) -> nn.Module:
@@ -228,7 +250,7 @@ def _scan_blocks(block, blocks, x, rates, states, grid, train, keep, prefix):
 
     scanned = nn.scan(
         body,
-        variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
+        variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0, "losses": 0},
         split_rngs={"params": True, "dropout": True},
         length=len(blocks),
         metadata_params={nn.PARTITION_NAME: "layers"},

@@ -32,6 +32,7 @@ class Pyramid(nn.Module):
       position_conv: side of the depthwise convolutions of the blocks that carry positions; 0 leaves
         them out, and only mixers with an order of their own then know places.
       layer_scale: initial value of the scale of each branch; None leaves it out.
+      channel_attention: a gate of each mixer's branch, "se", "eca" or "cbam"; None leaves it out.
       remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
       scan_layers: compile one block per stage; parameters are stacked (blocks.stack_blocks).
     """
@@ -51,6 +52,7 @@ class Pyramid(nn.Module):
     activation: str = "gelu"
     use_bias: bool = True
     layer_scale: float | None = None
+    channel_attention: str | None = None
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
@@ -169,6 +171,7 @@ class Pyramid(nn.Module):
             "activation": self.activation,
             "use_bias": self.use_bias,
             "layer_scale": self.layer_scale,
+            "channel_attention": self.channel_attention,
             "position_conv": self.position_conv,
             "dropout_rate": self.dropout_rate,
             **self.dtypes,

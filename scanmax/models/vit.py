@@ -44,6 +44,7 @@ class VisionTransformer(nn.Module):
       pool: what the head reads: "token" (the class token) or "avg" (the mean patch).
       positions: "learned" (prefix included), "sincos" (fixed, patches only) or "none".
       layer_scale: initial value of the scale of each branch; None leaves it out.
+      channel_attention: a gate of each mixer's branch, "se", "eca" or "cbam"; None leaves it out.
       remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
       scan_layers: compile one block for all; parameters are stacked (blocks.stack_blocks).
     """
@@ -66,6 +67,7 @@ class VisionTransformer(nn.Module):
     activation: str = "gelu"
     use_bias: bool = True
     layer_scale: float | None = None
+    channel_attention: str | None = None
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
@@ -196,6 +198,7 @@ class VisionTransformer(nn.Module):
                 "activation": self.activation,
                 "use_bias": self.use_bias,
                 "layer_scale": self.layer_scale,
+                "channel_attention": self.channel_attention,
                 "prefix_tokens": self.prefix_tokens,
                 "dropout_rate": self.dropout_rate,
                 "dtype": self.dtype,

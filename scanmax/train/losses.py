@@ -87,6 +87,28 @@ def soft_distillation(
     return temperature**2 * jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
 
 
+def uncertainty_weighted(
+    values: Float[Array, "*B L"], log_variances: Float[Array, "L"]
+) -> Float[Array, "*B"]:
+    """Several losses weighed by learned uncertainties, sum_i (exp(-w_i) L_i + w_i) / 2.
+
+    The best w_i is log L_i: each loss counts by the inverse of its own size, and the w_i keep any
+    of them from being given up.
+
+    Args:
+      values: L losses of each example.
+      log_variances: the learned w, which start at 0.
+
+    Returns:
+      [*B], in float32 or wider.
+
+    Reference: dcal
+    """
+    values, weights = _accumulated(values), _accumulated(log_variances)
+    weights = weights.reshape((1,) * (values.ndim - 1) + weights.shape)
+    return jnp.sum(jnp.exp(-weights) * values + weights, axis=-1) / 2
+
+
 LOSSES = {
     "softmax_cross_entropy": softmax_cross_entropy,
     "stablemax_cross_entropy": stablemax_cross_entropy,

@@ -45,6 +45,7 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update. The loss is the mean over the examples (or tokens) that the mask keeps.
 
+    What the model sows into its collection "losses", such as a router's load balance, is added.
     With accumulation the parts' gradients are summed, each already divided by the whole batch's
     weight: the update is that of the whole batch, whatever the mask.
     """
@@ -63,7 +64,7 @@ def train_step(
             task.inputs(part),
             train=True,
             rngs={"dropout": part_key},
-            mutable=["batch_stats"],
+            mutable=["batch_stats", "losses"],
         )
         teacher_logits = None
         if teacher is not None:
@@ -74,6 +75,9 @@ def train_step(
         values = values.reshape(values.shape[0], -1).mean(axis=1)
         mask = example_mask(part)
         loss = jnp.sum(jnp.where(mask, values, 0.0)) / total
+        # A sown loss is a mean over the part, which counts by its share of the batch.
+        sown = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(updates.get("losses", {})))
+        loss = loss + sown * weight_of(part) / total
         sums = masked_sums(task.values(task.logits(outputs), part), mask)
         return loss, (updates.get("batch_stats", {}), sums["accuracy"])
 

@@ -1,0 +1,145 @@
+"""Mixture-of-head attention as a module: every token picks and weighs its heads."""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scanmax import ops
+from scanmax.models.layers import Dense, at_least_float32, constrain
+from scanmax.models.mixers.base import Mixer
+
+
+class MixtureOfHeads(Mixer):
+    """Attention whose heads are experts: some shared by all tokens, others routed.
+
+    In training it sows its load-balance loss, weighed, into the collection "losses", which the
+    trainer adds to the loss. Prefix tokens are routed like any other. With a cache all heads are
+    evaluated, so that later tokens may choose any.
+
+    Attributes:
+      shared_heads: heads that every token uses; None is a quarter of the heads.
+      routed_heads: of the others, how many a token picks; None is half of the heads, which with
+        the shared ones makes the released models' three quarters. 0, as in the first stages of the
+        released models, needs all heads shared, and weighs them alone.
+      rescale: gates of one on average, as the released code has them; False for the paper's. With
+        it, a token that picks one head weighs it by a constant, and the router learns from the
+        load-balance loss alone.
+      balance_weight: of the load-balance loss. The authors take 0.01 of the mean over layers; the
+        trainer sums, so 0.01 / depth is theirs.
+      normalizer: how logits become weights, a name of `ops.dot_product_attention`.
+      qkv_bias: biases of queries, keys and values; None is as use_bias.
+    """
+
+    formula: ClassVar[str] = (
+        "y_t = sum_h g_th softmax(q_th . k_h / sqrt K) v_h W_h, g_t not 0 for shared and top-k h"
+    )
+    cost: ClassVar[str] = "T^2"
+    papers: ClassVar[tuple[str, ...]] = ("moh",)
+
+    shared_heads: int | None = None
+    routed_heads: int | None = None
+    rescale: bool = True
+    balance_weight: float = 0.01
+    normalizer: str = "softmax"
+    qkv_bias: bool | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+        state: Any = None,
+    ):
+        dim, heads, width = x.shape[-1], self.heads, self.head_dim(x.shape[-1])
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        qkv = Dense(
+            (3, heads, width),
+            ("embed", None, "heads", "kv"),
+            use_bias=self.use_bias if self.qkv_bias is None else self.qkv_bias,
+            name="qkv",
+            **dtypes,
+        )(x)
+        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        axes = ("batch", "length", "heads", "kv")
+        query, gates = constrain(query, axes), self.gates(x, train)
+        if state is None:
+            y = self.mix(query, key, value, gates)
+        elif x.shape[1] == 1:
+            y, state = ops.attention_step(
+                state, query[:, 0], key[:, 0], value[:, 0], normalizer=self.normalizer
+            )
+            y = y[:, None] * gates[..., None].astype(y.dtype)
+        else:
+            tokens = (state.position + jnp.arange(x.shape[1]))[:, None]
+            state = ops.extend_kv_cache(state, key, value)
+            mask = jnp.arange(state.key.shape[1])[None] <= tokens
+            key, value = (cache.astype(self.dtype) for cache in (state.key, state.value))
+            y = ops.dot_product_attention(query, key, value, mask=mask, normalizer=self.normalizer)
+            y = y * gates[..., None].astype(y.dtype)
+        options = {"contract": 2, "use_bias": self.use_bias, **dtypes}
+        y = Dense(dim, ("heads", "kv", "embed"), name="out", **options)(constrain(y, axes))
+        return y if state is None else (y, state)
+
+    @nn.nowrap
+    def mix(self, query, key, value, gates):
+        """Attention over a whole sequence."""
+        keywords = {"is_causal": self.is_causal, "normalizer": self.normalizer}
+        self.sow_attention(
+            query.shape[1], lambda: ops.moh_attention_matrix(query, key, gates, **keywords)
+        )
+        shared, routed = self.split()
+        return ops.moh_attention(
+            query, key, value, gates, shared_heads=shared, top_k=routed, **keywords
+        )
+
+    @nn.nowrap
+    def split(self) -> tuple[int, int]:
+        """How many heads are shared, and how many of the others a token picks."""
+        shared = self.heads // 4 if self.shared_heads is None else self.shared_heads
+        rest = self.heads - shared
+        routed = -(-self.heads // 2) if self.routed_heads is None else self.routed_heads
+        if not 0 <= shared <= self.heads or not 0 <= routed <= rest or (routed == 0 and rest):
+            raise ValueError(
+                f"moh: shared_heads={shared} and routed_heads={routed} of {self.heads} heads; "
+                f"expected 1 to {rest} routed heads, or all heads shared."
+            )
+        return shared, routed
+
+    @nn.nowrap
+    def gates(self, x: Float[Array, "B T D"], train: bool) -> Float[Array, "B T H"]:
+        """The gate of each head for each token, in at least float32: routing is a choice."""
+        shared, routed = self.split()
+
+        def logits(features, name):
+            return Dense(
+                features,
+                ("embed", "heads" if features > 2 else None),
+                use_bias=False,
+                dtype=at_least_float32(self.dtype),
+                param_dtype=self.param_dtype,
+                name=name,
+            )(x)
+
+        if not routed:
+            # a softmax over all heads, which is what picking every head makes of the routed ones
+            return ops.moh_gates(logits(shared, "shared"), top_k=shared, rescale=self.rescale)
+        rest = self.heads - shared
+        alone = jnp.zeros((*x.shape[:2], 1), at_least_float32(self.dtype))
+        router = logits(rest, "router") if rest > 1 else alone
+        if train and routed < rest and not self.is_initializing():
+            loss = ops.head_load_balance(router, top_k=routed, rescale=self.rescale)
+            self.sow("losses", "load_balance", self.balance_weight * loss)
+        pair = {}
+        if shared:
+            pair["shared_logits"] = logits(shared, "shared") if shared > 1 else alone
+            pair["balance_logits"] = logits(2, "balance")
+        return ops.moh_gates(router, **pair, top_k=routed, rescale=self.rescale)
+
+    @nn.nowrap
+    def init_state(self, batch_size: int, length: int, dim: int) -> Any:
+        return ops.init_kv_cache(
+            (batch_size,), length, self.heads, self.head_dim(dim), dtype=self.dtype
+        )
