@@ -76,39 +76,54 @@ class Block(nn.Module):
         train: bool = False,
     ):
         """Returns y [B, T, D], or (y, state) where a state is given."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-
-        def residual(x, branch, index):
-            if self.layer_scale is not None:
-                branch = LayerScale(self.layer_scale, name=f"layer_scale{index}", **dtypes)(branch)
-            return x + DropPath()(branch, drop_path_rate, train).astype(x.dtype)
-
-        def norm(index):
-            return create_norm(self.norm, epsilon=self.norm_epsilon, name=f"norm{index}", **dtypes)
-
         mixer = self.create_mixer(name="mixer")
         x = self.add_position_conv(x, grid, 1)
+        y = self.create_norm(1)(x)
         if state is None:
-            mixed = mixer(norm(1)(x), grid=grid, train=train)
+            mixed = mixer(y, grid=grid, train=train)
         else:
-            mixed, state = mixer(norm(1)(x), grid=grid, train=train, state=state)
+            mixed, state = mixer(y, grid=grid, train=train, state=state)
         mixed = self.gate_channels(mixed, grid, train)
         mixed = nn.Dropout(self.dropout_rate, deterministic=not train)(mixed)
-        x = residual(x, mixed, 1)
-        if self.mlp_hidden:
-            x = self.add_position_conv(x, grid, 2)
-            mlp = Mlp(
-                self.mlp_hidden,
-                activation=self.activation,
-                gated=self.gated_mlp,
-                use_bias=self.use_bias,
-                dropout_rate=self.dropout_rate,
-                name="mlp",
-                **dtypes,
-            )
-            x = residual(x, mlp(norm(2)(x), train=train), 2)
+        x = self.add_branch(x, mixed, 1, drop_path_rate, train)
+        x = self.add_mlp(x, drop_path_rate, grid, train)
         self.sow("intermediates", "output", x)
         return x if state is None else (x, state)
+
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        """Dtypes that every layer takes."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+    @nn.nowrap
+    def create_norm(self, index: int) -> nn.Module:
+        """The norm before branch `index`."""
+        return create_norm(self.norm, epsilon=self.norm_epsilon, name=f"norm{index}", **self.dtypes)
+
+    @nn.nowrap
+    def add_branch(self, x, branch: Float[Array, "B T D"], index: int, rate, train: bool):
+        """x plus a branch, scaled and dropped as the block's fields say."""
+        if self.layer_scale is not None:
+            scale = LayerScale(self.layer_scale, name=f"layer_scale{index}", **self.dtypes)
+            branch = scale(branch)
+        return x + DropPath()(branch, rate, train).astype(x.dtype)
+
+    @nn.nowrap
+    def add_mlp(self, x: Float[Array, "B T D"], rate, grid, train: bool) -> Float[Array, "B T D"]:
+        """x + mlp(norm(x)), behind its position convolution."""
+        if not self.mlp_hidden:
+            return x
+        x = self.add_position_conv(x, grid, 2)
+        mlp = Mlp(
+            self.mlp_hidden,
+            activation=self.activation,
+            gated=self.gated_mlp,
+            use_bias=self.use_bias,
+            dropout_rate=self.dropout_rate,
+            name="mlp",
+            **self.dtypes,
+        )
+        return self.add_branch(x, mlp(self.create_norm(2)(x), train=train), 2, rate, train)
 
     @nn.nowrap
     def add_position_conv(self, x: Float[Array, "B T D"], grid, index: int):

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.errors import UserError
-from scanmax.models.blocks import apply_blocks, create_norm, names_per_block
+from scanmax.models.blocks import Block, apply_blocks, create_norm, names_per_block
 from scanmax.models.layers import (
     Dense,
     PatchEmbed,
@@ -23,6 +23,7 @@ from scanmax.models.layers import (
     partitioned,
 )
 from scanmax.models.registry import Feature, Variant, register_family
+from scanmax.models.token_reduction import ReducingBlock, TokenReduction
 
 POOLS = ("token", "avg")
 POSITIONS = ("learned", "sincos", "none")
@@ -45,6 +46,8 @@ class VisionTransformer(nn.Module):
       positions: "learned" (prefix included), "sincos" (fixed, patches only) or "none".
       layer_scale: initial value of the scale of each branch; None leaves it out.
       channel_attention: a gate of each mixer's branch, "se", "eca" or "cbam"; None leaves it out.
+      token_reduction: fields of a `TokenReduction`, by which blocks drop or merge tokens, with the
+        parameters of the plain model; None keeps all.
       remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
       scan_layers: compile one block for all; parameters are stacked (blocks.stack_blocks).
     """
@@ -68,6 +71,7 @@ class VisionTransformer(nn.Module):
     use_bias: bool = True
     layer_scale: float | None = None
     channel_attention: str | None = None
+    token_reduction: Mapping[str, Any] | None = None
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
@@ -99,16 +103,21 @@ class VisionTransformer(nn.Module):
         x = constrain_last(x)
         self.sow("intermediates", "stem", x)
         norm = create_norm(self.norm, epsilon=self.norm_epsilon, name="norm", **dtypes)
+        reduces = self.token_reduction is not None
+        if reduces:
+            self.check_reduction(as_maps)
         x, kept, _ = apply_blocks(
             self.block_fields(),
-            x,
+            (x, None) if reduces else x,
             drop_path_rates(self.drop_path_rate, self.depth),
             grid=grid,
             train=train,
             remat=self.remat,
             scan_layers=self.scan_layers,
+            block=ReducingBlock if reduces else Block,
             keep=self.feature_blocks() if as_maps else (),
         )
+        x = x[0] if reduces else x
         if as_maps:
             patches = [norm(y)[:, self.prefix_tokens :] for y in kept]
             return tuple(y.reshape(y.shape[0], *grid, self.dim) for y in patches)
@@ -187,6 +196,31 @@ class VisionTransformer(nn.Module):
     @nn.nowrap
     def block_fields(self) -> list[dict[str, Any]]:
         """The fields of each block."""
+        fields = self.plain_block_fields()
+        if self.token_reduction is None:
+            return fields
+        reduction = TokenReduction(**self.token_reduction)
+        acting = reduction.acting_blocks(self.depth)
+        return [
+            own | {"reduction": reduction, "reduces": index in acting}
+            for index, own in enumerate(fields)
+        ]
+
+    @nn.nowrap
+    def check_reduction(self, as_maps: bool) -> None:
+        """Refuses what needs the tokens that a reduction removes."""
+        if as_maps:
+            raise UserError("features() needs every token: it does without token_reduction")
+        if self.scan_layers:
+            raise UserError("token_reduction gives blocks their own lengths: scan_layers=False")
+        if self.channel_attention is not None:
+            raise UserError("token_reduction leaves no grid: it does without channel_attention")
+        if not self.class_token and TokenReduction(**self.token_reduction).method == "evit":
+            raise UserError("token_reduction by 'evit' reads the class token: class_token=True")
+
+    @nn.nowrap
+    def plain_block_fields(self) -> list[dict[str, Any]]:
+        """The fields of each block, without a reduction of tokens."""
         return [
             {
                 "mixer": mixer,
