@@ -12,12 +12,12 @@ WIDTH = 4
 
 @slope("tensor_attention_poly, degree 2")
 def _poly(T):
-    return lambda *arrays: ops.tensor_attention_poly(*arrays), heads(T, 5, width=8)
+    return ops.tensor_attention_poly, heads(T, 5, width=16)
 
 
 @slope("tensor_attention_poly, degree 2, causal")
 def _causal(T):
-    return lambda *arrays: ops.tensor_attention_poly(*arrays, is_causal=True), heads(T, 5, width=8)
+    return lambda *arrays: ops.tensor_attention_poly(*arrays, is_causal=True), heads(T, 5, width=16)
 
 
 @slope("soft_attention, 49 landmarks")
@@ -74,7 +74,7 @@ def tensor_slopes(quick):
         return ops.tensor_attention_poly, heads(T, 5, width=16, number=1)
 
     small = (64, 128) if quick else (128, 256, 512, 1024)
-    large = (1024, 2048) if quick else (1024, 2048, 4096, 8192)
+    large = (1024, 2048) if quick else (2048, 4096, 8192, 16384)
     slopes = exponent(exact, small, rounds=2), exponent(polynomial, large, rounds=3)
     return [
         Finding(

@@ -1,6 +1,6 @@
 """Third-order attention with a polynomial for the exponential: its tensor of weights factors."""
 
-import functools
+import dataclasses
 import math
 
 import jax
@@ -34,7 +34,7 @@ def tensor_attention_poly(
     is_causal: bool = False,
     initial_state: Float[Array, "*B H 2 R _"] | None = None,
     return_state: bool = False,
-    chunk_size: int = 16,
+    chunk_size: int | None = None,
     precision=None,
 ):
     """`tensor_attention` with a polynomial p for exp: linear in T, by features of all monomials.
@@ -60,7 +60,8 @@ def tensor_attention_poly(
       is_causal: query t reads pairs of tokens up to t.
       initial_state: the two sums before the first token; causal only.
       return_state: also return them after the last token, in accumulator precision.
-      chunk_size: causal: tokens whose sums, R by V, are in memory at a time.
+      chunk_size: tokens whose features are in memory at a time, and with is_causal their sums, R by
+        V each. None: 16 with is_causal, else 512.
       precision: of every matrix product.
 
     Returns:
@@ -91,21 +92,22 @@ def tensor_attention_poly(
         not is_causal or T == S,
         f"first_key has shape {first_key.shape}; with is_causal its length is query's, {T}.",
     )
-    require(chunk_size >= 1, f"chunk_size={chunk_size}; expected at least 1.")
+    size = (16 if is_causal else 512) if chunk_size is None else chunk_size
+    require(size >= 1, f"chunk_size={chunk_size}; expected at least 1.")
     shape = (*batch, H, 2, _rank(K, degree), width)
     check_shape("initial_state", initial_state, shape, "[*B, H, 2, R, V + 1]")
     dtype = accumulator_dtype(*arrays, initial_state)
     arrays = [jnp.moveaxis(x, -2, -3) for x in arrays]  # [*B, H, T, .]
-    features = functools.partial(_features, degree=degree, bound=bound, scale=scale, dtype=dtype)
+    fit = _Fit(degree, bound, precision, dtype)
+    scale = jnp.asarray(1 / K if scale is None else scale, dtype)
+    require(scale.ndim == 0, f"scale has shape {scale.shape}; expected a scalar.")
+    query, *others = arrays
+    arrays = [query.astype(dtype) * scale, *others]
     if is_causal:
-        if initial_state is None:
-            initial_state = jnp.zeros(shape, dtype)
-        y, state = _causal(features, *arrays, initial_state.astype(dtype), chunk_size, precision)
+        state = jnp.zeros(shape, dtype) if initial_state is None else initial_state.astype(dtype)
+        y, state = _causal(fit, arrays, state, size)
     else:
-        u1, u2, u3, v1, v2 = features(*arrays)
-        first = jnp.einsum("...sr,...sv->...rv", u2, v1, precision=precision)
-        second = jnp.einsum("...sr,...sv->...rv", u3, v2, precision=precision)
-        y = _normalized(jnp.einsum("...tr,...rv->...tv", u1, first * second, precision=precision))
+        y = _both_ways(fit, arrays, size)
     y = jnp.moveaxis(y, -3, -2).astype(first_value.dtype)
     return (y, state) if return_state else y
 
@@ -163,7 +165,10 @@ def tensor_attention_poly_step(
     expected = (*batch, H, 2, _rank(K, degree), first_value.shape[-1] + 1)
     check_shape("state", state, expected, "[*B, H, 2, R, V + 1]")
     dtype = accumulator_dtype(*arrays, state)
-    u1, u2, u3, v1, v2 = _features(*arrays, degree=degree, bound=bound, scale=scale, dtype=dtype)
+    fit = _Fit(degree, bound, precision, dtype)
+    scale = jnp.asarray(1 / K if scale is None else scale, dtype)
+    u1 = fit.of_query(query.astype(dtype) * scale)
+    u2, u3, v1, v2 = fit.of_pairs(first_key, second_key, first_value, second_value)
     added = jnp.stack([u2[..., None] * v1[..., None, :], u3[..., None] * v2[..., None, :]], -3)
     state = state.astype(dtype) + added
     both = state[..., 0, :, :] * state[..., 1, :, :]
@@ -227,61 +232,112 @@ def _monomials(x, degree):
     return jnp.concatenate(levels, -1)
 
 
-def _features(query, first_key, second_key, first_value, second_value, degree, bound, scale, dtype):
-    """U1, U2, U3, and the values with a last column of ones."""
-    width = query.shape[-1]
-    powers = _powers(width, degree)
-    totals = powers.sum(-1)
-    coefficients = np.array(_coefficients(degree, bound))[totals]
-    # the multinomial coefficients of (sum_d q_d a_d b_d)^total
-    factorials = np.vectorize(math.factorial)
-    coefficients = coefficients * factorials(totals) / factorials(powers).prod(-1)
-    scale = jnp.asarray(1 / width if scale is None else scale, dtype)
-    require(scale.ndim == 0, f"scale has shape {scale.shape}; expected a scalar.")
-    u1, u2, u3 = (
-        _monomials(x, degree)
-        for x in (query.astype(dtype) * scale, first_key.astype(dtype), second_key.astype(dtype))
-    )
-    coefficients = jnp.asarray(coefficients, dtype)
-    u1 = u1 * coefficients.reshape((1,) * (u1.ndim - 1) + coefficients.shape)
-    values = (
-        jnp.concatenate([v.astype(dtype), jnp.ones((*v.shape[:-1], 1), dtype)], -1)
-        for v in (first_value, second_value)
-    )
-    return u1, u2, u3, *values
+@dataclasses.dataclass(frozen=True)
+class _Fit:
+    """The polynomial of a call, and the features that stand for it."""
+
+    degree: int
+    bound: float | None
+    precision: object
+    dtype: object
+
+    def of_query(self, query):
+        """U1: the monomials of scaled queries, with the polynomial's coefficients."""
+        powers = _powers(query.shape[-1], self.degree)
+        totals = powers.sum(-1)
+        coefficients = np.array(_coefficients(self.degree, self.bound))[totals]
+        # the multinomial coefficients of (sum_d q_d a_d b_d)^total
+        factorials = np.vectorize(math.factorial)
+        coefficients = coefficients * factorials(totals) / factorials(powers).prod(-1)
+        coefficients = jnp.asarray(coefficients, self.dtype)
+        u1 = _monomials(query, self.degree)
+        return u1 * coefficients.reshape((1,) * (u1.ndim - 1) + coefficients.shape)
+
+    def of_pairs(self, first_key, second_key, first_value, second_value):
+        """U2 and U3, the monomials of the keys, and the values with a last column of ones."""
+        keys = (_monomials(key.astype(self.dtype), self.degree) for key in (first_key, second_key))
+        values = (
+            jnp.concatenate(
+                [v.astype(self.dtype), jnp.ones((*v.shape[:-1], 1), self.dtype)], axis=-1
+            )
+            for v in (first_value, second_value)
+        )
+        return *keys, *values
+
+    def dot(self, subscripts, *arrays):
+        return jnp.einsum(subscripts, *arrays, precision=self.precision)
 
 
 def _normalized(y):
     return divide(y[..., :-1], y[..., -1:])
 
 
-def _causal(features, query, first_key, second_key, first_value, second_value, state, size, prec):
+def _chunked(x, size):
+    """[..., T, d] as [chunks, ..., size, d], padded with zeros."""
+    count = max(-(-x.shape[-2] // size), 1)
+    padding = [(0, 0)] * x.ndim
+    padding[-2] = (0, count * size - x.shape[-2])
+    x = jnp.pad(x, padding).reshape(*x.shape[:-2], count, size, x.shape[-1])
+    return jnp.moveaxis(x, -3, 0)
+
+
+def _joined(y, length):
+    """[chunks, ..., size, d] as [..., length, d]."""
+    y = jnp.moveaxis(y, 0, -3)
+    return y.reshape(*y.shape[:-3], -1, y.shape[-1])[..., :length, :]
+
+
+def _valid(x, size, dtype):
+    """1 for tokens of x, 0 for padding, which adds no value and no one: [chunks, .., size, 1]."""
+    valid = _chunked(jnp.ones((*(1,) * (x.ndim - 2), x.shape[-2], 1), dtype), size)
+    return vary_like(valid, x)
+
+
+def _both_ways(fit, arrays, size):
+    """The two sums over all tokens, then what every query reads of their product."""
+    query, *others = arrays
+    tokens = [_chunked(x, min(size, max(x.shape[-2], 1))) for x in others]
+    valid = _valid(others[0], tokens[0].shape[-2], fit.dtype)
+
+    @jax.checkpoint
+    def add(sums, inputs):
+        *pairs, valid = inputs
+        u2, u3, v1, v2 = fit.of_pairs(*pairs)
+        first = fit.dot("...sr,...sv->...rv", u2, v1 * valid)
+        second = fit.dot("...sr,...sv->...rv", u3, v2 * valid)
+        return (sums[0] + first, sums[1] + second), None
+
+    shape = (*query.shape[:-2], _rank(query.shape[-1], fit.degree), others[2].shape[-1] + 1)
+    zeros = vary_like(jnp.zeros(shape, fit.dtype), *arrays)
+    (first, second), _ = lax.scan(add, (zeros, zeros), (*tokens, valid))
+    both = first * second
+
+    @jax.checkpoint
+    def read(query):
+        return _normalized(fit.dot("...tr,...rv->...tv", fit.of_query(query), both))
+
+    queries = _chunked(query, min(size, max(query.shape[-2], 1)))
+    return _joined(lax.map(read, queries), query.shape[-2])
+
+
+def _causal(fit, arrays, state, size):
     """Chunk by chunk: within one, the sums of every token; only those at its ends are kept."""
-    length = query.shape[-2]
-    count = max(-(-length // size), 1)
-    # a padded token adds nothing: its value and its one are zero
-    valid = (jnp.arange(count * size) < length).reshape(count, size, 1)
-    chunked = []
-    for x in (query, first_key, second_key, first_value, second_value):
-        padding = [(0, 0)] * x.ndim
-        padding[-2] = (0, count * size - length)
-        x = jnp.pad(x, padding).reshape(*x.shape[:-2], count, size, x.shape[-1])
-        chunked.append(jnp.moveaxis(x, -3, 0))
+    length = arrays[0].shape[-2]
+    past = jnp.tri(size, dtype=fit.dtype)
 
     @jax.checkpoint
     def chunk(state, inputs):
-        *arrays, valid = inputs
-        u1, u2, u3, v1, v2 = features(*arrays)
-        valid = valid.astype(v1.dtype).reshape((1,) * (v1.ndim - 2) + valid.shape)
+        query, *pairs, valid = inputs
+        u2, u3, v1, v2 = fit.of_pairs(*pairs)
         first, second = (
             state[..., which, None, :, :]
-            + jnp.cumsum(u[..., :, None] * (v * valid)[..., None, :], -3)
+            + fit.dot("ts,...srv->...trv", past, u[..., :, None] * (v * valid)[..., None, :])
             for which, u, v in ((0, u2, v1), (1, u3, v2))
         )
-        y = jnp.einsum("...tr,...trv->...tv", u1, first * second, precision=prec)
+        y = fit.dot("...tr,...trv->...tv", fit.of_query(query), first * second)
         return jnp.stack([first[..., -1, :, :], second[..., -1, :, :]], -3), _normalized(y)
 
-    state = vary_like(state, *chunked)
-    state, y = lax.scan(chunk, state, (*chunked, valid))
-    y = jnp.moveaxis(y, 0, -3)
-    return y.reshape(*y.shape[:-3], -1, y.shape[-1])[..., :length, :], state
+    state = vary_like(state, *arrays)
+    chunked = [_chunked(x, size) for x in arrays]
+    state, y = lax.scan(chunk, state, (*chunked, _valid(arrays[0], size, fit.dtype)))
+    return _joined(y, length), state

@@ -106,6 +106,7 @@ class TensorAttentionPolyTest(OpSuite):
         ({"is_causal": False}, ValueError, "initial_state and return_state .*is_causal=True"),
         ({"degree": 0}, ValueError, "degree=0; expected at least 1"),
         ({"bound": 0.0}, ValueError, "bound=0.0; expected a positive number"),
+        ({"chunk_size": 0}, ValueError, "chunk_size=0; expected at least 1"),
     )
 
     def make_args(self, rng, case):
@@ -124,7 +125,7 @@ class TensorAttentionPolyBothWaysTest(OpSuite):
 
     op = ops.tensor_attention_poly
     reference = reference.tensor_attention_poly
-    cases = (OpCase(length=5, full=True, resume=False, options={"degree": 2}),)
+    cases = (OpCase(length=5, full=True, resume=False, options={"chunk_size": 3}),)
     make_args = staticmethod(make_args)
 
 
@@ -172,12 +173,11 @@ def test_the_polynomials_error_falls_with_degree_and_grows_with_the_entries():
     for bound in (1.0, 2.0):
         arrays = inputs(12, bound)
         exact = ops.tensor_attention(*arrays)
-        for degree in (2, 4, 6):
+        for degree in (2, 4):
             y = ops.tensor_attention_poly(*arrays, degree=degree)
             errors[bound, degree] = float(jnp.abs(y - exact).max())
     assert errors[1.0, 2] > 20 * errors[1.0, 4]
     assert errors[2.0, 2] > 2 * errors[2.0, 4]
-    assert errors[2.0, 4] > 2 * errors[2.0, 6]
     assert all(errors[2.0, degree] > 20 * errors[1.0, degree] for degree in (2, 4))
     # at its bound the Chebyshev interpolation is closer than Taylor
     arrays = inputs(12, 2.0)
@@ -200,3 +200,5 @@ def test_training_memory_is_below_one_matrix_over_tokens():
     # the sums of each token, R by V, would be 15 * 5 * 2048 * 2 * 4 bytes
     poly = memory(ops.tensor_attention_poly, 2048, is_causal=True, chunk_size=8)
     assert poly < 2048 * 15 * 5 * 2 * 4
+    # the features of all tokens would be three times 2048 * 15 * 4 bytes, and their gradients
+    assert memory(ops.tensor_attention_poly, 2048, chunk_size=64) < 2048 * 15 * 4 * 3
