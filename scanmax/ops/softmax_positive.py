@@ -130,8 +130,8 @@ def squared_relu_softmax(
     Example:
       >>> import jax.numpy as jnp
       >>> from scanmax import ops
-      >>> ops.squared_relu_softmax(jnp.array([3.0, 1.0, -2.0]), eps=0.0).round(4)
-      Array([0.9, 0.1, 0. ], dtype=float32)
+      >>> ops.squared_relu_softmax(jnp.array([2.0, 2.0, -2.0]), eps=0.0)
+      Array([0.5, 0.5, 0. ], dtype=float32)
 
     Reference: mpcvit
     """
@@ -173,8 +173,8 @@ def two_quad(
     Example:
       >>> import jax.numpy as jnp
       >>> from scanmax import ops
-      >>> ops.two_quad(jnp.array([-2.0, -4.0]))
-      Array([0.9, 0.1], dtype=float32)
+      >>> ops.two_quad(jnp.array([-3.0, -7.0]))  # as far above -5 as below
+      Array([0.5, 0.5], dtype=float32)
 
     Reference: mpcvit
     """

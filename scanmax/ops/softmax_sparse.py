@@ -167,7 +167,7 @@ def entmax15(
     Example:
       >>> import jax.numpy as jnp
       >>> from scanmax import ops
-      >>> ops.entmax15(jnp.array([2.0, 2.0, -1.0]))
+      >>> ops.entmax15(jnp.array([2.0, 2.0, -1.0])).round(4)
       Array([0.5, 0.5, 0. ], dtype=float32)
 
     Reference: mpcvit
