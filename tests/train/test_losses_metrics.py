@@ -88,3 +88,17 @@ def test_correctness_of_soft_labels():
         True,
         False,
     ]
+
+
+def test_uncertainty_weights_are_best_at_the_log_of_each_loss():
+    values = jnp.array([[0.5, 2.0, 1.0], [0.7, 1.0, 3.0]])
+    plain = losses.uncertainty_weighted(values, jnp.zeros(3))
+    np.testing.assert_allclose(plain, values.sum(-1) / 2, rtol=1e-6)
+
+    def mean(weights):
+        return losses.uncertainty_weighted(values, weights).mean()
+
+    best = jnp.log(values.mean(0))
+    np.testing.assert_allclose(jax.grad(mean)(best), 0.0, atol=1e-6)
+    assert mean(best) < mean(best + 0.1)
+    assert mean(best) < mean(best - 0.1)

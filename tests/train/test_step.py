@@ -16,6 +16,7 @@ from scanmax.train.build import build
 from scanmax.train.config import EmaConfig, LossConfig, OptimConfig
 from scanmax.train.evaluation import evaluate
 from scanmax.train.feed import to_device
+from scanmax.train.state import TrainState
 from scanmax.train.step import ema_decay, train_step
 from scanmax.train.tasks import Classification
 from tests.tolerances import SHARDED, SHARDED_INIT
@@ -184,3 +185,51 @@ def test_the_state_is_donated_and_the_step_compiles_once():
                 state, _ = run.train_step(state, to_device(next(batches), rows), {})
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
         assert run.train_step._cache_size() == 1
+
+
+def test_what_a_model_sows_as_a_loss_is_added():
+    class Sowing(nn.Module):
+        @nn.compact
+        def __call__(self, images, train=False):
+            logits = nn.Dense(10)(images.reshape(images.shape[0], -1))
+            if train and not self.is_initializing():
+                self.sow("losses", "size", jnp.mean(jnp.square(logits)))
+            return logits
+
+    def run(model, accumulate=1):
+        config = toy_config(ema=EmaConfig())
+        config.optim.accumulate = accumulate
+        batch = {"image": np.ones((8, 2, 2, 1), np.float32), "label": np.arange(8) % 10}
+        params = model.init(jax.random.key(0), batch["image"])["params"]
+        optimizer = optax.sgd(1.0)
+        state = TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats={},
+            opt_state=optimizer.init(params),
+            ema={},
+            rng=jax.random.key_data(jax.random.key(1)),
+        )
+        return train_step(
+            state,
+            batch,
+            None,
+            model=model,
+            optimizer=optimizer,
+            schedule=lambda step: 1.0,
+            task=Classification(LossConfig()),
+            config=config,
+        )
+
+    class Silent(Sowing):
+        @nn.compact
+        def __call__(self, images, train=False):
+            return nn.Dense(10)(images.reshape(images.shape[0], -1))
+
+    (_, plain), (after, sown), (parts, split) = run(Silent()), run(Sowing()), run(Sowing(), 2)
+    logits = Silent().apply(
+        Silent().init(jax.random.key(0), jnp.ones((8, 2, 2, 1))), jnp.ones((8, 2, 2, 1))
+    )
+    np.testing.assert_allclose(sown["loss"] - plain["loss"], jnp.mean(logits**2), rtol=1e-4)
+    chex.assert_trees_all_close(split["loss"], sown["loss"], rtol=1e-5)
+    chex.assert_trees_all_close(parts.params, after.params, rtol=1e-4, atol=1e-6)
