@@ -732,7 +732,7 @@ LEDGER = (
             "tests/parity/test_local_parity.py",
             "tests/models/test_mixers.py",
         ),
-        reproduced="spatial reduction reaches further at init than windows, halos and 7 x 7 "
+        reproduced="spatial reduction reaches further at init than windows and 7 x 7 "
         "neighbourhoods (docs/claims.md)",
     ),
     Paper(
@@ -778,7 +778,7 @@ LEDGER = (
             "scanmax.ops.multi_directional_cyclic_shift",
             "scanmax.models.mixers.MsaConv",
         ),
-        tests=("tests/ops/test_local_attention.py", "tests/models/test_mixers.py"),
+        tests=("tests/ops/test_local_attention.py", "tests/models/test_local_mixers.py"),
         reproduced="an average filter for equal scores; the same interior at 64 and 96 pixels "
         "(docs/claims.md)",
     ),
@@ -799,8 +799,7 @@ LEDGER = (
             "tests/ops/test_relative_position.py",
             "tests/models/test_mixers.py",
         ),
-        reproduced="one softmax over 9 + P keys without unfolding them, in memory linear in the "
-        "pixels (docs/claims.md)",
+        reproduced="one softmax over 9 + P keys without unfolding them (docs/claims.md)",
     ),
     Paper(
         "two-pass-softmax",

@@ -85,8 +85,8 @@ class AggregatedAttention(Mixer):
         pooled = jax.nn.gelu(pooled, approximate=False).reshape(B, *grid, D)
         pooled = ops.adaptive_avg_pool2d(pooled, cells).reshape(B, -1, D)
         pooled = LayerNorm(self.norm_epsilon, name="norm", **options)(pooled)
-        keys, values = (project(jnp.concatenate([x, pooled], 1))[:, :, i] for i in range(2))
-        keys = self.unit(keys)
+        both = project(jnp.concatenate([x.astype(self.dtype), pooled], 1))
+        keys, values = self.unit(both[:, :, 0]), both[:, :, 1]
         key, value = keys[:, P:T], values[:, P:T]
         other_key, other_value = (jnp.concatenate([z[:, :P], z[:, T:]], 1) for z in (keys, values))
 
