@@ -44,8 +44,8 @@ def alibi_slopes(num_heads: int, *, dtype=jnp.float32) -> Float[Array, "H"]:
 def _decay_mask(log_decay, places):
     """exp(log_decay_h |p_t - p_s|_1), [H, T, T]."""
     require(log_decay.ndim == 1, f"log_decay has shape {log_decay.shape}; expected [H].")
-    distance = np.abs(places[:, None] - places[None]).sum(-1)
     rate = log_decay.astype(accumulator_dtype(log_decay))
+    distance = jnp.asarray(np.abs(places[:, None] - places[None]).sum(-1), rate.dtype)
     return jnp.exp(rate[:, None, None] * distance[None]).astype(log_decay.dtype)
 
 

@@ -175,6 +175,8 @@ class TermsTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.enterContext(jax.enable_x64(True))
+        self.enterContext(jax.numpy_dtype_promotion("strict"))
+        self.enterContext(jax.numpy_rank_promotion("raise"))
         rng = np.random.default_rng(0)
         self.query, self.key, self.value = (
             jnp.asarray(rng.normal(size=(6, 2, 4))) for _ in range(3)
