@@ -712,7 +712,8 @@ LEDGER = (
             "tests/data/test_modular.py",
         ),
         reproduced="a gradient of the right class at logit gaps where softmax has exactly none; "
-        "grokking of modular addition with its picture (docs/claims.md)",
+        "modular addition stalls in float32 and groks with perpGrad; StableMax, which the paper "
+        "trains for 80000 steps, has not grokked after 6000 (docs/claims.md, with the picture)",
     ),
     Paper(
         "stm-evaluation",
