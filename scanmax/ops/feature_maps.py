@@ -13,6 +13,11 @@ from jaxtyping import Array, Float, Key
 from scanmax.ops.contract import accumulator_dtype, check_choice, check_rank, op, require
 
 
+def _elu(x):
+    """1 + elu(x), which is exp(x) below zero; twice as fast on CPU as by expm1."""
+    return jnp.where(x > 0, x + 1, jnp.exp(jnp.where(x > 0, 0, x)))
+
+
 def _squared_relu(x):
     return jnp.square(jax.nn.relu(x))
 
@@ -30,7 +35,7 @@ def _taylor(x):
 
 FEATURE_MAPS = {
     None: lambda x: x,
-    "elu": lambda x: jax.nn.elu(x) + 1,
+    "elu": _elu,
     "relu": jax.nn.relu,
     "softmax": lambda x: jax.nn.softmax(x, axis=-1),
     "squared_relu": _squared_relu,
@@ -106,7 +111,7 @@ def orthogonal_random_features(
     return rows * jnp.linalg.norm(normal, axis=-1, keepdims=True)
 
 
-@op("stabilize", "precision")
+@op("stabilize", "epsilon", "precision")
 def positive_random_features(
     x: Float[Array, "*B H K"],
     projection: Float[Array, "M K"] | Float[Array, "H M K"],
