@@ -139,7 +139,7 @@ LEDGER = (
         tests=(
             "tests/ops/test_channel_attention.py::CbamChannelGateTest",
             "tests/ops/test_channel_attention.py::CbamSpatialGateTest",
-            "tests/models/test_channel_attention.py::test_the_cbam_module_is_its_two_ops",
+            "tests/models/test_channel_modules.py::test_the_cbam_module_is_its_two_ops",
             "tests/parity/test_heads_parity.py::test_cbam_equals_timm",
         ),
     ),
@@ -504,7 +504,7 @@ LEDGER = (
         ),
         tests=(
             "tests/ops/test_moh.py",
-            "tests/models/test_channel_attention.py::test_moh_sows_its_balance_in_training_alone",
+            "tests/models/test_channel_modules.py::test_moh_sows_its_balance_in_training_alone",
             "tests/train/test_step.py::test_what_a_model_sows_as_a_loss_is_added",
             "tests/test_claims.py::test_a_claim_holds",
         ),
@@ -556,7 +556,7 @@ LEDGER = (
         tests=(
             "tests/ops/test_channel_attention.py::EfficientChannelAttentionTest",
             "tests/ops/test_channel_attention.py::PkcamTest",
-            "tests/models/test_channel_attention.py::test_pkcam_has_as_many_weights_as_the_authors",
+            "tests/models/test_channel_modules.py::test_pkcam_has_as_many_weights_as_the_authors",
             "tests/parity/test_heads_parity.py::test_eca_equals_timm",
         ),
         reproduced="k + k + (S + 1) + 2 weights a block",
@@ -605,7 +605,7 @@ LEDGER = (
         where=("scanmax.ops.squeeze_excite", "scanmax.models.channel_attention.SqueezeExcite"),
         tests=(
             "tests/ops/test_channel_attention.py::SqueezeExciteTest",
-            "tests/models/test_channel_attention.py::test_blocks_take_every_gate",
+            "tests/models/test_channel_modules.py::test_blocks_take_every_gate",
             "tests/parity/test_heads_parity.py::test_squeeze_excite_equals_timm",
         ),
     ),
