@@ -172,8 +172,8 @@ def conv_mixers(quick: bool):
             return y.permute(0, 2, 3, 1)[:, :, :, None]
 
         title = f"lkca {size} x {size}, {batch} x {side} x {side} x {dim}"
-        other = "conv" if size * size * 2 > side * side else "parallel"
-        peers = [(other, functools.partial(ops.lkca, form=other))]
+        forms = ("conv", "parallel")
+        peers = [(form, functools.partial(ops.lkca, form=form)) for form in forms]
         yield from _rows(
             title, ops.lkca, peers, ("torch conv2d", shared), [value, kernel], cotangent
         )
