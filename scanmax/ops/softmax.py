@@ -60,6 +60,24 @@ def _finite(level):
     return jnp.where(level == -jnp.inf, jnp.zeros_like(level), level)
 
 
+def _tempered(x, temperature):
+    """x / temperature, -inf staying without a gradient."""
+    if temperature is None:
+        return x
+    temperature = jnp.asarray(temperature)
+    fits = temperature.ndim == 0 or (
+        temperature.ndim == x.ndim and all(a in (1, b) for a, b in zip(temperature.shape, x.shape))
+    )
+    require(
+        fits,
+        f"temperature has shape {temperature.shape}; expected a scalar, or axes of 1 or of "
+        f"logits, {x.shape}.",
+    )
+    left_out = x == -jnp.inf
+    finite = jnp.where(left_out, jnp.zeros_like(x), x)
+    return jnp.where(left_out, x, finite / temperature.astype(x.dtype))
+
+
 def divide(x: Array, total: Array) -> Array:
     """x / total, and 0 where the total is 0."""
     empty = total == 0
@@ -89,11 +107,12 @@ def softmax(
     axis: int | Sequence[int] = -1,
     where: Bool[Array, "..."] | None = None,
     *,
+    temperature: Float[Array, "..."] | float | None = None,
     form: str | None = None,
 ) -> Float[Array, "..."]:
     """Softmax by three passes, or by the two-pass algorithm without a maximum.
 
-        y_i = exp(x_i) / sum_j exp(x_j)
+        y_i = exp(x_i / t) / sum_j exp(x_j / t)
 
     Three passes read the logits for their maximum, for the sum and for the output. Two passes keep
     exp(x) as a pair (m, n) of value m 2^n whose exponent cannot overflow: one pass sums the
@@ -103,13 +122,16 @@ def softmax(
       logits: any shape.
       axis: one axis or several, summed over together.
       where: bool, broadcasts to logits; False is left out.
+      temperature: t, positive: a scalar or an array with axes of 1 or of logits, which may be
+        traced and learned; None is 1.
       form: "three_pass" (the default) or "two_pass"; the results agree to rounding.
 
     Returns:
       The weights, in the shape and dtype of logits; a slice that is left out whole is 0.
 
     Raises:
-      ValueError: an axis out of range, a mask that does not broadcast, an unknown form.
+      ValueError: an axis out of range, a mask or temperature that does not broadcast, an unknown
+        form.
 
     Example:
       >>> import jax.numpy as jnp
@@ -121,6 +143,7 @@ def softmax(
     """
     check_choice("form", form, FORMS)
     x, axes = _prepare(logits, axis, where)
+    x = _tempered(x, temperature)
     return _softmax(x, axes, form or "three_pass").astype(logits.dtype)
 
 
@@ -143,15 +166,18 @@ def log_softmax(
     logits: Float[Array, "..."],
     axis: int | Sequence[int] = -1,
     where: Bool[Array, "..."] | None = None,
+    *,
+    temperature: Float[Array, "..."] | float | None = None,
 ) -> Float[Array, "..."]:
     """Logarithm of softmax, without the loss of digits of log(softmax(x)).
 
-        y_i = x_i - log sum_j exp(x_j)
+        y_i = x_i / t - log sum_j exp(x_j / t)
 
     Args:
       logits: any shape.
       axis: one axis or several, summed over together.
       where: bool, broadcasts to logits; False is left out.
+      temperature: t, as in `softmax`.
 
     Returns:
       In the shape and dtype of logits; -inf, with gradient 0, where left out.
@@ -168,7 +194,7 @@ def log_softmax(
     Reference: two-pass-softmax
     """
     x, axes = _prepare(logits, axis, where)
-    return _log_softmax(x, axes).astype(logits.dtype)
+    return _log_softmax(_tempered(x, temperature), axes).astype(logits.dtype)
 
 
 def stable_score(x: Array) -> Array:

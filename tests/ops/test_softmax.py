@@ -32,12 +32,15 @@ class SoftmaxSuite(OpSuite):
     def make_args(self, rng, case):
         logits = 3 * rng.normal(size=case.shape)
         if hasattr(case, "infinite"):
-            logits[::3] = -np.inf
+            logits[..., ::3] = -np.inf
         where = None
         if hasattr(case, "where"):
             where = rng.random(case.where) < 0.6
             where[0] = False
-        return {"logits": logits, "where": where}
+        args = {"logits": logits, "where": where}
+        if hasattr(case, "temperature"):
+            args["temperature"] = rng.uniform(0.3, 3.0, case.temperature)
+        return args
 
     def poison(self, arrays, case):
         if "where" not in arrays:
@@ -46,11 +49,20 @@ class SoftmaxSuite(OpSuite):
         return {**arrays, "logits": jnp.where(left_out, jnp.nan, arrays["logits"])}
 
 
+# A temperature per row, with logits of -inf: its gradient must not see them.
+TEMPERED = OpCase(shape=(2, 9), temperature=(2, 1), infinite=True, full=True)
+
+
 class SoftmaxTest(SoftmaxSuite):
     op = ops.softmax
     reference = reference.softmax
     forms = ("three_pass", "two_pass")
-    errors = (*SoftmaxSuite.errors, ({"form": "chunked"}, ValueError, "'three_pass', 'two_pass'"))
+    cases = (*SoftmaxSuite.cases, TEMPERED)
+    errors = (
+        *SoftmaxSuite.errors,
+        ({"form": "chunked"}, ValueError, "'three_pass', 'two_pass'"),
+        ({"temperature": jnp.ones(7)}, ValueError, r"temperature has shape \(7,\)"),
+    )
 
     def empty_rows(self, arrays, case):
         return np.arange(3) == 0 if case.shape == (3, 7) else None
@@ -100,6 +112,7 @@ class LogSuite(SoftmaxSuite):
 class LogSoftmaxTest(LogSuite):
     op = ops.log_softmax
     reference = reference.log_softmax
+    cases = (*LogSuite.cases, OpCase(shape=(2, 9), temperature=(2, 1), full=True))
 
 
 class LogStablemaxTest(LogSuite):

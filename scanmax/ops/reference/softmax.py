@@ -17,18 +17,24 @@ def _largest(logits, axis, where):
     return jnp.where(jnp.isneginf(largest), 0, largest)
 
 
-def softmax(logits, axis=-1, where=None):
-    """y_i = exp(x_i) / sum_j exp(x_j), where exp(x - c) in both leaves y as it is."""
+def _tempered(logits, temperature, where):
+    """x / t where it takes part, which is returned as well."""
     where = jnp.ones_like(logits, bool) if where is None else jnp.broadcast_to(where, logits.shape)
     where = where & ~jnp.isneginf(logits)
+    x = jnp.where(where, logits, 0)
+    return (x if temperature is None else x / temperature), where
+
+
+def softmax(logits, axis=-1, where=None, *, temperature=None):
+    """y_i = exp(x_i / t) / sum_j exp(x_j / t), where exp(x - c) in both leaves y as it is."""
+    logits, where = _tempered(logits, temperature, where)
     shifted = jnp.where(where, logits, 0) - _largest(logits, axis, where)
     return _normalise(jnp.exp(jnp.where(where, shifted, 0)), axis, where)
 
 
-def log_softmax(logits, axis=-1, where=None):
-    """y_i = log(exp(x_i) / sum_j exp(x_j))."""
-    where = jnp.ones_like(logits, bool) if where is None else jnp.broadcast_to(where, logits.shape)
-    where = where & ~jnp.isneginf(logits)
+def log_softmax(logits, axis=-1, where=None, *, temperature=None):
+    """y_i = log(exp(x_i / t) / sum_j exp(x_j / t))."""
+    logits, where = _tempered(logits, temperature, where)
     shifted = jnp.where(where, jnp.where(where, logits, 0) - _largest(logits, axis, where), 0)
     total = jnp.sum(jnp.where(where, jnp.exp(shifted), 0), axis, keepdims=True)
     return jnp.where(where, shifted - jnp.log(jnp.where(total == 0, 1, total)), -jnp.inf)
