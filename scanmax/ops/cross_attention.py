@@ -16,7 +16,7 @@ from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, op,
 
 @op("num_queries", "precision")
 def attention_rollout(
-    matrices: Sequence[Float[Array, "*B H T T"]],
+    matrices: Sequence[Float[Array, "*B _ T T"]],
     *,
     num_queries: int | None = None,
     residual: Float[Array, ""] | float = 0.5,
