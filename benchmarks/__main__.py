@@ -56,7 +56,7 @@ def measure_claims(names, options) -> int:
     known = claims.load_claims()
     if options.list:
         for name, entry in sorted(known.items()):
-            print(f"{name:<28}{'trains  ' if entry.trains else ''}{entry.statement}")
+            print(f"{name:<28}{'by hand ' if entry.by_hand else ''}{entry.statement}")
         return 0
     for name in names:
         if name not in known:

@@ -9,7 +9,7 @@ it returns findings, each the paper's figure beside the one measured here:
         weights = ops.softmax(jnp.zeros(4))
         return [Finding("weight of each of 4 keys", "1/4", f"{weights[0]:.3f}", weights[0] == 0.25)]
 
-What does not train (`trains=False`) takes a few seconds at most and is a test as well
+What does not train (`by_hand=False`) takes a few seconds at most and is a test as well
 (tests/test_claims.py); what trains is run by hand, and its figures are kept in
 benchmarks/claims/results.json, from which the page is made.
 """
@@ -50,12 +50,13 @@ class Claim:
     """A registered claim; `run(quick)` gives its findings.
 
     Attributes:
+      by_hand: it trains, measures time or does not hold, and so is no test.
       figure: name of the picture in docs/figures that it writes, "" for none.
     """
 
     name: str
     paper: str
-    trains: bool
+    by_hand: bool
     figure: str
     run: Callable[[bool], Sequence[Finding]]
 
@@ -67,11 +68,11 @@ class Claim:
 CLAIMS: dict[str, Claim] = {}
 
 
-def claim(name: str, *, paper: str, trains: bool = False, figure: str = "") -> Callable:
+def claim(name: str, *, paper: str, by_hand: bool = False, figure: str = "") -> Callable:
     """Registers `f(quick) -> [Finding, ...]` as the claim `name` of a paper of the roster."""
 
     def register(run):
-        CLAIMS[name] = Claim(name, paper, trains, figure, run)
+        CLAIMS[name] = Claim(name, paper, by_hand, figure, run)
         return run
 
     return register
@@ -133,16 +134,16 @@ def page(claims, results) -> str:
         "# Claims",
         "",
         "What papers say, measured again with this code on two CPU cores, and written by",
-        "`python -m benchmarks claims`. Those that do not train are tests as well. A claim that",
-        "did not hold here stands with its figure like the others.",
+        "`python -m benchmarks claims`. Those without a time in brackets are tests too. A claim",
+        "that did not hold here stands with its figure like the others.",
     ]
     papers = sorted({claims[name].paper for name in results}, key=lambda key: TITLES.get(key, key))
     for paper in papers:
         lines += ["", f"## {TITLES.get(paper, paper)} (`{paper}`)"]
         for name in sorted(name for name in results if claims[name].paper == paper):
             entry = claims[name]
-            trains = f", trains for {results[name]['seconds']} s" if entry.trains else ""
-            lines += ["", f"**{name}**{trains}: {entry.statement}", ""]
+            took = f" ({results[name]['seconds']} s)" if entry.by_hand else ""
+            lines += ["", f"**{name}**{took}: {entry.statement}", ""]
             lines += ["| what | paper | here | |", "| --- | --- | --- | --- |"]
             for finding in results[name]["findings"]:
                 verdict = "holds" if finding["holds"] else "**does not hold**"

@@ -116,7 +116,7 @@ def manhattan_mask(quick):
     ]
 
 
-@claim("manhattan-decomposed-cost", paper="rmt-masa", trains=True)
+@claim("manhattan-decomposed-cost", paper="rmt-masa", by_hand=True)
 def manhattan_cost(quick):
     """Along rows, then columns, the attention costs HW(H + W) instead of (HW)^2."""
     sizes = (256, 1024) if quick else (256, 1024, 4096, 16384)

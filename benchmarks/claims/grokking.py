@@ -129,7 +129,7 @@ def _draw(curves):
     save_figure(figure, "grokking")
 
 
-@claim("grokking", paper="stablemax-perpgrad", trains=True, figure="grokking")
+@claim("grokking", paper="stablemax-perpgrad", by_hand=True, figure="grokking")
 def grokking(quick):
     """Softmax collapse stops grokking in float32; StableMax and perpGrad grok without decay."""
     with jax.enable_x64(True):

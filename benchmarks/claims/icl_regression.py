@@ -72,7 +72,12 @@ def risk(prediction, y) -> float:
     return float(np.mean((np.asarray(prediction, np.float64) - y[:, -1]) ** 2))
 
 
-@claim("icl-regression", paper="icl-linreg-multihead-softmax", trains=True, figure="icl_regression")
+@claim(
+    "icl-regression",
+    paper="icl-linreg-multihead-softmax",
+    by_hand=True,
+    figure="icl_regression",
+)
 def icl_regression(quick):
     """Two softmax heads learn debiased gradient descent: a multiple of I, signs +-, sums zero."""
     steps, prompts = (50, 2000) if quick else (4000, 40_000)

@@ -123,7 +123,7 @@ def match3_constructed(quick):
     return findings
 
 
-@claim("match3-trained", paper="tensor-attention", trains=True)
+@claim("match3-trained", paper="tensor-attention", by_hand=True)
 def match3_trained(quick):
     """A layer of tensor attention learns Match3 where softmax attention of equal size does not."""
     steps, seeds = (50, (0,)) if quick else (1500, (0, 1))

@@ -60,7 +60,7 @@ def exponent(make: Callable, sizes=TOKENS, rounds: int = 5) -> float:
     return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
 
 
-@claim("time-slopes", paper="sparse-transformer", trains=True)
+@claim("time-slopes", paper="sparse-transformer", by_hand=True)
 def time_slopes(quick):
     """Linear and sparse mixers take time that grows as they say, not as T^2."""
     sizes = TOKENS[:2] if quick else TOKENS

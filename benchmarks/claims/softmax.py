@@ -111,7 +111,7 @@ def two_pass_range(quick):
     ]
 
 
-@claim("two-pass-timing", paper="two-pass-softmax", trains=True)
+@claim("two-pass-timing", paper="two-pass-softmax", by_hand=True)
 def two_pass_timing(quick):
     """Out of cache the two-pass softmax is up to 28% faster than three passes (AVX512)."""
     x = _normal(2**20 if quick else 2**26)
@@ -133,7 +133,7 @@ def two_pass_timing(quick):
     ]
 
 
-@claim("lssa-entropy", paper="lssar-softplus-attention", trains=True)
+@claim("lssa-entropy", paper="lssar-softplus-attention", by_hand=True)
 def lssa_entropy(quick):
     """The entropy of LSSA grows less with the length than that of softmax attention."""
     lengths = (64, 256, 1024, 4096, 16384)

@@ -63,7 +63,7 @@ def tensor_polynomial_error(quick):
     return findings
 
 
-@claim("tensor-slopes", paper="tensor-attention", trains=True)
+@claim("tensor-slopes", paper="tensor-attention", by_hand=True)
 def tensor_slopes(quick):
     """Exact third-order attention takes time near T^3, its polynomial form near T."""
 

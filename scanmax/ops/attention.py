@@ -16,6 +16,7 @@ from scanmax.ops.contract import (
     check_rank,
     check_shape,
     op,
+    platform,
     require,
     vary_like,
 )
@@ -326,7 +327,7 @@ def chunks_of(chunk_size, query, key):
     *batch, T, H, _ = query.shape
     S, rows = key.shape[-3], math.prod(batch) * H
     if chunk_size is None:
-        logits = BLOCK_LOGITS.get(jax.default_backend(), BLOCK_LOGITS_ELSEWHERE) // max(rows, 1)
+        logits = BLOCK_LOGITS.get(platform(), BLOCK_LOGITS_ELSEWHERE) // max(rows, 1)
         exponent = max(logits.bit_length() - 1, 14)
         queries = max(min(2 ** (exponent // 2), T), 1)
         keys = max(min(2**exponent // queries, S), 1)

@@ -24,7 +24,13 @@ from jaxtyping import Array
 
 from scanmax.ops.attention import check_arrays, scale_of
 from scanmax.ops.attention_cache import extend_kv_cache
-from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, require
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    check_rank,
+    check_shape,
+    platform,
+    require,
+)
 from scanmax.ops.normalizer import Normalizer, get_normalizer, needs_passes
 
 # Logits made at once over sets and heads: on CPU they stay in cache.
@@ -91,7 +97,7 @@ def attend_part(
     # head-first: every set is then one product per key head
     query = jnp.moveaxis(query.reshape(N, L, G, H // G, -1), 1, 3)  # [N, G, R, L, K]
     key, value = jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2)  # [N, G, M, K]
-    limit = PART_LOGITS.get(jax.default_backend(), PART_LOGITS_ELSEWHERE)
+    limit = PART_LOGITS.get(platform(), PART_LOGITS_ELSEWHERE)
     sets = max(limit // max(H * L * M, 1), 1)
     queries = max(limit // max(H * M, 1), 1)
     attend = functools.partial(_attend, plan, allowed, scale)

@@ -22,6 +22,7 @@ from scanmax.ops.contract import (
     check_choice,
     check_rank,
     check_shape,
+    platform,
     require,
 )
 from scanmax.ops.recurrence import flat_batch, run
@@ -208,7 +209,7 @@ def _features(query, key, turned, dtype):
 
 def _operand_dtype(x, dtype):
     """Products of bfloat16 are slow on CPU."""
-    return dtype if jax.default_backend() == "cpu" else x.dtype
+    return dtype if platform() == "cpu" else x.dtype
 
 
 def _dot(x, y, precision):

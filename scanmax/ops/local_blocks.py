@@ -14,7 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, require
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    check_rank,
+    check_shape,
+    platform,
+    require,
+)
 from scanmax.ops.local_patterns import Cut
 from scanmax.ops.normalizer import Normalizer, row_scores
 
@@ -316,7 +322,7 @@ def _sum_of_heads(x, precision):
     width = x.shape[-1]
     if width == 1:
         return x[..., 0]
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return jnp.sum(x, -1)
     # XLA on CPU adds along the last axis one number after another; a product with ones does not.
     heads = x.shape[-3] * x.shape[-2]

@@ -23,6 +23,7 @@ from scanmax.ops.contract import (
     check_rank,
     check_shape,
     op,
+    platform,
     require,
     vary_like,
 )
@@ -224,7 +225,7 @@ def moh_attention(
     require(chunk_size >= 1, f"chunk_size={chunk_size} must be positive.")
     keywords = {"is_causal": is_causal, "normalizer": normalizer, "precision": precision}
     if form is None:
-        saves = 4 * top_k <= 3 * routed_heads and jax.default_backend() == "cpu"
+        saves = 4 * top_k <= 3 * routed_heads and platform() == "cpu"
         form = "gathered" if saves and T * S > MASKED_UP_TO else "masked"
     if form == "masked" or T == 0 or routed_heads == 0:
         y = dot_product_attention(query, key, value, scale=scale, **keywords)

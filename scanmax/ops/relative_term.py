@@ -11,7 +11,7 @@ it for one block at a time, and its gradient too: no [H, T, S] array, in either 
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from scanmax.ops.attention import (
     FORMS,
@@ -44,8 +44,8 @@ class Distance:
     def block(
         self,
         log_decay: Float[Array, "H"],
-        query_places: Float[Array, "T A"],
-        key_places: Float[Array, "S A"],
+        query_places: Num[Array, "T A"],
+        key_places: Num[Array, "S A"],
         rows: Int[Array, "R"],
         columns: Int[Array, "C"],
     ) -> Float[Array, "H R C"]:

@@ -14,9 +14,9 @@ POSITIONS = ("sigmoid", "exponential")
 
 @op("combine", "position")
 def selective_temperature(
-    token: Float[Array, "*B T H"] | None = None,
-    strength: Float[Array, ""] | Float[Array, "H"] | None = None,
-    num_keys: Real[Array, "*B T"] | Real[Array, "T"] | int | None = None,
+    token: Float[Array, "*B T #H"] | None = None,
+    strength: Float[Array, ""] | Float[Array, "#H"] | None = None,
+    num_keys: Real[Array, "*B T"] | Real[Array, "T"] | Real[Array, ""] | int | None = None,
     *,
     combine: str = "sum",
     position: str = "sigmoid",

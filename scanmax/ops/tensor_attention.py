@@ -15,6 +15,7 @@ from scanmax.ops.contract import (
     check_rank,
     check_shape,
     op,
+    platform,
     require,
     vary_like,
     vary_together,
@@ -239,7 +240,7 @@ def _weights(q, k1, k2, mask, is_causal, precision):
 def _chunks(chunk_size, T, S, rows):
     """Block sizes (queries, first tokens, second tokens), evened out over the lengths."""
     if chunk_size is None:
-        logits = BLOCK_LOGITS.get(jax.default_backend(), BLOCK_LOGITS_ELSEWHERE) // max(rows, 1)
+        logits = BLOCK_LOGITS.get(platform(), BLOCK_LOGITS_ELSEWHERE) // max(rows, 1)
         exponent = max(logits.bit_length() - 1, 12)
         second = min(2 ** -(-exponent // 2), max(S, 1))
         first = min(2 ** (exponent // 4), max(S, 1))

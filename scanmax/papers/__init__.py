@@ -1,0 +1,37 @@
+"""The ledger: which papers are in the code, where, how each is verified, what is reproduced.
+
+`python -m scanmax.papers` prints docs/papers.md; a test checks that every name and test exists. A
+paper is entered, in the module of its kind, when what its row claims works.
+"""
+
+from scanmax.papers import attention, linear, local, models, softmax, tokens
+from scanmax.papers.paper import Paper as Paper
+from scanmax.papers.titles import TITLES as TITLES
+
+LEDGER = (
+    attention.LEDGER + linear.LEDGER + local.LEDGER + models.LEDGER + softmax.LEDGER + tokens.LEDGER
+)
+
+
+def table() -> str:
+    """docs/papers.md: the ledger as markdown."""
+    lines = [
+        "# Papers",
+        "",
+        "Generated from `scanmax/papers` by `make docs`; what a row names is checked by a test.",
+        "",
+        "| paper | what is covered | where | verified by | reproduced |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for paper in sorted(LEDGER, key=lambda paper: paper.key):
+        where = ", ".join(f"`{name}`" for name in paper.where)
+        tests = ", ".join(f"`{name}`" for name in paper.tests)
+        cells = (
+            f"{TITLES[paper.key]} (`{paper.key}`)",
+            paper.covers,
+            where,
+            tests,
+            paper.reproduced or "-",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""Local, sparse, pooled and convolutional attention."""
+
+from scanmax.papers.paper import Paper
+
+LEDGER = (
+    Paper(
+        "cas-vit",
+        covers="the additive token mixer with its spatial and channel gates, as op and mixer, in "
+        "the released arithmetic; not the local integration block or the four models",
+        where=(
+            "scanmax.ops.conv_additive_attention",
+            "scanmax.models.mixers.ConvAdditive",
+        ),
+        tests=(
+            "tests/ops/test_pooled_attention.py::ConvAdditiveTest",
+            "tests/models/test_mixers.py",
+        ),
+        reproduced="with its gates at 1 the mixer is DW(DW(Q + K) * V); linear cost in pixels "
+        "(docs/claims.md)",
+    ),
+    Paper(
+        "cvt",
+        covers="attention over convolved projections, keys and values of stride 2, with both "
+        "scales; not the token embedding or the three models",
+        where=("scanmax.models.mixers.ConvProjection",),
+        tests=(
+            "tests/parity/test_pooled_parity.py",
+            "tests/models/test_mixers.py",
+        ),
+    ),
+    Paper(
+        "lkca",
+        covers="the convolution and the explicit-matrix form, kernels for all, per head or per "
+        "channel, and the mixer; which of them the authors use is not settled, their code is not "
+        "public; not the trained models",
+        where=(
+            "scanmax.ops.lkca",
+            "scanmax.ops.lkca_matrix",
+            "scanmax.models.mixers.Lkca",
+        ),
+        tests=(
+            "tests/ops/test_pooled_attention.py::LkcaTest",
+            "tests/ops/test_pooled_attention.py::LkcaMatrixTest",
+            "tests/ops/test_pooled_attention.py::test_the_lkca_matrix_is_block_toeplitz",
+        ),
+        reproduced="both forms are equal, the matrix is block-Toeplitz (docs/claims.md)",
+    ),
+    Paper(
+        "moa-sparse-attention",
+        covers="windows of each head's own length, given or by the rule alpha + beta N, with "
+        "sinks, causal and both ways, step by step; not the profiling and planning that choose the "
+        "windows, or the kernels",
+        where=(
+            "scanmax.ops.per_head_window_attention",
+            "scanmax.ops.per_head_window_attention_step",
+            "scanmax.models.mixers.PerHeadWindow",
+        ),
+        tests=(
+            "tests/ops/test_sparse_attention.py::PerHeadWindowTest",
+            "tests/ops/test_sparse_attention.py::StepTest",
+            "tests/models/test_mixers.py",
+        ),
+    ),
+    Paper(
+        "sparse-transformer",
+        covers="the strided and the fixed pattern in gather form, merged, by heads, or one alone, "
+        "with distinct summaries per head, causal and both ways, step by step; not the residual "
+        "block, its initial values, or the image and byte models",
+        where=(
+            "scanmax.ops.sparse_attention",
+            "scanmax.ops.sparse_attention_step",
+            "scanmax.ops.sparse_pattern",
+            "scanmax.models.mixers.SparseStrided",
+            "scanmax.models.mixers.SparseFixed",
+        ),
+        tests=(
+            "tests/ops/test_sparse_attention.py",
+            "tests/models/test_mixers.py",
+        ),
+        reproduced="gather form equals the masked matrix; all earlier tokens in two hops; pairs "
+        "grow as n^1.5 (docs/claims.md)",
+    ),
+    Paper(
+        "tic-msa-conv",
+        covers="MSA-Conv with stride, dilation and any number of heads, outside the map as in the "
+        "authors' code; the multi-directional shift as read here, for there is no code; not the "
+        "network TiC, whose configuration is not published",
+        where=(
+            "scanmax.ops.msa_conv",
+            "scanmax.ops.multi_directional_cyclic_shift",
+            "scanmax.models.mixers.MsaConv",
+        ),
+        tests=("tests/ops/test_local_attention.py", "tests/models/test_local_mixers.py"),
+        reproduced="an average filter for equal scores; the same interior at 64 and 96 pixels "
+        "(docs/claims.md)",
+    ),
+    Paper(
+        "transnext",
+        covers="aggregated attention as the released code has it (query embedding, local bias, "
+        "log-spaced bias of pooled keys, learnable tokens after the softmax) and length-scaled "
+        "cosine attention, as ops and mixers; not the gated feed-forward layer and the four models",
+        where=(
+            "scanmax.ops.aggregated_attention",
+            "scanmax.ops.log_spaced_coordinates",
+            "scanmax.models.mixers.AggregatedAttention",
+            "scanmax.models.mixers.CosineAttention",
+        ),
+        tests=(
+            "tests/ops/test_aggregated_attention.py",
+            "tests/ops/test_cosine_attention.py",
+            "tests/ops/test_relative_position.py",
+            "tests/models/test_mixers.py",
+        ),
+        reproduced="one softmax over 9 + P keys without unfolding them (docs/claims.md)",
+    ),
+)

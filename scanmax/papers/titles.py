@@ -1,0 +1,74 @@
+"""Titles of the papers that docstrings and tables cite, by their ids."""
+
+# Every paper that a docstring or a table of models cites, entered in the ledger or not.
+TITLES = {
+    "attsets": "Robust Attentional Aggregation of Deep Feature Sets for Multi-view 3D "
+    "Reconstruction",
+    "cas-vit": "CAS-ViT: Convolutional Additive Self-attention Vision Transformers for Efficient "
+    "Mobile Applications",
+    "cbam": "CBAM: Convolutional Block Attention Module",
+    "conditional-cross-attention": "Conditional Cross Attention Network for Multi-Space Embedding "
+    "without Entanglement in Only a SINGLE Network",
+    "context-cluster": "Image as Set of Points",
+    "convit-gpsa": "ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
+    "convnext": "A ConvNet for the 2020s",
+    "cvt": "CvT: Introducing Convolutions to Vision Transformers",
+    "dcal": "Dual Cross-Attention Learning for Fine-Grained Visual Categorization and Object "
+    "Re-Identification",
+    "dbnorm-dual-inverted-softmax": "Balance Act: Mitigating Hubness in Cross-Modal Retrieval with "
+    "Query and Gallery Banks",
+    "deit": "Training data-efficient image transformers & distillation through attention",
+    "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
+    "Reorganizations",
+    "evonorm": "Evolving Normalization-Activation Layers",
+    "expedit-dense-vit": "Expediting Large-Scale Vision Transformer for Dense Prediction without "
+    "Fine-tuning",
+    "glmix": "Revisiting the Integration of Convolution and Attention for Vision Backbone",
+    "hidden-mamba-attention": "The Hidden Attention of Mamba Models",
+    "icl-linreg-multihead-softmax": "In-Context Linear Regression Demystified: Training Dynamics "
+    "and Mechanistic Interpretability of Multi-Head Softmax Attention",
+    "illama": "Adapting LLaMA Decoder to Vision Transformer",
+    "inception-v3": "Rethinking the Inception Architecture for Computer Vision",
+    "inline-attention": "Bridging the Divide: Reconsidering Softmax and Linear Attention",
+    "kmax-deeplab": "kMaX-DeepLab: k-means Mask Transformer",
+    "lkca": "LKCA: Large Kernel Convolutional Attention",
+    "mala-magnitude-aware-linear-attention": "Rectifying Magnitude Neglect in Linear Attention",
+    "lssar-softplus-attention": "Softplus Attention with Re-weighting Boosts Length Extrapolation "
+    "in Large Language Models",
+    "mamba2-ssd": "Transformers are SSMs: Generalized Models and Efficient Algorithms Through "
+    "Structured State Space Duality",
+    "mctf": "Multi-criteria Token Fusion with One-step-ahead Attention for Efficient Vision "
+    "Transformers",
+    "moa-sparse-attention": "MoA: Mixture of Sparse Attention for Automatic Large Language Model "
+    "Compression",
+    "moh": "MoH: Multi-Head Attention as Mixture-of-Head Attention",
+    "mpcvit": "MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with "
+    "Heterogeneous Attention",
+    "next-vit": "Next-ViT: Next Generation Vision Transformer for Efficient Deployment in "
+    "Realistic Industrial Scenarios",
+    "pkcam": "PKCAM: Previous Knowledge Channel Attention Module",
+    "rala-ravlt": "Breaking the Low-Rank Dilemma of Linear Attention",
+    "rmt-masa": "RMT: Retentive Networks Meet Vision Transformers",
+    "se-net": "Squeeze-and-Excitation Networks",
+    "sigmoid-attention": "Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
+    "sit-self-slimmed": "Self-slimmed Vision Transformer",
+    "soft-softmax-free": "Softmax-free Linear Transformers",
+    "sparse-transformer": "Generating Long Sequences with Sparse Transformers",
+    "ssa-selective-self-attention": "Selective Attention: Enhancing Transformer through "
+    "Principled Context Control",
+    "stablemax-perpgrad": "Grokking at the Edge of Numerical Stability",
+    "stm-evaluation": "Demystify Transformers & Convolutions in Modern Image Deep Networks",
+    "t2t-vit": "Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet",
+    "tensor-attention": "How to Capture Higher-order Correlations? Generalizing Matrix Softmax "
+    "Attention to Kronecker Computation",
+    "tic-msa-conv": "TiC: Exploring Vision Transformer in Convolution",
+    "transnext": "TransNeXt: Robust Foveal Visual Perception for Vision Transformers",
+    "two-pass-softmax": "The Two-Pass Softmax Algorithm",
+    "unified-long-sequence-dmha": "A Unified View of Long-Sequence Models towards Modeling "
+    "Million-Scale Dependencies",
+    "visual-transformer-vt": "Visual Transformers: Token-based Image Representation and "
+    "Processing for Computer Vision",
+    "vit-performs-convolution": "Can Vision Transformers Perform Convolution?",
+    "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
+    "xcit": "XCiT: Cross-Covariance Image Transformers",
+}

@@ -1,0 +1,136 @@
+"""Tokens gathered, merged, clustered and dropped."""
+
+from scanmax.papers.paper import Paper
+
+LEDGER = (
+    Paper(
+        "attsets",
+        covers="the pooling, with masks, and its module; not the two-phase schedule or the 3-D "
+        "reconstruction",
+        where=("scanmax.ops.set_pool", "scanmax.models.tokens.AttentionalSetPool"),
+        tests=(
+            "tests/ops/test_token_assignment.py::SetPoolTest",
+            "tests/models/test_tokens.py::test_modules_train",
+        ),
+        reproduced="the order of a set does not matter, a set of one is its element",
+    ),
+    Paper(
+        "context-cluster",
+        covers="the cluster mixer with both denominators, regions and its matrix, as an op and a "
+        "mixer of any host; not the four models or their training",
+        where=(
+            "scanmax.ops.context_cluster",
+            "scanmax.ops.context_cluster_matrix",
+            "scanmax.models.mixers.ContextCluster",
+        ),
+        tests=(
+            "tests/ops/test_token_clustering.py::ContextClusterTest",
+            "tests/ops/test_token_clustering.py::ContextClusterMatrixTest",
+            "tests/models/test_mixers.py",
+        ),
+        reproduced="operations linear in the points",
+    ),
+    Paper(
+        "evit",
+        covers="token reorganisation with and without fusion, in any ViT with plain attention by "
+        "token_reduction; not the warm-up of the keep rate or training on ImageNet",
+        where=(
+            "scanmax.ops.token_reorganize",
+            "scanmax.models.token_reduction.TokenReduction",
+        ),
+        tests=(
+            "tests/ops/test_token_merging.py::TokenReorganizeTest",
+            "tests/models/test_tokens.py::test_keeping_all_is_the_plain_model_to_the_bit",
+            "tests/models/test_tokens.py::test_multiply_adds_of_the_published_schedules",
+        ),
+        reproduced="multiply-adds of DeiT-S at six keep rates",
+    ),
+    Paper(
+        "expedit-dense-vit",
+        covers="windowed soft clustering and reconstruction, normalised as the code or as the "
+        "paper has it; not the wrapper around a trained ViT",
+        where=("scanmax.ops.token_clustering", "scanmax.ops.token_reconstruction"),
+        tests=(
+            "tests/ops/test_token_clustering.py::TokenClusteringTest",
+            "tests/ops/test_token_clustering.py::TokenReconstructionTest",
+        ),
+        reproduced="the identity with a centre per token, near lossless on piecewise constant maps",
+    ),
+    Paper(
+        "glmix",
+        covers="slots with clustering, attention and dispatch beside the convolution, as ops and "
+        "as a mixer of any host; not GLNet or its training",
+        where=(
+            "scanmax.ops.slot_logits",
+            "scanmax.ops.aggregate_tokens",
+            "scanmax.ops.dispatch_tokens",
+            "scanmax.ops.slot_matrix",
+            "scanmax.models.mixers.Slots",
+        ),
+        tests=(
+            "tests/ops/test_token_assignment.py::SlotLogitsTest",
+            "tests/ops/test_token_assignment.py::SlotMatrixTest",
+            "tests/models/test_mixers.py",
+        ),
+        reproduced="without attention the slots give a constant map back",
+    ),
+    Paper(
+        "kmax-deeplab",
+        covers="k-means cross-attention and its assignment; not the decoder or segmentation",
+        where=(
+            "scanmax.ops.kmeans_cross_attention",
+            "scanmax.ops.kmeans_cross_attention_matrix",
+        ),
+        tests=("tests/ops/test_token_clustering.py::KmeansCrossAttentionTest",),
+        reproduced="spherical k-means step for step",
+    ),
+    Paper(
+        "mctf",
+        covers="bipartite matching by three criteria in one or both directions, merging, merged "
+        "attention one step ahead, ToMe as a special case, both in any ViT with plain attention; "
+        "not pooling by maximum, the consistency loss or training on ImageNet",
+        where=(
+            "scanmax.ops.bipartite_soft_matching",
+            "scanmax.ops.merge_tokens",
+            "scanmax.ops.merge_attention",
+            "scanmax.ops.fuse_tokens",
+            "scanmax.models.token_reduction.TokenReduction",
+        ),
+        tests=(
+            "tests/ops/test_token_merging.py::MatchingTest",
+            "tests/ops/test_token_merging.py::FuseTokensTest",
+            "tests/models/test_tokens.py::test_merging_equal_tokens_changes_nothing",
+            "tests/models/test_tokens.py::test_multiply_adds_of_the_published_schedules",
+        ),
+        reproduced="multiply-adds of DeiT-T and DeiT-S with 16 tokens fused per block",
+    ),
+    Paper(
+        "sit-self-slimmed",
+        covers="token slimming and its reverse as modules; not the SiT models or the distillation",
+        where=(
+            "scanmax.ops.aggregate_tokens",
+            "scanmax.models.tokens.TokenSlimming",
+            "scanmax.models.tokens.ReverseTokenSlimming",
+        ),
+        tests=(
+            "tests/ops/test_token_assignment.py::AggregateTokensTest",
+            "tests/models/test_tokens.py::test_slimmed_tokens_lie_between_the_tokens",
+        ),
+    ),
+    Paper(
+        "visual-transformer-vt",
+        covers="filter and recurrent tokenizer, the layer between tokens, the projector, and the "
+        "three as a mixer of any host; not VT-ResNet or VT-FPN",
+        where=(
+            "scanmax.models.tokens.FilterTokenizer",
+            "scanmax.models.tokens.RecurrentTokenizer",
+            "scanmax.models.tokens.TokenTransformer",
+            "scanmax.models.tokens.TokenProjector",
+            "scanmax.models.mixers.VisualTokens",
+        ),
+        tests=(
+            "tests/models/test_tokens.py::test_tokenizers_and_projector_are_their_equations",
+            "tests/models/test_mixers.py",
+        ),
+    ),
+)
