@@ -30,6 +30,13 @@ FOLDER = pathlib.Path(__file__).resolve().parent
 PAGE, PICTURES = FOLDER / "gallery.md", FOLDER / "figures" / "gallery"
 GRID, DIM, HEADS, CAUSAL_TOKENS = (14, 14), 64, 4, 49
 QUERY = (7, 7)
+# Patterns made for thousands of tokens, at a size that shows on these few.
+OPTIONS = {"per_head_window": {"windows": (7, 14, 28, 56), "sinks": 2}}
+CAUSAL_OPTIONS = {
+    "per_head_window": {"windows": (7,), "sinks": 2},
+    "sparse_fixed": {"stride": 7, "summary": 2},
+    "sparse_strided": {"stride": 7},
+}
 # The projections of most mixers start with a deviation of 0.02, which makes logits of 0.03.
 GAIN, GAINS = 8.0, {"mamba2": 1.0, "nc_ssd": 1.0, "ssd": 1.0}
 
@@ -53,7 +60,8 @@ def matrix(name: str, **fields) -> np.ndarray | None:
     """The matrix [H, T, T] that the mixer sows as it starts; None where it has none."""
     grid = None if fields.get("is_causal") else GRID
     x = GAINS.get(name, GAIN) * (tokens()[:, :CAUSAL_TOKENS] if grid is None else tokens())
-    mixer = create_mixer(name, heads=HEADS, **fields)
+    options = (OPTIONS if grid else CAUSAL_OPTIONS).get(name)
+    mixer = create_mixer(name, heads=HEADS, options=options, **fields)
     variables = nn.unbox(mixer.init(jax.random.key(1), x, grid=grid))
     _, state = mixer.apply(variables, x, grid=grid, mutable=["intermediates"])
     sown = jax.tree.leaves(state.get("intermediates", {}).get("attention", ()))
@@ -82,7 +90,8 @@ def draw(name: str) -> bool:
     for axis, (title, values, colours) in zip(np.atleast_1d(axes), panels):
         # Weights that may be negative are drawn about zero.
         if colours is None and values.min() < 0:
-            limit = np.abs(values).max()
+            # A few early rows of a causal matrix may be far larger than all others.
+            limit = max(np.percentile(np.abs(values), 99), 1e-9)
             shown = axis.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
         else:
             # The square root shows small weights beside large ones.
@@ -132,6 +141,10 @@ def page() -> str:
             "```",
             "",
         ]
+        for where, options in (("the grid", OPTIONS), ("the causal matrix", CAUSAL_OPTIONS)):
+            if name in options:
+                fields = ", ".join(f"{key}={value}" for key, value in options[name].items())
+                lines += [f"In the picture of {where}: `{fields}`.", ""]
         if (PICTURES / f"{name}.png").exists():
             lines.append(f"![weights of {name}](figures/gallery/{name}.png)")
         else:

@@ -94,7 +94,7 @@ def moh_is_mha(quick):
 
 @claim("moh-load-balance", paper="moh")
 def moh_load_balance(quick):
-    """The load-balance loss is smallest when heads are used evenly."""
+    """The load-balance loss pulls to even use of heads, though even is not the least of all."""
     tokens, heads, top_k = 512, 8, 2
     even = float(ops.head_load_balance(jnp.zeros((tokens, heads)), top_k=top_k))
     spread, popular = _draw((tokens, heads), (heads,))

@@ -130,7 +130,7 @@ def linear_attention_rank(quick):
 
 @claim("performer-error", paper="t2t-vit")
 def performer_error(quick):
-    """The error of positive random features falls as one over the root of their number."""
+    """The error of random features falls as the root of their number, where tokens are small."""
     # Of a size at which the estimate's variance is small: it grows as exp(|q + k|^2 / sqrt(K)).
     query, key = (x / 2 for x in _tokens(64, 16, 2))
     exact = ops.attention_matrix(query[None], key[None])[0, 0]
