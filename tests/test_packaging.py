@@ -85,7 +85,8 @@ def test_the_tests_declare_what_they_import(given):
 
 
 def test_the_extras(given):
-    assert set(given["extras_require"]) == {"cuda", "tpu", "test", "parity", "dev"}
+    extras = {"cuda", "tpu", "tpu-compile", "test", "parity", "dev"}
+    assert set(given["extras_require"]) == extras
     test, parity, dev = (names(given["extras_require"][key]) for key in ("test", "parity", "dev"))
     assert test < parity < dev
     assert given["python_requires"] == ">=3.11"
