@@ -66,8 +66,10 @@ def test_fourier_code_is_that_of_xcit_in_timm(peers):
     from timm.models.xcit import PositionalEncodingFourier
 
     module = PositionalEncodingFourier(hidden_dim=8, dim=16)
-    module.token_projection = torch.nn.Identity()
     with torch.no_grad():
+        # The projection behind the code, as the identity: timm reads its device and dtype.
+        module.token_projection.weight.copy_(torch.eye(16)[:, :, None, None])
+        module.token_projection.bias.zero_()
         theirs = module(1, 5, 7)[0].permute(1, 2, 0).reshape(35, 16)
     compare.assert_rms(ops.fourier_positions((5, 7), 16), jnp.asarray(theirs.numpy()), 1e-6)
 
