@@ -50,7 +50,7 @@ oldest:
 	.venv-oldest/bin/python -m pytest -n $(JOBS) -m "not parity and not slow" $(ARGS)
 
 parity: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m parity tests/parity $(ARGS)
+	SCANMAX_TEST_FULL_COMPILER=1 $(BIN)/python -m pytest -m parity tests/parity $(ARGS)
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks $(CASE) $(ARGS)

@@ -1,7 +1,21 @@
-"""Eight host devices for every test process; set before jax is first imported."""
+"""What every test process is given before jax is first imported: eight devices, a quick compiler.
+
+The suite compiles tens of thousands of tiny functions and runs each a few times, so compiling is
+what it costs. Without XLA's expensive passes it takes less than half as long; the passes are not
+what it tests. SCANMAX_TEST_FULL_COMPILER=1 leaves them on, as `make parity` does: there the sums
+are compared with other programs' as a user would run them.
+"""
 
 import os
 
+QUICK = (
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
+)
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
+if os.environ.get("SCANMAX_TEST_FULL_COMPILER", "0") == "0":
+    flags = [*QUICK, *(flag for flag in flags if flag not in QUICK)]
 os.environ["XLA_FLAGS"] = " ".join([*flags, "--xla_force_host_platform_device_count=8"])
