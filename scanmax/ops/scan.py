@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from scanmax.ops.contract import (
     accumulator_dtype,
@@ -13,6 +13,7 @@ from scanmax.ops.contract import (
     check_choice,
     check_implementation,
     check_rank,
+    check_shape,
     op,
     platform,
     require,
@@ -22,33 +23,39 @@ from scanmax.ops.contract import (
 FORMS = (None, "parallel", "chunked", "recurrent")
 
 
-@op("axis", "reverse", "return_state", "form", "chunk_size", "implementation")
+@op("axis", "reverse", "bidirectional", "return_state", "form", "chunk_size", "implementation")
 def diagonal_scan(
     decay: Inexact[Array, "..."],
     x: Inexact[Array, "*B T D"],
     *,
     axis: int = -2,
     reverse: bool = False,
+    bidirectional: bool = False,
+    segment_ids: Int[Array, "..."] | None = None,
     initial_state: Inexact[Array, "..."] | None = None,
     return_state: bool = False,
     form: str | None = None,
     chunk_size: int = 64,
     implementation=None,
 ):
-    """Diagonal linear recurrence along one axis, forward or in reverse.
+    """Diagonal linear recurrence along one axis: forward, in reverse, or in both directions.
 
         h_t = decay_t * h_{t-1} + x_t          (reverse: h_t = decay_t * h_{t+1} + x_t)
 
-    The decay itself is taken, not its logarithm, so that zero, negative and complex decays work.
-    The gradient is the same recurrence run the other way; it keeps only `decay` and the outputs.
+    In both directions, the two are added and the token itself counts once. The decay itself is
+    taken, not its logarithm, so that zero, negative and complex decays work. The gradient is the
+    same recurrence run the other way; it keeps only `decay` and the outputs.
 
     Args:
       decay: same rank as `x`; axes of size 1 broadcast against it (never the scanned one).
       x: the inputs.
       axis: the time axis, -2 by default.
       reverse: run from the last token to the first.
+      bidirectional: the sum of both directions, less x; it has no state.
+      segment_ids: packed sequences, [*B, T] (of the shape of x up to `axis`): nothing passes from a
+        token to the next where the number changes.
       initial_state: the h before the first token (after the last one in reverse), shaped as `x`
-        without `axis`; zeros by default.
+        without `axis`; zeros by default. With segments it enters the first one read.
       return_state: also return the h after the last token read.
       form: "recurrent" takes T steps; "chunked" runs all chunks side by side, then passes states
         from chunk to chunk, in chunk_size + T / chunk_size steps; "parallel" is an associative
@@ -57,11 +64,12 @@ def diagonal_scan(
       implementation: only "xla".
 
     Returns:
-      All h, in the dtype and shape of `x`; with `return_state` also the last h, in accumulator
-      precision.
+      All h, in the shape of `x` and its dtype (complex where another array is); with `return_state`
+      also the last h, in accumulator precision.
 
     Raises:
-      ValueError: decay does not broadcast to x, a state of the wrong shape, an unknown form.
+      ValueError: decay does not broadcast to x, a state of the wrong shape or where there is none,
+        an unknown form.
 
     Example:
       >>> import jax.numpy as jnp
@@ -91,19 +99,47 @@ def diagonal_scan(
             initial_state.shape == state_shape,
             f"initial_state has shape {initial_state.shape}; expected {state_shape}.",
         )
+    check_shape("segment_ids", segment_ids, x.shape[: axis + 1], "[*B, T]")
+    require(
+        not bidirectional or (initial_state is None and not return_state and not reverse),
+        "bidirectional=True runs both ways: initial_state, return_state and reverse do not go with "
+        "it.",
+    )
     dtype = accumulator_dtype(decay, x, initial_state)
     if initial_state is None:
         initial_state = jnp.zeros(state_shape, dtype)
     if form is None:
         form = "recurrent" if platform() == "cpu" else "parallel"
-    arrays = vary_together(
-        jnp.moveaxis(decay, axis, 0).astype(dtype),
-        jnp.moveaxis(x, axis, 0).astype(dtype),
-        initial_state.astype(dtype),
-    )
-    states, final = scan_leading(*arrays, (form, chunk_size, reverse))
-    states = jnp.moveaxis(states, 0, axis).astype(x.dtype)
+    result = dtype if jnp.issubdtype(dtype, jnp.complexfloating) else x.dtype
+    inputs = jnp.moveaxis(x, axis, 0).astype(dtype)
+
+    def run(reverse):
+        factors = decay.astype(dtype)
+        if segment_ids is not None:
+            starts = segment_starts(segment_ids, reverse)
+            starts = starts.reshape(starts.shape + (1,) * (x.ndim - starts.ndim))
+            factors = jnp.where(starts, 0, factors)
+        arrays = vary_together(jnp.moveaxis(factors, axis, 0), inputs, initial_state.astype(dtype))
+        return scan_leading(*arrays, (form, chunk_size, reverse))
+
+    states, final = run(reverse)
+    if bidirectional:
+        states = states + run(True)[0] - inputs
+    states = jnp.moveaxis(states, 0, axis).astype(result)
     return (states, final) if return_state else states
+
+
+def segment_starts(segment_ids: Int[Array, "*B T"], reverse: bool = False) -> Bool[Array, "*B T"]:
+    """Where a token has another number than the token read before it; never the first one read."""
+    changes = segment_ids[..., 1:] != segment_ids[..., :-1]
+    first = jnp.zeros_like(segment_ids[..., :1], bool)
+    return jnp.concatenate([changes, first] if reverse else [first, changes], -1)
+
+
+def same_segment(segment_ids: Int[Array, "*B T"]) -> Bool[Array, "*B T T"]:
+    """Whether two tokens lie in one segment, a run of equal numbers."""
+    runs = jnp.cumsum(segment_starts(segment_ids), -1)
+    return runs[..., :, None] == runs[..., None, :]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

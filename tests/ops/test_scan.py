@@ -20,12 +20,17 @@ class DiagonalScanTest(OpSuite):
         *OpCase.lengths(options={"chunk_size": 16}),
         # axes of size 1 broadcast; reversed time
         OpCase(length=9, full=True, resume=False, spread=1, options={"reverse": True}),
+        # packed sequences, in both directions
+        OpCase(length=9, batch=(2,), full=True, resume=False, options={"bidirectional": True}),
+        OpCase(length=20, batch=(2,), packed=True, options={"chunk_size": 8}),
     )
     errors = (
         ({"decay": lambda x: x[..., :2, :]}, ValueError, r"decay has shape .*expected that of x"),
         ({"initial_state": lambda x: x[..., :2]}, ValueError, "initial_state has shape"),
         ({"form": "sideways"}, ValueError, "form='sideways' is not one of"),
         ({"axis": 4}, ValueError, "axis=4 is out of range"),
+        ({"segment_ids": np.zeros(3, int)}, ValueError, r"segment_ids has shape .*\[\*B, T\]"),
+        ({"bidirectional": True}, ValueError, "bidirectional=True runs both ways"),
         ({"implementation": "pallas"}, NotImplementedError, "diagonal_scan"),
     )
 
@@ -34,7 +39,10 @@ class DiagonalScanTest(OpSuite):
     def make_args(self, rng, case):
         shape = (*case.batch, case.length, 5)
         decay_shape = (*shape[:-1], 1) if hasattr(case, "spread") else shape
-        return {"decay": rng.uniform(-0.9, 1, size=decay_shape), "x": rng.normal(size=shape)}
+        args = {"decay": rng.uniform(-0.9, 1, size=decay_shape), "x": rng.normal(size=shape)}
+        if "bidirectional" in case.options or hasattr(case, "packed"):
+            args["segment_ids"] = np.sort(rng.integers(0, 4, size=shape[:-1]), -1)
+        return args
 
 
 def test_a_reversed_scan_is_the_scan_of_the_flipped_tokens():
@@ -54,6 +62,68 @@ def test_any_axis_and_complex_decays():
     for form in DiagonalScanTest.forms:
         actual = ops.diagonal_scan(decay.T, x.T, axis=-1, form=form).T
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", DiagonalScanTest.forms)
+def test_complex_gradients_are_those_of_the_equation(form):
+    rng = np.random.default_rng(0)
+    shape, segment_ids = (2, 9, 3), jnp.asarray([[0, 0, 1, 1, 1, 1, 0, 2, 2]] * 2)
+    with jax.enable_x64(True):
+        parts = [jnp.asarray(rng.normal(size=shape)) for _ in range(4)]
+        state = jnp.asarray(rng.normal(size=(2, 3)))
+
+        def loss(scan, parts, state, **options):
+            decay = jax.lax.complex(*parts[:2]) / 3
+            # real inputs become complex states
+            states, last = scan(
+                decay,
+                parts[2],
+                initial_state=state,
+                return_state=True,
+                segment_ids=segment_ids,
+                **options,
+            )
+            return (states.real * parts[3] + states.imag**2).sum() + jnp.abs(last).sum()
+
+        for reverse in (False, True):
+            expected = jax.grad(
+                lambda *z, reverse=reverse: loss(reference.diagonal_scan, *z, reverse=reverse),
+                (0, 1),
+            )(parts, state)
+            actual = jax.grad(
+                lambda *z, reverse=reverse: loss(
+                    ops.diagonal_scan, *z, form=form, chunk_size=4, reverse=reverse
+                ),
+                (0, 1),
+            )(parts, state)
+            jax.tree.map(
+                lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-11, atol=1e-12),
+                actual,
+                expected,
+            )
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_packed_sequences_are_scanned_one_by_one(reverse):
+    rng = np.random.default_rng(0)
+    decay, x = (jnp.asarray(rng.normal(size=(9, 3)), jnp.float32) for _ in range(2))
+    state = jnp.asarray(rng.normal(size=3), jnp.float32)
+    # a number may come again: a segment is a run of equal ones
+    segment_ids = jnp.asarray([3, 3, 0, 0, 0, 3, 3, 3, 3])
+    packed, last = ops.diagonal_scan(
+        decay, x, segment_ids=segment_ids, initial_state=state, return_state=True, reverse=reverse
+    )
+    order = [slice(0, 2), slice(2, 5), slice(5, 9)]
+    for i, part in enumerate(order[::-1] if reverse else order):
+        alone, end = ops.diagonal_scan(
+            decay[part],
+            x[part],
+            initial_state=None if i else state,
+            return_state=True,
+            reverse=reverse,
+        )
+        np.testing.assert_allclose(packed[part], alone, rtol=1e-6)
+    np.testing.assert_allclose(last, end, rtol=1e-6)
 
 
 @pytest.mark.parametrize("block", [2, 3, 8])
