@@ -15,7 +15,7 @@ help:
 	@echo "make test    the normal test suite"
 	@echo "make oldest  the same suite at the oldest supported versions (.ci/oldest.txt)"
 	@echo "make parity  live comparison with torch, timm and transformers"
-	@echo "make bench   benchmarks, all or CASE=name; writes CSV"
+	@echo "make bench   benchmarks, all or CASE=name; writes CSV; ARGS=--keep into docs/"
 	@echo "make claims  measure the papers' claims again, all or CASE=name; writes docs/claims.md"
 	@echo "make lint    ruff: style and formatting"
 	@echo "make docs    regenerate docs/papers.md from the ledger"

@@ -1,6 +1,7 @@
 """`python -m benchmarks [CASE ...]`: times named cases against their peers and writes a CSV.
 
---list names the cases; --quick makes two rounds of the smallest shapes, to see that all is right.
+--list names the cases; --quick makes two rounds of the smallest shapes, to see that all is right;
+--keep puts the figures into benchmarks/tables and docs/benchmark_tables.md.
 `python -m benchmarks claims [NAME ...]` measures the claims of papers again, and writes them into
 docs/claims.md.
 """
@@ -20,9 +21,12 @@ def main(argv=None) -> int:
     parser.add_argument("--quick", action="store_true", help="two rounds of the smallest shapes")
     parser.add_argument("--seconds", type=float, default=20.0, help="time per row, about")
     parser.add_argument("--threads", type=int, help="CPU threads of both sides; all without")
+    parser.add_argument("--keep", action="store_true", help="into docs/benchmark_tables.md")
     parser.add_argument("--csv", type=pathlib.Path, help="default: benchmarks/results/CASE.csv")
     options = parser.parse_args(argv)
 
+    if options.keep and (options.quick or options.csv):
+        parser.error("--keep is for whole measurements, in files of its own: no --quick, --csv")
     if options.threads and hasattr(os, "sched_setaffinity"):
         # XLA sizes its pool by the affinity of the process when it starts.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
@@ -44,8 +48,27 @@ def main(argv=None) -> int:
             print(f"benchmarks: no case {name!r}; cases: {known}", file=sys.stderr)
             return 2
     cases = options.case or sorted(harness.REGISTRY)
+    if options.keep:
+        return keep(cases, options.seconds)
     path = options.csv or folder / "results" / f"{'-'.join(options.case) or 'all'}.csv"
     right = harness.run(cases, seconds=options.seconds, quick=options.quick, path=path)
+    return 0 if right else 1
+
+
+def keep(cases, seconds) -> int:
+    """Measures cases into their kept tables; a wrong one keeps what it had."""
+    from benchmarks import harness, tables
+
+    right = True
+    for case in cases:
+        path = tables.kept_path(case, harness.provenance()["device"])
+        fresh = path.with_suffix(".new")
+        if harness.run([case], seconds=seconds, quick=False, path=fresh):
+            fresh.replace(path)
+            tables.write_page()
+        else:
+            fresh.unlink()
+            right = False
     return 0 if right else 1
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as cli
-from benchmarks import harness
+from benchmarks import harness, tables
 from benchmarks.harness import Contender, Row, benchmark, jax_contender, measure
 
 
@@ -108,3 +108,37 @@ def test_every_case_says_what_it_measures():
     cli.main(["--list"])
     assert {"depthwise", "deit_small", "convnext_tiny"} <= set(harness.REGISTRY)
     assert all(rows.__doc__ for rows in harness.REGISTRY.values())
+
+
+def test_kept_figures_become_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "FOLDER", tmp_path / "tables")
+    monkeypatch.setattr(tables, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(harness, "REGISTRY", dict(harness.REGISTRY))
+    values = [np.ones(3), np.ones(3)]
+
+    @benchmark("kept")
+    def kept(quick):
+        """Ones against ones."""
+        yield Row("three", instant("ours", values[0], memory=2**20), [instant("peer", values[1])])
+
+    assert cli.main(["kept", "--keep", "--seconds=0.01"]) == 0
+    (file,) = (tmp_path / "tables").glob("*/kept.csv")
+    text = (tmp_path / "page.md").read_text()
+    assert "### kept" in text
+    assert "| three | ours |" in text
+    assert "|  | peer |" in text
+    # A wrong result keeps the figures that there were.
+    before, values[0] = file.read_text(), np.zeros(3)
+    assert cli.main(["kept", "--keep", "--seconds=0.01"]) == 1
+    assert file.read_text() == before
+    assert [path.name for path in file.parent.iterdir()] == ["kept.csv"]
+
+
+def test_the_page_is_what_the_kept_figures_say():
+    assert tables.PAGE.read_text() == tables.page(tables.FOLDER.glob("*/*.csv"))
+
+
+def test_keeping_takes_whole_measurements(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["softmax", "--keep", "--quick"])
+    assert "--keep is for whole measurements" in capsys.readouterr().err

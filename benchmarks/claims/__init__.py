@@ -96,10 +96,7 @@ def load_claims() -> dict[str, Claim]:
 
 def run_claims(names: Sequence[str], *, quick: bool) -> bool:
     """Runs claims, prints their findings and, unless quick, writes them down; True if all hold."""
-    known = load_claims()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results = {name: entry for name, entry in results.items() if name in known}
-    right = True
+    known, right = load_claims(), True
     for name in names or sorted(known):
         entry, start = known[name], time.perf_counter()
         findings = list(entry.run(quick))
@@ -111,11 +108,14 @@ def run_claims(names: Sequence[str], *, quick: bool) -> bool:
                 f"  {finding.what}: {finding.here} (paper: {finding.paper}) {verdict}", flush=True
             )
             right &= finding.holds
-        results[name] = {
-            "seconds": round(seconds),
-            "findings": [dataclasses.asdict(finding) for finding in findings],
-        }
         if not quick:
+            # Read again each time: another process may have measured another claim meanwhile.
+            results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            results[name] = {
+                "seconds": round(seconds),
+                "findings": [dataclasses.asdict(finding) for finding in findings],
+            }
+            results = {name: entry for name, entry in results.items() if name in known}
             RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
             write_page()
     return right
