@@ -1,0 +1,111 @@
+"""The selective state space of Mamba as one module: projections of x and the scan they drive."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scanmax import ops
+from scanmax.models.layers import (
+    Dense,
+    at_least_float32,
+    fan_in_uniform,
+    ones_init,
+    partitioned,
+)
+from scanmax.models.mixers.ssm import step_init
+
+
+def diagonal_init(key, shape, dtype):
+    """A_log with -A = 1, 2, .. N in every channel."""
+    rates = jnp.log(jnp.arange(1, shape[-1] + 1, dtype=dtype))
+    return jnp.broadcast_to(rates.reshape((1,) * (len(shape) - 1) + (-1,)), shape)
+
+
+class SelectiveSsm(nn.Module):
+    """S6: dt, B, C = x_proj(x); y = selective_scan(x, softplus(dt_proj(dt)), A, B, C, D).
+
+    With `initial_state` [B, C, N] or `return_state` it returns (y, state); one token behind a state
+    takes a step. `matrix` is what the scan applies to the tokens of each channel, without D.
+
+    Attributes:
+      d_state: N, states of each channel.
+      dt_rank: width through which dt goes; None is channels / 16, rounded up.
+      dt_min, dt_max: the steps of a zero input start log-uniformly between them.
+      dt_scale: factor on the initial kernel of `dt_proj`, uniform in +- dt_scale / sqrt(dt_rank).
+    """
+
+    d_state: int = 16
+    dt_rank: int | None = None
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+    dt_scale: float = 1.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def __call__(
+        self,
+        x: Float[Array, "B T C"],
+        initial_state: Float[Array, "B C N"] | None = None,
+        return_state: bool = False,
+    ):
+        arrays = self.project(x)
+        if initial_state is not None and x.shape[1] == 1:
+            token = {name: arrays.pop(name)[:, 0] for name in ("dt", "B", "C")}
+            y, state = ops.selective_scan_step(
+                initial_state, x[:, 0], **token, **arrays, dt_softplus=True
+            )
+            return y[:, None], state
+        return ops.selective_scan(
+            x,
+            **arrays,
+            dt_softplus=True,
+            initial_state=initial_state,
+            return_state=return_state or initial_state is not None,
+        )
+
+    def matrix(self, x: Float[Array, "B T C"]) -> Float[Array, "B C T T"]:
+        """The hidden attention: what the scan multiplies the tokens of each channel by."""
+        arrays = self.project(x)
+        return ops.selective_scan_matrix(**{**arrays, "D": None}, dt_softplus=True)
+
+    @nn.compact
+    def project(self, x: Float[Array, "B T C"]) -> dict[str, Array]:
+        """The arguments of the scan behind x."""
+        channels, states = x.shape[-1], self.d_state
+        rank = self.dt_rank or -(-channels // 16)
+        options = {"use_bias": False, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        mixed = Dense(
+            rank + 2 * states,
+            ("mlp", None),
+            kernel_init=fan_in_uniform(),
+            name="x_proj",
+            **options,
+        )(x)
+        dt, B, C = jnp.split(mixed, (rank, rank + states), axis=-1)
+        dt = Dense(
+            channels,
+            (None, "mlp"),
+            kernel_init=fan_in_uniform(self.dt_scale),
+            name="dt_proj",
+            **options,
+        )(dt)
+        vectors = {
+            "A_log": (diagonal_init, (channels, states)),
+            "D": (ones_init, (channels,)),
+            "dt_bias": (step_init(self.dt_min, self.dt_max), (channels,)),
+        }
+        axes = ("mlp", None)
+        values = {
+            name: self.param(
+                name, partitioned(init, axes[: len(shape)]), shape, self.param_dtype
+            ).astype(at_least_float32(self.dtype))
+            for name, (init, shape) in vectors.items()
+        }
+        return {"dt": dt, "B": B, "C": C, "A": -jnp.exp(values.pop("A_log")), **values}
+
+    @nn.nowrap
+    def init_state(self, batch_size: int, channels: int) -> Float[Array, "B C N"]:
+        """The state before the first token."""
+        return jnp.zeros((batch_size, channels, self.d_state), at_least_float32(self.dtype))
