@@ -28,7 +28,6 @@ from scanmax.ops.attention_streaming import (
     row_products,
     row_statistic,
 )
-from scanmax.ops.contract import vary_like
 from scanmax.ops.normalizer import Threshold
 from scanmax.ops.softmax import divide
 
@@ -44,66 +43,95 @@ def stream_passes(plan, query, key, value, bias, mask, scale, key_lengths, *term
     return _forward(plan, *arrays, keep=False)[0]
 
 
+class _Rows:
+    """The rows of query block i: sums over their keys, one pass at a time."""
+
+    def __init__(self, blocks, i):
+        self.blocks, self.i = blocks, i
+        self.num_keys = blocks.keys_counted(i)
+        self.shape = (*blocks.batch, blocks.G, blocks.R, blocks.bq)
+
+    def full(self, fill=0.0):
+        """One number per row, [*B, G, R, bq]."""
+        return self.blocks.carry(self.shape, fill)
+
+    def outputs(self):
+        """Zeros to add weighted values to, [*B, G, R, bq, V]."""
+        return self.blocks.carry((*self.shape, self.blocks.V))
+
+    def sweep(self, body, carry, known=None):
+        """One pass: carry after body(carry, known, logits, num_keys, mix) of every key block.
+
+        `known` holds what earlier passes found per row; mix(weights) weighs the block's values.
+        """
+        return sweep_keys(self.blocks, self.i, body, carry, known)
+
+    def any(self, condition):
+        return jnp.any(condition)
+
+
+def sweep_keys(blocks, i, body, carry, known):
+    """What query block i makes of the key blocks that it sees, see `_Rows.sweep`."""
+    q, num_keys = blocks.query_block(blocks.q, i), blocks.keys_counted(i)
+
+    def key_block(j, carry):
+        def mix(weights):
+            v = blocks.key_block(blocks.v, j)
+            weights = blocks.weighed(weights, i, j)
+            return blocks.dot("...grqs,...gsv->...grqv", weights.astype(v.dtype), v)
+
+        logits = blocks.logits(q, blocks.key_block(blocks.k, j), i, j)[0]
+        return body(carry, known, logits, num_keys, mix)
+
+    return _loop(blocks.keys_seen(i), key_block, carry)
+
+
 def _forward(plan, *arrays, keep):
     """The output, and what the gradient needs: statistics [nq, ..., bq], V' where kept."""
     blocks, value = _Blocks(plan, *arrays), arrays[2]
-    rows = (*blocks.batch, blocks.G, blocks.R, blocks.bq)
-    normalizer = plan.normalizer
-    find = _find_threshold if isinstance(normalizer, Threshold) else _sum_first
-    zero = blocks.carry(rows)
-    outputs = blocks.carry((*rows, blocks.V))
 
     def query_block(i):
-        q = blocks.query_block(blocks.q, i)
-
-        def sweep(body, carry):
-            """carry after body(carry, logits, j) of every key block."""
-
-            def key_block(j, carry):
-                return body(carry, blocks.logits(q, blocks.key_block(blocks.k, j), i, j)[0], j)
-
-            return _loop(blocks.keys_seen(i), key_block, carry)
-
-        num_keys = blocks.keys_counted(i)
-        found = find(normalizer, blocks, rows, sweep, num_keys)
-
-        def weigh(carry, logits, j):
-            total, y, slope_total, slope_y = carry
-            scores, slopes = _last_scores(normalizer, found, logits, num_keys)
-            v = blocks.key_block(blocks.v, j)
-
-            def mix(weights):
-                weights = blocks.weighed(weights, i, j)
-                return blocks.dot("...grqs,...gsv->...grqv", weights.astype(v.dtype), v)
-
-            total, y = total + jnp.sum(scores, -1), y + mix(scores)
-            if keep:
-                slope_total, slope_y = slope_total + jnp.sum(slopes, -1), slope_y + mix(slopes)
-            return total, y, slope_total, slope_y
-
-        start = (zero, outputs, *((zero, outputs) if keep else (None, None)))
-        total, y, slope_total, slope_y = sweep(weigh, start)
-        inverse = divide(jnp.ones_like(total), total)
-        if not isinstance(normalizer, Threshold):
-            y = y * inverse[..., None]
-        return y.astype(value.dtype), (found, inverse, slope_total), slope_y
+        y, statistics, slope_y = attend_rows(plan.normalizer, _Rows(blocks, i), keep)
+        return y.astype(value.dtype), statistics, slope_y
 
     y, statistics, slope_y = lax.map(query_block, jnp.arange(blocks.nq, dtype=jnp.int32))
     return blocks.unrows(join_rows(y)), statistics, None if slope_y is None else join_rows(slope_y)
 
 
-def _sum_first(normalizer, blocks, rows, sweep, num_keys):
+def attend_rows(normalizer, rows, keep):
+    """All passes of some rows: the output, its statistics, and V' where the gradient keeps it."""
+    find = _find_threshold if isinstance(normalizer, Threshold) else _sum_first
+    found = find(normalizer, rows)
+
+    def weigh(carry, found, logits, num_keys, mix):
+        total, y, slope_total, slope_y = carry
+        scores, slopes = _last_scores(normalizer, found, logits, num_keys)
+        total, y = total + jnp.sum(scores, -1), y + mix(scores)
+        if keep:
+            slope_total, slope_y = slope_total + jnp.sum(slopes, -1), slope_y + mix(slopes)
+        return total, y, slope_total, slope_y
+
+    zero, outputs = rows.full(), rows.outputs()
+    start = (zero, outputs, *((zero, outputs) if keep else (None, None)))
+    total, y, slope_total, slope_y = rows.sweep(weigh, start, found)
+    inverse = divide(jnp.ones_like(total), total)
+    if not isinstance(normalizer, Threshold):
+        y = y * inverse[..., None]
+    return y, (found, inverse, slope_total), slope_y
+
+
+def _sum_first(normalizer, rows):
     """The level, the inverse of the sum and the largest weight of the first scores of each row."""
     shifted = normalizer.shifted
-    level = blocks.carry(rows, -jnp.inf) if shifted else None
-    total = peak = blocks.carry(rows)
+    level = rows.full(-jnp.inf) if shifted else None
+    total = peak = rows.full()
     if normalizer.null_logit is not None:
-        null = blocks.carry((*rows, 1), normalizer.null_logit)
+        null = rows.full(normalizer.null_logit)[..., None]
         shift = normalizer.level(null) if shifted else None
-        total = normalizer.score(null, shift, num_keys)[..., 0]
+        total = normalizer.score(null, shift, rows.num_keys)[..., 0]
         level = shift[..., 0] if shifted else None
 
-    def add(carry, logits, j):
+    def add(carry, _, logits, num_keys, mix):
         level, total, peak = carry
         shift = None
         if shifted:
@@ -114,38 +142,37 @@ def _sum_first(normalizer, blocks, rows, sweep, num_keys):
         scores = normalizer.score(logits, shift, num_keys)
         return level, total + jnp.sum(scores, -1), jnp.maximum(peak, jnp.max(scores, -1))
 
-    level, total, peak = sweep(add, (level, total, peak))
+    level, total, peak = rows.sweep(add, (level, total, peak))
     inverse = divide(jnp.ones_like(total), total)
     return _finite(level) if shifted else None, inverse, peak * inverse
 
 
-def _find_threshold(normalizer, blocks, rows, sweep, num_keys):
+def _find_threshold(normalizer, rows):
     """The threshold of each row; 0 for a row that attends to nothing."""
 
-    def largest(carry, logits, j):
+    def largest(carry, _, logits, num_keys, mix):
         return jnp.maximum(carry, jnp.max(logits, -1))
 
-    start = sweep(largest, blocks.carry(rows, -jnp.inf))
-    start = _finite(start) - normalizer.span
+    start = _finite(rows.sweep(largest, rows.full(-jnp.inf))) - normalizer.span
     # a step below the rounding of the logits is none
-    tolerance = 4 * jnp.finfo(blocks.dtype).eps
+    tolerance = 4 * jnp.finfo(start.dtype).eps
+
+    def add(sums, threshold, logits, num_keys, mix):
+        scores, slopes = _slopes(normalizer, logits, threshold[..., None], num_keys)
+        return sums[0] + jnp.sum(scores, -1), sums[1] + jnp.sum(slopes, -1)
 
     def newton(carry):
         steps, threshold, _ = carry
-
-        def add(sums, logits, j):
-            scores, slopes = _slopes(normalizer, logits, threshold[..., None], num_keys)
-            return sums[0] + jnp.sum(scores, -1), sums[1] + jnp.sum(slopes, -1)
-
-        total, slope = sweep(add, (blocks.carry(rows), blocks.carry(rows)))
+        total, slope = rows.sweep(add, (rows.full(), rows.full()), threshold)
         step = jnp.maximum(divide(total - 1, slope), 0)
-        return steps + 1, threshold + step, jnp.any(step > tolerance * (1 + jnp.abs(threshold)))
+        moving = rows.any(step > tolerance * (1 + jnp.abs(threshold)))
+        return steps + 1, threshold + step, moving
 
     def unfinished(carry):
         steps, _, moving = carry
         return moving & (steps < MAX_STEPS)
 
-    first = (jnp.zeros((), jnp.int32), start, vary_like(jnp.array(True), start))
+    first = (jnp.zeros((), jnp.int32), start, rows.any(jnp.ones_like(start, bool)))
     return lax.while_loop(unfinished, newton, first)[1]
 
 
@@ -194,10 +221,17 @@ def _passes_forward(plan, *arrays):
 
 def _passes_backward(plan, residuals, d_y):
     arrays, y, statistics, slope_y = residuals
-    blocks, normalizer = _Blocks(plan, *arrays), plan.normalizer
+    blocks = _Blocks(plan, *arrays)
     d_y = blocks.rows(d_y)  # [*B, G, R, T, V]
+    weigh = weigh_passes(blocks, statistics, d_y, blocks.rows(y), slope_y)
+    return backward(blocks, arrays, d_y, weigh)
+
+
+def weigh_passes(blocks, statistics, d_y, y, slope_y):
+    """`weigh` of `backward`, from what `attend_rows` gave and the gradient of its output."""
+    normalizer = blocks.plan.normalizer
     slope_drop = row_products(blocks, d_y, slope_y)  # sum(a reweight'(a) dP) or sum(g dP)
-    drop = row_products(blocks, d_y, blocks.rows(y))  # sum(P dP)
+    drop = row_products(blocks, d_y, y)  # sum(P dP)
 
     def weigh_threshold(logits, d_weights, i):
         found, _, slope_total = statistics
@@ -215,8 +249,7 @@ def _passes_backward(plan, residuals, d_y):
         d_first = again_slopes * inverse * (d_weights - row) - mean
         return again * inverse, slopes * d_first
 
-    weigh = weigh_threshold if isinstance(normalizer, Threshold) else weigh_again
-    return backward(blocks, arrays, d_y, weigh)
+    return weigh_threshold if isinstance(normalizer, Threshold) else weigh_again
 
 
 stream_passes.defvjp(_passes_forward, _passes_backward)

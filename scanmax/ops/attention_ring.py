@@ -4,7 +4,8 @@ Inside shard_map. Each device holds 1 / P of the tokens: one run of them ("conti
 from either end of the sequence ("zigzag"). In step s the keys of device d - s lie on device d. A
 piece of queries meets a piece of keys in the blocks of `attention_streaming`, told where in the
 sequence the two begin; blocks that causality or a window empties are skipped there, so a whole
-piece may cost nothing. The backward pass goes round once more, with the gradients of keys and
+piece may cost nothing. A normalizer that reads the keys several times (`attention_passes`) sends
+them round once per pass. The backward pass goes round once more, with the gradients of keys and
 values travelling beside them: after P steps they are home.
 """
 
@@ -15,18 +16,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from scanmax.ops.attention_passes import attend_rows, sweep_keys, weigh_passes
 from scanmax.ops.attention_streaming import (
     _Blocks,
     add_keys,
     backward,
     finish_row,
     join_rows,
-    row_products,
     start_row,
     visible_keys,
     weigh_rows,
 )
 from scanmax.ops.contract import accumulator_dtype, vary_like
+from scanmax.ops.normalizer import needs_passes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,62 +136,128 @@ def _travel(where, travelling, kept, meet):
     return lax.scan(step, (kept, travelling), steps)[0]
 
 
+class _Rows:
+    """All rows of this device, [pieces, nq, ...]: what `attention_passes` evaluates.
+
+    Each pass over the keys is one round of them.
+    """
+
+    def __init__(self, plan, where, query, key, value, scale):
+        self.plan, self.where = plan, where
+        self.key, self.value, self.scale = key, value, scale
+        self.queries = where.cut(query)
+        self.starts = where.starts(where.index(), self.queries[0].shape[-3])
+        # one for each piece of queries
+        self.own = [blocks for b, _, blocks in self.pairs(key, value, where.index()) if b == 0]
+        first = self.own[0]
+        self.shape = (where.pieces, first.nq, *first.batch, first.G, first.R, first.bq)
+        self.num_keys = first.num_keys
+        if first.visible is not None:
+            self.num_keys = self.rows(lambda blocks, i: blocks.keys_counted(i))
+
+    def pairs(self, key, value, device):
+        """(key piece, query piece, their blocks) of all pairs, given the keys of a device."""
+        keys, values = self.where.cut(key), self.where.cut(value)
+        column_starts = self.where.starts(device, keys[0].shape[-3])
+        for b, (k, v, column) in enumerate(zip(keys, values, column_starts)):
+            for a, (q, row) in enumerate(zip(self.queries, self.starts)):
+                arrays = _arrays(q, k, v, self.scale)
+                yield b, a, _Piece(self.plan, arrays, row, column, self.where.keys)
+
+    def vary(self, tree):
+        arrays = (*self.queries, self.key, self.value, self.scale)
+        return jax.tree.map(lambda x: vary_like(x, *arrays), tree)
+
+    def rows(self, function, *known):
+        """function(blocks, i, *known of block i) of every query block."""
+        found = []
+        for a, blocks in enumerate(self.own):
+            blocks_known = _piece(known, a)
+            indices = jnp.arange(blocks.nq, dtype=jnp.int32)
+
+            def block(inputs, blocks=blocks):
+                return self.vary(function(blocks, inputs[0], *inputs[1]))
+
+            found.append(lax.map(block, (indices, blocks_known)))
+        return _stack(found)
+
+    def round(self, add, carry, known=None):
+        """carry after add(blocks, i, carry, known) of every query block with all keys."""
+
+        def meet(sums, travelling, device):
+            sums = [_piece(sums, a) for a in range(self.where.pieces)]
+            for _, a, blocks in self.pairs(*travelling, device):
+                indices = jnp.arange(blocks.nq, dtype=jnp.int32)
+
+                def block(inputs, blocks=blocks):
+                    return self.vary(add(blocks, *inputs))
+
+                sums[a] = lax.map(block, (indices, sums[a], _piece(known, a)))
+            return _stack(sums), travelling
+
+        return _travel(self.where, (self.key, self.value), carry, meet)[0]
+
+    def full(self, fill=0.0):
+        return self.own[0].carry(self.shape, fill)
+
+    def outputs(self):
+        return self.own[0].carry((*self.shape, self.own[0].V))
+
+    def sweep(self, body, carry, known=None):
+        def add(blocks, i, carry, known):
+            return sweep_keys(blocks, i, body, carry, known)
+
+        return self.round(add, carry, known)
+
+    def any(self, condition):
+        here = jnp.any(condition)
+        if self.where.devices == 1:
+            return here
+        return lax.pmax(here.astype(jnp.int32), self.where.axis) > 0
+
+    def tokens(self, x, dtype):
+        """[pieces, nq, *B, G, R, bq, V] -> [*B, T, H, V]."""
+        y = [blocks.unrows(join_rows(x[a])) for a, blocks in enumerate(self.own)]
+        return jnp.concatenate(y, -3).astype(dtype)
+
+
+def _piece(tree, a):
+    return jax.tree.map(lambda x: x[a], tree)
+
+
+def _stack(trees):
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def ring(plan, where, query, key, value, scale):
     """Attention of this device's queries to the keys of all: [*B, T, H, V]."""
-    return _ring_forward(plan, where, query, key, value, scale)[0]
+    return _forward(plan, where, query, key, value, scale, keep=False)[0]
 
 
-def _ring_forward(plan, where, query, key, value, scale):
-    queries = where.cut(query)
-    row_starts = where.starts(where.index(), queries[0].shape[-3])
+def _forward(plan, where, *arrays, keep):
+    """The output, and what the gradient needs: statistics, and V' of several passes where kept."""
+    rows, value = _Rows(plan, where, *arrays), arrays[2]
+    if needs_passes(plan.normalizer):
+        y, statistics, slope_y = attend_rows(plan.normalizer, rows, keep)
+        return rows.tokens(y, value.dtype), statistics, slope_y
 
-    def pieces(key, value, device):
-        """(query piece, its blocks, key piece) of every pair."""
-        keys, values = where.cut(key), where.cut(value)
-        column_starts = where.starts(device, keys[0].shape[-3])
-        for a, (part, row) in enumerate(zip(queries, row_starts)):
-            for k, v, column in zip(keys, values, column_starts):
-                yield a, _Piece(plan, _arrays(part, k, v, scale), row, column, where.keys)
+    def add(blocks, i, carry, _):
+        return add_keys(blocks, i, carry)
 
-    def first_rows(blocks):
-        def block(i):
-            return vary(start_row(blocks, i))
+    y, *statistics = finish_row(plan.normalizer, rows.round(add, rows.rows(start_row)))
+    return rows.tokens(y, value.dtype), tuple(statistics), None
 
-        return lax.map(block, jnp.arange(blocks.nq, dtype=jnp.int32))
 
-    def vary(tree):
-        return jax.tree.map(lambda x: vary_like(x, query, key, value, scale), tree)
-
-    def meet(sums, travelling, device):
-        sums = list(sums)
-        for a, blocks in pieces(*travelling, device):
-
-            def add(inputs, blocks=blocks):
-                i, carry = inputs
-                return vary(add_keys(blocks, i, carry))
-
-            sums[a] = lax.map(add, (jnp.arange(blocks.nq, dtype=jnp.int32), sums[a]))
-        return tuple(sums), travelling
-
-    starts = {a: first_rows(blocks) for a, blocks in pieces(key, value, where.index())}
-    sums, _ = _travel(where, (key, value), tuple(starts[a] for a in range(where.pieces)), meet)
-    outputs, statistics = [], []
-    for a, blocks in pieces(key, value, where.index()):
-        if len(outputs) > a:
-            continue
-        y, level, inverse = jax.vmap(lambda carry: finish_row(plan.normalizer, carry))(sums[a])
-        outputs.append(blocks.unrows(join_rows(y)).astype(value.dtype))
-        statistics.append((level, inverse))
-    y = jnp.concatenate(outputs, -3) if len(outputs) > 1 else outputs[0]
-    return y, ((query, key, value, scale), y, tuple(statistics))
+def _ring_forward(plan, where, *arrays):
+    y, statistics, slope_y = _forward(plan, where, *arrays, keep=True)
+    return y, (arrays, y, statistics, slope_y)
 
 
 def _ring_backward(plan, where, residuals, d_y):
-    (query, key, value, scale), y, statistics = residuals
-    queries, outputs, cotangents = (where.cut(x) for x in (query, y, d_y))
-    row_starts = where.starts(where.index(), queries[0].shape[-3])
-
+    (query, key, value, scale), y, statistics, slope_y = residuals
+    rows = _Rows(plan, where, query, key, value, scale)
+    outputs, cotangents = where.cut(y), where.cut(d_y)
     dtype = accumulator_dtype(query, key, value)
 
     def zeros(x):
@@ -197,28 +265,26 @@ def _ring_backward(plan, where, residuals, d_y):
 
     def meet(kept, travelling, device):
         d_queries, d_scale = list(kept[0]), kept[1]
-        key, value, d_key, d_value = travelling
-        keys, values = where.cut(key), where.cut(value)
-        d_keys, d_values = where.cut(d_key), where.cut(d_value)
-        column_starts = where.starts(device, keys[0].shape[-3])
-        for a, row in enumerate(row_starts):
-            for b, column in enumerate(column_starts):
-                arrays = _arrays(queries[a], keys[b], values[b], scale)
-                blocks = _Piece(plan, arrays, row, column, where.keys)
-                d_rows = blocks.rows(cotangents[a])
-                drop = None
-                if plan.normalizer.normalized:
-                    drop = row_products(blocks, d_rows, blocks.rows(outputs[a]))
-                weigh = weigh_rows(blocks, *statistics[a], drop)
-                found = backward(blocks, arrays, d_rows, weigh, cast=False)
-                d_queries[a] += found[0]
-                d_keys[b] += found[1]
-                d_values[b] += found[2]
-                d_scale += found[5]
+        key, value, *found = travelling
+        d_keys, d_values = (where.cut(x) for x in found)
+        for b, a, blocks in rows.pairs(key, value, device):
+            d_rows, y_rows = blocks.rows(cotangents[a]), blocks.rows(outputs[a])
+            own = _piece(statistics, a)
+            if needs_passes(plan.normalizer):
+                weigh = weigh_passes(blocks, own, d_rows, y_rows, join_rows(slope_y[a]))
+            else:
+                weigh = weigh_rows(blocks, own, d_rows, y_rows)
+            d_query, d_key, d_value, _, _, d_own, *_ = backward(
+                blocks, blocks.arrays, d_rows, weigh, cast=False
+            )
+            d_queries[a] += d_query
+            d_keys[b] += d_key
+            d_values[b] += d_value
+            d_scale += d_own
         join = functools.partial(jnp.concatenate, axis=-3)
         return (tuple(d_queries), d_scale), (key, value, join(d_keys), join(d_values))
 
-    kept = (tuple(zeros(x) for x in queries), zeros(scale))
+    kept = (tuple(zeros(x) for x in rows.queries), zeros(scale))
     travelling = (key, value, zeros(key), zeros(value))
     (d_queries, d_scale), (_, _, d_key, d_value) = _travel(where, travelling, kept, meet)
     d_query = jnp.concatenate(d_queries, -3)

@@ -335,15 +335,14 @@ def _stream_backward(plan, residuals, d_y):
     arrays, y, level, inverse = residuals
     blocks = _Blocks(plan, *arrays)
     d_y = blocks.rows(d_y)  # [*B, G, R, T, V]
-    drop = None
-    if plan.normalizer.normalized:
-        drop = row_products(blocks, d_y, blocks.rows(y))
-    return backward(blocks, arrays, d_y, weigh_rows(blocks, level, inverse, drop))
+    weigh = weigh_rows(blocks, (level, inverse), d_y, blocks.rows(y))
+    return backward(blocks, arrays, d_y, weigh)
 
 
-def weigh_rows(blocks, level, inverse, drop):
-    """`weigh` of `backward`, from the statistics of `finish_row` and sum(dO * O) of each row."""
-    normalizer = blocks.plan.normalizer
+def weigh_rows(blocks, statistics, d_y, y):
+    """`weigh` of `backward`, from the statistics of `finish_row` and the output's gradient."""
+    normalizer, (level, inverse) = blocks.plan.normalizer, statistics
+    drop = row_products(blocks, d_y, y) if normalizer.normalized else None
 
     def weigh(logits, d_weights, i):
         shift = row_statistic(level, i) if normalizer.shifted else None

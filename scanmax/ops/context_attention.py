@@ -19,7 +19,7 @@ from scanmax.ops.attention import (
 from scanmax.ops.attention_ring import Ring, ring
 from scanmax.ops.attention_streaming import Plan
 from scanmax.ops.contract import check_choice, op, require, vary_together
-from scanmax.ops.normalizer import Normalizer, get_normalizer, needs_passes
+from scanmax.ops.normalizer import Normalizer, get_normalizer
 
 FORMS = (None, "ring", "all_to_all")
 ORDERS = ("contiguous", "zigzag")
@@ -115,10 +115,11 @@ def context_attention(
       mesh: the mesh; None is the one of `jax.set_mesh`. Without one, or where it lacks the axis,
         nothing is split.
       form: "ring" passes keys and values around and keeps sums for its own queries; parts that a
-        mask empties are skipped. "all_to_all" exchanges tokens for heads, attends to whole
+        mask empties are skipped. Normalizers that read the keys several times pass them around as
+        often: twice for "lssar", once for the maximum, for each Newton step and for the output of
+        "sparsemax" and "entmax15". "all_to_all" exchanges tokens for heads, attends to whole
         sequences, and exchanges back; it needs heads that the devices divide, and repeats key heads
-        where there are fewer than devices. None: "ring", except for normalizers that read the keys
-        several times ("lssar", "sparsemax", "entmax15"), which only "all_to_all" serves.
+        where there are fewer than devices. None: "ring".
       chunk_size: the largest block of logits: one integer, or (queries, keys).
       precision: of every matrix product.
 
@@ -128,7 +129,6 @@ def context_attention(
     Raises:
       ValueError: a shape or option that does not fit; zigzag order whose T and S differ or are no
         multiple of twice the devices.
-      NotImplementedError: a normalizer that the ring cannot serve.
 
     Example:
       >>> import jax.numpy as jnp
@@ -144,13 +144,7 @@ def context_attention(
     query, key, _, _ = check_arrays(query, key, value, None, None)
     (T, H, K), (S, G, _) = query.shape[-3:], key.shape[-3:]
     normalizer = get_normalizer(normalizer, K)
-    several = needs_passes(normalizer)
-    if form == "ring" and several:
-        raise NotImplementedError(
-            f"form='ring' reads the keys once, {normalizer} several times; form='all_to_all' "
-            "serves it."
-        )
-    form = form or ("all_to_all" if several else "ring")
+    form = form or "ring"
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
     devices = dict(zip(mesh.axis_names, mesh.axis_sizes)).get(axis_name, 1)
     if order == "zigzag":

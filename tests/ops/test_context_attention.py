@@ -52,43 +52,49 @@ def value_and_gradients(op, *inputs):
     return run(*inputs)
 
 
+# Together: batches, lengths that devices do not divide, S other than T, each kind of normalizer.
 CASES = {
-    "causal": ({"is_causal": True, "scale": 0.3}, {"batch": (2,), "T": 15}),
+    "causal": (
+        {"is_causal": True, "scale": 0.3, "normalizer": "softmax_one"},
+        {"batch": (2,), "T": 15},
+    ),
     "bidirectional": ({}, {"T": 17, "S": 22}),
-    "window": ({"local_window_size": (6, 1), "logits_soft_cap": 2.0}, {"batch": (1, 2)}),
-    "sigmoid": ({"normalizer": "sigmoid"}, {"T": 13}),
-    "softmax_one": ({"normalizer": "softmax_one"}, {}),
-    "softplus": ({"normalizer": "softplus", "is_causal": True}, {}),
+    "window": (
+        {"local_window_size": (6, 1), "logits_soft_cap": 2.0, "normalizer": "sigmoid"},
+        {"batch": (1, 2)},
+    ),
+    "lssar": ({"normalizer": "lssar", "is_causal": True}, {"T": 13}),
+    "entmax15": ({"normalizer": "entmax15"}, {"T": 9, "S": 13, "G": 1}),
 }
+
+
+def check(inputs, order=slice(None), *, sharded, **options):
+    """The op over four devices, its tokens in that order, gives the reference and its gradients."""
+    whole = functools.partial(reference.context_attention, **options)
+    y, gradients = value_and_gradients(whole, *inputs)
+    context = functools.partial(ops.context_attention, mesh=mesh_of(4), **sharded, **options)
+    actual = value_and_gradients(context, *(x[..., order, :, :] for x in inputs))
+    expected = (y[..., order, :, :], tuple(x[..., order, :, :] for x in gradients))
+    compare.assert_relative(actual, expected, 1e-11)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_ring_gives_what_one_device_does(name):
     options, sizes = CASES[name]
-    inputs = arrays(**sizes)
-    context = functools.partial(
-        ops.context_attention, mesh=mesh_of(4), form="ring", chunk_size=(2, 3), **options
-    )
-    actual = value_and_gradients(context, *inputs)
-    whole = functools.partial(reference.context_attention, **options)
-    compare.assert_relative(actual, value_and_gradients(whole, *inputs), 1e-11)
+    check(arrays(**sizes), sharded={"form": "ring", "chunk_size": (2, 3)}, **options)
 
 
-@pytest.mark.parametrize("form", ["ring", "all_to_all"])
-@pytest.mark.parametrize("options", [{"normalizer": "softplus"}, {"local_window_size": 4}])
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("ring", {"normalizer": "softplus", "local_window_size": 4}),
+        ("ring", {"normalizer": "sparsemax"}),
+        ("all_to_all", {"normalizer": "softplus", "local_window_size": 4}),
+    ],
+)
 def test_the_balanced_order_gives_the_same(form, options):
-    inputs = arrays((2,), T=24)
-    options = {"is_causal": True, **options}
-    order = ops.zigzag_order(24, 4)
-    whole = functools.partial(reference.context_attention, **options)
-    y, gradients = value_and_gradients(whole, *inputs)
-    context = functools.partial(
-        ops.context_attention, mesh=mesh_of(4), order="zigzag", form=form, chunk_size=2, **options
-    )
-    moved = [x[:, order] for x in inputs]
-    actual = value_and_gradients(context, *moved)
-    expected = (y[:, order], tuple(x[:, order] for x in gradients))
-    compare.assert_relative(actual, expected, 1e-11)
+    sharded = {"order": "zigzag", "form": form, "chunk_size": 2}
+    check(arrays(T=24), ops.zigzag_order(24, 4), sharded=sharded, is_causal=True, **options)
 
 
 @pytest.mark.parametrize(
@@ -96,39 +102,36 @@ def test_the_balanced_order_gives_the_same(form, options):
     [
         ({"is_causal": True}, {"batch": (2,), "T": 13, "G": 2}),
         ({"normalizer": "lssar"}, {"H": 8, "G": 4}),
-        ({"normalizer": "entmax15"}, {"H": 4, "G": 1}),
     ],
 )
 def test_heads_for_tokens_gives_the_same(options, sizes):
-    inputs = arrays(**sizes)
-    form = None if "normalizer" in options else "all_to_all"
-    context = functools.partial(ops.context_attention, mesh=mesh_of(4), form=form, **options)
-    actual = value_and_gradients(context, *inputs)
-    whole = functools.partial(reference.context_attention, **options)
-    compare.assert_relative(actual, value_and_gradients(whole, *inputs), 1e-10)
+    check(arrays(**sizes), sharded={"form": "all_to_all"}, **options)
 
 
-def test_batches_stay_split_and_the_mesh_may_be_ambient():
-    mesh = mesh_of(2, data=4)
-    inputs = arrays((4,), T=8)
+# The steps of entmax15 go on until the rows of all devices have ended, the equal ones of the first
+# long before the others.
+@pytest.mark.parametrize("options", [{"is_causal": True}, {"normalizer": "entmax15"}])
+def test_batches_stay_split_and_the_mesh_may_be_ambient(options):
+    mesh = mesh_of(2, data=2)
+    inputs = arrays((2,), T=8)
+    inputs[0] = inputs[0].at[:, :4].multiply(0)
     where = NamedSharding(mesh, PartitionSpec("data", "context"))
     with jax.set_mesh(mesh):
         split = [jax.device_put(x, where) for x in inputs[:3]]
-        run = jax.jit(functools.partial(ops.context_attention, is_causal=True)).lower(*split)
-        run = run.compile()
+        run = jax.jit(functools.partial(ops.context_attention, **options)).lower(*split).compile()
         y = run(*split)
         assert y.sharding.is_equivalent_to(where, y.ndim)
         text = run.as_text()
     assert "collective-permute" in text
     assert "all-gather" not in text
-    expected = reference.context_attention(*inputs[:3], is_causal=True)
+    expected = reference.context_attention(*inputs[:3], **options)
     chex.assert_trees_all_close(y, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("form", ["ring", "all_to_all"])
 def test_memory_of_a_device_is_its_share(form):
     T, sizes = 4096, {}
-    for devices in (2, 4, 8):
+    for devices in (2, 8):
         mesh = mesh_of(devices)
         where = NamedSharding(mesh, PartitionSpec("context"))
         inputs = [jax.ShapeDtypeStruct((T, 8, 16), jnp.float32, sharding=where)] * 4
@@ -146,8 +149,7 @@ def test_memory_of_a_device_is_its_share(form):
             + analysis.argument_size_in_bytes
             + analysis.output_size_in_bytes
         )
-    assert sizes[4] < 0.6 * sizes[2], sizes
-    assert sizes[8] < 0.6 * sizes[4], sizes
+    assert sizes[8] < 0.36 * sizes[2], sizes
 
 
 def test_the_balanced_order_gives_every_device_the_same_work():
@@ -171,7 +173,5 @@ def test_mistakes_are_told():
     short = arrays(T=15)
     with pytest.raises(ValueError, match="order='zigzag' needs T=15 and S=15"):
         ops.context_attention(*short[:3], mesh=mesh, order="zigzag")
-    with pytest.raises(NotImplementedError, match="form='all_to_all' serves it"):
-        run(form="ring", normalizer="sparsemax")
     with pytest.raises(ValueError, match="no multiple of 2 \\* devices=8"):
         ops.zigzag_order(12, 4)
