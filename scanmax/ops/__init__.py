@@ -42,6 +42,10 @@ from scanmax.ops.cross_attention import global_local_cross_attention as global_l
 from scanmax.ops.cross_attention import pairwise_cross_attention as pairwise_cross_attention
 from scanmax.ops.cross_covariance import cross_covariance_attention as cross_covariance_attention
 from scanmax.ops.cross_covariance import cross_covariance_matrix as cross_covariance_matrix
+from scanmax.ops.cross_scan import cross_merge as cross_merge
+from scanmax.ops.cross_scan import cross_scan as cross_scan
+from scanmax.ops.cross_scan import multi_scale_merge as multi_scale_merge
+from scanmax.ops.cross_scan import multi_scale_scan as multi_scale_scan
 from scanmax.ops.cyclic_shift import (
     multi_directional_cyclic_shift as multi_directional_cyclic_shift,
 )

@@ -53,6 +53,10 @@ from scanmax.ops.reference.cross_covariance import (
 from scanmax.ops.reference.cross_covariance import (
     cross_covariance_matrix as cross_covariance_matrix,
 )
+from scanmax.ops.reference.cross_scan import cross_merge as cross_merge
+from scanmax.ops.reference.cross_scan import cross_scan as cross_scan
+from scanmax.ops.reference.cross_scan import multi_scale_merge as multi_scale_merge
+from scanmax.ops.reference.cross_scan import multi_scale_scan as multi_scale_scan
 from scanmax.ops.reference.cyclic_shift import (
     multi_directional_cyclic_shift as multi_directional_cyclic_shift,
 )
