@@ -49,6 +49,9 @@ from scanmax.ops.cross_scan import multi_scale_scan as multi_scale_scan
 from scanmax.ops.cyclic_shift import (
     multi_directional_cyclic_shift as multi_directional_cyclic_shift,
 )
+from scanmax.ops.delta_rule import delta_rule as delta_rule
+from scanmax.ops.delta_rule import delta_rule_matrix as delta_rule_matrix
+from scanmax.ops.delta_rule import delta_rule_step as delta_rule_step
 from scanmax.ops.distance_attention import alibi_slopes as alibi_slopes
 from scanmax.ops.distance_attention import decay_mask_1d as decay_mask_1d
 from scanmax.ops.distance_attention import decay_mask_2d as decay_mask_2d
@@ -86,6 +89,14 @@ from scanmax.ops.local_attention import neighborhood_attention as neighborhood_a
 from scanmax.ops.local_attention import (
     neighborhood_attention_matrix as neighborhood_attention_matrix,
 )
+from scanmax.ops.long_conv import fft_conv as fft_conv
+from scanmax.ops.long_conv import fft_conv_dense as fft_conv_dense
+from scanmax.ops.long_conv import long_conv_matrix as long_conv_matrix
+from scanmax.ops.long_conv import long_conv_step as long_conv_step
+from scanmax.ops.long_kernels import point_kernel as point_kernel
+from scanmax.ops.long_kernels import sgconv_kernel as sgconv_kernel
+from scanmax.ops.long_kernels import smooth_kernel as smooth_kernel
+from scanmax.ops.long_kernels import squash_kernel as squash_kernel
 from scanmax.ops.mala import mala_attention as mala_attention
 from scanmax.ops.mala import mala_attention_matrix as mala_attention_matrix
 from scanmax.ops.mala import mala_attention_step as mala_attention_step
@@ -96,6 +107,7 @@ from scanmax.ops.moh import head_load_balance as head_load_balance
 from scanmax.ops.moh import moh_attention as moh_attention
 from scanmax.ops.moh import moh_attention_matrix as moh_attention_matrix
 from scanmax.ops.moh import moh_gates as moh_gates
+from scanmax.ops.monarch import monarch_fft as monarch_fft
 from scanmax.ops.norm import batch_norm as batch_norm
 from scanmax.ops.norm import batch_statistics as batch_statistics
 from scanmax.ops.norm import gated_rms_norm as gated_rms_norm
@@ -205,7 +217,15 @@ from scanmax.ops.token_merging import fuse_tokens as fuse_tokens
 from scanmax.ops.token_merging import merge_attention as merge_attention
 from scanmax.ops.token_merging import merge_tokens as merge_tokens
 from scanmax.ops.token_reorganize import token_reorganize as token_reorganize
+from scanmax.ops.token_shift import quarter_shift as quarter_shift
+from scanmax.ops.token_shift import token_shift as token_shift
 from scanmax.ops.window_attention import halo_attention as halo_attention
 from scanmax.ops.window_attention import halo_attention_matrix as halo_attention_matrix
 from scanmax.ops.window_attention import window_attention as window_attention
 from scanmax.ops.window_attention import window_attention_matrix as window_attention_matrix
+from scanmax.ops.wkv import wkv as wkv
+from scanmax.ops.wkv import wkv_matrix as wkv_matrix
+from scanmax.ops.wkv import wkv_step as wkv_step
+from scanmax.ops.wkv6 import wkv6 as wkv6
+from scanmax.ops.wkv6 import wkv6_matrix as wkv6_matrix
+from scanmax.ops.wkv6 import wkv6_step as wkv6_step

@@ -1,0 +1,285 @@
+"""The wkv of RWKV: weighted means with a decay per channel, in linear time and log space."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    align,
+    check_choice,
+    check_implementation,
+    check_rank,
+    check_shape,
+    op,
+    platform,
+    require,
+    vary_together,
+)
+from scanmax.ops.recurrence import flat_batch
+from scanmax.ops.scan import FORMS, scan_leading
+
+# Below every level that a weight can have: the level of no weight at all.
+_NOTHING = -1e30
+
+
+@op("is_causal", "return_state", "form", "chunk_size", "implementation")
+def wkv(
+    key: Float[Array, "*B T D"],
+    value: Float[Array, "*B T D"],
+    log_decay: Float[Array, " D"],
+    bonus: Float[Array, " D"],
+    *,
+    is_causal: bool = True,
+    initial_state: Float[Array, "*B 2 D"] | None = None,
+    return_state: bool = False,
+    form: str | None = None,
+    chunk_size: int = 64,
+    implementation=None,
+):
+    """The weighted mean of RWKV-4 per channel, over the past or (Bi-WKV) over all tokens.
+
+        y_t = (sum_{s != t} exp((|t-s| - 1) log_decay + k_s) v_s + exp(u + k_t) v_t)
+              / (the same sum without v)
+
+    with s < t in the causal form. Log-space: keys of any size neither overflow nor vanish, and a
+    key of -inf is a token that nobody reads (where all are, y is 0). The released kernel of
+    Diffusion-RWKV also adds 1e-6 to its rescaled denominators; here it is left out. Decay and bonus
+    are taken as they are: Diffusion-RWKV divides both by T first, RWKV-4 has
+    log_decay = -exp(time_decay).
+
+    Args:
+      key: logarithms of the weights.
+      value: the values.
+      log_decay: per channel, at most 0 for a decay; the -w of the papers.
+      bonus: u, added to a token's key when it reads itself.
+      is_causal: read the past and the token itself only.
+      initial_state: causal only: the mean of the values so far, and the logarithm of the sum of
+        their weights as the first token meets it. None is (0, -inf).
+      return_state: also return both after the last token, in accumulator precision.
+      form: how the sums are carried: "recurrent" takes T steps, "parallel" is an associative scan
+        of depth log T, "chunked" scans chunks side by side. None: "recurrent" on CPU, else
+        "parallel".
+      chunk_size: tokens per chunk of the chunked form.
+      implementation: only "xla".
+
+    Returns:
+      [*B, T, D] in the dtype of value; with `return_state` also the state [*B, 2, D].
+
+    Raises:
+      ValueError: an array of the wrong shape, an unknown form, a state without is_causal.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import wkv
+      >>> k, v = jnp.zeros((3, 1)), jnp.array([[1.0], [2.0], [4.0]])
+      >>> wkv(k, v, jnp.log(jnp.array([0.5])), jnp.zeros(1))[:, 0]
+      Array([1. , 1.5, 2.6], dtype=float32)
+
+    Reference: diffusion-rwkv
+    """
+    check_choice("form", form, FORMS)
+    check_implementation("wkv", implementation, ("xla",))
+    _check(key, value, log_decay, bonus, 2)
+    require(
+        is_causal or (initial_state is None and not return_state),
+        "initial_state and return_state belong to the causal recurrence; they need is_causal=True.",
+    )
+    batch, dim = key.shape[:-2], key.shape[-1]
+    check_shape("initial_state", initial_state, (*batch, 2, dim), "[*B, 2, D]")
+    dtype = accumulator_dtype(key, value, log_decay, bonus, initial_state)
+    if initial_state is None:
+        initial_state = _empty((*batch, dim), dtype)
+    if form is None:
+        form = "recurrent" if platform() == "cpu" else "parallel"
+    k, v, state, log_decay, bonus = vary_together(
+        *(flat_batch(x.astype(dtype), len(batch)) for x in (key, value, initial_state)),
+        log_decay.astype(dtype)[None],
+        bonus.astype(dtype)[None, None],
+    )
+    k, v = k.swapaxes(0, 1), v.swapaxes(0, 1)  # [T, B, D]
+    past, last = _before(k, v, log_decay, state, (form, chunk_size, False))
+    parts = [past, (jnp.stack([v, jnp.ones_like(v)], -2), bonus + k)]
+    if not is_causal:
+        future, _ = _before(k[::-1], v[::-1], log_decay, state, (form, chunk_size, False))
+        parts.append(tuple(x[::-1] for x in future))
+    y = _mean(*_join(parts)).swapaxes(0, 1).reshape(key.shape).astype(value.dtype)
+    return (y, last.reshape(*batch, 2, dim)) if return_state else y
+
+
+@op()
+def wkv_step(
+    state: Float[Array, "*B 2 D"],
+    key: Float[Array, "*B D"],
+    value: Float[Array, "*B D"],
+    log_decay: Float[Array, " D"],
+    bonus: Float[Array, " D"],
+):
+    """One token of causal `wkv`.
+
+        y_t = (S_{t-1} + exp(u + k_t) (v_t, 1)) as a mean,
+        S_t = exp(log_decay) S_{t-1} + exp(k_t) (v_t, 1)
+
+    Args:
+      state: the mean of the values so far and the logarithm of their weight; (0, -inf) at first.
+      key: the logarithm of the weight.
+      value: the value.
+      log_decay: per channel, at most 0 for a decay.
+      bonus: u.
+
+    Returns:
+      (y [*B, D] in the dtype of value, the next state in accumulator precision).
+
+    Raises:
+      ValueError: an array of the wrong shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import wkv_step
+      >>> zero, state = jnp.zeros(1), jnp.array([[1.0], [0.0]])
+      >>> wkv_step(state, zero, jnp.array([3.0]), zero, zero)[0]
+      Array([2.], dtype=float32)
+
+    Reference: diffusion-rwkv
+    """
+    _check(key, value, log_decay, bonus, 1)
+    check_shape("state", state, (*key.shape[:-1], 2, key.shape[-1]), "[*B, 2, D]")
+    dtype = accumulator_dtype(key, value, log_decay, bonus, state)
+    k, v = key.astype(dtype), value.astype(dtype)
+    log_decay, bonus = (align(x.astype(dtype), k) for x in (log_decay, bonus))
+    sums, level = _sums_of(state.astype(dtype))
+    own = jnp.stack([v, jnp.ones_like(v)], -2)
+    y = _mean(*_join([(sums, level), (own, bonus + k)]))
+    state = _state_of(*_join([(sums, level + log_decay), (own, k)]))
+    return y.astype(value.dtype), state
+
+
+@op("is_causal")
+def wkv_matrix(
+    key: Float[Array, "*B T D"],
+    log_decay: Float[Array, " D"],
+    bonus: Float[Array, " D"],
+    *,
+    is_causal: bool = True,
+) -> Float[Array, "*B D T T"]:
+    """The matrix over tokens that `wkv` applies to each channel, for small T.
+
+        M_ts = softmax over s of (|t-s| - 1) log_decay + k_s, on the diagonal u + k_t
+
+    Args:
+      key: logarithms of the weights.
+      log_decay: per channel, at most 0 for a decay.
+      bonus: u.
+      is_causal: lower triangular.
+
+    Returns:
+      [*B, D, T, T] in the dtype of key: rows that sum to one, per channel.
+
+    Raises:
+      ValueError: an array of the wrong shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import wkv_matrix
+      >>> wkv_matrix(jnp.zeros((2, 1)), jnp.zeros(1), jnp.zeros(1))[0]
+      Array([[1. , 0. ],
+             [0.5, 0.5]], dtype=float32)
+
+    Reference: diffusion-rwkv
+    """
+    _check(key, key, log_decay, bonus, 2)
+    dtype = accumulator_dtype(key, log_decay, bonus)
+    length = key.shape[-2]
+    t, s = jnp.ix_(*[jnp.arange(length)] * 2)
+    steps = (jnp.abs(t - s) - 1).astype(dtype)
+    own = (t == s)[None]
+    added = jnp.where(
+        own,
+        bonus.astype(dtype)[:, None, None],
+        log_decay.astype(dtype)[:, None, None] * steps[None],
+    )
+    keys = jnp.swapaxes(key.astype(dtype), -1, -2)[..., None, :]  # [*B, D, 1, T]
+    logits = keys + align(added, keys)
+    logits = jnp.where(align((s <= t) | (not is_causal), logits), logits, -jnp.inf)
+    top = lax.stop_gradient(jnp.maximum(logits.max(-1, keepdims=True), _NOTHING))
+    weights = jnp.exp(logits - top)
+    total = weights.sum(-1, keepdims=True)
+    return (weights / jnp.where(total == 0, 1, total)).astype(key.dtype)
+
+
+def _check(key, value, log_decay, bonus, rank):
+    check_rank(rank, key=key)
+    check_shape("value", value, key.shape, "the shape of key")
+    check_shape("log_decay", log_decay, key.shape[-1:], "[D]")
+    check_shape("bonus", bonus, key.shape[-1:], "[D]")
+
+
+# Sums (of weights times values, and of weights) stand for themselves times exp(level). The level is
+# any number near the logarithm of the weights; results do not depend on it, nor do gradients.
+
+
+def _empty(shape, dtype):
+    *lead, dim = shape
+    mean = jnp.zeros((*lead, 1, dim), dtype)
+    return jnp.concatenate([mean, jnp.full_like(mean, -jnp.inf)], -2)
+
+
+def _sums_of(state):
+    """The sums [*B, 2, D] and level [*B, D] of a state."""
+    mean, weight = state[..., :1, :], state[..., 1:, :]
+    level = lax.stop_gradient(jnp.maximum(weight, _NOTHING))
+    weight = jnp.exp(weight - level)
+    return jnp.concatenate([mean * weight, weight], -2), level[..., 0, :]
+
+
+def _state_of(sums, level):
+    weight = sums[..., 1, :]
+    some = weight > 0
+    log_weight = jnp.where(some, jnp.log(jnp.where(some, weight, 1)) + level, -jnp.inf)
+    return jnp.stack([_mean(sums, level), log_weight], -2)
+
+
+def _mean(sums, level):
+    total = sums[..., 1, :]
+    return sums[..., 0, :] / jnp.where(total == 0, 1, total)
+
+
+def _join(parts):
+    """The sum of several sums, at their highest level."""
+    levels = [lax.stop_gradient(level) for _, level in parts]
+    top = _NOTHING
+    for level in levels:
+        top = jnp.maximum(top, level)
+    sums = sum(sums * jnp.exp(level - top)[..., None, :] for sums, level in parts)
+    return sums, top
+
+
+def _before(k, v, log_decay, state, options):
+    """The sums and levels of the tokens before each, and the state after the last; [T, B, D]."""
+    sums, level = _sums_of(state)
+    levels = _levels(lax.stop_gradient(k), lax.stop_gradient(log_decay), level, options[0])
+    before = jnp.concatenate([level[None], levels[:-1]])
+    decay = jnp.exp(before + log_decay[None] - levels)[..., None, :]
+    weight = jnp.exp(k - levels)
+    inputs = jnp.stack([weight * v, weight], -2)  # [T, B, 2, D]
+    states, last = scan_leading(decay, inputs, sums, options)
+    return (jnp.concatenate([sums[None], states[:-1]]), before), _state_of(last, levels[-1])
+
+
+def _levels(k, log_decay, level, form):
+    """l_t = max(l_{t-1} + log_decay, k_t)."""
+    if form == "recurrent":
+
+        def step(level, k_t):
+            level = jnp.maximum(level + log_decay, k_t)
+            return level, level
+
+        return lax.scan(step, level, k)[1]
+
+    def compose(first, second):
+        (a, b), (c, d) = first, second
+        return a + c, jnp.maximum(b + c, d)
+
+    decays = jnp.broadcast_to(log_decay[None], (k.shape[0], 1, k.shape[-1]))
+    sums, levels = lax.associative_scan(compose, (decays, k))
+    return jnp.maximum(level[None] + sums, levels)
