@@ -7,6 +7,9 @@ TITLES = {
     "cas-vit": "CAS-ViT: Convolutional Additive Self-attention Vision Transformers for Efficient "
     "Mobile Applications",
     "cbam": "CBAM: Convolutional Block Attention Module",
+    "ccnn-nd": "Modelling Long Range Dependencies in ND: From Task-Specific to a General Purpose "
+    "CNN",
+    "ckconv": "CKConv: Continuous Kernel Convolution For Sequential Data",
     "conditional-cross-attention": "Conditional Cross Attention Network for Multi-Space Embedding "
     "without Entanglement in Only a SINGLE Network",
     "context-cluster": "Image as Set of Points",
@@ -18,25 +21,33 @@ TITLES = {
     "dbnorm-dual-inverted-softmax": "Balance Act: Mitigating Hubness in Cross-Modal Retrieval with "
     "Query and Gallery Banks",
     "deit": "Training data-efficient image transformers & distillation through attention",
+    "diffusion-rwkv": "Diffusion-RWKV: Scaling RWKV-Like Architectures for Diffusion Models",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",
     "evonorm": "Evolving Normalization-Activation Layers",
     "expedit-dense-vit": "Expediting Large-Scale Vision Transformer for Dense Prediction without "
     "Fine-tuning",
+    "flexconv": "FlexConv: Continuous Kernel Convolutions with Differentiable Kernel Sizes",
     "glmix": "Revisiting the Integration of Convolution and Attention for Vision Backbone",
     "hidden-mamba-attention": "The Hidden Attention of Mamba Models",
+    "hyperzzw-terminator": "HyperZcdotZcdotW Operator Connects Slow-Fast Networks for Full Context "
+    "Interaction",
     "icl-linreg-multihead-softmax": "In-Context Linear Regression Demystified: Training Dynamics "
     "and Mechanistic Interpretability of Multi-Head Softmax Attention",
     "illama": "Adapting LLaMA Decoder to Vision Transformer",
     "inception-v3": "Rethinking the Inception Architecture for Computer Vision",
     "inline-attention": "Bridging the Divide: Reconsidering Softmax and Linear Attention",
     "kmax-deeplab": "kMaX-DeepLab: k-means Mask Transformer",
+    "laughing-hyena": "Laughing Hyena Distillery: Extracting Compact Recurrences From Convolutions",
     "lkca": "LKCA: Large Kernel Convolutional Attention",
+    "long-conv-flashbutterfly": "Simple Hardware-Efficient Long Convolutions for Sequence Modeling",
     "mala-magnitude-aware-linear-attention": "Rectifying Magnitude Neglect in Linear Attention",
     "lssar-softplus-attention": "Softplus Attention with Re-weighting Boosts Length Extrapolation "
     "in Large Language Models",
     "mamba2-ssd": "Transformers are SSMs: Generalized Models and Efficient Algorithms Through "
     "Structured State Space Duality",
+    "mambamixer": "MambaMixer: Efficient Selective State Space Models with Dual Token and Channel "
+    "Selection",
     "mctf": "Multi-criteria Token Fusion with One-step-ahead Attention for Efficient Vision "
     "Transformers",
     "moa-sparse-attention": "MoA: Mixture of Sparse Attention for Automatic Large Language Model "
@@ -44,14 +55,18 @@ TITLES = {
     "moh": "MoH: Multi-Head Attention as Mixture-of-Head Attention",
     "mpcvit": "MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with "
     "Heterogeneous Attention",
+    "msvmamba": "Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model",
     "next-vit": "Next-ViT: Next Generation Vision Transformer for Efficient Deployment in "
     "Realistic Industrial Scenarios",
     "pkcam": "PKCAM: Previous Knowledge Channel Attention Module",
     "rala-ravlt": "Breaking the Low-Rank Dilemma of Linear Attention",
     "rmt-masa": "RMT: Retentive Networks Meet Vision Transformers",
+    "rwkv-clip": "RWKV-CLIP: A Robust Vision-Language Representation Learner",
     "se-net": "Squeeze-and-Excitation Networks",
+    "sgconv": "What Makes Convolutional Models Great on Long Sequence Modeling?",
     "sigmoid-attention": "Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
     "sit-self-slimmed": "Self-slimmed Vision Transformer",
+    "smpconv": "SMPConv: Self-moving Point Representations for Continuous Convolution",
     "soft-softmax-free": "Softmax-free Linear Transformers",
     "sparse-transformer": "Generating Long Sequences with Sparse Transformers",
     "ssa-selective-self-attention": "Selective Attention: Enhancing Transformer through "
@@ -71,4 +86,5 @@ TITLES = {
     "vit-performs-convolution": "Can Vision Transformers Perform Convolution?",
     "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
     "xcit": "XCiT: Cross-Covariance Image Transformers",
+    "zoology-mqar": "Zoology: Measuring and Improving Recall in Efficient Language Models",
 }
