@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax.ops.contract import (
     accumulator_dtype,
@@ -17,8 +17,8 @@ from scanmax.ops.contract import (
     require,
 )
 from scanmax.ops.feature_maps import check_feature_map, feature_width, features
-from scanmax.ops.recurrence import flat_batch, repeat_groups, run, step
-from scanmax.ops.scan import FORMS, segment_sums
+from scanmax.ops.recurrence import flat_batch, forget, repeat_groups, run, step
+from scanmax.ops.scan import FORMS, same_segment, segment_sums
 
 
 @op(
@@ -41,6 +41,7 @@ def linear_attention(
     normalize: bool = False,
     is_causal: bool = True,
     scale: Float[Array, ""] | float | None = None,
+    segment_ids: Int[Array, "*B T"] | None = None,
     initial_state: Float[Array, "*B H K _"] | None = None,
     return_state: bool = False,
     form: str | None = None,
@@ -69,9 +70,12 @@ def linear_attention(
       normalize: divide by the sum of the weights.
       is_causal: attend to the past and to itself only.
       scale: None is 1.
-      initial_state: the S before the first token; causal only. With `normalize` it has V + 1
-        columns, of which the last is z.
-      return_state: also return the S after the last token, in accumulator precision.
+      segment_ids: packed sequences: where the number changes from a token to the next a new one
+        starts, and nothing passes.
+      initial_state: the S before the first token, of the first segment; causal only. With
+        `normalize` it has V + 1 columns, of which the last is z.
+      return_state: also return the S after the last token, in accumulator precision; with segments
+        that of the last one.
       form: "recurrent" takes T steps, "chunked" T / chunk_size, "parallel" builds the T x T matrix.
         None: "parallel" up to chunk_size tokens, else "chunked".
       chunk_size: tokens per chunk (a power of two with decays per channel; rounded up).
@@ -104,19 +108,28 @@ def linear_attention(
     )
     width += normalize
     check_shape("initial_state", initial_state, (*batch, heads, dim, width), "[*B, H, K, V]")
+    check_shape("segment_ids", segment_ids, value.shape[:-2], "[*B, T]")
     dtype = accumulator_dtype(query, key, value, log_decay, initial_state)
     query, key = features(query, feature_map), features(key, feature_map)
-    inputs = [query, key, _with_ones(value) if normalize else value, log_decay, initial_state]
+    inputs = [query, key, _with_ones(value) if normalize else value]
     inputs = [flat_batch(x, len(batch)) for x in inputs]
+    initial_state = flat_batch(initial_state, len(batch))
     options = {"form": form, "chunk_size": chunk_size, "precision": precision, "dtype": dtype}
+
+    def decays(reverse):
+        if segment_ids is None:
+            return flat_batch(log_decay, len(batch))
+        given = jnp.zeros(value.shape[:-1], dtype) if log_decay is None else log_decay
+        return flat_batch(forget(given, segment_ids, reverse), len(batch))
+
     if is_causal:
-        y, state = run(*inputs, **options)
-    elif log_decay is None:
-        y, state = _global(*inputs[:3], dtype, precision), None
+        y, state = run(*inputs, decays(False), initial_state, **options)
+    elif log_decay is None and segment_ids is None:
+        y, state = _global(*inputs, dtype, precision), None
     else:
-        y, state = run(*inputs, **options)
-        flipped = [None if x is None else jnp.flip(x, 1) for x in inputs]
-        y = y + jnp.flip(run(*flipped, **options, diagonal=False)[0], 1)
+        y, state = run(*inputs, decays(False), None, **options)
+        flipped = [jnp.flip(x, 1) for x in (*inputs, decays(True))]
+        y = y + jnp.flip(run(*flipped, None, **options, diagonal=False)[0], 1)
     if normalize:
         y = _normalized(y)
     y = (y if scale is None else y * scale).astype(value.dtype).reshape(value.shape)
@@ -190,6 +203,7 @@ def linear_attention_matrix(
     normalize: bool = False,
     is_causal: bool = True,
     scale: Float[Array, ""] | float | None = None,
+    segment_ids: Int[Array, "*B T"] | None = None,
     precision=None,
 ) -> Float[Array, "*B H T T"]:
     """The matrix over tokens that `linear_attention` applies to its values, for small T.
@@ -204,6 +218,7 @@ def linear_attention_matrix(
       normalize: divide every row by its sum.
       is_causal: lower triangular.
       scale: None is 1.
+      segment_ids: packed sequences; blocks on the diagonal.
       precision: of the matrix product.
 
     Returns:
@@ -241,6 +256,9 @@ def linear_attention_matrix(
             matrix = jnp.einsum("...ihk,...jhk,...hkij->...hij", q, k, decay, precision=precision)
         else:
             matrix = decay * jnp.einsum("...ihk,...jhk->...hij", q, k, precision=precision)
+    if segment_ids is not None:
+        check_shape("segment_ids", segment_ids, query.shape[:-2], "[*B, T]")
+        matrix = jnp.where(same_segment(segment_ids)[..., None, :, :], matrix, 0)
     if normalize:
         total = matrix.sum(-1, keepdims=True)
         matrix = matrix / jnp.where(total == 0, 1, total)

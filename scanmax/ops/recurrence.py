@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from scanmax.ops.contract import align, platform, vary_together
-from scanmax.ops.scan import join_blocks, join_ends, segment_sums
+from scanmax.ops.scan import join_blocks, join_ends, segment_starts, segment_sums
 
 
 def flat_batch(x, axes: int):
@@ -30,6 +30,12 @@ def flat_batch(x, axes: int):
 def repeat_groups(x, heads: int, axis: int):
     """Gives every head the array of its group."""
     return x if x.shape[axis] == heads else jnp.repeat(x, heads // x.shape[axis], axis=axis)
+
+
+def forget(log_decay, segment_ids, reverse=False):
+    """The logarithms of the decays, [*B, T, ...], with -inf where a segment starts."""
+    starts = segment_starts(segment_ids, reverse)
+    return jnp.where(align(starts, log_decay, log_decay.ndim - starts.ndim), -jnp.inf, log_decay)
 
 
 def step(state, query, key, value, log_decay=None, *, weight=None, precision=None):

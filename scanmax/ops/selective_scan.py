@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax.ops.contract import (
     accumulator_dtype,
@@ -20,7 +20,13 @@ from scanmax.ops.contract import (
     vary_together,
 )
 from scanmax.ops.recurrence import flat_batch
-from scanmax.ops.scan import FORMS, scan_leading, segment_sums
+from scanmax.ops.scan import (
+    FORMS,
+    same_segment,
+    scan_leading,
+    segment_starts,
+    segment_sums,
+)
 from scanmax.ops.ssm import time_steps, with_skip
 
 
@@ -35,6 +41,7 @@ def selective_scan(
     D: Float[Array, " D"] | None = None,
     dt_bias: Float[Array, " D"] | None = None,
     dt_softplus: bool = False,
+    segment_ids: Int[Array, "*B T"] | None = None,
     initial_state: Float[Array, "*B D N"] | None = None,
     return_state: bool = False,
     form: str | None = None,
@@ -57,8 +64,11 @@ def selective_scan(
       D: skip weights per channel.
       dt_bias: added to dt first.
       dt_softplus: then dt = softplus(dt).
-      initial_state: the h before the first token.
-      return_state: also return the h after the last token, in accumulator precision.
+      segment_ids: packed sequences: where the number changes from a token to the next a new one
+        starts, and nothing passes.
+      initial_state: the h before the first token, of the first segment.
+      return_state: also return the h after the last token, of the last segment, in accumulator
+        precision.
       form: "recurrent" takes T steps; "chunked" scans chunk_size tokens at once by an associative
         scan, chunk after chunk; "parallel" scans all T at once, and keeps [*B, T, D, N].
         None: "recurrent" on CPU, where it is the fastest, else "chunked".
@@ -91,9 +101,11 @@ def selective_scan(
     if form is None:
         form = "recurrent" if platform() == "cpu" else "chunked"
     steps = time_steps(dt, dt_bias, dt_softplus, None, dtype)
+    check_shape("segment_ids", segment_ids, x.shape[:-1], "[*B, T]")
+    keep = None if segment_ids is None else 1 - segment_starts(segment_ids)[..., None].astype(dtype)
     inputs = [flat_batch(y.astype(dtype), len(batch)) for y in (x, steps, B, C, initial_state)]
     inputs[-1] = inputs[-1].swapaxes(1, 2)  # [B, N, D]: the channels vectorise
-    inputs = vary_together(*inputs, A.astype(dtype).T)
+    inputs = vary_together(*inputs, A.astype(dtype).T, flat_batch(keep, len(batch)))
     chunk_size = length if form == "parallel" else max(1, min(chunk_size, length))
     y, state = _run(*inputs, form, chunk_size)
     y = y.reshape(x.shape)
@@ -103,16 +115,20 @@ def selective_scan(
     return (y, state.swapaxes(1, 2).reshape(*batch, dim, states)) if return_state else y
 
 
-def _run(x, dt, B, C, state, A, form, chunk_size):
-    """y [B, T, D] and the last state [B, N, D], in which the channels vectorise."""
+def _run(x, dt, B, C, state, A, keep, form, chunk_size):
+    """y [B, T, D] and the last state [B, N, D], in which the channels vectorise.
+
+    `keep` [B, T, 1] is 0 where the state is forgotten, else 1; None is 1 everywhere.
+    """
     length = x.shape[1]
     pad = -length % chunk_size
 
-    def chunks(y):
-        y = jnp.pad(y, ((0, 0), (0, pad), (0, 0))) if pad else y
+    def chunks(y, fill=0):
+        y = jnp.pad(y, ((0, 0), (0, pad), (0, 0)), constant_values=fill) if pad else y
         return y.reshape(y.shape[0], -1, chunk_size, y.shape[2]).transpose(1, 2, 0, 3)
 
-    chunks = tuple(chunks(y) for y in (dt * x, dt, B, C))  # [T / c, c, B, .]
+    keep = None if keep is None else chunks(keep, 1)
+    chunks = (*(chunks(y) for y in (dt * x, dt, B, C)), keep)  # [T / c, c, B, .]
     if form == "recurrent":
         y, state = _recurrent(A, state, chunks)
     else:
@@ -123,14 +139,19 @@ def _run(x, dt, B, C, state, A, form, chunk_size):
 
 
 def _associative(A, h, chunk):
-    u, dt, b, c = chunk
+    u, dt, b, c, keep = chunk
     states, h = scan_leading(
-        jnp.exp(dt[:, :, None] * A[None, None]),
+        _kept(jnp.exp(dt[:, :, None] * A[None, None]), keep),
         b[..., None] * u[:, :, None],
         h,
         ("parallel", 1, False),
     )
     return h, jnp.einsum("tbn,tbnd->tbd", c, states)
+
+
+def _kept(decay, keep):
+    """The decay [..., N, D], and 0 where a segment starts."""
+    return decay if keep is None else decay * keep[..., None]
 
 
 @jax.custom_vjp
@@ -145,8 +166,8 @@ def _recurrent(A, state, chunks):
 
 
 def _token(A, h, token):
-    u, dt, b, c = token
-    h = jnp.exp(dt[:, None] * A[None]) * h + b[:, :, None] * u[:, None]
+    u, dt, b, c, keep = token
+    h = _kept(jnp.exp(dt[:, None] * A[None]), keep) * h + b[:, :, None] * u[:, None]
     # a dot: XLA on CPU does not vectorise the equal sum over the middle axis
     return h, jnp.einsum("bn,bnd->bd", c, h)
 
@@ -171,8 +192,8 @@ def _recurrent_backward(residuals, cotangents):
 
     def token_backward(carry, inputs):
         g, d_A = carry
-        h, (u, dt, b, c), d_y = inputs
-        decay = jnp.exp(dt[:, None] * A[None])
+        h, (u, dt, b, c, keep), d_y = inputs
+        decay = _kept(jnp.exp(dt[:, None] * A[None]), keep)
         decayed = decay * h
         after = decayed + b[:, :, None] * u[:, None]
         g = g + c[:, :, None] * d_y[:, None]
@@ -182,6 +203,8 @@ def _recurrent_backward(residuals, cotangents):
             jnp.einsum("n,bnd->bd", jnp.ones_like(A[:, 0]), A[None] * d_log),
             jnp.einsum("bnd,bd->bn", g, u),
             jnp.einsum("bnd,bd->bn", after, d_y),
+            # what is kept is given, and not learned
+            None if keep is None else jnp.zeros_like(keep),
         )
         return (g * decay, d_A + d_log * dt[:, None]), gradients
 
@@ -262,6 +285,7 @@ def selective_scan_matrix(
     D: Float[Array, " D"] | None = None,
     dt_bias: Float[Array, " D"] | None = None,
     dt_softplus: bool = False,
+    segment_ids: Int[Array, "*B T"] | None = None,
 ) -> Float[Array, "*B D T T"]:
     """The matrix over tokens that `selective_scan` applies to each channel, for small T.
 
@@ -275,6 +299,7 @@ def selective_scan_matrix(
       D: skip weights per channel.
       dt_bias: added to dt first.
       dt_softplus: then dt = softplus(dt).
+      segment_ids: packed sequences; blocks on the diagonal.
 
     Returns:
       [*B, D, T, T], lower triangular, in the dtype of C: one hidden attention per channel.
@@ -298,6 +323,9 @@ def selective_scan_matrix(
     # one state at a time: all of them would take [*B, D, T, T, N]
     sums = segment_sums(dt)
     past = sums > -jnp.inf
+    if segment_ids is not None:
+        check_shape("segment_ids", segment_ids, B.shape[:-1], "[*B, T]")
+        past &= same_segment(segment_ids)[..., None, :, :]
     sums = jnp.where(past, sums, 0)
 
     def add(matrix, state):

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax.ops.contract import (
     accumulator_dtype,
@@ -14,8 +14,8 @@ from scanmax.ops.contract import (
     op,
     require,
 )
-from scanmax.ops.recurrence import flat_batch, repeat_groups, run, step
-from scanmax.ops.scan import FORMS, segment_sums
+from scanmax.ops.recurrence import flat_batch, forget, repeat_groups, run, step
+from scanmax.ops.scan import FORMS, same_segment, segment_sums
 
 # Not static: a traced scalar will do.
 Scalar = Float[Array, ""] | float
@@ -33,6 +33,7 @@ def ssd(
     dt_bias: Float[Array, " H"] | None = None,
     dt_softplus: bool = False,
     dt_limit: tuple[Scalar, Scalar] | None = None,
+    segment_ids: Int[Array, "*B T"] | None = None,
     initial_state: Float[Array, "*B H N P"] | None = None,
     return_state: bool = False,
     form: str | None = None,
@@ -57,8 +58,11 @@ def ssd(
       dt_bias: added to dt first.
       dt_softplus: then dt = softplus(dt).
       dt_limit: then dt is clipped to (lowest, highest).
-      initial_state: the S before the first token.
-      return_state: also return the S after the last token, in accumulator precision.
+      segment_ids: packed sequences: where the number changes from a token to the next a new one
+        starts, and nothing passes.
+      initial_state: the S before the first token, of the first segment.
+      return_state: also return the S after the last token, of the last segment, in accumulator
+        precision.
       form: "recurrent" takes T steps, "chunked" T / chunk_size, "parallel" builds the T x T matrix.
         None: "parallel" up to chunk_size tokens, else "chunked".
       chunk_size: tokens per chunk.
@@ -87,9 +91,11 @@ def ssd(
     check_shape("initial_state", initial_state, (*batch, heads, states, width), "[*B, H, N, P]")
     dtype = accumulator_dtype(x, dt, A, B, C, initial_state)
     dt = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
-    inputs = [
-        flat_batch(y, len(batch)) for y in (C, B, x, dt * align(A.astype(dtype), dt), initial_state)
-    ]
+    check_shape("segment_ids", segment_ids, x.shape[:-2], "[*B, T]")
+    log_decay = dt * align(A.astype(dtype), dt)
+    if segment_ids is not None:
+        log_decay = forget(log_decay, segment_ids)
+    inputs = [flat_batch(y, len(batch)) for y in (C, B, x, log_decay, initial_state)]
     y, state = run(
         *inputs,
         weight=flat_batch(dt, len(batch)),
@@ -177,6 +183,7 @@ def ssd_matrix(
     dt_bias: Float[Array, " H"] | None = None,
     dt_softplus: bool = False,
     dt_limit: tuple[Scalar, Scalar] | None = None,
+    segment_ids: Int[Array, "*B T"] | None = None,
     precision=None,
 ) -> Float[Array, "*B H T T"]:
     """The matrix over tokens that `ssd` applies to x: the hidden attention, for small T.
@@ -192,6 +199,7 @@ def ssd_matrix(
       dt_bias: added to dt first.
       dt_softplus: then dt = softplus(dt).
       dt_limit: then dt is clipped to (lowest, highest).
+      segment_ids: packed sequences; blocks on the diagonal.
       precision: of the matrix product.
 
     Returns:
@@ -215,6 +223,9 @@ def ssd_matrix(
     dt = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
     dt = jnp.swapaxes(dt, -1, -2)  # [*B, H, T]
     decay = jnp.exp(segment_sums(dt * align(A.astype(dtype), dt, 1)))
+    if segment_ids is not None:
+        check_shape("segment_ids", segment_ids, B.shape[:-2], "[*B, T]")
+        decay = jnp.where(same_segment(segment_ids)[..., None, :, :], decay, 0)
     scores = _scores(B, C, dt.shape[-2], dtype, precision)
     return with_skip(scores * decay * dt[..., None, :], D).astype(C.dtype)
 

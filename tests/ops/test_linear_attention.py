@@ -25,6 +25,8 @@ def make_args(rng, case, with_value=True):
     if case.options.get("normalize"):
         # weights that add up rather than cancel
         args |= {name: rng.uniform(0.1, 1, size=args[name].shape) for name in ("query", "key")}
+    if hasattr(case, "packed"):
+        args["segment_ids"] = np.sort(rng.integers(0, 4, size=lead), -1)
     if not with_value:
         del args["value"]
     return args
@@ -81,11 +83,11 @@ class VariantsOfLinearAttentionTest(OpSuite):
     reference = reference.linear_attention
     step = ops.linear_attention_step
     forms = ("chunked",)
-    sequence = ("query", "key", "value", "log_decay")
+    sequence = ("query", "key", "value", "log_decay", "segment_ids")
     required_lengths = (7,)
     required_batch_ranks = (0, 1)
     cases = (
-        OpCase(length=65, decay="head", sizes=(2, 4, 5, 3), forms=FORMS),
+        OpCase(length=65, decay="head", sizes=(2, 4, 5, 3), forms=FORMS, packed=True),
         OpCase(length=65, decay=None, sizes=(2, 4, 5, 3), forms=FORMS),
         OpCase(
             length=7,
@@ -100,6 +102,7 @@ class VariantsOfLinearAttentionTest(OpSuite):
             decay="head",
             resume=False,
             full=True,
+            packed=True,
             options={"chunk_size": 4, "is_causal": False},
         ),
         *(
@@ -108,6 +111,7 @@ class VariantsOfLinearAttentionTest(OpSuite):
                 decay=decay,
                 resume=False,
                 forms=(form,),
+                **({"packed": True} if length == 10 else {}),
                 options={"chunk_size": 4, "is_causal": False, "normalize": True},
             )
             for length, decay, form in (
@@ -115,6 +119,8 @@ class VariantsOfLinearAttentionTest(OpSuite):
                 (9, None, "chunked"),
                 (9, "channel", "recurrent"),
                 (9, "channel", "chunked"),
+                (10, "channel", "chunked"),
+                (10, None, "chunked"),
             )
         ),
     )
@@ -127,6 +133,7 @@ class LinearAttentionMatrixTest(OpSuite):
     cases = (
         OpCase(length=9, batch=(2,), decay="channel", sizes=(1, 2, 3, 2), full=True),
         OpCase(length=9, decay="head", options={"is_causal": False, "normalize": True}),
+        OpCase(length=9, decay="head", packed=True, options={"is_causal": False}),
         OpCase(length=1, decay=None, options={"feature_map": "elu", "scale": 2.0}),
     )
     errors = (({"log_decay": lambda x: x[..., 1:]}, ValueError, "log_decay has shape"),)

@@ -45,6 +45,8 @@ def heads_args(rng, case, with_x=True):
     }
     if not case.options:
         args |= {"dt": rng.uniform(0, 0.5, size=(*lead, heads)), "D": None, "dt_bias": None}
+    if hasattr(case, "packed"):
+        args["segment_ids"] = np.sort(rng.integers(0, 4, size=lead), -1)
     if not with_x:
         del args["x"]
     return args
@@ -76,6 +78,7 @@ class SsdTest(OpSuite):
         ),
         # one group, no extras
         OpCase(length=7, sizes=(3, 1, 2, 1)),
+        OpCase(length=20, batch=(2,), packed=True, options={"chunk_size": 8}),
     )
     errors = (
         *HEADS_ERRORS,
@@ -114,9 +117,11 @@ class SelectiveScanTest(OpSuite):
             forms=("recurrent", "chunked"),
             options={"dt_softplus": True, "chunk_size": 3},
         ),
+        OpCase(length=20, batch=(2,), packed=True, options={"chunk_size": 8}),
     )
     errors = (
         ({"A": lambda x: x[1:]}, ValueError, r"A has shape .*\[D, N\]"),
+        ({"segment_ids": np.zeros(3, int)}, ValueError, "segment_ids has shape"),
         ({"B": lambda x: x[..., 1:]}, ValueError, r"B has shape .*\[\*B, T, N\]"),
         ({"dt": lambda x: x[..., 1:]}, ValueError, "dt has shape .*the shape of x"),
         ({"initial_state": lambda x: x[..., 1:]}, ValueError, "initial_state has shape"),
@@ -125,7 +130,9 @@ class SelectiveScanTest(OpSuite):
 
     def make_args(self, rng, case):
         lead, dim, states = (*case.batch, case.length), 5, 3
+        packed = hasattr(case, "packed")
         return {
+            "segment_ids": np.sort(rng.integers(0, 4, size=lead), -1) if packed else None,
             "x": rng.normal(size=(*lead, dim)),
             "dt": rng.uniform(0, 0.5, size=(*lead, dim)),
             "A": -np.exp(rng.normal(size=(dim, states))),
@@ -158,7 +165,10 @@ class SsdMatrixTest(MatrixSuite):
     reference = reference.ssd_matrix
     whole = staticmethod(ops.ssd)
     tokens = "...hij,...jhp->...ihp"
-    cases = (OpCase(length=9, batch=(2,), full=True, options=EVERYTHING),)
+    cases = (
+        OpCase(length=9, batch=(2,), full=True, options=EVERYTHING),
+        OpCase(length=9, batch=(2,), packed=True, options=EVERYTHING),
+    )
     errors = HEADS_ERRORS
 
     def make_args(self, rng, case):
@@ -172,6 +182,7 @@ class NonCausalSsdMatrixTest(SsdMatrixTest):
     op = ops.nc_ssd_matrix
     reference = reference.nc_ssd_matrix
     whole = staticmethod(ops.nc_ssd)
+    cases = SsdMatrixTest.cases[:1]
 
 
 class SelectiveScanMatrixTest(MatrixSuite):
@@ -179,7 +190,10 @@ class SelectiveScanMatrixTest(MatrixSuite):
     reference = reference.selective_scan_matrix
     whole = staticmethod(ops.selective_scan)
     tokens = "...dij,...jd->...id"
-    cases = (OpCase(length=9, batch=(2,), full=True, options={"dt_softplus": True}),)
+    cases = (
+        OpCase(length=9, batch=(2,), full=True, options={"dt_softplus": True}),
+        OpCase(length=9, batch=(2,), packed=True, options={"dt_softplus": True}),
+    )
     errors = (({"A": lambda x: x[1:]}, ValueError, r"A has shape .*\[D, N\]"),)
 
     def make_args(self, rng, case):

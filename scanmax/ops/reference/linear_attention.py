@@ -17,6 +17,7 @@ def linear_attention(
     normalize=False,
     is_causal=True,
     scale=None,
+    segment_ids=None,
     initial_state=None,
     return_state=False,
     precision=None,
@@ -31,6 +32,7 @@ def linear_attention(
             normalize=normalize,
             is_causal=False,
             scale=scale,
+            segment_ids=segment_ids,
         )
         dtype = accumulator_dtype(matrix, value)
         y = jnp.einsum("...hij,...jhv->...ihv", matrix.astype(dtype), value.astype(dtype))
@@ -43,8 +45,10 @@ def linear_attention(
     log_decay = _decay_per_head(log_decay, value)
     time = value.ndim - 3
 
-    def token(state, inputs):
-        q, k, v, a = inputs
+    def token(carry, inputs):
+        state, segment = carry
+        q, k, v, a, segment_t = inputs
+        state = jnp.where((segment_t == segment)[..., None, None, None], state, 0)
         y, state = linear_attention_step(
             state,
             q,
@@ -55,10 +59,12 @@ def linear_attention(
             normalize=normalize,
             scale=scale,
         )
-        return state, y
+        return (state, segment_t), y
 
-    by_token = [jnp.moveaxis(x, time, 0) for x in (query, key, value, log_decay)]
-    state, y = lax.scan(token, initial_state.astype(dtype), by_token)
+    if segment_ids is None:
+        segment_ids = jnp.zeros(value.shape[:-2], jnp.int32)
+    by_token = [jnp.moveaxis(x, time, 0) for x in (query, key, value, log_decay, segment_ids)]
+    (state, _), y = lax.scan(token, (initial_state.astype(dtype), by_token[-1][0]), by_token)
     y = jnp.moveaxis(y, 0, time)
     return (y, state) if return_state else y
 
@@ -103,6 +109,7 @@ def linear_attention_matrix(
     normalize=False,
     is_causal=True,
     scale=None,
+    segment_ids=None,
     precision=None,
 ):
     """M_ij = sum_n q_in k_jn exp(sum of log_decay_n over the tokens after j up to i)."""
@@ -123,11 +130,21 @@ def linear_attention_matrix(
     matrix = jnp.moveaxis(weights.sum(-1), -1, -3)
     if is_causal:
         matrix = jnp.tril(matrix)
+    if segment_ids is not None:
+        matrix = jnp.where(in_one_segment(segment_ids)[..., None, :, :], matrix, 0)
     if normalize:
         total = matrix.sum(-1, keepdims=True)
         matrix = jnp.where(total == 0, 0, matrix / jnp.where(total == 0, 1, total))
     matrix = matrix if scale is None else matrix * scale
     return matrix.astype(query.dtype)
+
+
+def in_one_segment(segment_ids):
+    """[*B, T, T]: no number changes from one token to the other."""
+    i, j, t = jnp.ix_(*[jnp.arange(segment_ids.shape[-1])] * 3)
+    changes = jnp.diff(segment_ids, axis=-1, prepend=segment_ids[..., :1]) != 0
+    between = ((j < t) & (t <= i)) | ((i < t) & (t <= j))
+    return ~jnp.any(changes[..., None, None, :] & align(between, changes[..., None, None, :]), -1)
 
 
 def _per_head(x, heads):

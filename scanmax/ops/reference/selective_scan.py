@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from scanmax.ops.contract import accumulator_dtype, align
+from scanmax.ops.reference.linear_attention import in_one_segment
 
 
 def selective_scan(
@@ -17,6 +18,7 @@ def selective_scan(
     D=None,
     dt_bias=None,
     dt_softplus=False,
+    segment_ids=None,
     initial_state=None,
     return_state=False,
 ):
@@ -26,15 +28,20 @@ def selective_scan(
     if initial_state is None:
         initial_state = jnp.zeros((*x.shape[:time], *A.shape), dtype)
 
-    def token(state, inputs):
-        x_t, dt_t, B_t, C_t = inputs
+    if segment_ids is None:
+        segment_ids = jnp.zeros(x.shape[:-1], jnp.int32)
+
+    def token(carry, inputs):
+        state, segment = carry
+        x_t, dt_t, B_t, C_t, segment_t = inputs
+        state = jnp.where((segment_t == segment)[..., None, None], state, 0)
         y, state = selective_scan_step(
             state, x_t, dt_t, A, B_t, C_t, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus
         )
-        return state, y
+        return (state, segment_t), y
 
-    by_token = [jnp.moveaxis(y, time, 0) for y in (x, dt, B, C)]
-    state, y = lax.scan(token, initial_state.astype(dtype), by_token)
+    by_token = [jnp.moveaxis(y, time, 0) for y in (x, dt, B, C, segment_ids)]
+    (state, _), y = lax.scan(token, (initial_state.astype(dtype), by_token[-1][0]), by_token)
     y = jnp.moveaxis(y, 0, time)
     return (y, state) if return_state else y
 
@@ -53,7 +60,9 @@ def selective_scan_step(state, x, dt, A, B, C, *, D=None, dt_bias=None, dt_softp
     return y.astype(x.dtype), state
 
 
-def selective_scan_matrix(dt, A, B, C, *, D=None, dt_bias=None, dt_softplus=False):
+def selective_scan_matrix(
+    dt, A, B, C, *, D=None, dt_bias=None, dt_softplus=False, segment_ids=None
+):
     """M_ij = sum_n C_in exp(A_n sum of dt over the tokens after j up to i) B_jn dt_j, plus D."""
     dtype = accumulator_dtype(dt, A, B, C, D)
     dt = _dt(dt, dt_bias, dt_softplus, dtype)
@@ -65,6 +74,8 @@ def selective_scan_matrix(dt, A, B, C, *, D=None, dt_bias=None, dt_softplus=Fals
     weights = weights * C.astype(dtype)[..., :, None, None, :]
     weights = weights * B.astype(dtype)[..., None, :, None, :]
     matrix = jnp.tril(jnp.moveaxis(weights.sum(-1), -1, -3))
+    if segment_ids is not None:
+        matrix = jnp.where(in_one_segment(segment_ids)[..., None, :, :], matrix, 0)
     if D is None:
         return matrix.astype(C.dtype)
     eye = jnp.eye(matrix.shape[-1], dtype=dtype)

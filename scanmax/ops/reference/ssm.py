@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from scanmax.ops.contract import accumulator_dtype, align
+from scanmax.ops.reference.linear_attention import in_one_segment
 
 
 def ssd(
@@ -18,6 +19,7 @@ def ssd(
     dt_bias=None,
     dt_softplus=False,
     dt_limit=None,
+    segment_ids=None,
     initial_state=None,
     return_state=False,
     precision=None,
@@ -28,8 +30,13 @@ def ssd(
     if initial_state is None:
         initial_state = jnp.zeros((*x.shape[:time], x.shape[-2], B.shape[-1], x.shape[-1]), dtype)
 
-    def token(state, inputs):
-        x_t, dt_t, B_t, C_t = inputs
+    if segment_ids is None:
+        segment_ids = jnp.zeros(x.shape[:-2], jnp.int32)
+
+    def token(carry, inputs):
+        state, segment = carry
+        x_t, dt_t, B_t, C_t, segment_t = inputs
+        state = jnp.where((segment_t == segment)[..., None, None, None], state, 0)
         y, state = ssd_step(
             state,
             x_t,
@@ -42,10 +49,10 @@ def ssd(
             dt_softplus=dt_softplus,
             dt_limit=dt_limit,
         )
-        return state, y
+        return (state, segment_t), y
 
-    by_token = [jnp.moveaxis(y, time, 0) for y in (x, dt, B, C)]
-    state, y = lax.scan(token, initial_state.astype(dtype), by_token)
+    by_token = [jnp.moveaxis(y, time, 0) for y in (x, dt, B, C, segment_ids)]
+    (state, _), y = lax.scan(token, (initial_state.astype(dtype), by_token[-1][0]), by_token)
     y = jnp.moveaxis(y, 0, time)
     return (y, state) if return_state else y
 
@@ -66,7 +73,17 @@ def ssd_step(
 
 
 def ssd_matrix(
-    dt, A, B, C, *, D=None, dt_bias=None, dt_softplus=False, dt_limit=None, precision=None
+    dt,
+    A,
+    B,
+    C,
+    *,
+    D=None,
+    dt_bias=None,
+    dt_softplus=False,
+    dt_limit=None,
+    segment_ids=None,
+    precision=None,
 ):
     """M_ij = C_i . B_j exp(A sum of dt over the tokens after j up to i) dt_j, plus D on i = j."""
     dtype = accumulator_dtype(dt, A, B, C, D)
@@ -76,7 +93,10 @@ def ssd_matrix(
     between = align((j < t) & (t <= i), log_decay, 1)
     sums = jnp.where(between, log_decay, 0).sum(-2)  # [*B, T, T, H]
     weights = jnp.exp(sums) * dt[..., None, :, :] * _dots(B, C, dt.shape[-1], dtype)
-    return _plus_skip(jnp.tril(jnp.moveaxis(weights, -1, -3)), D).astype(C.dtype)
+    matrix = jnp.tril(jnp.moveaxis(weights, -1, -3))
+    if segment_ids is not None:
+        matrix = jnp.where(in_one_segment(segment_ids)[..., None, :, :], matrix, 0)
+    return _plus_skip(matrix, D).astype(C.dtype)
 
 
 def nc_ssd(
