@@ -1,0 +1,298 @@
+"""The delta rule: linear attention that replaces what a key was bound to, with or without decay."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float, Int
+
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    align,
+    check_choice,
+    check_implementation,
+    check_rank,
+    check_shape,
+    op,
+    vary_together,
+)
+from scanmax.ops.recurrence import flat_batch, forget
+from scanmax.ops.scan import FORMS, segment_sums
+
+
+@op("return_state", "form", "chunk_size", "precision", "implementation")
+def delta_rule(
+    query: Float[Array, "*B T H K"],
+    key: Float[Array, "*B T H K"],
+    value: Float[Array, "*B T H V"],
+    beta: Float[Array, "*B T H"],
+    *,
+    log_decay: Float[Array, "*B T H"] | None = None,
+    scale: Float[Array, ""] | float | None = None,
+    segment_ids: Int[Array, "*B T"] | None = None,
+    initial_state: Float[Array, "*B H K V"] | None = None,
+    return_state: bool = False,
+    form: str | None = None,
+    chunk_size: int = 64,
+    precision=None,
+    implementation=None,
+):
+    """Delta rule: each token moves the value bound to its key towards its own; gated, with decay.
+
+        S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t (x) v_t,    y_t = scale * S_t^T q_t
+
+    with a_t = exp(log_decay_t). It is a step of gradient descent on |S^T k_t - v_t|^2 / 2 from the
+    decayed state. Keys should have norm 1 and beta lie in [0, 2], else the state may grow.
+
+    In chunks of c tokens (the WY form), what the tokens write, u, solves a unit lower triangular
+    system, u_i = beta_i (v_i - a_1..a_i S^T k_i - sum_{j < i} a_{j+1}..a_i (k_i . k_j) u_j), all
+    chunks side by side; then y and the states are those of linear attention with values u. The
+    backward pass keeps one state per chunk.
+
+    Args:
+      query: the queries.
+      key: the keys.
+      value: the values.
+      beta: how far each token's key is moved: 0 writes nothing, 1 replaces (at keys of norm 1).
+      log_decay: at most 0 (-inf forgets everything); None is no decay.
+      scale: None is 1.
+      segment_ids: packed sequences: where the number changes from a token to the next a new one
+        starts, and nothing passes.
+      initial_state: the S before the first token, of the first segment.
+      return_state: also return the S after the last token, of the last segment, in accumulator
+        precision.
+      form: "recurrent" takes T steps, "chunked" T / chunk_size, "parallel" solves one system of
+        all T tokens. None: "parallel" up to chunk_size tokens, else "chunked".
+      chunk_size: tokens per chunk.
+      precision: of every matrix product, as in jax.lax.dot_general.
+      implementation: only "xla".
+
+    Returns:
+      [*B, T, H, V] in the dtype of value; with `return_state` also the state [*B, H, K, V].
+
+    Raises:
+      ValueError: an array of the wrong shape, an unknown form.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import delta_rule
+      >>> q = k = jnp.ones((3, 1, 1))
+      >>> v = jnp.array([1.0, 5.0, 2.0])[:, None, None]
+      >>> delta_rule(q, k, v, jnp.ones((3, 1)))[:, 0, 0]
+      Array([1., 5., 2.], dtype=float32)
+
+    Reference: zoology-mqar
+    """
+    check_choice("form", form, FORMS)
+    check_implementation("delta_rule", implementation, ("xla",))
+    _check(query, key, value, beta, log_decay, 3)
+    batch, (length, heads, width), dim = value.shape[:-3], value.shape[-3:], query.shape[-1]
+    check_shape("initial_state", initial_state, (*batch, heads, dim, width), "[*B, H, K, V]")
+    check_shape("segment_ids", segment_ids, value.shape[:-2], "[*B, T]")
+    dtype = accumulator_dtype(query, key, value, beta, log_decay, initial_state)
+    if initial_state is None:
+        initial_state = jnp.zeros((*batch, heads, dim, width), dtype)
+    log_decay = jnp.zeros(beta.shape, dtype) if log_decay is None else log_decay.astype(dtype)
+    if segment_ids is not None:
+        log_decay = forget(log_decay, segment_ids)
+    *tokens, state = vary_together(
+        *(flat_batch(x.astype(dtype), len(batch)) for x in (query, key, value, beta, log_decay)),
+        flat_batch(initial_state.astype(dtype), len(batch)),
+    )
+    if form == "parallel" or (form is None and length <= chunk_size):
+        chunk_size = length
+    chunk_size = max(1, min(chunk_size, length))
+    # tokens of zeros write nothing and leave the state as it is
+    chunks = [_chunks(x, -length % chunk_size, chunk_size) for x in tokens]
+    if form == "recurrent":
+        body = functools.partial(_tokens, precision=precision)
+    else:
+        chunks = _solve(*chunks, precision)
+        body = functools.partial(_chunk, precision=precision)
+    state, y = lax.scan(jax.checkpoint(body), state, chunks)  # [T / c, B, H, c, V]
+    y = y.transpose(1, 0, 3, 2, 4).reshape(y.shape[1], -1, heads, width)[:, :length]
+    y = (y if scale is None else y * scale).astype(value.dtype).reshape(value.shape)
+    return (y, state.reshape(*batch, heads, dim, width)) if return_state else y
+
+
+def _chunks(x, pad, chunk_size):
+    """[B, T, H, ...] -> [T / c, B, H, c, ...]."""
+    x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2)) if pad else x
+    x = x.reshape(x.shape[0], -1, chunk_size, *x.shape[2:])
+    return jnp.moveaxis(jnp.moveaxis(x, 1, 0), 2, 3)
+
+
+def _tokens(state, chunk, precision):
+    """The tokens of a chunk one by one."""
+
+    def one(state, token):
+        return _step(state, *token, precision=precision)
+
+    state, y = lax.scan(one, state, [jnp.moveaxis(x, 2, 0) for x in chunk])
+    return state, jnp.moveaxis(y, 0, 2)
+
+
+def _step(state, q, k, v, beta, log_decay, *, precision):
+    """One token: q, k [..., K], v [..., V], beta, log_decay [...] -> state, y."""
+    dot = functools.partial(jnp.einsum, precision=precision)
+    state = jnp.exp(log_decay)[..., None, None] * state
+    write = beta[..., None] * (v - dot("...k,...kv->...v", k, state))
+    state = state + k[..., :, None] * write[..., None, :]
+    return state, dot("...k,...kv->...v", q, state)
+
+
+def _system(key, beta, log_decay, precision):
+    """I + L of a chunk, L_ij = beta_i (k_i . k_j) decay_ij below the diagonal; and the decays."""
+    decay = jnp.exp(segment_sums(log_decay))  # [..., c, c]
+    products = jnp.einsum("...ik,...jk->...ij", key, key, precision=precision)
+    lower = jnp.tril(beta[..., :, None] * products * decay, -1)
+    return lower + align(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower), decay
+
+
+def _solve(q, k, v, beta, log_decay, precision):
+    """What is not left to the passing of states, for all chunks at once.
+
+    With u = fixed - read S, S the state before the chunk: y = q' S + scores u, and the next state
+    is total S + k'^T u.
+    """
+    system, decay = _system(k, beta, log_decay, precision)
+    into = jnp.exp(jnp.cumsum(log_decay, -1))[..., None]  # decay from the state to a token
+    known = beta[..., None] * jnp.concatenate([v, into * k], -1)
+    solved = solve_triangular(system, known, lower=True, unit_diagonal=True)
+    fixed, read = jnp.split(solved, [v.shape[-1]], -1)
+    scores = jnp.einsum("...ik,...jk->...ij", q, k, precision=precision) * decay
+    out = decay[..., -1, :, None]  # decay from a token to the next state
+    return fixed, read, q * into, scores, k * out, into[..., -1:, :]
+
+
+def _chunk(state, chunk, precision):
+    """Reads and updates the state [B, H, K, V] once."""
+    dot = functools.partial(jnp.matmul, precision=precision)
+    fixed, read, q, scores, k, total = chunk
+    write = fixed - dot(read, state)
+    y = dot(q, state) + dot(scores, write)
+    return total * state + dot(jnp.swapaxes(k, -1, -2), write), y
+
+
+@op("precision")
+def delta_rule_step(
+    state: Float[Array, "*B H K V"],
+    query: Float[Array, "*B H K"],
+    key: Float[Array, "*B H K"],
+    value: Float[Array, "*B H V"],
+    beta: Float[Array, "*B H"],
+    *,
+    log_decay: Float[Array, "*B H"] | None = None,
+    scale: Float[Array, ""] | float | None = None,
+    precision=None,
+):
+    """One token of `delta_rule`.
+
+        S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t (x) v_t,    y_t = scale * S_t^T q_t
+
+    Args:
+      state: S_{t-1}; zeros at the start.
+      query: the query.
+      key: the key.
+      value: the value.
+      beta: how far the value bound to the key is moved.
+      log_decay: at most 0; None is no decay.
+      scale: None is 1.
+      precision: of the matrix products.
+
+    Returns:
+      (y [*B, H, V] in the dtype of value, the next state in accumulator precision).
+
+    Raises:
+      ValueError: an array of the wrong shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import delta_rule_step
+      >>> q = k = v = jnp.ones((1, 1))
+      >>> y, state = delta_rule_step(jnp.full((1, 1, 1), 3.0), q, k, v, jnp.array([0.5]))
+      >>> y
+      Array([[2.]], dtype=float32)
+
+    Reference: zoology-mqar
+    """
+    _check(query, key, value, beta, log_decay, 2)
+    expected = (*value.shape[:-1], query.shape[-1], value.shape[-1])
+    check_shape("state", state, expected, "[*B, H, K, V]")
+    dtype = accumulator_dtype(query, key, value, beta, log_decay, state)
+    log_decay = jnp.zeros(beta.shape, dtype) if log_decay is None else log_decay
+    token = (x.astype(dtype) for x in (query, key, value, beta, log_decay))
+    state, y = _step(state.astype(dtype), *token, precision=precision)
+    return (y if scale is None else y * scale).astype(value.dtype), state
+
+
+@op("precision")
+def delta_rule_matrix(
+    query: Float[Array, "*B T H K"],
+    key: Float[Array, "*B T H K"],
+    beta: Float[Array, "*B T H"],
+    *,
+    log_decay: Float[Array, "*B T H"] | None = None,
+    scale: Float[Array, ""] | float | None = None,
+    segment_ids: Int[Array, "*B T"] | None = None,
+    precision=None,
+) -> Float[Array, "*B H T T"]:
+    """The matrix over tokens that `delta_rule` applies to its values, for small T.
+
+        M_ij = scale * q_i^T (prod_{t = j+1..i} a_t (I - beta_t k_t k_t^T)) k_j beta_j,    j <= i
+
+    Args:
+      query: the queries.
+      key: the keys.
+      beta: how far each token's key is moved.
+      log_decay: at most 0; None is no decay.
+      scale: None is 1.
+      segment_ids: packed sequences; blocks on the diagonal.
+      precision: of the matrix products.
+
+    Returns:
+      [*B, H, T, T], lower triangular, in the dtype of query.
+
+    Raises:
+      ValueError: an array of the wrong shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax.ops import delta_rule_matrix
+      >>> x = jnp.ones((2, 1, 1))
+      >>> delta_rule_matrix(x, x, jnp.full((2, 1), 0.5))[0]
+      Array([[0.5 , 0.  ],
+             [0.25, 0.5 ]], dtype=float32)
+
+    Reference: hidden-mamba-attention
+    """
+    value = jax.ShapeDtypeStruct((*query.shape[:-1], 1), query.dtype)
+    _check(query, key, value, beta, log_decay, 3)
+    check_shape("segment_ids", segment_ids, query.shape[:-2], "[*B, T]")
+    dtype = accumulator_dtype(query, key, beta, log_decay)
+    log_decay = jnp.zeros(beta.shape, dtype) if log_decay is None else log_decay.astype(dtype)
+    if segment_ids is not None:
+        log_decay = forget(log_decay, segment_ids)
+    q, k = (jnp.moveaxis(x.astype(dtype), -2, -3) for x in (query, key))  # [*B, H, T, K]
+    beta, log_decay = (jnp.moveaxis(x.astype(dtype), -1, -2) for x in (beta, log_decay))
+    system, decay = _system(k, beta, log_decay, precision)
+    scores = jnp.einsum("...ik,...jk->...ij", q, k, precision=precision) * decay
+    # scores (I + L)^-1, from the right
+    matrix = solve_triangular(
+        system, jnp.swapaxes(scores, -1, -2), lower=True, trans="T", unit_diagonal=True
+    )
+    matrix = jnp.tril(jnp.swapaxes(matrix, -1, -2)) * beta[..., None, :]
+    return (matrix if scale is None else matrix * scale).astype(query.dtype)
+
+
+def _check(query, key, value, beta, log_decay, rank):
+    """Refuses wrong shapes; rank 3 with time, 2 without."""
+    check_rank(rank, query=query, key=key, value=value)
+    check_shape("key", key, query.shape, "the shape of query")
+    time = "T, " if rank == 3 else ""
+    expected = (*query.shape[:-1], value.shape[-1])
+    check_shape("value", value, expected, f"[*B, {time}H, V] beside query")
+    check_shape("beta", beta, query.shape[:-1], f"[*B, {time}H]")
+    check_shape("log_decay", log_decay, query.shape[:-1], f"[*B, {time}H]")
