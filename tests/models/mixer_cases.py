@@ -42,6 +42,8 @@ RELATIVE = {
     r"^\['block_00'\].*relative_": "the class token of a single block reads no pixel's output",
 }
 
+UNSHIFTED = "the class token, which the head reads after the one block, is not shifted"
+
 CASES = {
     "aggregated": MixerCase(
         options={"pool_size": 2, "bias_hidden": 4},
@@ -104,6 +106,9 @@ CASES = {
     ),
     "mala": MixerCase(causal=True, generates=({},), skips=LOCAL_TERM),
     "mamba2": MixerCase(causal=True, generates=({},), reach=None),
+    "mamba2_four_way": MixerCase(options={"state_size": 4}),
+    "mamba_bidirectional": MixerCase(options={"d_state": 3}),
+    "mamba_four_way": MixerCase(options={"d_state": 2}),
     "moh": MixerCase(
         # with two heads, one of them picked: rescaled, its gate would be constant
         options={"rescale": False},
@@ -199,6 +204,17 @@ CASES = {
         shift=2,
         reach="prefix",
         skips=RELATIVE,
+    ),
+    "wkv": MixerCase(
+        causal=True,
+        generates=({},),
+        skips={r"\['block_00'\].*mix_receptance": UNSHIFTED},
+    ),
+    "wkv6": MixerCase(
+        options={"mix_rank": 3, "decay_rank": 3},
+        causal=True,
+        generates=({},),
+        skips={r"\['block_00'\].*mix_(receptance|gate)": UNSHIFTED},
     ),
     "xca": MixerCase(order="permutation"),
 }

@@ -12,6 +12,9 @@ from scanmax.models.mixers.conv_mixers import ConvAdditive as ConvAdditive
 from scanmax.models.mixers.conv_mixers import ConvProjection as ConvProjection
 from scanmax.models.mixers.conv_mixers import Lkca as Lkca
 from scanmax.models.mixers.cosine import CosineAttention as CosineAttention
+from scanmax.models.mixers.cross_scan import Mamba2FourWay as Mamba2FourWay
+from scanmax.models.mixers.cross_scan import MambaBidirectional as MambaBidirectional
+from scanmax.models.mixers.cross_scan import MambaFourWay as MambaFourWay
 from scanmax.models.mixers.decay import Alibi as Alibi
 from scanmax.models.mixers.decay import Manhattan as Manhattan
 from scanmax.models.mixers.decay import ManhattanDecomposed as ManhattanDecomposed
@@ -46,6 +49,8 @@ from scanmax.models.mixers.sparse import SparseStrided as SparseStrided
 from scanmax.models.mixers.ssm import NcSsd as NcSsd
 from scanmax.models.mixers.ssm import Ssd as Ssd
 from scanmax.models.mixers.tensor import Tensor as Tensor
+from scanmax.models.mixers.wkv import Wkv as Wkv
+from scanmax.models.mixers.wkv import Wkv6 as Wkv6
 
 MIXERS: dict[str, type[Mixer]] = {
     "aggregated": AggregatedAttention,
@@ -64,6 +69,9 @@ MIXERS: dict[str, type[Mixer]] = {
     "lkca": Lkca,
     "mala": Mala,
     "mamba2": Mamba2,
+    "mamba2_four_way": Mamba2FourWay,
+    "mamba_bidirectional": MambaBidirectional,
+    "mamba_four_way": MambaFourWay,
     "moh": MixtureOfHeads,
     "msa_conv": MsaConv,
     "nc_ssd": NcSsd,
@@ -87,6 +95,8 @@ MIXERS: dict[str, type[Mixer]] = {
     "tensor": Tensor,
     "visual_tokens": VisualTokens,
     "window": WindowAttention,
+    "wkv": Wkv,
+    "wkv6": Wkv6,
     "xca": CrossCovariance,
 }
 
