@@ -1,4 +1,6 @@
-"""Level 5 on real models: their own constraints and axes, tensor-parallel, against one device."""
+"""Level 5 on real models: their own constraints and axes, heads or tokens split, against one."""
+
+import functools
 
 import chex
 import jax
@@ -34,37 +36,51 @@ class ToyTokens(ToyData):
 
 VIT = {"img_size": 4, "patch_size": 2, "dim": 16, "depth": 2, "heads": 2, "scan_layers": True}
 MAMBA2 = {"dim": 16, "depth": 1, "heads": 2, "state_size": 8}
-CASES = {
+MODELS = {
     "vit": ("vit_tiny_patch16_224", "classification", ToyData, VIT),
     "mamba2": ("mamba2_130m", "language_model", ToyTokens, MAMBA2),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_tensor_parallel_models_equal_one_device(case):
-    name, task, data, kwargs = CASES[case]
-    found = []
-    for preset, devices in (("replicated", jax.devices()[:1]), ("fsdp_tp", None)):
-        config = toy_config(
-            model=ModelConfig(name=name, kwargs=kwargs),
-            task=task,
-            optim=OptimConfig(name="sgd", momentum=0.0, lr=1.0),
-            ema=EmaConfig(),
-        )
-        config.schedule.name, config.schedule.warmup = "constant", ""
-        config.sharding.preset = preset
-        run = build(config, pipeline=data(), devices=devices)
-        state = run.init()
-        before = jax.device_get(state.params)
-        with sharding.use_mesh(run.mesh, config.sharding):
-            batch = next(run.pipeline.train_iterator(3))
-            rows = to_device(batch, sharding.batch_sharding(run.mesh))
-            state, metrics = run.train_step(state, rows, {})
-        found.append((before, jax.device_get(state.params), jax.device_get(metrics)))
-    one, many = found
+@functools.cache
+def one_step(case, preset, devices):
+    """The run, whether its keys travel, and (params before, params after, metrics) of one step."""
+    name, task, data, kwargs = MODELS[case]
+    config = toy_config(
+        model=ModelConfig(name=name, kwargs=kwargs),
+        task=task,
+        optim=OptimConfig(name="sgd", momentum=0.0, lr=1.0),
+        ema=EmaConfig(),
+    )
+    config.schedule.name, config.schedule.warmup = "constant", ""
+    config.sharding.preset = preset
+    run = build(config, pipeline=data(), devices=jax.devices()[:devices])
+    state = run.init()
+    before = jax.device_get(state.params)
+    with sharding.use_mesh(run.mesh, config.sharding):
+        batch = next(run.pipeline.train_iterator(3))
+        rows = to_device(batch, sharding.batch_sharding(run.mesh))
+        travels = "ppermute" in str(run.train_step.trace(state, rows, {}).jaxpr)
+        state, metrics = run.train_step(state, rows, {})
+    return run, travels, (before, jax.device_get(state.params), jax.device_get(metrics))
+
+
+@pytest.mark.parametrize(
+    ("case", "preset", "expected_axes"),
+    [
+        ("vit", "fsdp_tp", {"fsdp", "tensor"}),
+        # its five tokens on two devices
+        ("vit", "fsdp_context", {"fsdp"}),
+        ("mamba2", "fsdp_tp", {"fsdp", "tensor"}),
+    ],
+)
+def test_sharded_models_equal_one_device(case, preset, expected_axes):
+    one = one_step(case, "replicated", 1)[-1]
+    run, travels, many = one_step(case, preset, 8)
     chex.assert_trees_all_close(many[0], one[0], rtol=0, atol=SHARDED_INIT)
     chex.assert_trees_all_close(many[1:], one[1:], rtol=SHARDED, atol=SHARDED)
-    # The mesh did split over both axes, and the step did move.
+    # The mesh did split over its axes, attention did not gather keys, and the step did move.
     axes = {axis for leaf in jax.tree.leaves(run.shardings.params) for axis in leaf.spec if axis}
-    assert axes == {"fsdp", "tensor"}
+    assert axes == expected_axes
+    assert travels == (run.mesh.shape["context"] > 1)
     assert one[2]["grad_norm"] > 0.1

@@ -14,7 +14,9 @@ from scanmax.models.mixers.base import Mixer
 class Attention(Mixer):
     """Multi-head dot-product attention with fused projections.
 
-    Prefix tokens take part like any other: attention knows no order.
+    Prefix tokens take part like any other: attention knows no order. Where the mesh in use has a
+    `context` axis, whole sequences stay split over it: keys and values pass round its devices
+    (`ops.context_attention`; not with a bias by position).
 
     Attributes:
       kv_heads: heads of keys and values, a divisor of heads; None is as many.
@@ -85,18 +87,20 @@ class Attention(Mixer):
     @nn.nowrap
     def mix(self, query, key, value, grid, loudness):
         """Attention over a whole sequence."""
+        bias = self.bias(grid, query.shape[1])
         keywords = self.keywords() | {
-            "bias": self.bias(grid, query.shape[1]),
             "is_causal": self.is_causal,
             "local_window_size": self.local_window_size,
         }
 
         def matrix():
-            weights = ops.attention_matrix(query, key, **keywords)
+            weights = ops.attention_matrix(query, key, bias, **keywords)
             return weights if loudness is None else weights * loudness.swapaxes(1, 2)[:, :, None]
 
         self.sow_attention(query.shape[1], matrix)
-        return ops.dot_product_attention(query, key, value, **keywords)
+        if bias is None:
+            return ops.context_attention(query, key, value, **keywords)
+        return ops.dot_product_attention(query, key, value, bias, **keywords)
 
     @nn.nowrap
     def mix_cached(self, query, key, value, state):

@@ -93,7 +93,7 @@ class GatedAttention(Mixer):
             query, key = turn(query), turn(key)
         options = {"is_causal": self.is_causal}
         self.sow_attention(query.shape[1], lambda: ops.attention_matrix(query, key, **options))
-        return ops.dot_product_attention(query, key, value, **options), state
+        return ops.context_attention(query, key, value, **options), state
 
 
 class Mala(GatedAttention):
