@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -27,15 +28,17 @@ class SelectiveSsm(nn.Module):
     """S6: dt, B, C = x_proj(x); y = selective_scan(x, softplus(dt_proj(dt)), A, B, C, D).
 
     With `initial_state` [B, C, N] or `return_state` it returns (y, state); one token behind a state
-    takes a step. `matrix` is what the scan applies to the tokens of each channel, without D.
+    takes a step. `matrix` is the hidden attention, D left out.
 
     Attributes:
+      heads: groups of channels of which `matrix` gives the mean; with one for each it is exact.
       d_state: N, states of each channel.
       dt_rank: width through which dt goes; None is channels / 16, rounded up.
       dt_min, dt_max: the steps of a zero input start log-uniformly between them.
       dt_scale: factor on the initial kernel of `dt_proj`, uniform in +- dt_scale / sqrt(dt_rank).
     """
 
+    heads: int = 1
     d_state: int = 16
     dt_rank: int | None = None
     dt_min: float = 1e-3
@@ -65,10 +68,29 @@ class SelectiveSsm(nn.Module):
             return_state=return_state or initial_state is not None,
         )
 
-    def matrix(self, x: Float[Array, "B T C"]) -> Float[Array, "B C T T"]:
-        """The hidden attention: what the scan multiplies the tokens of each channel by."""
+    def matrix(self, x: Float[Array, "B T C"]) -> Float[Array, "B H T T"]:
+        """The hidden attention, what the scan multiplies tokens by: the mean of each head's."""
         arrays = self.project(x)
-        return ops.selective_scan_matrix(**{**arrays, "D": None}, dt_softplus=True)
+        dt, B, C = (arrays[name] for name in ("dt", "B", "C"))
+        by_channel = {"A": arrays["A"], "dt_bias": arrays["dt_bias"], "dt": jnp.moveaxis(dt, 2, 0)}
+        groups = jax.tree.map(lambda y: y.reshape(self.heads, -1, *y.shape[1:]), by_channel)
+
+        def add(total, channel):
+            one = ops.selective_scan_matrix(
+                channel["dt"][..., None],
+                channel["A"][None],
+                B,
+                C,
+                dt_bias=channel["dt_bias"][None],
+                dt_softplus=True,
+            )
+            return total + one[:, 0], None
+
+        def mean(group):
+            zeros = jnp.zeros((*x.shape[:2], x.shape[1]), C.dtype)
+            return jax.lax.scan(add, zeros, group)[0] / (x.shape[2] // self.heads)
+
+        return jnp.moveaxis(jax.lax.map(mean, groups), 0, 1)
 
     @nn.compact
     def project(self, x: Float[Array, "B T C"]) -> dict[str, Array]:

@@ -151,7 +151,7 @@ class Ssd(_StateSpace):
         if self.is_causal:
             y, state = self.scan_causal(xbc, dt, rates, state)
         else:
-            y = self.scan_both(self.filter_grid(xbc, grid, 3), dt, rates)
+            y = self.scan_both(self.filter_grid(xbc, grid, 3), dt, rates, grid)
         y = y.reshape(*y.shape[:2], inner)
         scale = self.param(
             "norm_scale", partitioned(ones_init, ("mlp",)), (inner,), self.param_dtype
@@ -186,7 +186,8 @@ class Ssd(_StateSpace):
         return y, None if state is None else {"conv": conv, "ssm": ssm}
 
     @nn.nowrap
-    def scan_both(self, xbc, dt, rates):
+    def scan_both(self, xbc, dt, rates, grid=None):
+        # Rows one after another: the grid does not matter.
         x, B, C = self.heads_of(xbc)
         bias, A, D = (rates[name][None, None] for name in ("dt_bias", "A", "D"))
         dt = jax.nn.softplus(dt.astype(bias.dtype) + bias)

@@ -1,0 +1,275 @@
+"""Mamba on images: one selective scan per direction over the map, merged and gated."""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from scanmax import ops
+from scanmax.models.layers import Dense, LayerNorm, fan_in_uniform, partitioned
+from scanmax.models.mixers.base import Mixer
+from scanmax.models.mixers.selective_ssm import SelectiveSsm
+from scanmax.models.mixers.ssm import Ssd
+from scanmax.ops.cross_scan import direction_names
+
+# One module of parameters per direction: the first axis of everything is the direction.
+PerDirection = nn.vmap(
+    SelectiveSsm,
+    variable_axes={"params": 0, "intermediates": 0},
+    split_rngs={"params": True},
+    methods=["__call__", "matrix"],
+    metadata_params={nn.PARTITION_NAME: None},
+)
+
+
+def to_sequences(
+    x: Float[Array, "B T C"], grid: tuple[int, int], prefix: int, names: tuple[str, ...]
+) -> Float[Array, "R B T C"]:
+    """Tokens in the order of each direction; prefix tokens first, where reversed last."""
+    maps = x[:, prefix:].reshape(x.shape[0], *grid, x.shape[-1])
+    sequences = jnp.moveaxis(ops.cross_scan(maps, directions=names), 1, 0)
+    if not prefix:
+        return sequences
+    first = x[:, :prefix]
+    joined = [
+        jnp.concatenate(
+            [y, first[:, ::-1]] if name.endswith("reversed") else [first, y],
+            axis=1,
+        )
+        for name, y in zip(names, sequences)
+    ]
+    return jnp.stack(joined)
+
+
+def from_sequences(
+    y: Float[Array, "R B T C"], grid: tuple[int, int], prefix: int, names: tuple[str, ...]
+) -> Float[Array, "B T C"]:
+    """The tokens of all directions back in their places, added."""
+    tokens, firsts = [], []
+    for name, sequence in zip(names, y):
+        last = name.endswith("reversed")
+        length = sequence.shape[1] - prefix
+        tokens.append(sequence[:, :length] if last else sequence[:, prefix:])
+        firsts.append(sequence[:, length:][:, ::-1] if last else sequence[:, :prefix])
+    maps = ops.cross_merge(jnp.stack(tokens, 1), grid, directions=names)
+    merged = maps.reshape(y.shape[1], -1, y.shape[-1])
+    return jnp.concatenate([sum(firsts), merged], axis=1) if prefix else merged
+
+
+def sequence_places(grid: tuple[int, int], prefix: int, names: tuple[str, ...]) -> np.ndarray:
+    """[R, T]: where each token stands in the sequence of each direction."""
+    tokens = prefix + grid[0] * grid[1]
+    rows = np.arange(prefix, tokens).reshape(grid)
+    places = []
+    for name in names:
+        order = (rows.T if name.startswith("columns") else rows).reshape(-1)
+        order = np.concatenate([np.arange(prefix), order])
+        places.append(np.argsort(order[::-1] if name.endswith("reversed") else order))
+    return np.stack(places)
+
+
+def merge_matrices(
+    matrices: Float[Array, "R B H T T"], places: np.ndarray
+) -> Float[Array, "B H T T"]:
+    """The matrix over tokens that all directions apply together."""
+    return sum(
+        matrix[..., place[:, None], place[None, :]] for matrix, place in zip(matrices, places)
+    )
+
+
+class CrossScan(Mixer):
+    """Gated selective scans of a map in 1, 2 or 4 directions: y = out(norm(sum_r ssm_r) silu(z)).
+
+    Prefix tokens stand before the map in forward directions, which carry them to every pixel, and
+    behind it in reversed ones, where they have read every pixel. The hidden attention is sown as
+    the mean over `heads` groups of channels; D, filter and gate are outside of it.
+
+    Attributes:
+      expand: inner width over the model's.
+      d_state: N, states of each channel.
+      dt_rank: width through which the steps go; None is the model's width / 16, rounded up.
+      directions: 1 (rows), 2 (and back) or 4 (and columns).
+      shared: one set of projections and rates for all directions instead of one for each.
+      filter_axes: "map" filters the map once, before it is read; "sequence" filters each sequence
+        causally, with taps of its own.
+      filter_size: sides, or taps, of that depthwise filter.
+      use_norm: LayerNorm of the sum before the gate.
+    """
+
+    formula: ClassVar[str] = "y = out(norm(sum_r unread_r(ssm_r(read_r(silu(conv(x)))))) silu(z))"
+    cost: ClassVar[str] = "T"
+
+    expand: float = 2.0
+    d_state: int = 16
+    dt_rank: int | None = None
+    directions: int = 4
+    shared: bool = False
+    filter_axes: str = "map"
+    filter_size: int = 3
+    use_norm: bool = True
+    norm_epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T D"]:
+        if self.is_causal:
+            raise ValueError(f"{type(self).__name__} has no causal form: see mixer 'mamba'.")
+        if self.filter_axes not in ("map", "sequence"):
+            raise ValueError(f"filter_axes={self.filter_axes!r} is not 'map' or 'sequence'.")
+        dim, inner = x.shape[-1], int(self.expand * x.shape[-1])
+        self.head_dim(inner)
+        grid, names = self.grid_or_line(x, grid), direction_names(self.directions)
+        u, gate = jnp.split(self.dense(2 * inner, ("embed", "mlp"), "in_proj")(x), 2, axis=-1)
+        if self.filter_axes == "map":
+            u = self.filter_map(u, grid)
+        sequences = to_sequences(u, grid, self.prefix_tokens, names)
+        if self.filter_axes == "sequence":
+            sequences = self.filter_sequences(sequences)
+        ssm = self.create_ssm(dim)
+        y = from_sequences(self.over_directions(ssm, sequences), grid, self.prefix_tokens, names)
+        self.sow_attention(
+            x.shape[1],
+            lambda: merge_matrices(
+                self.over_directions(ssm.matrix, sequences),
+                sequence_places(grid, self.prefix_tokens, names),
+            ),
+        )
+        if self.use_norm:
+            y = self.create_norm()(y)
+        return self.dense(dim, ("mlp", "embed"), "out_proj")(y * jax.nn.silu(gate))
+
+    @nn.nowrap
+    def create_ssm(self, dim: int) -> nn.Module:
+        """The scan's module, one for all directions or with an axis of them."""
+        return (SelectiveSsm if self.shared else PerDirection)(
+            heads=self.heads,
+            d_state=self.d_state,
+            dt_rank=self.dt_rank or -(-dim // 16),
+            name="ssm",
+            **self.dtypes,
+        )
+
+    @nn.nowrap
+    def over_directions(self, run, sequences: Float[Array, "R B T C"]):
+        """run on the sequences of every direction."""
+        if not self.shared:
+            return run(sequences)
+        y = run(sequences.reshape(-1, *sequences.shape[2:]))
+        return y.reshape(*sequences.shape[:2], *y.shape[1:])
+
+    @nn.nowrap
+    def filter_map(self, x: Float[Array, "B T C"], grid, name: str = "conv", stride: int = 1):
+        """Depthwise filter of the map and SiLU; prefix tokens meet only its bias."""
+        size = self.filter_size
+        kernel, bias = self.taps(name, (size, size, 1, x.shape[-1]), size * size)
+        prefix, tokens = x[:, : self.prefix_tokens], x[:, self.prefix_tokens :]
+        maps = tokens.reshape(x.shape[0], *grid, x.shape[-1]).astype(self.dtype)
+        maps = ops.depthwise_conv2d(maps, kernel, stride=stride, padding=size // 2)
+        y = jnp.concatenate([prefix, maps.reshape(x.shape[0], -1, x.shape[-1])], axis=1)
+        return jax.nn.silu(y + bias[None, None])
+
+    @nn.nowrap
+    def filter_sequences(self, x: Float[Array, "R B T C"]) -> Float[Array, "R B T C"]:
+        """Causal depthwise filter of each sequence and SiLU."""
+        lead = () if self.shared else x.shape[:1]
+        kernel, bias = self.taps("conv", (*lead, self.filter_size, x.shape[-1]), self.filter_size)
+        axes = (0, None, None) if self.shared else (0, 0, 0)
+        filtered = jax.vmap(
+            lambda x, kernel, bias: ops.causal_conv1d(x, kernel, bias, activation="silu"), axes
+        )
+        return filtered(x, kernel, bias)
+
+    @nn.nowrap
+    def taps(self, name: str, shape: tuple[int, ...], fan_in: int) -> tuple[Array, Array]:
+        """Kernel and bias of a depthwise filter over the last axis."""
+        init = fan_in_uniform(fan_in=fan_in)
+        lead = shape[:1] if len(shape) == 3 else ()
+        values = []
+        for part, size in (("kernel", shape), ("bias", (*lead, shape[-1]))):
+            axes = (*(None,) * (len(size) - 1), "mlp")
+            value = self.param(f"{name}_{part}", partitioned(init, axes), size, self.param_dtype)
+            values.append(value.astype(self.dtype))
+        return values[0], values[1]
+
+    @nn.nowrap
+    def create_norm(self) -> LayerNorm:
+        return LayerNorm(self.norm_epsilon, axis="mlp", name="norm", **self.dtypes)
+
+    @nn.nowrap
+    def dense(self, features: int, axes, name: str) -> Dense:
+        return Dense(features, axes, use_bias=self.use_bias, name=name, **self.dtypes)
+
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+
+class MambaFourWay(CrossScan):
+    """VMamba's SS2D: a 3x3 filter, four directions with projections of their own, LayerNorm, gate.
+
+    Its published form has no biases but the filter's.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("mambamixer",)
+
+
+class MambaBidirectional(CrossScan):
+    """Vim's mixer: rows forward and backward, each with its own filter, projections and rates.
+
+    y = out((ssm_f + ssm_b) silu(z)), without a norm. Vim puts its class token into the middle of
+    the sequence; here prefix tokens stand at its start, and so are read by every pixel forward and
+    read every pixel backward.
+    """
+
+    formula: ClassVar[str] = "y = out((ssm_f(conv_f(x)) + flip(ssm_b(conv_b(flip(x))))) silu(z))"
+    papers: ClassVar[tuple[str, ...]] = ("hidden-mamba-attention",)
+
+    directions: int = 2
+    filter_axes: str = "sequence"
+    filter_size: int = 4
+    use_norm: bool = False
+
+
+class Mamba2FourWay(Ssd):
+    """The mixer of Mamba-2 over a map in four directions, with shared parameters.
+
+    `ssd` reads rows forward and backward; this one reads columns too. Prefix tokens stand before
+    the map in forward directions and behind it in reversed ones.
+
+    Attributes:
+      directions: 1 (rows), 2 (and back) or 4 (and columns).
+    """
+
+    formula: ClassVar[str] = "y = out(rms(sum_r unread_r(ssd(read_r(silu(conv(x))))) silu(z)))"
+    papers: ClassVar[tuple[str, ...]] = ("mamba2-ssd",)
+
+    directions: int = 4
+
+    @nn.nowrap
+    def scan_causal(self, xbc, dt, rates, state):
+        raise ValueError("mamba2_four_way has no causal form: see mixer 'mamba2'.")
+
+    @nn.nowrap
+    def scan_both(self, xbc, dt, rates, grid=None):
+        grid, names = self.grid_or_line(xbc, grid), direction_names(self.directions)
+        x, dt = (to_sequences(y, grid, self.prefix_tokens, names) for y in (xbc, dt))
+        count, batch, length = dt.shape[:3]
+        x, B, C = self.heads_of(x.reshape(count * batch, length, -1))
+        dt = dt.reshape(count * batch, length, -1).astype(rates["A"].dtype)
+        options = {"B": B, "C": C, "dt_softplus": True}
+
+        def matrix():
+            matrices = ops.ssd_matrix(dt, **options, **{**rates, "D": None})
+            matrices = matrices.reshape(count, batch, *matrices.shape[1:])
+            return merge_matrices(matrices, sequence_places(grid, self.prefix_tokens, names))
+
+        self.sow_attention(length, matrix)
+        y = ops.ssd(x, dt, **options, **rates).reshape(count, batch, length, -1)
+        return from_sequences(y, grid, self.prefix_tokens, names)
