@@ -21,7 +21,9 @@ class MixerCase:
         held to the whole; None where it cannot generate.
       reach: "all" where every output reads every token, "prefix" where only the prefix token reads
         and is read by all, None where neither.
-      skips: parameters, by regex on their path, without a gradient in evaluation, with the reason.
+      depth: blocks of the isotropic host; 2 where the class token, which alone is read behind the
+        last, does not pass through every parameter: then the first block is held to have all.
+      side: of the pyramid's images; 32 where 16 leaves the last stage one key, of weight 1.
     """
 
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -32,26 +34,12 @@ class MixerCase:
     causal: bool = False
     generates: tuple[Mapping[str, Any], ...] | None = None
     reach: str | None = "all"
-    skips: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    depth: int = 1
+    side: int = 16
 
-
-# For mixers that add a convolution to the tokens of the grid alone.
-LOCAL_TERM = {"lepe": "the class token, which the head reads after the one block, has none"}
-
-RELATIVE = {
-    r"^\['block_00'\].*relative_": "the class token of a single block reads no pixel's output",
-}
-
-UNSHIFTED = "the class token, which the head reads after the one block, is not shifted"
 
 CASES = {
-    "aggregated": MixerCase(
-        options={"pool_size": 2, "bias_hidden": 4},
-        skips={
-            r"^\['block_00'\].*(learnable|local_bias|pooled_bias|reduce|mixer'\]\['norm)": "the "
-            "class token of a single block reads no pixel's output",
-        },
-    ),
+    "aggregated": MixerCase(options={"pool_size": 2, "bias_hidden": 4}, depth=2),
     "alibi": MixerCase(causal=True, generates=({}, {"kv_heads": 1, "normalizer": "stablemax"})),
     "attention": MixerCase(
         order="permutation",
@@ -63,34 +51,29 @@ CASES = {
             {"normalizer": "stablemax"},
         ),
     ),
+    "base_conv": MixerCase(causal=True, generates=({}, {"kernel_size": 3, "activation": "silu"})),
     "context_cluster": MixerCase(options={"region_size": 2}, reach="prefix"),
     "conv_additive": MixerCase(),
-    "conv_projection": MixerCase(
-        skips={
-            r"stage1.*(query|key)": "a single key has weight 1 whatever the query",
-            r"\['block_00'\].*query_(conv|norm)": "the class token's query is not convolved",
-        },
-    ),
+    "conv_projection": MixerCase(depth=2, side=32),
     "cosine": MixerCase(order="permutation", causal=True, generates=({"local_window_size": 3},)),
-    "gated_attention": MixerCase(causal=True, skips=LOCAL_TERM),
-    "gpsa": MixerCase(
-        skips={"gate|position": "a class token has no place, and it alone is read behind one block"}
-    ),
+    "gated_attention": MixerCase(causal=True, depth=2),
+    "gpsa": MixerCase(depth=2),
     "halo": MixerCase(
         options={"block_size": 2, "halo": 1},
         order="translation",
         shift=2,
         margin=2,
         reach="prefix",
-        skips=RELATIVE,
+        depth=2,
     ),
     "heterogeneous": MixerCase(order="permutation"),
+    "hyena": MixerCase(options={"filter_hidden": 4}, causal=True, generates=({},)),
     "inline": MixerCase(
         order="permutation",
         order_options={"local": False},
         causal=True,
         generates=({},),
-        skips={"residual": LOCAL_TERM["lepe"]},
+        depth=2,
     ),
     "linear_attention": MixerCase(
         order="permutation",
@@ -102,13 +85,17 @@ CASES = {
         order="translation",
         margin=1,
         reach="prefix",
-        skips={r"\['block_00'\]\['mixer'\]\['(kernel|prefix)'\]": "the class token has no offset"},
+        depth=2,
     ),
-    "mala": MixerCase(causal=True, generates=({},), skips=LOCAL_TERM),
+    "long_conv": MixerCase(
+        options={"max_length": 32}, causal=True, generates=({"max_length": 6, "smooth": 3},)
+    ),
+    "mala": MixerCase(causal=True, generates=({},), depth=2),
     "mamba2": MixerCase(causal=True, generates=({},), reach=None),
     "mamba2_four_way": MixerCase(options={"state_size": 4}),
     "mamba_bidirectional": MixerCase(options={"d_state": 3}),
     "mamba_four_way": MixerCase(options={"d_state": 2}),
+    "mamba_multi_scale": MixerCase(options={"d_state": 2, "reduction": 2}),
     "moh": MixerCase(
         # with two heads, one of them picked: rescaled, its gate would be constant
         options={"rescale": False},
@@ -123,7 +110,7 @@ CASES = {
         order="translation",
         margin=1,
         reach="prefix",
-        skips=RELATIVE,
+        depth=2,
     ),
     "per_head_window": MixerCase(
         options={"windows": (2, 5), "sinks": 1},
@@ -135,24 +122,30 @@ CASES = {
         reach="prefix",
     ),
     "performer": MixerCase(order="permutation", causal=True, generates=({"num_features": 3},)),
-    "pooled": MixerCase(
-        skips={r"stage1.*query": "a single key has weight 1 whatever the query"},
-    ),
+    "pooled": MixerCase(side=32),
     "rala": MixerCase(
         order="permutation",
         order_options={"rotary_base": None, "lepe_size": 0},
-        skips=LOCAL_TERM,
+        depth=2,
     ),
-    "rmt": MixerCase(skips={"lepe": "of a last block the class token alone is read"}),
-    "rmt_decomposed": MixerCase(skips={"lepe": "of a last block the class token alone is read"}),
+    "rmt": MixerCase(depth=2),
+    "rmt_decomposed": MixerCase(depth=2),
     "scaling": MixerCase(order="permutation", causal=True, generates=({},)),
+    "sgconv": MixerCase(options={"kernel_dim": 8, "max_length": 32}, causal=True, generates=({},)),
+    "selective_channel": MixerCase(
+        options={"d_state": 2, "step_width": 2},
+        order="permutation",
+        causal=True,
+        generates=({"step_width": 1},),
+        reach=None,
+    ),
     "shifted_window": MixerCase(
         options={"window_size": 2},
         order="translation",
         shift=2,
         margin=1,
         reach="prefix",
-        skips=RELATIVE,
+        depth=2,
     ),
     "slots": MixerCase(
         options={"slot_grid": 2, "conv_size": 3},
@@ -163,7 +156,7 @@ CASES = {
         order="translation",
         shift=2,
         margin=1,
-        skips={"conv_kernel": "a single block's class token lies outside the convolution"},
+        depth=2,
     ),
     "soft_causal": MixerCase({"strength": 0.5, "rotary_base": 100.0}),
     "sparse_fixed": MixerCase(
@@ -182,7 +175,7 @@ CASES = {
     ),
     "spatial_reduction": MixerCase(
         options={"remainder": "keep"},
-        skips={r"stage1.*query": "a single key has weight 1 whatever the query"},
+        side=32,
     ),
     "ssa": MixerCase(
         order="permutation",
@@ -203,18 +196,18 @@ CASES = {
         order="translation",
         shift=2,
         reach="prefix",
-        skips=RELATIVE,
+        depth=2,
     ),
     "wkv": MixerCase(
         causal=True,
         generates=({},),
-        skips={r"\['block_00'\].*mix_receptance": UNSHIFTED},
+        depth=2,
     ),
     "wkv6": MixerCase(
         options={"mix_rank": 3, "decay_rank": 3},
         causal=True,
         generates=({},),
-        skips={r"\['block_00'\].*mix_(receptance|gate)": UNSHIFTED},
+        depth=2,
     ),
     "xca": MixerCase(order="permutation"),
 }

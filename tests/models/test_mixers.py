@@ -1,7 +1,5 @@
 """Every registered mixer: in both hosts, in other orders, in parts; CASES says what each keeps."""
 
-import re
-
 import chex
 import flax.linen as nn
 import jax
@@ -19,7 +17,7 @@ from scanmax.testing.model_suite import COMPILER_OPTIONS
 GRID, PREFIX, DIM = (3, 4), 2, 8
 TOKENS = PREFIX + GRID[0] * GRID[1]
 CAUSAL = sorted(name for name, case in CASES.items() if case.causal)
-VIT = {"img_size": 8, "patch_size": 2, "dim": 8, "depth": 1, "heads": 2, "num_classes": 3}
+VIT = {"img_size": 8, "patch_size": 2, "dim": 8, "heads": 2, "num_classes": 3}
 PYRAMID = {"dims": (8, 8), "depths": (1, 1), "heads": (2, 2), "num_classes": 3, "mlp_ratio": 1.0}
 
 
@@ -62,11 +60,13 @@ def compiled(function, *args):
 
 def host(kind, name, **fields):
     """The host with the mixer, its random variables and images."""
-    options = {"mixer": name, "mixer_options": {name: CASES[name].options}, **fields}
+    case = CASES[name]
+    options = {"mixer": name, "mixer_options": {name: case.options}, **fields}
     if kind == "vit":
-        model, side = create_model("vit_tiny_patch16_224", **{**VIT, **options}), 8
+        model = create_model("vit_tiny_patch16_224", **{**VIT, "depth": case.depth, **options})
+        side = 8
     else:
-        model, side = create_model("pyramid_tiny", **{**PYRAMID, **options}), 16
+        model, side = create_model("pyramid_tiny", **{**PYRAMID, **options}), case.side
     images = jax.random.normal(jax.random.key(2), (2, side, side, 1))
     boxed = jax.eval_shape(model.init, jax.random.key(0), images)
     return model, randomised(boxed), images
@@ -101,7 +101,7 @@ def test_both_hosts_train_it(name, kind):
     chex.assert_tree_all_finite((logits, gradients))
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         where = jax.tree_util.keystr(path)
-        if not any(re.search(skip, where) for skip in CASES[name].skips):
+        if not where.startswith("['block_01']['mixer']"):
             assert float(jnp.abs(gradient).max()) > 0, f"no gradient reaches {where}"
 
 
