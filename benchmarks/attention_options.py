@@ -2,12 +2,12 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.claims.attention_options import grid_of
-from benchmarks.harness import Row, benchmark, jax_contender, to_torch, torch_contender
+from benchmarks.harness import benchmark, to_torch
+from benchmarks.passes import heads_first, normal, op_rows
 from scanmax import ops
 
 
@@ -101,60 +101,32 @@ def _distances(T):
     return sum(np.abs(place[:, None] - place[None]) for place in (rows, columns))
 
 
-def _with_gradients(function):
-    def value_and_gradients(query, key, value, cotangent):
-        y, pull_back = jax.vjp(function, query, key, value)
-        return y, *pull_back(cotangent)
-
-    return value_and_gradients
-
-
-def _torch(name, arrays):
-    """Forward, and forward with gradients, of torch's fused kernel with the bias as a mask."""
+def _torch(name, T, heads):
+    """Torch's fused kernel with the bias as a mask, where the weights are such."""
     import torch
 
-    query, key, value, cotangent = (to_torch(x).transpose(1, 2).contiguous() for x in arrays)
-    inputs = [x.requires_grad_() for x in (query, key, value)]
-    bias = to_torch(BIASES[name](query.shape[1], query.shape[2]).astype(np.float32))
-    attend = functools.partial(torch.nn.functional.scaled_dot_product_attention, attn_mask=bias)
-
-    def forward():
-        with torch.no_grad():
-            return attend(*inputs)
-
-    def backward():
-        y = attend(*inputs)
-        return y, *torch.autograd.grad(y, inputs, cotangent)
-
-    return forward, backward
-
-
-def _in_our_layout(output):
-    return jax.tree.map(lambda x: x.detach().transpose(1, 2), output)
+    if name not in BIASES:
+        return {}
+    bias = to_torch(BIASES[name](heads, T).astype(np.float32))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return {"torch SDPA": functools.partial(attend, attn_mask=bias)}
 
 
 @benchmark("attention_options")
 def attention_options(quick: bool):
     """Temperatures, distances and soft masks by blocks against the same weights as a matrix."""
     for T, heads in [(256, 2)] if quick else [(1024, 8), (4096, 2)]:
-        rng = np.random.default_rng(0)
-        arrays = [rng.normal(size=(1, T, heads, 64)).astype(np.float32) for _ in range(4)]
+        arrays = normal(*[(1, T, heads, 64)] * 3)
         for name, (ours, matrix) in CASES.items():
 
             def naive(query, key, value, matrix=matrix):
                 return _apply(matrix(query, key), value)
 
-            theirs = _torch(name, arrays) if name in BIASES else (None, None)
-            for step, wrap, inputs, peer in (
-                ("forward", lambda f: f, arrays[:3], theirs[0]),
-                ("forward and gradients", _with_gradients, arrays, theirs[1]),
-            ):
-                peers = [jax_contender("as a matrix", wrap(naive), *inputs)]
-                if peer is not None:
-                    peers.append(torch_contender("torch SDPA", peer, result=_in_our_layout))
-                yield Row(
-                    f"{name}, T={T}, {heads} x 64, {step}",
-                    ours=jax_contender("scanmax", wrap(ours), *inputs),
-                    peers=peers,
-                    tolerance=1e-4,
-                )
+            yield from op_rows(
+                f"{name}, T={T}, {heads} x 64",
+                ours,
+                arrays,
+                jax_peers={"as a matrix": naive},
+                torch_peers=_torch(name, T, heads),
+                tensors=heads_first,
+            )

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from benchmarks.harness import Row, benchmark, jax_contender, to_torch, torch_contender
+from benchmarks.passes import with_gradients
 from scanmax import ops
 
 
@@ -18,16 +19,6 @@ def _lax_depthwise(x, kernel):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
     )
-
-
-def _with_gradients(function):
-    """The value and both gradients for a given cotangent."""
-
-    def value_and_gradients(x, kernel, cotangent):
-        y, pullback = jax.vjp(function, x, kernel)
-        return y, *pullback(cotangent)
-
-    return value_and_gradients
 
 
 def _torch_depthwise(x, kernel, cotangent, memory_format):
@@ -92,9 +83,9 @@ def depthwise(quick: bool):
         arrays = (x, kernel, cotangent)
         yield Row(
             f"{title}, forward and gradients",
-            ours=jax_contender("scanmax", _with_gradients(ops.depthwise_conv2d), *arrays),
+            ours=jax_contender("scanmax", with_gradients(ops.depthwise_conv2d), *arrays),
             peers=[
-                jax_contender("lax.conv", _with_gradients(_lax_depthwise), *arrays),
+                jax_contender("lax.conv", with_gradients(_lax_depthwise), *arrays),
                 *(
                     torch_contender(name, backward, result=result)
                     for name, (_, backward, result) in layouts.items()

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.harness import Row, benchmark, jax_contender, to_torch, torch_contender
+from benchmarks.harness import benchmark, to_torch
+from benchmarks.passes import heads_first, normal, op_rows
 from scanmax import ops
 
 EPSILON = 1e-6
@@ -137,55 +138,20 @@ def _torch_orders(name):
     }[name]
 
 
-def _training(function):
-    def value_and_gradients(query, key, value, cotangent):
-        y, pull_back = jax.vjp(function, query, key, value)
-        return y, *pull_back(cotangent)
-
-    return value_and_gradients
-
-
-def _torch_peers(name, arrays, training):
-    import torch
-
-    *inputs, cotangent = (to_torch(x).transpose(1, 2).contiguous() for x in arrays)
-    inputs = [x.requires_grad_() for x in inputs]
-
-    def in_our_layout(output):
-        return jax.tree.map(lambda x: x.detach().transpose(1, 2), output)
-
-    for order, attend in zip(("linear", "quadratic"), _torch_orders(name)):
-        if attend is None:
-            continue
-
-        def run(attend=attend):
-            if training:
-                y = attend(*inputs)
-                return y, *torch.autograd.grad(y, inputs, cotangent)
-            with torch.no_grad():
-                return attend(*inputs)
-
-        yield torch_contender(f"torch, {order}", run, result=in_our_layout)
-
-
 @benchmark("linear")
 def linear(quick: bool):
     """The linear-order family against its matrices, and against both orders in torch, float32."""
     for T, heads in [(256, 2)] if quick else [(1024, 8), (4096, 2)]:
-        rng = np.random.default_rng(0)
-        arrays = [rng.normal(size=(1, T, heads, 64)).astype(np.float32) for _ in range(4)]
+        query, key, value = normal(*[(1, T, heads, 64)] * 3)
         # bounded queries and keys, for which random features are of use
-        arrays[:2] = [0.5 * x for x in arrays[:2]]
+        arrays = [0.5 * query, 0.5 * key, value]
         for name, (ours, naive) in CASES.items():
-            for training in (False, True):
-                wrap = _training if training else (lambda function: function)
-                inputs = arrays if training else arrays[:3]
-                yield Row(
-                    f"{name}, T={T}, {heads} x 64, {'training' if training else 'forward'}",
-                    ours=jax_contender("scanmax", wrap(ours), *inputs),
-                    peers=[
-                        jax_contender("matrix", wrap(naive), *inputs),
-                        *_torch_peers(name, arrays, training),
-                    ],
-                    tolerance=1e-4,
-                )
+            orders = zip(("torch, linear", "torch, quadratic"), _torch_orders(name))
+            yield from op_rows(
+                f"{name}, T={T}, {heads} x 64",
+                ours,
+                arrays,
+                jax_peers={"matrix": naive},
+                torch_peers={order: attend for order, attend in orders if attend},
+                tensors=heads_first,
+            )

@@ -2,49 +2,17 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.harness import Row, benchmark, jax_contender, to_torch, torch_contender
+from benchmarks.harness import benchmark
+from benchmarks.passes import normal, op_rows
 from scanmax import ops
 
 # (batch, side, heads, width): the first stage of a small pyramid, and the second of a larger one
 SHAPES = [(2, 56, 4, 32), (4, 28, 6, 32)]
 QUICK = [(1, 14, 2, 16)]
 POOLED = 49
-
-
-def _with_gradients(function, count):
-    """The value and the gradients of the first `count` arrays, for the last as cotangent."""
-
-    def value_and_gradients(*arrays):
-        y, pull_back = jax.vjp(lambda *x: function(*x, *arrays[count:-1]), *arrays[:count])
-        return y, *pull_back(arrays[-1])
-
-    return value_and_gradients
-
-
-def _torch_passes(function, arrays, cotangent):
-    """Forward, and forward with all gradients, of a torch function of arrays in our layout."""
-    import torch
-
-    inputs = [to_torch(x).requires_grad_() for x in arrays]
-    given = to_torch(cotangent)
-
-    def forward():
-        with torch.no_grad():
-            return function(*inputs)
-
-    def backward():
-        y = function(*inputs)
-        return y, *torch.autograd.grad(y, inputs, given)
-
-    return forward, backward
-
-
-def _arrays(output):
-    return jax.tree.map(lambda x: x.detach(), output)
 
 
 def _dense(mask):
@@ -168,46 +136,27 @@ def _cases(side):
 def local_attention(quick: bool):
     """Windows, neighbourhoods, halos, MSA-Conv: torch on windows or unfolded keys, dense masks."""
     for B, side, H, K in QUICK if quick else SHAPES:
-        rng = np.random.default_rng(0)
-        maps = [rng.normal(size=(B, side, side, H, K)).astype(np.float32) for _ in range(4)]
-        pooled = [rng.normal(size=(B, POOLED, H, K)).astype(np.float32) for _ in range(2)]
+        query, key, value = normal(*[(B, side, side, H, K)] * 3)
+        pooled = normal(*[(B, POOLED, H, K)] * 2, seed=2)
         title = f"{B} x {side} x {side}, {H} x {K}"
         for name, ours, torchs, mask in _cases(side):
-            forward, backward = _torch_passes(torchs, maps[:3], maps[3])
-            dense = None if mask is None else _dense(jnp.asarray(mask()))
-            for label, wrap, peer, arrays in (
-                ("forward", lambda f: f, forward, maps[:3]),
-                (
-                    "forward and gradients",
-                    lambda f: _with_gradients(f, 3),
-                    backward,
-                    maps,
-                ),
-            ):
-                peers = [torch_contender("torch", peer, result=_arrays)]
-                if dense is not None:
-                    peers.append(jax_contender("dense mask", wrap(dense), *arrays))
-                yield Row(
-                    f"{title}, {name}, {label}",
-                    ours=jax_contender("scanmax", wrap(ours), *arrays),
-                    peers=peers,
-                    tolerance=1e-5,
-                )
-
-        def torchs(query, key, value, pooled_key, pooled_value):
-            pooled = (pooled_key, pooled_value)
-            return _torch_neighborhood(query, key, value, 3, True, pooled)
-
-        arrays = [*maps[:3], *pooled]
-        forward, backward = _torch_passes(torchs, arrays, maps[3])
-        ours = ops.aggregated_attention
-        for label, function, peer, inputs in (
-            ("forward", ours, forward, arrays),
-            ("forward and gradients", _with_gradients(ours, 5), backward, [*arrays, maps[3]]),
-        ):
-            yield Row(
-                f"{title}, aggregated 3 + {POOLED}, {label}",
-                ours=jax_contender("scanmax", function, *inputs),
-                peers=[torch_contender("torch", peer, result=_arrays)],
+            dense = {} if mask is None else {"dense mask": _dense(jnp.asarray(mask()))}
+            yield from op_rows(
+                f"{title}, {name}",
+                ours,
+                [query, key, value],
+                jax_peers=dense,
+                torch_peers={"torch": torchs},
                 tolerance=1e-5,
             )
+
+        def torchs(query, key, value, *pooled):
+            return _torch_neighborhood(query, key, value, 3, True, pooled)
+
+        yield from op_rows(
+            f"{title}, aggregated 3 + {POOLED}",
+            ops.aggregated_attention,
+            [query, key, value, *pooled],
+            torch_peers={"torch": torchs},
+            tolerance=1e-5,
+        )

@@ -5,9 +5,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from benchmarks.harness import Row, benchmark, jax_contender, to_torch, torch_contender
+from benchmarks.harness import benchmark
+from benchmarks.passes import heads_first, normal, op_rows
 from scanmax import ops
 
 
@@ -51,6 +51,15 @@ FUNCTIONS = {
         functools.partial(ops.softplus_softmax, dim=64),
         lambda x: _lssa(x, x.shape[-1]),
     ),
+    "squared_relu_softmax": (
+        ops.squared_relu_softmax,
+        lambda x: jnp.square(jax.nn.relu(x)) / (jnp.square(jax.nn.relu(x)).sum(-1)[:, None] + 1e-5),
+    ),
+    "sigmoid_weights": (
+        ops.sigmoid_weights,
+        lambda x: jax.nn.sigmoid(x - math.log(x.shape[-1])),
+    ),
+    "stablemax": (ops.stablemax, lambda x: _divided(jnp.where(x < 0, 1 / (1 - x), 1 + x))),
     "softmax_one": (
         ops.softmax_one,
         lambda x: jax.nn.softmax(jnp.pad(x, ((0, 0), (0, 1))))[:, :-1],
@@ -100,101 +109,57 @@ def _torch_weights(name):
     }.get(name)
 
 
-def _with_gradients(function):
-    def value_and_gradients(*arrays):
-        y, pull_back = jax.vjp(function, *arrays[:-1])
-        return y, *pull_back(arrays[-1])
-
-    return value_and_gradients
-
-
 @benchmark("softmax")
 def softmax(quick: bool):
     """ops.softmax variants against their formulas in plain JAX, float32."""
     for rows, width in [(64, 64)] if quick else [(2048, 1024), (64, 32768)]:
-        rng = np.random.default_rng(0)
-        x, cotangent = (rng.normal(size=(rows, width)).astype(np.float32) for _ in "xc")
+        x = normal((rows, width))
         for name, (ours, naive) in FUNCTIONS.items():
-            for title, wrap, arrays in (
-                ("forward", lambda f: f, (x,)),
-                ("forward and gradients", _with_gradients, (x, cotangent)),
-            ):
-                yield Row(
-                    f"{name}, {rows} x {width}, {title}",
-                    ours=jax_contender("ops", wrap(ours), *arrays),
-                    peers=[jax_contender("plain JAX", wrap(naive), *arrays)],
-                    tolerance=1e-4,
-                )
+            peers = {"plain JAX": naive}
+            yield from op_rows(f"{name}, {rows} x {width}", ours, x, jax_peers=peers)
 
 
 @benchmark("normalizers")
 def normalizers(quick: bool):
     """Causal attention by each normalizer, chunked, against the matrix in plain JAX and torch."""
     for T, heads in [(64, 2)] if quick else [(1024, 8), (4096, 2)]:
-        rng = np.random.default_rng(0)
-        arrays = [rng.normal(size=(1, T, heads, 64)).astype(np.float32) for _ in range(4)]
+        arrays = normal(*[(1, T, heads, 64)] * 3)
         for name in NAIVE:
-            yield from _attention_rows(name, arrays)
+            yield from op_rows(
+                f"{name}, T={T}, {heads} x 64, causal",
+                functools.partial(
+                    ops.dot_product_attention, is_causal=True, normalizer=name, form="chunked"
+                ),
+                arrays,
+                jax_peers={"plain JAX": functools.partial(_naive, name)},
+                torch_peers=_torch(name, T),
+                tensors=heads_first,
+                name="chunked",
+                tolerance=1e-3,
+            )
 
 
-def _attention_rows(name, arrays):
-    T, heads = arrays[0].shape[1:3]
-
-    def ours(query, key, value):
-        return ops.dot_product_attention(
-            query, key, value, is_causal=True, normalizer=name, form="chunked"
-        )
-
-    def naive(query, key, value):
-        logits = jnp.einsum("bthk,bshk->bhts", query, key) / 8
-        logits = jnp.where(jnp.tril(jnp.ones((T, T), bool)), logits, -jnp.inf)
-        count = jnp.arange(1.0, T + 1)[:, None]
-        return jnp.einsum("bhts,bshv->bthv", NAIVE[name](logits, count), value)
-
-    forward, backward = _torch(name, arrays)
-    for title, wrap, given, peer in (
-        ("forward", lambda f: f, arrays[:3], forward),
-        ("forward and gradients", _with_gradients, arrays, backward),
-    ):
-        peers = [jax_contender("plain JAX", wrap(naive), *given)]
-        if peer is not None:
-            peers.append(torch_contender("torch", peer, result=_in_our_layout))
-        yield Row(
-            f"{name}, T={T}, {heads} x 64, causal, {title}",
-            ours=jax_contender("chunked", wrap(ours), *given),
-            peers=peers,
-            tolerance=1e-3,
-        )
+def _naive(name, query, key, value):
+    T = query.shape[1]
+    logits = jnp.einsum("bthk,bshk->bhts", query, key) / 8
+    logits = jnp.where(jnp.tril(jnp.ones((T, T), bool)), logits, -jnp.inf)
+    count = jnp.arange(1.0, T + 1)[:, None]
+    return jnp.einsum("bhts,bshv->bthv", NAIVE[name](logits, count), value)
 
 
-def _in_our_layout(output):
-    return jax.tree.map(lambda x: x.detach().transpose(1, 2), output)
-
-
-def _torch(name, arrays):
-    """Forward, and forward with gradients, over the whole matrix in torch; None without it."""
+def _torch(name, T):
+    """The same over the whole matrix in torch, where it has the pieces."""
     import torch
 
     weights = _torch_weights(name)
     if weights is None:
-        return None, None
-    query, key, value, cotangent = (to_torch(x).transpose(1, 2).contiguous() for x in arrays)
-    T = query.shape[-2]
-    inputs = [x.requires_grad_() for x in (query, key, value)]
+        return {}
     hidden = ~torch.ones(T, T, dtype=torch.bool).tril()
     count = torch.arange(1.0, T + 1)[:, None]
+    floor = -1e30 if name in ("softplus", "lssar") else -math.inf
 
-    def attend():
-        logits = (query @ key.transpose(-1, -2) / 8).masked_fill(hidden, -math.inf)
-        logits = logits.masked_fill(hidden, -1e30) if name in ("softplus", "lssar") else logits
+    def attend(query, key, value):
+        logits = (query @ key.transpose(-1, -2) / 8).masked_fill(hidden, floor)
         return weights(logits, count) @ value
 
-    def forward():
-        with torch.no_grad():
-            return attend()
-
-    def backward():
-        y = attend()
-        return y, *torch.autograd.grad(y, inputs, cotangent)
-
-    return forward, backward
+    return {"torch": attend}

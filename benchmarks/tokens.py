@@ -7,65 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.harness import Row, benchmark, jax_contender, to_torch, torch_contender
+from benchmarks.harness import benchmark
+from benchmarks.passes import normal, op_rows
 from scanmax import ops
 
 WIDTH, SLOTS = 256, 64
-
-
-def _random(*shapes):
-    rng = np.random.default_rng(0)
-    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
-
-
-def _training(function):
-    """The output and the gradient of every argument for a given cotangent."""
-
-    def value_and_gradients(cotangent, *arguments):
-        y, pull_back = jax.vjp(function, *arguments)
-        return y, *pull_back(cotangent)
-
-    return value_and_gradients
-
-
-def _rows(title, ours, naive, arrays, torch_form=None, tolerance=1e-4):
-    """Forward and training of one op."""
-    cotangent = np.random.default_rng(1).normal(size=jax.eval_shape(ours, *arrays).shape)
-    cotangent = cotangent.astype(np.float32)
-    forward, backward = torch_form(arrays, cotangent) if torch_form else (None, None)
-    for label, wrap, given, torch_call in (
-        ("forward", lambda op: op, arrays, forward),
-        ("training", _training, [cotangent, *arrays], backward),
-    ):
-        peers = [jax_contender(name, wrap(f), *given) for name, f in naive.items()]
-        if torch_call:
-            peers.insert(0, torch_contender("torch", torch_call))
-        yield Row(
-            f"{title}, {label}", jax_contender("scanmax", wrap(ours), *given), peers, tolerance
-        )
-
-
-def _in_torch(function):
-    """Forward, and forward with gradients, of a function of torch tensors."""
-    import torch
-
-    def build(arrays, cotangent):
-        inputs = [to_torch(x).requires_grad_() for x in arrays]
-        cotangent = to_torch(cotangent)
-
-        def forward():
-            with torch.no_grad():
-                return function(*inputs)
-
-        def training():
-            y = function(*inputs)
-            grads = torch.autograd.grad(y, inputs, cotangent, allow_unused=True)
-            grads = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, inputs)]
-            return y, *grads
-
-        return forward, training
-
-    return build
 
 
 def _slots(x, slots):
@@ -89,9 +35,14 @@ def _slots_as_matrix(x, slots):
 def slots(quick: bool):
     """Aggregation into 64 slots and dispatch against torch and the T x T matrix, float32."""
     for T in (256,) if quick else (1024, 3136):
-        arrays = _random((1, T, WIDTH), (1, SLOTS, WIDTH))
-        naive = {"matrix": _slots_as_matrix}
-        yield from _rows(f"T={T}, width {WIDTH}", _slots, naive, arrays, _in_torch(_slots_torch))
+        arrays = normal((1, T, WIDTH), (1, SLOTS, WIDTH))
+        yield from op_rows(
+            f"T={T}, width {WIDTH}",
+            _slots,
+            arrays,
+            jax_peers={"matrix": _slots_as_matrix},
+            torch_peers={"torch": _slots_torch},
+        )
 
 
 def _cluster_dense(features, values, grid):
@@ -119,11 +70,12 @@ def _cluster_dense(features, values, grid):
 def context_cluster(quick: bool):
     """ops.context_cluster, four centres, against the released code's broadcast products."""
     for side, heads in ((16, 2),) if quick else ((32, 4), (56, 4)):
-        arrays = _random(*[(1, side**2, heads, 32)] * 2)
+        arrays = normal(*[(1, side**2, heads, 32)] * 2)
         grid = {"grid": (side, side)}
         ours = functools.partial(ops.context_cluster, **grid)
         naive = {"broadcast": functools.partial(_cluster_dense, **grid)}
-        yield from _rows(f"{side} x {side}, {heads} heads of 32", ours, naive, arrays)
+        title = f"{side} x {side}, {heads} heads of 32"
+        yield from op_rows(title, ours, arrays, jax_peers=naive)
 
 
 def _kmeans_torch(query, key, value):
@@ -138,10 +90,9 @@ def _kmeans_torch(query, key, value):
 def kmeans_cross_attention(quick: bool):
     """ops.kmeans_cross_attention with 128 queries against torch and softmax attention."""
     for T in (256,) if quick else (1024, 4096):
-        arrays = _random((1, 128, 1, 128), (1, T, 1, 128), (1, T, 1, WIDTH))
-        yield from _rows(
-            f"{T} pixels", ops.kmeans_cross_attention, {}, arrays, _in_torch(_kmeans_torch)
-        )
+        arrays = normal((1, 128, 1, 128), (1, T, 1, 128), (1, T, 1, WIDTH))
+        peers = {"torch": _kmeans_torch}
+        yield from op_rows(f"{T} pixels", ops.kmeans_cross_attention, arrays, torch_peers=peers)
 
 
 def _clustering_dense(x, size, window, iterations, scale):
@@ -168,9 +119,9 @@ def token_clustering(quick: bool):
         options = {"size": (size, size), "window": 7, "iterations": 5, "scale": 0.05}
         ours = functools.partial(ops.token_clustering, **options)
         naive = {"dense": functools.partial(_clustering_dense, **options)}
-        arrays = _random((side, side, WIDTH))
+        arrays = normal((side, side, WIDTH))
         title = f"{side} x {side} to {size} x {size}, width {WIDTH}"
-        yield from _rows(title, ours, naive, arrays, tolerance=1e-3)
+        yield from op_rows(title, ours, arrays, jax_peers=naive, tolerance=1e-3)
 
 
 def _merge(x, size, remove):
@@ -220,15 +171,15 @@ def _merge_by_matrix(x, size, remove):
 def merge_tokens(quick: bool):
     """Matching and merging of 16 tokens against torch and a product with the groups, float32."""
     for T, batch in ((65, 2),) if quick else ((197, 8), (1025, 1)):
-        x, size = _random((batch, T, 384), (batch, T))
+        x, size = normal((batch, T, 384), (batch, T))
         arrays = [x, np.abs(size) + 1]
         remove = {"remove": 16}
-        yield from _rows(
+        yield from op_rows(
             f"{batch} x {T} tokens, width 384",
             functools.partial(_merge, **remove),
-            {"matrix": functools.partial(_merge_by_matrix, **remove)},
             arrays,
-            _in_torch(functools.partial(_merge_torch, **remove)),
+            jax_peers={"matrix": functools.partial(_merge_by_matrix, **remove)},
+            torch_peers={"torch": functools.partial(_merge_torch, **remove)},
         )
 
 
@@ -252,10 +203,46 @@ def _reorganize_torch(x, attention):
 def token_reorganize(quick: bool):
     """ops.token_reorganize at keep rate 0.7 against torch, float32."""
     for T, batch in ((65, 2),) if quick else ((197, 8), (1025, 1)):
-        (x,) = _random((batch, T, 384))
+        (x,) = normal((batch, T, 384))
         # far enough apart that rounding cannot change their order
         ranks = np.random.default_rng(0).permuted(np.tile(np.arange(T), (batch, 1)), axis=1)
         attention = np.repeat(ranks[:, None] / T, 6, axis=1).astype(np.float32)
         ours = functools.partial(ops.token_reorganize, keep_rate=0.7)
         title = f"{batch} x {T} tokens, width 384"
-        yield from _rows(title, ours, {}, [x, attention], _in_torch(_reorganize_torch))
+        peers = {"torch": _reorganize_torch}
+        yield from op_rows(title, ours, [x, attention], torch_peers=peers)
+
+
+def _reconstruct_dense(x, centers, values):
+    """All distances, those of the farther centres masked."""
+    distance = jnp.linalg.norm(x[..., None, :] - centers[..., None, :, :], axis=-1)
+    third = jax.lax.top_k(-distance, 3)[0][..., -1:]
+    weights = jax.nn.softmax(jnp.where(-distance >= third, -0.05 * distance**2, -jnp.inf), -1)
+    return weights @ values
+
+
+@benchmark("token_reconstruction")
+def token_reconstruction(quick: bool):
+    """ops.token_reconstruction from the three nearest centres against all differences, float32."""
+    for T, M in ((64, 16),) if quick else ((1024, 256), (4096, 784)):
+        arrays = normal((T, 64), (M, 64), (M, 64))
+        ours = functools.partial(ops.token_reconstruction, normalize="sum")
+        peers = {"all differences": _reconstruct_dense}
+        yield from op_rows(f"{T} tokens from {M}, width 64", ours, arrays, jax_peers=peers)
+
+
+@benchmark("set_pool")
+def set_pool(quick: bool):
+    """ops.set_pool against torch and plain JAX, float32."""
+    import torch
+
+    def in_torch(x, logits):
+        return (x * torch.softmax(logits, -2)).sum(-2)
+
+    def plain(x, logits):
+        return jnp.sum(x * jax.nn.softmax(logits, -2), -2)
+
+    for batch, N in ((2, 16),) if quick else ((64, 24), (8, 2048)):
+        arrays = normal(*[(batch, N, 512)] * 2)
+        peers = {"jax_peers": {"plain JAX": plain}, "torch_peers": {"torch": in_torch}}
+        yield from op_rows(f"{batch} sets of {N}, width 512", ops.set_pool, arrays, **peers)
