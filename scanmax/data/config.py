@@ -59,6 +59,8 @@ class DataConfig:
       sequence_length: Tokens that a language model predicts per row.
       workers: Processes that decode and augment; 0 works in threads of the main process.
       threads: Threads that read ahead.
+      max_bad_records: Training records that cannot be read and are passed over, the next one in
+        their place; one more ends the run. Held-out records never are.
       kwargs: Options of the source itself, such as {"classes": 1000} of "synthetic".
       augment: Random changes of training examples.
     """
@@ -74,5 +76,6 @@ class DataConfig:
     sequence_length: int = 256
     workers: int = 0
     threads: int = 2
+    max_bad_records: int = 0
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)

@@ -6,6 +6,7 @@ An image example is {"image": uint8 [Y, X, C], "label": int}; a token example is
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,9 +67,52 @@ class Cached:
         return {"_elements": self._elements, "_known": {}}
 
 
+class Guarded:
+    """A sequence that names an element which cannot be read, and shows the next in its place.
+
+    What is shown depends on the data alone, not on when an element was first asked for: batches
+    stay a pure function of (seed, step). Past `allowed` such elements it raises UserError.
+    """
+
+    def __init__(self, elements: Sequence[Any], name: str, allowed: int = 0):
+        self._elements, self._name, self._allowed = elements, name, allowed
+        self._bad: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._elements)
+
+    def __getitem__(self, index: int) -> Any:
+        for ahead in range(self._allowed + 1):
+            place = (index + ahead) % len(self)
+            try:
+                return self._elements[place]
+            except UserError:
+                raise
+            except Exception as error:
+                what = f"record {place} of {self._name} cannot be read "
+                what += f"({type(error).__name__}: {error})"
+                is_new = place not in self._bad
+                self._bad.add(place)
+                if len(self._bad) > self._allowed:
+                    raise UserError(
+                        f"{what}; mend the data, or pass over so many by "
+                        f"config.data.max_bad_records={len(self._bad)}"
+                    ) from error
+                if is_new:
+                    print(f"warning: {what}; the next one takes its place", file=sys.stderr)
+        raise UserError(f"records {index} to {place} of {self._name} cannot be read")
+
+
 def open_source(config: DataConfig) -> Source:
     """Opens a source by name: one of SOURCES, or an image set of TFDS."""
-    return SOURCES.get(config.name, open_tfds)(config)
+    source = SOURCES.get(config.name, open_tfds)(config)
+    return dataclasses.replace(
+        source,
+        train=Guarded(
+            source.train, f"the training part of {config.name!r}", config.max_bad_records
+        ),
+        eval=Guarded(source.eval, f"the held-out part of {config.name!r}"),
+    )
 
 
 def open_bytes(config: DataConfig) -> Source:

@@ -50,6 +50,7 @@ class Checkpointer:
             kept.append(best)
         if keep_every:
             kept.append(policies.EveryNSteps(keep_every))
+        self._drop_damaged_metrics()
         try:
             self._manager = ocp.CheckpointManager(
                 self.directory,
@@ -177,6 +178,24 @@ class Checkpointer:
                 "take another --workdir, or remove that folder to start over"
             )
         return None
+
+    def _drop_damaged_metrics(self) -> None:
+        """Forgets the metrics that cannot be read: orbax reads all of them when it opens.
+
+        Such a checkpoint is one that was never evaluated; its arrays are as good as before.
+        """
+        if jax.process_index() == 0:
+            for path in self.directory.glob("*/metrics/metrics"):
+                try:
+                    json.loads(path.read_text())
+                except ValueError:
+                    step = path.parent.parent.name
+                    print(f"warning: the metrics of checkpoint {step} are damaged", file=sys.stderr)
+                    path.unlink()
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices("metrics of checkpoints")
 
     def _set_aside(self) -> None:
         """Moves damaged checkpoints away: their steps will be saved again."""

@@ -77,6 +77,9 @@ class OptimConfig:
       accumulate: Parts that a batch is cut into, their gradients summed before one update.
       lr_multipliers: Pairs (regular expression, factor); the first that matches counts.
       freeze: Parameters that never change.
+      nonfinite: What a loss or gradient that is not finite does: "stop" the run, or "skip" the
+        update of that step.
+      max_skips: Skipped updates in a row after which the run stops all the same.
       kwargs: Further arguments of the optax function.
     """
 
@@ -94,6 +97,8 @@ class OptimConfig:
     accumulate: int = 1
     lr_multipliers: tuple[tuple[str, float], ...] = ()
     freeze: tuple[str, ...] = ()
+    nonfinite: str = "stop"
+    max_skips: int = 10
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -288,6 +293,7 @@ def check_config(config: Config) -> None:
     choices = {
         "task": (config.task, ("classification", "language_model")),
         "model.dtype": (config.model.dtype, ("float32", "bfloat16")),
+        "optim.nonfinite": (config.optim.nonfinite, ("stop", "skip")),
         "loss.distillation": (config.loss.distillation, ("hard", "soft")),
         "checkpoint.mode": (config.checkpoint.mode, ("max", "min")),
     }
@@ -297,6 +303,7 @@ def check_config(config: Config) -> None:
     positive = {
         "batch_size": config.batch_size,
         "optim.accumulate": config.optim.accumulate,
+        "optim.max_skips": config.optim.max_skips,
         "checkpoint.keep": config.checkpoint.keep,
         "prefetch": config.prefetch,
     }
@@ -317,7 +324,8 @@ def check_config(config: Config) -> None:
 # What may change between the runs that share a workdir; anything else would be another experiment.
 RESUMABLE = (
     "sharding", "checkpoint", "duration", "log_every", "eval_every", "eval_batch_size", "prefetch",
-    "data.data_dir", "data.workers", "data.threads", "model.remat",
+    "data.data_dir", "data.workers", "data.threads", "data.max_bad_records", "model.remat",
+    "optim.nonfinite", "optim.max_skips",
 )  # fmt: skip
 
 

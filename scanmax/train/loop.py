@@ -5,7 +5,7 @@ import math
 import pathlib
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -67,7 +67,8 @@ def train(
             stop = stack.enter_context(stop_signal())
             stack.enter_context(sharding.use_mesh(mesh, config.sharding))
 
-            window = Window(config.batch_size, run.pipeline.num_train, meta["window"])
+            skips = Skips(config.optim.max_skips, meta["skipped"], log.say)
+            window = Window(config.batch_size, run.pipeline.num_train, meta["window"], skips)
             held_out: dict[str, float] = {}
             for step in range(start + 1, durations.total + 1):
                 state, metrics = run.train_step(state, next(feed), teacher)
@@ -90,7 +91,7 @@ def train(
                         best = held_out[config.checkpoint.metric]
                         saves = saves or config.checkpoint.keep_best > 0
                 if saves:
-                    meta = checkpoint_meta(config, step, best, window.sums)
+                    meta = checkpoint_meta(config, step, best, window.sums, skips.in_a_row)
                     checkpointer.save(state, meta, held_out if evaluates else None)
                 if evaluates or saves:
                     window.restart_clock()
@@ -124,12 +125,14 @@ def checkpoint_meta(
     step: int,
     best: float | None = None,
     window: Mapping[str, float] | None = None,
+    skipped: int = 0,
 ) -> dict[str, Any]:
     """What a checkpoint holds beside its arrays. Data are a pure function of (seed, step)."""
     return {
         "step": step,
         "best": best,
         "window": dict(window or {}),
+        "skipped": skipped,
         "data": {"seed": config.seed, "next_step": step, "examples": step * config.batch_size},
         "config": to_dict(config),
     }
@@ -149,6 +152,36 @@ def load_teacher(run: Run) -> Any:
     return jax.device_put(variables, sharding.replicated(run.mesh))
 
 
+class Skips:
+    """Counts the updates that were skipped because loss or gradient was not finite.
+
+    Attributes:
+      in_a_row: how many the last steps skipped; checkpoints carry it.
+    """
+
+    def __init__(self, allowed: int, in_a_row: int, say: Callable[[str], None]):
+        self.in_a_row = in_a_row
+        self._allowed, self._say = allowed, say
+
+    def add(self, step: int, what: str) -> None:
+        """Counts one, and says it.
+
+        Raises:
+          UserError: one more in a row than allowed.
+        """
+        self.in_a_row += 1
+        if self.in_a_row > self._allowed:
+            raise UserError(
+                f"{what} at step {step}, as in the {self._allowed} steps before, "
+                "config.optim.max_skips: the run stops, its checkpoints are from before; "
+                "lower config.optim.lr or set config.optim.clip_norm"
+            )
+        self._say(
+            f"warning: {what} at step {step}: update skipped "
+            f"({self.in_a_row} in a row, {self._allowed} may be)"
+        )
+
+
 class Window:
     """Means since the last log, fetched late, so that the devices never wait for the host.
 
@@ -157,8 +190,8 @@ class Window:
         resumed run writes the rows of an undisturbed one.
     """
 
-    def __init__(self, batch_size: int, num_train: int, sums: dict[str, float]):
-        self.sums = dict(sums)
+    def __init__(self, batch_size: int, num_train: int, sums: dict[str, float], skips: Skips):
+        self.sums, self._skips = dict(sums), skips
         self._batch_size, self._num_train = batch_size, num_train
         self._pending: list[tuple[int, Any]] = []
         self._last_step, self._lr = 0, 0.0
@@ -179,26 +212,34 @@ class Window:
         """Fetches what is pending.
 
         Raises:
-          UserError: a loss or gradient is not finite; names the first such step.
+          UserError: a loss or gradient is not finite, or too many in a row; names the step.
         """
         fetched = jax.device_get([metrics for _, metrics in self._pending])
         for (step, _), metrics in zip(self._pending, fetched):
-            for name in ("loss", "grad_norm"):
-                if not math.isfinite(metrics[name]):
-                    raise UserError(
-                        f"{name} is {metrics[name]} at step {step}: the run stops, its checkpoints "
-                        "are from before; lower config.optim.lr or set config.optim.clip_norm"
-                    )
-            for name, value in {**metrics, "steps": 1}.items():
-                self.sums[name] = self.sums.get(name, 0.0) + float(value)
             self._lr = float(metrics["lr"])
+            bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
+            if bad and "skipped" not in metrics:
+                raise UserError(
+                    f"{bad[0]} is {metrics[bad[0]]} at step {step}: the run stops, its checkpoints "
+                    "are from before; lower config.optim.lr or set config.optim.clip_norm"
+                )
+            if bad:
+                # Its other figures mean nothing.
+                self._skips.add(step, f"{bad[0]} is {metrics[bad[0]]}")
+                metrics = {"skipped": 1.0}
+            else:
+                self._skips.in_a_row = 0
+                metrics = {**metrics, "steps": 1}
+            for name, value in metrics.items():
+                self.sums[name] = self.sums.get(name, 0.0) + float(value)
         self._pending.clear()
 
     def summary(self, waited: float) -> dict[str, float]:
         """Means over the window, throughput and the share of time that the step waited for data."""
         self.check()
-        steps = self.sums.pop("steps")
-        means = {name: value / steps for name, value in self.sums.items()}
+        steps = self.sums.pop("steps", 0.0)
+        counts = {"skipped": self.sums.pop("skipped")} if "skipped" in self.sums else {}
+        means = {name: value / steps for name, value in self.sums.items()} | counts
         means["lr"] = self._lr
         means["epoch"] = self._last_step * self._batch_size / self._num_train
         seconds = time.perf_counter() - self._since

@@ -8,6 +8,7 @@ import base64
 import datetime
 import html
 import io
+import itertools
 import json
 import pathlib
 import sys
@@ -151,7 +152,9 @@ def headline(
     last = train[-1] if train else rows[-1]
     epochs = f"{last['epoch']:,.4g} epochs" if "epoch" in last else ""
     tiles.append(("steps", f"{last['step']:,}", epochs))
-    spent = rows[-1]["time"] - rows[0]["time"]
+    # Summed over the steps forward: a clock that was set back counts as standing still.
+    times = [row["time"] for row in rows]
+    spent = sum(max(0.0, after - before) for before, after in itertools.pairwise(times))
     finished = datetime.datetime.fromtimestamp(rows[-1]["time"], datetime.UTC)
     tiles.append(("time", duration(spent), f"to {finished:%Y-%m-%d %H:%M} UTC"))
     speeds = [row["examples_per_second"] for row in train if "examples_per_second" in row]

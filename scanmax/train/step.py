@@ -122,7 +122,22 @@ def train_step(
         ema=ema,
         rng=state.rng,
     )
+    if config.optim.nonfinite == "skip":
+        new_state, metrics = skip_nonfinite(state, new_state, metrics)
     return new_state, metrics
+
+
+def skip_nonfinite(
+    old: TrainState, new: TrainState, metrics: dict[str, jax.Array]
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The new state where loss and gradient are finite, else the old one a step further.
+
+    The optimizer's own count stands still too: a skipped step is one that never was. The metric
+    `skipped` says which.
+    """
+    is_good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    kept = jax.tree.map(lambda before, after: jnp.where(is_good, after, before), old, new)
+    return kept.replace(step=new.step), {**metrics, "skipped": 1.0 - is_good.astype(jnp.float32)}
 
 
 def eval_step(params: Any, batch_stats: Any, batch: Batch, *, model: nn.Module, task: Any) -> Sums:

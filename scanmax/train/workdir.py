@@ -3,7 +3,9 @@
 import contextlib
 import fcntl
 import json
+import os
 import pathlib
+import socket
 from collections.abc import Iterator
 
 import jax
@@ -29,14 +31,22 @@ def open_workdir(path: str | pathlib.Path, config: Config) -> Iterator[pathlib.P
         return
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("w")
+        # Opened without emptying it: it names the run that may hold it.
+        lock = (path / ".lock").open("a+")
     except OSError as error:
         raise UserError(f"cannot write to --workdir={path}: {error.strerror or error}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"--workdir={path} is in use by another run") from None
+            lock.seek(0)
+            holder = lock.read().strip()
+            raise UserError(
+                f"--workdir={path} is in use by another run" + (f" ({holder})" if holder else "")
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot lock --workdir={path}: {error.strerror or error}") from error
+        # The system drops the lock of a process that ends, however it ends: none is ever stale.
         file = path / "config.json"
         if file.exists() and file.stat().st_size:
             changed = changed_fields(json.loads(file.read_text()), config)
@@ -46,7 +56,15 @@ def open_workdir(path: str | pathlib.Path, config: Config) -> Iterator[pathlib.P
                     f"--workdir={path} holds a run of another config ({'; '.join(changed[:3])}"
                     f"{more}): take another --workdir, or the config of {file}"
                 )
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(to_dict(config), indent=2) + "\n")
-        part.replace(file)
+        try:
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
+            part = file.with_suffix(".part")
+            part.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+            part.replace(file)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to --workdir={path}: {error.strerror or error}"
+            ) from error
         yield path

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,17 +11,14 @@ import chex
 import jax
 import numpy as np
 import pytest
-from toy_run import ToyData, ToyModel, toy_config
+from toy_run import MODEL, ToyData, copy, last_state, rows, toy_config
 
 from scanmax.errors import UserError
-from scanmax.train.build import build
-from scanmax.train.checkpoint import Checkpointer
 from scanmax.train.loop import train
 from scanmax.train.workdir import open_workdir
 from tests.tolerances import SHARDED
 
 HERE = pathlib.Path(__file__).parent
-MODEL = ToyModel(batch_norm=True, dropout_rate=0.2)
 
 KILLED = """
 import os, signal, sys
@@ -48,25 +44,6 @@ class Interrupted(ToyData):
             if step == 5:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
-
-
-def last_state(workdir, config, devices=None):
-    run = build(config, pipeline=ToyData(), model=MODEL, devices=devices)
-    with Checkpointer(workdir / "checkpoints", config.checkpoint) as checkpointer:
-        state, meta = checkpointer.restore(run.shapes, run.shardings)
-    return jax.device_get(state), meta
-
-
-def rows(workdir, split="train"):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return {row["step"]: row["loss"] for row in lines if row["split"] == split}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("undisturbed")
-    held_out = train(toy_config(), workdir, pipeline=ToyData(), model=MODEL)
-    return workdir, held_out, last_state(workdir, toy_config())[0]
 
 
 def test_a_run_leaves_what_it_promises(undisturbed):
@@ -107,15 +84,6 @@ def test_sigkill_resumes_bit_for_bit_from_the_last_complete_checkpoint(undisturb
     assert held_out == undisturbed[1]
     chex.assert_trees_all_equal(last_state(tmp_path, toy_config())[0], undisturbed[2])
     chex.assert_trees_all_close(rows(tmp_path), rows(undisturbed[0]))
-
-
-def copy(undisturbed, tmp_path, last=10):
-    """The undisturbed run's folder as it was after its checkpoint `last`."""
-    shutil.copytree(undisturbed[0], tmp_path / "run")
-    for path in (tmp_path / "run" / "checkpoints").iterdir():
-        if int(path.name) > last:
-            shutil.rmtree(path)
-    return tmp_path / "run"
 
 
 def damage(folder):

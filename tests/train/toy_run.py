@@ -1,10 +1,15 @@
 """A model and a data set as small as they can be and still have everything the trainer meets."""
 
+import json
+import shutil
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scanmax.train.build import build
+from scanmax.train.checkpoint import Checkpointer
 from scanmax.train.config import Config, EmaConfig, LossConfig, ModelConfig, OptimConfig
 
 
@@ -117,3 +122,30 @@ def toy_config(**fields) -> Config:
     config.sharding.min_size = 16
     config.checkpoint.every = "2 steps"
     return config
+
+
+# Everything that a state can hold: batch statistics, dropout's random stream.
+MODEL = ToyModel(batch_norm=True, dropout_rate=0.2)
+
+
+def last_state(workdir, config, devices=None):
+    """The newest checkpoint of a run, and what was saved beside it."""
+    run = build(config, pipeline=ToyData(), model=MODEL, devices=devices)
+    with Checkpointer(workdir / "checkpoints", config.checkpoint) as checkpointer:
+        state, meta = checkpointer.restore(run.shapes, run.shardings)
+    return jax.device_get(state), meta
+
+
+def rows(workdir, split="train"):
+    """Step -> loss of the rows that a run wrote."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in lines if row["split"] == split}
+
+
+def copy(undisturbed, tmp_path, last=10):
+    """The undisturbed run's folder as it was after its checkpoint `last`."""
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        if int(path.name) > last:
+            shutil.rmtree(path)
+    return tmp_path / "run"

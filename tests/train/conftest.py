@@ -1,0 +1,14 @@
+"""A run that nothing disturbed, which those that something did are held against."""
+
+import pytest
+from toy_run import MODEL, ToyData, last_state, toy_config
+
+from scanmax.train.loop import train
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """(workdir, held-out metrics, final state) of ten steps."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    held_out = train(toy_config(), workdir, pipeline=ToyData(), model=MODEL)
+    return workdir, held_out, last_state(workdir, toy_config())[0]
