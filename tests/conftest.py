@@ -7,6 +7,9 @@ are compared with other programs' as a user would run them.
 """
 
 import os
+import pathlib
+
+import pytest
 
 QUICK = (
     "--xla_backend_optimization_level=0",
@@ -19,3 +22,17 @@ flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_cou
 if os.environ.get("SCANMAX_TEST_FULL_COMPILER", "0") == "0":
     flags = [*QUICK, *(flag for flag in flags if flag not in QUICK)]
 os.environ["XLA_FLAGS"] = " ".join([*flags, "--xla_force_host_platform_device_count=8"])
+
+# Compiled functions stay until a process ends; a whole run of the suite would need many gigabytes.
+MOST_PAGES = 3 * 2**30 // os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def drop_compiled_functions():
+    """Forgets what was compiled, after a module that leaves more than 3 GiB behind."""
+    yield
+    status = pathlib.Path("/proc/self/statm")
+    if status.exists() and int(status.read_text().split()[1]) > MOST_PAGES:
+        import jax
+
+        jax.clear_caches()
