@@ -33,6 +33,10 @@ from scanmax.models.mixers.local import MsaConv as MsaConv
 from scanmax.models.mixers.local import NeighborhoodAttention as NeighborhoodAttention
 from scanmax.models.mixers.local import ShiftedWindowAttention as ShiftedWindowAttention
 from scanmax.models.mixers.local import WindowAttention as WindowAttention
+from scanmax.models.mixers.long_conv import BaseConv as BaseConv
+from scanmax.models.mixers.long_conv import Hyena as Hyena
+from scanmax.models.mixers.long_conv import LongConv as LongConv
+from scanmax.models.mixers.long_conv import SgConv as SgConv
 from scanmax.models.mixers.mamba2 import Mamba2 as Mamba2
 from scanmax.models.mixers.moh import MixtureOfHeads as MixtureOfHeads
 from scanmax.models.mixers.pooled import Pooled as Pooled
@@ -56,6 +60,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "aggregated": AggregatedAttention,
     "alibi": Alibi,
     "attention": Attention,
+    "base_conv": BaseConv,
     "context_cluster": ContextCluster,
     "conv_additive": ConvAdditive,
     "conv_projection": ConvProjection,
@@ -64,9 +69,11 @@ MIXERS: dict[str, type[Mixer]] = {
     "gpsa": Gpsa,
     "halo": HaloAttention,
     "heterogeneous": Heterogeneous,
+    "hyena": Hyena,
     "inline": Inline,
     "linear_attention": LinearAttention,
     "lkca": Lkca,
+    "long_conv": LongConv,
     "mala": Mala,
     "mamba2": Mamba2,
     "mamba2_four_way": Mamba2FourWay,
@@ -83,6 +90,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "rmt": Manhattan,
     "rmt_decomposed": ManhattanDecomposed,
     "scaling": Scaling,
+    "sgconv": SgConv,
     "shifted_window": ShiftedWindowAttention,
     "slots": Slots,
     "soft": Soft,
