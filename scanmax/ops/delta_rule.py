@@ -5,12 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
 
 from scanmax.ops.contract import (
     accumulator_dtype,
-    align,
     check_choice,
     check_implementation,
     check_rank,
@@ -19,7 +17,7 @@ from scanmax.ops.contract import (
     vary_together,
 )
 from scanmax.ops.recurrence import flat_batch, forget
-from scanmax.ops.scan import FORMS, segment_sums
+from scanmax.ops.scan import FORMS, join_blocks, segment_sums
 
 
 @op("return_state", "form", "chunk_size", "precision", "implementation")
@@ -144,11 +142,50 @@ def _step(state, q, k, v, beta, log_decay, *, precision):
 
 
 def _system(key, beta, log_decay, precision):
-    """I + L of a chunk, L_ij = beta_i (k_i . k_j) decay_ij below the diagonal; and the decays."""
+    """(I + L)^-1 of a chunk, L_ij = beta_i (k_i . k_j) decay_ij below the diagonal; the decays."""
     decay = jnp.exp(segment_sums(log_decay))  # [..., c, c]
     products = jnp.einsum("...ik,...jk->...ij", key, key, precision=precision)
     lower = jnp.tril(beta[..., :, None] * products * decay, -1)
-    return lower + align(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower), decay
+    return _inverse(lower, precision), decay
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _inverse(lower, precision):
+    """(I + L)^-1 of strictly lower triangular L, by blocks of 1, 2, 4, ... tokens.
+
+    The inverse of [[A, 0], [C, D]] has -D^-1 C A^-1 in the corner. Forward substitution in small;
+    the powers of L would cancel each other's digits. (XLA's triangular solve of many systems was
+    seen to hang on two CPU cores.)
+    """
+    length = lower.shape[-1]
+    size = 1 << (length - 1).bit_length()
+    lower = jnp.pad(lower, [(0, 0)] * (lower.ndim - 2) + [(0, size - length)] * 2)
+    lead = lower.shape[:-2]
+    blocks = jnp.ones((*lead, size, 1, 1), lower.dtype)
+    dot = functools.partial(jnp.matmul, precision=precision)
+    width = 1
+    while width < size:
+        pairs = lower.reshape(*lead, size // (2 * width), 2, width, size // (2 * width), 2, width)
+        # the corners below the diagonal: row half 1, column half 0 of each pair of blocks
+        corner = jnp.einsum("...ninj->...nij", pairs[..., 1, :, :, 0, :])
+        corner = -dot(dot(blocks[..., 1::2, :, :], corner), blocks[..., ::2, :, :])
+        blocks = join_blocks(blocks, corner, 0)
+        width *= 2
+    return blocks[..., 0, :length, :length]
+
+
+def _inverse_forward(lower, precision):
+    inverse = _inverse(lower, precision)
+    return inverse, inverse
+
+
+def _inverse_backward(precision, inverse, cotangent):
+    dot = functools.partial(jnp.matmul, precision=precision)
+    transposed = jnp.swapaxes(inverse, -1, -2)
+    return (-jnp.tril(dot(dot(transposed, cotangent), transposed), -1),)
+
+
+_inverse.defvjp(_inverse_forward, _inverse_backward)
 
 
 def _solve(q, k, v, beta, log_decay, precision):
@@ -157,10 +194,10 @@ def _solve(q, k, v, beta, log_decay, precision):
     With u = fixed - read S, S the state before the chunk: y = q' S + scores u, and the next state
     is total S + k'^T u.
     """
-    system, decay = _system(k, beta, log_decay, precision)
+    inverse, decay = _system(k, beta, log_decay, precision)
     into = jnp.exp(jnp.cumsum(log_decay, -1))[..., None]  # decay from the state to a token
     known = beta[..., None] * jnp.concatenate([v, into * k], -1)
-    solved = solve_triangular(system, known, lower=True, unit_diagonal=True)
+    solved = jnp.matmul(inverse, known, precision=precision)
     fixed, read = jnp.split(solved, [v.shape[-1]], -1)
     scores = jnp.einsum("...ik,...jk->...ij", q, k, precision=precision) * decay
     out = decay[..., -1, :, None]  # decay from a token to the next state
@@ -277,13 +314,9 @@ def delta_rule_matrix(
         log_decay = forget(log_decay, segment_ids)
     q, k = (jnp.moveaxis(x.astype(dtype), -2, -3) for x in (query, key))  # [*B, H, T, K]
     beta, log_decay = (jnp.moveaxis(x.astype(dtype), -1, -2) for x in (beta, log_decay))
-    system, decay = _system(k, beta, log_decay, precision)
+    inverse, decay = _system(k, beta, log_decay, precision)
     scores = jnp.einsum("...ik,...jk->...ij", q, k, precision=precision) * decay
-    # scores (I + L)^-1, from the right
-    matrix = solve_triangular(
-        system, jnp.swapaxes(scores, -1, -2), lower=True, trans="T", unit_diagonal=True
-    )
-    matrix = jnp.tril(jnp.swapaxes(matrix, -1, -2)) * beta[..., None, :]
+    matrix = jnp.matmul(scores, inverse, precision=precision) * beta[..., None, :]
     return (matrix if scale is None else matrix * scale).astype(query.dtype)
 
 
