@@ -91,6 +91,7 @@ class OpTestCase(chex.TestCase):
     required_lengths: Sequence[int] = LENGTHS
     required_batch_ranks: Sequence[int] = (0, 1, 2)
     differentiable: Sequence[str] | None = None
+    accumulated: Sequence[int] = ()
     errors: Sequence[tuple[Mapping[str, Any], type[Exception], str]] = ()
     tolerances: Tolerances = DEFAULT
 
@@ -217,10 +218,18 @@ class OpTestCase(chex.TestCase):
         if (op, "vjp") not in self._compiled:
 
             def pull_back(floats, others, cotangent):
-                return jax.vjp(lambda floats: op(**floats, **others), floats)[1](cotangent)[0]
+                _, pull = jax.vjp(lambda floats: self.smooth(op(**floats, **others)), floats)
+                return pull(cotangent)[0]
 
             self._compiled[op, "vjp"] = jax.jit(pull_back)
         return self._compiled[op, "vjp"]
+
+    @staticmethod
+    def smooth(output):
+        """The output with None for what has no gradient: integers, bools."""
+        return jax.tree.map(
+            lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else None, output
+        )
 
     def split_differentiable(self, arrays: dict) -> tuple[dict, dict]:
         """The arrays that are differentiated, and the rest."""

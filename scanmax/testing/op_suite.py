@@ -65,6 +65,8 @@ class OpSuite(OpTestCase):
       sequence: names of the arguments whose axis after the batch axes is time. Their cases must
         cover `required_lengths` and 0, 1, 2 batch axes.
       differentiable: names to differentiate; None means every float array.
+      accumulated: places among the outputs of those that stay in accumulator precision whatever
+        the inputs, as losses and tables do.
       step: the one-token form, `step(state, *arrays at t, **options) -> (y_t, state)`.
       errors: tuples (changes, exception, regex): the first full case's arguments and options with
         `changes` applied (a function of the argument, or a new value) must raise so.
@@ -115,7 +117,10 @@ class OpSuite(OpTestCase):
                                 chex.assert_type(leaf, jnp.float32)
                     else:
                         output = actual
-                    chex.assert_type(jax.tree.leaves(output), dtype)
+                    for place, leaf in enumerate(jax.tree.leaves(output)):
+                        if jnp.issubdtype(leaf.dtype, jnp.floating):
+                            accumulated = place in self.accumulated
+                            chex.assert_type(leaf, jnp.float32 if accumulated else dtype)
                     compare.assert_rms(actual, expected, tolerance)
 
     def test_level_2_float32(self):
@@ -131,8 +136,8 @@ class OpSuite(OpTestCase):
             arrays, options = self.inputs(case)
             floats, others = self.split_differentiable(arrays)
             output, pull_back = jax.vjp(
-                lambda floats, others=others, options=options: self.expected(
-                    {**floats, **others}, options
+                lambda floats, others=others, options=options: self.smooth(
+                    self.expected({**floats, **others}, options)
                 ),
                 floats,
             )
@@ -158,13 +163,13 @@ class OpSuite(OpTestCase):
                 backward = self.compiled_vjp(options, form)
 
                 def function(floats, others=others, forward=forward):
-                    return forward(**floats, **others)
+                    return self.smooth(forward(**floats, **others))
 
                 def function_vjp(floats, others=others, forward=forward, backward=backward):
                     def pull_back(cotangent):
                         return (backward(floats, others, cotangent),)
 
-                    return forward(**floats, **others), pull_back
+                    return self.smooth(forward(**floats, **others)), pull_back
 
                 tolerance = self.tolerances.check_grads_f64
                 with self.noting(case, form=form):
