@@ -23,6 +23,7 @@ class MixerCase:
         and is read by all, None where neither.
       depth: blocks of the isotropic host; 2 where the class token, which alone is read behind the
         last, does not pass through every parameter: then the first block is held to have all.
+      pool: of the isotropic host; "avg", without a class token, where that token reads no other.
       side: of the pyramid's images; 32 where 16 leaves the last stage one key, of weight 1.
     """
 
@@ -35,6 +36,7 @@ class MixerCase:
     generates: tuple[Mapping[str, Any], ...] | None = None
     reach: str | None = "all"
     depth: int = 1
+    pool: str = "token"
     side: int = 16
 
 
@@ -96,6 +98,7 @@ CASES = {
     "mamba_bidirectional": MixerCase(options={"d_state": 3}),
     "mamba_four_way": MixerCase(options={"d_state": 2}),
     "mamba_multi_scale": MixerCase(options={"d_state": 2, "reduction": 2}),
+    "mamba_multi_scale": MixerCase(options={"d_state": 2, "reduction": 2}, depth=2),
     "moh": MixerCase(
         # with two heads, one of them picked: rescaled, its gate would be constant
         options={"rescale": False},

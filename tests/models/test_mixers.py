@@ -63,7 +63,8 @@ def host(kind, name, **fields):
     case = CASES[name]
     options = {"mixer": name, "mixer_options": {name: case.options}, **fields}
     if kind == "vit":
-        model = create_model("vit_tiny_patch16_224", **{**VIT, "depth": case.depth, **options})
+        own = {"depth": case.depth, "pool": case.pool, "class_token": case.pool == "token"}
+        model = create_model("vit_tiny_patch16_224", **{**VIT, **own, **options})
         side = 8
     else:
         model, side = create_model("pyramid_tiny", **{**PYRAMID, **options}), case.side

@@ -113,3 +113,53 @@ def test_four_ways_of_one_rate_read_everything_twice():
     matrices = ops.ssd_matrix(dt, -jnp.zeros(1), B, B)[:, None]
     merged = merge_matrices(matrices, sequence_places(GRID, PREFIX, NAMES))[0, 0]
     np.testing.assert_array_equal(merged, 2 * np.ones((TOKENS, TOKENS)) + 2 * np.eye(TOKENS))
+
+
+def test_the_channel_scan_is_a_loop_over_the_channels_of_each_token():
+    mixer = create_mixer("selective_channel", heads=1, options={"d_state": 2, "expand": 1.0})
+    x = jax.random.normal(jax.random.key(0), (1, 3, DIM))
+    params = randomised(mixer.init(jax.random.key(1), x))["params"]
+    projection = params["in_proj"]
+    both = x @ projection["kernel"] + projection["bias"][None, None]
+    u, gate = jnp.split(both, 2, -1)
+    total = np.zeros((3, DIM))
+    for direction in range(2):
+        own = jax.tree.map(lambda leaf, r=direction: np.asarray(leaf[r]), params["ssm"])
+        taps = np.asarray(params["conv_kernel"][direction, :, 0])
+        bias = np.asarray(params["conv_bias"][direction, 0])
+        for token in range(3):
+            steps = np.asarray(u[0, token])[:: 1 - 2 * direction]
+            padded = np.concatenate([np.zeros(len(taps) - 1), steps])
+            steps = np.asarray(
+                [jax.nn.silu(padded[t : t + len(taps)] @ taps + bias) for t in range(DIM)]
+            )
+            state, outputs = np.zeros(2), []
+            for value in steps:
+                mixed = value * own["x_proj"]["kernel"][0]
+                dt = mixed[0] * own["dt_proj"]["kernel"][0, 0] + own["dt_bias"][0]
+                dt = np.log1p(np.exp(dt))
+                state = np.exp(-dt * np.exp(own["A_log"][0])) * state + dt * value * mixed[1:3]
+                outputs.append(state @ mixed[3:] + own["D"][0] * value)
+            total[token] += np.asarray(outputs)[:: 1 - 2 * direction]
+    y = (total * jax.nn.silu(gate[0])) @ params["out_proj"]["kernel"]
+    y = y + params["out_proj"]["bias"][None]
+    np.testing.assert_allclose(mixer.apply({"params": params}, x)[0], y, rtol=1e-4, atol=1e-5)
+
+
+def test_the_multi_scale_mixer_reads_a_quarter_less_than_half():
+    """1.75 T tokens go through its scans, 4 T through those of four directions."""
+
+    def scanned(name, grid):
+        mixer = create_mixer(name, heads=2, use_bias=False)
+        x = jax.ShapeDtypeStruct((1, grid[0] * grid[1], DIM), jnp.float32)
+        made = jax.eval_shape(lambda key, x: mixer.init(key, x, grid=grid), jax.random.key(0), x)
+        run = lambda v, x: mixer.apply(  # noqa: E731
+            v, x, grid=grid, mutable=["intermediates"], capture_intermediates=True
+        )[1]["intermediates"]
+        sown = jax.eval_shape(run, {"params": made["params"]}, x)
+        shapes = [leaf["__call__"][0].shape for name, leaf in sown.items() if "ssm" in name]
+        return sum(int(np.prod(shape[:-1])) for shape in shapes)
+
+    assert scanned("mamba_multi_scale", (8, 8)) == 1.75 * 64
+    assert scanned("mamba_four_way", (8, 8)) == 4 * 64
+    assert scanned("mamba_multi_scale", (7, 5)) == 35 + 3 * 4 * 3

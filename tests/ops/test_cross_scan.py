@@ -113,3 +113,26 @@ def test_a_map_of_equal_size_gives_the_cross_scan():
     merged = ops.multi_scale_merge(full, small, (3, 4), (3, 4))
     expected = ops.cross_merge(y, (3, 4), directions=order)
     np.testing.assert_allclose(merged, expected, rtol=1e-5)
+
+
+def test_nc_ssd_is_what_all_scans_become_without_decay():
+    """Forward and backward, or four ways, collapse to one sum, the diagonal counted once."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    x, B, C = draw(12, 2, 3), draw(12, 1, 4), draw(12, 1, 4)
+    dt, A = jnp.abs(draw(12, 2)), -jnp.abs(draw(2))
+    weights = -dt * A[None]
+    expected = ops.nc_ssd(x, dt, A, B, C)
+    own = jnp.einsum("tgn,tgn->t", B, C)[:, None, None] * weights[..., None] * x
+
+    def read(y, directions):
+        maps = y.reshape(3, 4, -1)
+        sequences = ops.cross_scan(maps, directions=directions)
+        return sequences.reshape(*sequences.shape[:2], *y.shape[1:])
+
+    for directions in (2, 4):
+        arrays = [read(y, directions) for y in (x, weights, B, C)]
+        y = ops.ssd(*arrays[:2], jnp.zeros(2), *arrays[2:])
+        merged = ops.cross_merge(y.reshape(directions, 12, -1), (3, 4), directions=directions)
+        once = merged.reshape(x.shape) / (directions // 2) - own
+        np.testing.assert_allclose(once, expected, rtol=1e-4, atol=1e-4)

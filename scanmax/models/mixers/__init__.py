@@ -39,9 +39,11 @@ from scanmax.models.mixers.long_conv import LongConv as LongConv
 from scanmax.models.mixers.long_conv import SgConv as SgConv
 from scanmax.models.mixers.mamba2 import Mamba2 as Mamba2
 from scanmax.models.mixers.moh import MixtureOfHeads as MixtureOfHeads
+from scanmax.models.mixers.multi_scale import MambaMultiScale as MambaMultiScale
 from scanmax.models.mixers.pooled import Pooled as Pooled
 from scanmax.models.mixers.pooled import SpatialReduction as SpatialReduction
 from scanmax.models.mixers.selective import SelectiveAttention as SelectiveAttention
+from scanmax.models.mixers.selective_channel import SelectiveChannel as SelectiveChannel
 from scanmax.models.mixers.slots import ContextCluster as ContextCluster
 from scanmax.models.mixers.slots import Slots as Slots
 from scanmax.models.mixers.slots import VisualTokens as VisualTokens
@@ -79,6 +81,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "mamba2_four_way": Mamba2FourWay,
     "mamba_bidirectional": MambaBidirectional,
     "mamba_four_way": MambaFourWay,
+    "mamba_multi_scale": MambaMultiScale,
     "moh": MixtureOfHeads,
     "msa_conv": MsaConv,
     "nc_ssd": NcSsd,
@@ -91,6 +94,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "rmt_decomposed": ManhattanDecomposed,
     "scaling": Scaling,
     "sgconv": SgConv,
+    "selective_channel": SelectiveChannel,
     "shifted_window": ShiftedWindowAttention,
     "slots": Slots,
     "soft": Soft,

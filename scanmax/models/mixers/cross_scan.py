@@ -25,38 +25,50 @@ PerDirection = nn.vmap(
 )
 
 
+def add_prefix(
+    sequences: Float[Array, "B R T C"], first: Float[Array, "B P C"], names: tuple[str, ...]
+) -> Float[Array, "R B T C"]:
+    """Puts the prefix tokens before each sequence, where reversed behind it, last one first."""
+    if not first.shape[1]:
+        return jnp.moveaxis(sequences, 1, 0)
+    joined = []
+    for index, name in enumerate(names):
+        y = sequences[:, index]
+        parts = [y, first[:, ::-1]] if name.endswith("reversed") else [first, y]
+        joined.append(jnp.concatenate(parts, axis=1))
+    return jnp.stack(joined)
+
+
+def split_prefix(
+    y: Float[Array, "R B T C"], prefix: int, names: tuple[str, ...]
+) -> tuple[Float[Array, "B P C"], Float[Array, "B R T C"]]:
+    """The prefix tokens, added over the sequences, and the sequences without them."""
+    if not prefix:
+        return y[0, :, :0], jnp.moveaxis(y, 0, 1)
+    firsts, tokens = [], []
+    for name, sequence in zip(names, y):
+        length = sequence.shape[1] - prefix
+        last = name.endswith("reversed")
+        firsts.append(sequence[:, length:][:, ::-1] if last else sequence[:, :prefix])
+        tokens.append(sequence[:, :length] if last else sequence[:, prefix:])
+    return sum(firsts), jnp.stack(tokens, 1)
+
+
 def to_sequences(
     x: Float[Array, "B T C"], grid: tuple[int, int], prefix: int, names: tuple[str, ...]
 ) -> Float[Array, "R B T C"]:
     """Tokens in the order of each direction; prefix tokens first, where reversed last."""
     maps = x[:, prefix:].reshape(x.shape[0], *grid, x.shape[-1])
-    sequences = jnp.moveaxis(ops.cross_scan(maps, directions=names), 1, 0)
-    if not prefix:
-        return sequences
-    first = x[:, :prefix]
-    joined = [
-        jnp.concatenate(
-            [y, first[:, ::-1]] if name.endswith("reversed") else [first, y],
-            axis=1,
-        )
-        for name, y in zip(names, sequences)
-    ]
-    return jnp.stack(joined)
+    return add_prefix(ops.cross_scan(maps, directions=names), x[:, :prefix], names)
 
 
 def from_sequences(
     y: Float[Array, "R B T C"], grid: tuple[int, int], prefix: int, names: tuple[str, ...]
 ) -> Float[Array, "B T C"]:
     """The tokens of all directions back in their places, added."""
-    tokens, firsts = [], []
-    for name, sequence in zip(names, y):
-        last = name.endswith("reversed")
-        length = sequence.shape[1] - prefix
-        tokens.append(sequence[:, :length] if last else sequence[:, prefix:])
-        firsts.append(sequence[:, length:][:, ::-1] if last else sequence[:, :prefix])
-    maps = ops.cross_merge(jnp.stack(tokens, 1), grid, directions=names)
-    merged = maps.reshape(y.shape[1], -1, y.shape[-1])
-    return jnp.concatenate([sum(firsts), merged], axis=1) if prefix else merged
+    first, tokens = split_prefix(y, prefix, names)
+    maps = ops.cross_merge(tokens, grid, directions=names)
+    return jnp.concatenate([first, maps.reshape(first.shape[0], -1, y.shape[-1])], axis=1)
 
 
 def sequence_places(grid: tuple[int, int], prefix: int, names: tuple[str, ...]) -> np.ndarray:
@@ -80,39 +92,24 @@ def merge_matrices(
     )
 
 
-class CrossScan(Mixer):
-    """Gated selective scans of a map in 1, 2 or 4 directions: y = out(norm(sum_r ssm_r) silu(z)).
-
-    Prefix tokens stand before the map in forward directions, which carry them to every pixel, and
-    behind it in reversed ones, where they have read every pixel. The hidden attention is sown as
-    the mean over `heads` groups of channels; D, filter and gate are outside of it.
+class GatedScan(Mixer):
+    """What the selective scans of images share: y = out(mix(x) silu(z)), with x and z from one map.
 
     Attributes:
       expand: inner width over the model's.
       d_state: N, states of each channel.
       dt_rank: width through which the steps go; None is the model's width / 16, rounded up.
-      directions: 1 (rows), 2 (and back) or 4 (and columns).
-      shared: one set of projections and rates for all directions instead of one for each.
-      filter_axes: "map" filters the map once, before it is read; "sequence" filters each sequence
-        causally, with taps of its own.
-      filter_size: sides, or taps, of that depthwise filter.
-      use_norm: LayerNorm of the sum before the gate.
+      filter_size: sides, or taps, of the depthwise filter before the scans.
     """
 
-    formula: ClassVar[str] = "y = out(norm(sum_r unread_r(ssm_r(read_r(silu(conv(x)))))) silu(z))"
     cost: ClassVar[str] = "T"
 
     expand: float = 2.0
     d_state: int = 16
     dt_rank: int | None = None
-    directions: int = 4
-    shared: bool = False
-    filter_axes: str = "map"
     filter_size: int = 3
-    use_norm: bool = True
     norm_epsilon: float = 1e-5
 
-    @nn.compact
     def __call__(
         self,
         x: Float[Array, "B T D"],
@@ -121,66 +118,37 @@ class CrossScan(Mixer):
     ) -> Float[Array, "B T D"]:
         if self.is_causal:
             raise ValueError(f"{type(self).__name__} has no causal form: see mixer 'mamba'.")
-        if self.filter_axes not in ("map", "sequence"):
-            raise ValueError(f"filter_axes={self.filter_axes!r} is not 'map' or 'sequence'.")
+        return self.gated(x, grid)
+
+    @nn.compact
+    def gated(self, x: Float[Array, "B T D"], grid) -> Float[Array, "B T D"]:
         dim, inner = x.shape[-1], int(self.expand * x.shape[-1])
-        self.head_dim(inner)
-        grid, names = self.grid_or_line(x, grid), direction_names(self.directions)
+        grid = self.grid_or_line(x, grid)
         u, gate = jnp.split(self.dense(2 * inner, ("embed", "mlp"), "in_proj")(x), 2, axis=-1)
-        if self.filter_axes == "map":
-            u = self.filter_map(u, grid)
-        sequences = to_sequences(u, grid, self.prefix_tokens, names)
-        if self.filter_axes == "sequence":
-            sequences = self.filter_sequences(sequences)
-        ssm = self.create_ssm(dim)
-        y = from_sequences(self.over_directions(ssm, sequences), grid, self.prefix_tokens, names)
-        self.sow_attention(
-            x.shape[1],
-            lambda: merge_matrices(
-                self.over_directions(ssm.matrix, sequences),
-                sequence_places(grid, self.prefix_tokens, names),
-            ),
-        )
-        if self.use_norm:
-            y = self.create_norm()(y)
+        y = self.mix(u, grid, dim)
         return self.dense(dim, ("mlp", "embed"), "out_proj")(y * jax.nn.silu(gate))
 
     @nn.nowrap
-    def create_ssm(self, dim: int) -> nn.Module:
-        """The scan's module, one for all directions or with an axis of them."""
-        return (SelectiveSsm if self.shared else PerDirection)(
-            heads=self.heads,
-            d_state=self.d_state,
-            dt_rank=self.dt_rank or -(-dim // 16),
-            name="ssm",
-            **self.dtypes,
-        )
+    def mix(self, x: Float[Array, "B T C"], grid, dim: int) -> Float[Array, "B T C"]:
+        """Filter and scans of the inner tokens, of a model of width `dim`."""
+        raise NotImplementedError
 
     @nn.nowrap
-    def over_directions(self, run, sequences: Float[Array, "R B T C"]):
-        """run on the sequences of every direction."""
-        if not self.shared:
-            return run(sequences)
-        y = run(sequences.reshape(-1, *sequences.shape[2:]))
-        return y.reshape(*sequences.shape[:2], *y.shape[1:])
-
-    @nn.nowrap
-    def filter_map(self, x: Float[Array, "B T C"], grid, name: str = "conv", stride: int = 1):
+    def filter_map(self, x: Float[Array, "B T C"], grid, name: str, size: int, stride: int = 1):
         """Depthwise filter of the map and SiLU; prefix tokens meet only its bias."""
-        size = self.filter_size
         kernel, bias = self.taps(name, (size, size, 1, x.shape[-1]), size * size)
         prefix, tokens = x[:, : self.prefix_tokens], x[:, self.prefix_tokens :]
-        maps = tokens.reshape(x.shape[0], *grid, x.shape[-1]).astype(self.dtype)
+        maps = tokens.reshape(x.shape[0], *grid, x.shape[-1])
         maps = ops.depthwise_conv2d(maps, kernel, stride=stride, padding=size // 2)
         y = jnp.concatenate([prefix, maps.reshape(x.shape[0], -1, x.shape[-1])], axis=1)
         return jax.nn.silu(y + bias[None, None])
 
     @nn.nowrap
-    def filter_sequences(self, x: Float[Array, "R B T C"]) -> Float[Array, "R B T C"]:
+    def filter_sequences(self, x: Float[Array, "R B T C"], shared: bool = False):
         """Causal depthwise filter of each sequence and SiLU."""
-        lead = () if self.shared else x.shape[:1]
+        lead = () if shared else x.shape[:1]
         kernel, bias = self.taps("conv", (*lead, self.filter_size, x.shape[-1]), self.filter_size)
-        axes = (0, None, None) if self.shared else (0, 0, 0)
+        axes = (0, None, None) if shared else (0, 0, 0)
         filtered = jax.vmap(
             lambda x, kernel, bias: ops.causal_conv1d(x, kernel, bias, activation="silu"), axes
         )
@@ -188,7 +156,7 @@ class CrossScan(Mixer):
 
     @nn.nowrap
     def taps(self, name: str, shape: tuple[int, ...], fan_in: int) -> tuple[Array, Array]:
-        """Kernel and bias of a depthwise filter over the last axis."""
+        """Kernel and bias of a depthwise filter over the last axis; three axes: per direction."""
         init = fan_in_uniform(fan_in=fan_in)
         lead = shape[:1] if len(shape) == 3 else ()
         values = []
@@ -197,6 +165,17 @@ class CrossScan(Mixer):
             value = self.param(f"{name}_{part}", partitioned(init, axes), size, self.param_dtype)
             values.append(value.astype(self.dtype))
         return values[0], values[1]
+
+    @nn.nowrap
+    def create_ssm(self, kind: type[nn.Module], dim: int, name: str = "ssm") -> nn.Module:
+        """The module of a scan, or of one per direction."""
+        return kind(
+            heads=self.heads,
+            d_state=self.d_state,
+            dt_rank=self.dt_rank or -(-dim // 16),
+            name=name,
+            **self.dtypes,
+        )
 
     @nn.nowrap
     def create_norm(self) -> LayerNorm:
@@ -209,6 +188,59 @@ class CrossScan(Mixer):
     @property
     def dtypes(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+
+class CrossScan(GatedScan):
+    """Selective scans of a map in 1, 2 or 4 directions: y = out(norm(sum_r ssm_r) silu(z)).
+
+    Prefix tokens stand before the map in forward directions, which carry them to every pixel, and
+    behind it in reversed ones, where they have read every pixel. The hidden attention is sown as
+    the mean over `heads` groups of channels; D, filter and gate are outside of it.
+
+    Attributes:
+      directions: 1 (rows), 2 (and back) or 4 (and columns).
+      shared: one set of projections and rates for all directions instead of one for each.
+      filter_axes: "map" filters the map once, before it is read; "sequence" filters each sequence
+        causally, with taps of its own unless `shared`.
+      use_norm: LayerNorm of the sum before the gate.
+    """
+
+    formula: ClassVar[str] = "y = out(norm(sum_r unread_r(ssm_r(read_r(silu(conv(x)))))) silu(z))"
+
+    directions: int = 4
+    shared: bool = False
+    filter_axes: str = "map"
+    use_norm: bool = True
+
+    @nn.nowrap
+    def mix(self, x: Float[Array, "B T C"], grid, dim: int) -> Float[Array, "B T C"]:
+        if self.filter_axes not in ("map", "sequence"):
+            raise ValueError(f"filter_axes={self.filter_axes!r} is not 'map' or 'sequence'.")
+        self.head_dim(x.shape[-1])
+        names = direction_names(self.directions)
+        if self.filter_axes == "map":
+            x = self.filter_map(x, grid, "conv", self.filter_size)
+        sequences = to_sequences(x, grid, self.prefix_tokens, names)
+        if self.filter_axes == "sequence":
+            sequences = self.filter_sequences(sequences, self.shared)
+        ssm = self.create_ssm(SelectiveSsm if self.shared else PerDirection, dim)
+        y = from_sequences(self.over_directions(ssm, sequences), grid, self.prefix_tokens, names)
+        self.sow_attention(
+            x.shape[1],
+            lambda: merge_matrices(
+                self.over_directions(ssm.matrix, sequences),
+                sequence_places(grid, self.prefix_tokens, names),
+            ),
+        )
+        return self.create_norm()(y) if self.use_norm else y
+
+    @nn.nowrap
+    def over_directions(self, run, sequences: Float[Array, "R B T C"]):
+        """run on the sequences of every direction."""
+        if not self.shared:
+            return run(sequences)
+        y = run(sequences.reshape(-1, *sequences.shape[2:]))
+        return y.reshape(*sequences.shape[:2], *y.shape[1:])
 
 
 class MambaFourWay(CrossScan):
