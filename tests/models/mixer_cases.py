@@ -97,7 +97,6 @@ CASES = {
     "mamba2_four_way": MixerCase(options={"state_size": 4}),
     "mamba_bidirectional": MixerCase(options={"d_state": 3}),
     "mamba_four_way": MixerCase(options={"d_state": 2}),
-    "mamba_multi_scale": MixerCase(options={"d_state": 2, "reduction": 2}),
     "mamba_multi_scale": MixerCase(options={"d_state": 2, "reduction": 2}, depth=2),
     "moh": MixerCase(
         # with two heads, one of them picked: rescaled, its gate would be constant
@@ -141,6 +140,7 @@ CASES = {
         causal=True,
         generates=({"step_width": 1},),
         reach=None,
+        pool="avg",
     ),
     "shifted_window": MixerCase(
         options={"window_size": 2},
