@@ -12,6 +12,8 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "scanmax/version.py").read_
 BASE = [
     "absl-py>=2.3.1",
     "chex>=0.1.91",
+    # jax.export serialises with it and does not say so.
+    "flatbuffers>=24.3.25",
     "flax>=0.12.2",
     "grain>=0.2.15",
     # tensorflow-datasets 4.9.10 imports it without saying so.

@@ -53,7 +53,7 @@ def train(
             contextlib.ExitStack() as stack,
         ):
             restored = checkpointer.restore(run.shapes, run.shardings)
-            state, meta = restored or (run.init(), checkpoint_meta(config, 0))
+            state, meta = restored or (run.init(), checkpoint_meta(run, 0))
             start, best = meta["step"], meta["best"]
             teacher = load_teacher(run)
             is_first = jax.process_index() == 0
@@ -91,7 +91,7 @@ def train(
                         best = held_out[config.checkpoint.metric]
                         saves = saves or config.checkpoint.keep_best > 0
                 if saves:
-                    meta = checkpoint_meta(config, step, best, window.sums, skips.in_a_row)
+                    meta = checkpoint_meta(run, step, best, window.sums, skips.in_a_row)
                     checkpointer.save(state, meta, held_out if evaluates else None)
                 if evaluates or saves:
                     window.restart_clock()
@@ -121,19 +121,28 @@ def is_better(held_out: dict[str, float], best: float | None, config: Checkpoint
 
 
 def checkpoint_meta(
-    config: Config,
+    run: Run,
     step: int,
     best: float | None = None,
     window: Mapping[str, float] | None = None,
     skipped: int = 0,
 ) -> dict[str, Any]:
     """What a checkpoint holds beside its arrays. Data are a pure function of (seed, step)."""
+    config, example = run.config, model_input(run.pipeline)
     return {
         "step": step,
         "best": best,
         "window": dict(window or {}),
         "skipped": skipped,
-        "data": {"seed": config.seed, "next_step": step, "examples": step * config.batch_size},
+        "data": {
+            "seed": config.seed,
+            "next_step": step,
+            "examples": step * config.batch_size,
+            "kind": run.pipeline.kind,
+            "input": {"shape": list(example.shape[1:]), "dtype": example.dtype.name},
+            "num_classes": run.pipeline.num_classes,
+            "class_names": list(run.pipeline.class_names),
+        },
         "config": to_dict(config),
     }
 

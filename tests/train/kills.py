@@ -103,9 +103,15 @@ def end_state(workdir: pathlib.Path) -> dict[str, bytes]:
         return json.loads(pipe.read())
 
 
-def where(workdir: pathlib.Path, has_started: bool) -> str:
+def unfinished(workdir: pathlib.Path) -> set[tuple[str, int]]:
+    """Checkpoints half written, each with what tells it from another of its name."""
+    found = (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")
+    return {(path.name, path.stat().st_ino) for path in found}
+
+
+def where(has_started: bool, is_saving: bool) -> str:
     """What the life that has just died was doing."""
-    if any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")):
+    if is_saving:
         return "while a checkpoint was written"
     return "while training" if has_started else "while starting or restoring"
 
@@ -131,6 +137,7 @@ def campaign(folder: pathlib.Path, kills: int, seed: int) -> dict:
     done, runs, restarts = 0, 0, 0
     while done < kills or restarts:
         workdir = folder / f"run_{runs}"
+        left = unfinished(workdir)
         child, pipe = fork(workdir)
         if done >= kills:
             # Enough: the run under way is let go to its end.
@@ -152,7 +159,7 @@ def campaign(folder: pathlib.Path, kills: int, seed: int) -> dict:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             has_started = bool(select.select([pipe], [], [], 0)[0]) and os.read(pipe, 1) == b"x"
-            place = where(workdir, has_started)
+            place = where(has_started, bool(unfinished(workdir) - left))
             died[place] = died.get(place, 0) + 1
             done, restarts = done + 1, restarts + 1
         os.close(pipe)

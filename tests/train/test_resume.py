@@ -68,7 +68,8 @@ def test_sigterm_saves_and_the_next_run_ends_bit_for_bit_the_same(undisturbed, t
     assert train(toy_config(), tmp_path, pipeline=Interrupted(), model=MODEL) == {}
     _, meta = last_state(tmp_path, toy_config())
     assert meta["step"] < 10
-    assert meta["data"] == {"seed": 0, "next_step": meta["step"], "examples": 16 * meta["step"]}
+    position = {"seed": 0, "next_step": meta["step"], "examples": 16 * meta["step"]}
+    assert position.items() <= meta["data"].items()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     held_out = train(toy_config(), tmp_path, pipeline=ToyData(), model=MODEL)
     assert held_out == undisturbed[1]

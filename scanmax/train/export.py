@@ -1,0 +1,135 @@
+"""python -m scanmax.train.export WORKDIR [--step=last] [--output=DIR] [--platforms=cpu,tpu]
+
+Writes a trained model for programs that know nothing of scanmax: `model.safetensors` (weights),
+`model.stablehlo` (the forward pass, for plain jax) and `model.json` (what goes in and comes out).
+docs/export.md shows how they are read.
+"""
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from scanmax.errors import UserError
+from scanmax.models.weights import save_weights
+from scanmax.train.inference import Trained, load_for_inference
+
+FILES = ("model.safetensors", "model.stablehlo", "model.json")
+
+
+def export(
+    trained: Trained,
+    output: str | pathlib.Path,
+    *,
+    batch_size: int = 0,
+    platforms: tuple[str, ...] = (),
+) -> pathlib.Path:
+    """Writes the three files.
+
+    Args:
+      trained: a model, as load_for_inference gives it.
+      output: the folder, made where it is missing.
+      batch_size: rows that the forward pass takes; 0 is any number.
+      platforms: what it is lowered for, of "cpu", "cuda", "rocm" and "tpu"; () is this machine's.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UserError: the model cannot be lowered so, or the folder cannot be written.
+    """
+    names = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        for name, leaf in _named(trained.variables).items()
+    }
+    rows: Any = batch_size or jax.export.symbolic_shape("batch")[0]
+    example = trained.example(1)
+    inputs = jax.ShapeDtypeStruct((rows, *example.shape[1:]), example.dtype)
+
+    def forward(weights, inputs):
+        variables = _nested(weights)
+        if batch_size:
+            return trained.model.apply(variables, inputs)
+        # Ops choose blocks by sizes that they know: the unknown number of rows is mapped over.
+        return jax.vmap(lambda row: trained.model.apply(variables, row[None])[0])(inputs)
+
+    try:
+        exported = jax.export.export(jax.jit(forward), platforms=platforms or None)(names, inputs)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        hint = "; --batch_size=N fixes the number of rows" if not batch_size else ""
+        raise UserError(f"the model cannot be exported: {reason}{hint}") from error
+    output = pathlib.Path(output)
+    outputs = [
+        {"shape": [str(size) for size in leaf.shape], "dtype": jnp.dtype(leaf.dtype).name}
+        for leaf in jax.tree.leaves(exported.out_avals)
+    ]
+    told = {
+        "model": trained.config.model.name,
+        "step": trained.step,
+        "input": {"shape": [str(size) for size in inputs.shape], "dtype": inputs.dtype.name},
+        "outputs": outputs,
+        "class_names": trained.data["class_names"],
+        "platforms": list(exported.platforms),
+        "jax": jax.__version__,
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    save_weights(trained.variables, output / FILES[0])
+    (output / FILES[1]).write_bytes(exported.serialize())
+    (output / FILES[2]).write_text(json.dumps(told, indent=2) + "\n")
+    return output
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Arrays by the path that save_weights writes."""
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
+
+
+def _nested(weights: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, leaf in weights.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def main(argv: list[str]) -> int:
+    """Exports the model of a workdir."""
+    if any(word.lstrip("-") in ("help", "h", "helpfull") for word in argv):
+        print(__doc__)
+        return 0
+    values = flags.FlagValues()
+    flags.DEFINE_string("step", "last", "a step, last or best", flag_values=values)
+    flags.DEFINE_string("output", None, "the folder; WORKDIR/export", flag_values=values)
+    flags.DEFINE_integer("batch_size", 0, "rows; 0 is any number", flag_values=values)
+    flags.DEFINE_list("platforms", [], "cpu, cuda, rocm, tpu", flag_values=values)
+    try:
+        rest = values(["", *argv])[1:]
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    if len(rest) != 1:
+        raise UserError("usage: python -m scanmax.train.export WORKDIR [--step=last] ...")
+    trained = load_for_inference(rest[0], values["step"].value)
+    folder = export(
+        trained,
+        values["output"].value or pathlib.Path(rest[0]) / "export",
+        batch_size=values["batch_size"].value,
+        platforms=tuple(values["platforms"].value),
+    )
+    for name in FILES:
+        print(folder / name)
+    return 0
+
+
+if __name__ == "__main__":
+    from scanmax.cli import run_main
+
+    sys.exit(run_main(main))

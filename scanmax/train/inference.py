@@ -1,0 +1,163 @@
+"""A trained model out of a workdir: its parameters alone, without optimizer, on any device."""
+
+import dataclasses
+import json
+import pathlib
+import types
+import typing
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from scanmax.errors import UserError
+from scanmax.train.build import make_model
+from scanmax.train.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What load_for_inference found.
+
+    Attributes:
+      model: the module.
+      variables: {"params": ..., "batch_stats": ...}, for model.apply.
+      config: the run's config.
+      step: the checkpoint's step.
+      data: what the run read: "kind", "input" (shape and type of one example), "num_classes",
+        "class_names".
+    """
+
+    model: nn.Module
+    variables: dict[str, Any]
+    config: Config
+    step: int
+    data: dict[str, Any]
+
+    def example(self, batch_size: int = 1) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of a batch of model inputs."""
+        shape = (batch_size, *self.data["input"]["shape"])
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(self.data["input"]["dtype"]))
+
+
+def load_for_inference(
+    workdir: str | pathlib.Path, step: int | str = "last", *, model: nn.Module | None = None
+) -> Trained:
+    """Reads the model of a run: the moving average where one is kept, else the parameters.
+
+    Only those and the batch statistics are read, not the optimizer, whatever mesh wrote them. A run
+    that is still going may be read: a checkpoint is either whole or not there.
+
+    Args:
+      workdir: folder of a run.
+      step: a checkpoint's step, "last", or "best" by the metric that the run's config names.
+      model: a module of one's own, where the run was given one; None makes the config's.
+
+    Returns:
+      Model and variables, the latter on the default device.
+
+    Raises:
+      UserError: no such checkpoint, or one that cannot be read or does not fit the model.
+
+    Example:
+      trained = load_for_inference("runs/digits_vit"); trained.model.apply(trained.variables, x)
+    """
+    from scanmax.models.weights import load_weights
+
+    workdir = pathlib.Path(workdir).absolute()
+    try:
+        config = read_config(workdir)
+        step = find_step(workdir, step, config)
+        folder = workdir / "checkpoints" / str(step)
+        data = json.loads((folder / "meta" / "metadata").read_text())["data"]
+        kept = "ema" if config.ema.decay else "params"
+        arrays = read_arrays(folder / "state", (kept, "batch_stats"))
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"checkpoint {step} of {workdir} cannot be read: {reason}") from error
+    if model is None:
+        known = types.SimpleNamespace(kind=data["kind"], num_classes=data["num_classes"])
+        model = make_model(config, known)
+    variables = {"params": arrays[kept]}
+    if arrays.get("batch_stats"):
+        variables["batch_stats"] = arrays["batch_stats"]
+    variables = load_weights(model, variables, data["input"]["shape"])
+    return Trained(model, nn.meta.unbox(variables), config, step, data)
+
+
+def find_step(workdir: pathlib.Path, step: int | str, config: Config) -> int:
+    """The step of a checkpoint that is there.
+
+    Raises:
+      UserError: it is not; the message lists those that are.
+    """
+    folders = (workdir / "checkpoints").glob("*/")
+    steps = sorted(int(folder.name) for folder in folders if folder.name.isdigit())
+    if not steps:
+        raise UserError(f"no checkpoint under {workdir}: is it the workdir of a run?")
+    if step == "last":
+        return steps[-1]
+    if step == "best":
+        metric, sign = config.checkpoint.metric, 1 if config.checkpoint.mode == "max" else -1
+        found = {}
+        for known in steps:
+            path = workdir / "checkpoints" / str(known) / "metrics" / "metrics"
+            if path.is_file():
+                found[known] = sign * json.loads(path.read_text())[metric]
+        if not found:
+            raise UserError(f"no checkpoint under {workdir} was evaluated; take step='last'")
+        return max(found, key=found.get)
+    if str(step).isdigit() and int(step) in steps:
+        return int(step)
+    listed = ", ".join(str(known) for known in steps)
+    raise UserError(f"no checkpoint {step!r} under {workdir}; there are {listed}, last and best")
+
+
+def read_arrays(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """The trees of these names in a checkpoint's state, as numpy arrays; others are not read."""
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        tree = dict(checkpointer.metadata(folder).item_metadata.tree)
+
+        def wanted(name, leaves):
+            keep = lambda leaf: leaf if name in names else ocp.PLACEHOLDER  # noqa: E731
+            return jax.tree.map(keep, leaves)
+
+        item = {name: wanted(name, leaves) for name, leaves in tree.items()}
+        args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        found = checkpointer.restore(folder, item=item, restore_args=args)
+    return {name: found[name] for name in names if name in found}
+
+
+def read_config(workdir: pathlib.Path) -> Config:
+    """The config that a run wrote into its workdir."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"no config.json in {workdir}: it is not the workdir of a run")
+    return from_dict(Config, json.loads(path.read_text()))
+
+
+def from_dict(kind: Any, tree: dict[str, Any]) -> Any:
+    """A tree of dataclasses from nested dicts; JSON's lists become the tuples that they were."""
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for field in dataclasses.fields(kind):
+        if field.name not in tree:
+            continue
+        value = tree[field.name]
+        if dataclasses.is_dataclass(hints[field.name]):
+            value = from_dict(hints[field.name], value)
+        values[field.name] = _with_tuples(value)
+    return kind(**values)
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_with_tuples(entry) for entry in value)
+    if isinstance(value, dict):
+        return {key: _with_tuples(entry) for key, entry in value.items()}
+    return value
