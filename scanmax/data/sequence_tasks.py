@@ -54,3 +54,137 @@ def linear_regression(
     beta = rng.standard_normal((batch_size, dim), np.float32) / np.float32(np.sqrt(dim))
     errors = rng.standard_normal((batch_size, length + 1), np.float32)
     return x, np.einsum("bld,bd->bl", x, beta) + np.float32(np.sqrt(noise)) * errors
+
+
+def associative_recall(
+    rng: np.random.Generator,
+    batch_size: int,
+    length: int,
+    pairs: int,
+    vocab_size: int = 8192,
+    power: float = 0.01,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Multi-query associative recall (MQAR): keys and their values, then the keys again.
+
+    A sequence opens with `pairs` keys, each followed by its value; later each key comes once more,
+    and there its value is to be named. Behind the pairs every second place n = 1, 2, ... may ask,
+    drawn by weights n^(power - 1), as published. All other places hold random tokens.
+
+    Args:
+      rng: draws keys, values, places and the tokens between.
+      batch_size: how many sequences.
+      length: tokens of a sequence, even.
+      pairs: keys, at most a quarter of the length.
+      vocab_size: keys are tokens 1 .. vocab / 2 - 1, values those from vocab / 2 on.
+      power: smaller draws queries closer to the pairs.
+
+    Returns:
+      (tokens int32 [batch, length], targets int32 [batch, length]): the value to name at each
+      query, -1 elsewhere.
+
+    Raises:
+      ValueError: an odd length, more pairs than fit, or fewer tokens than pairs.
+
+    Example:
+      >>> tokens, targets = associative_recall(np.random.default_rng(0), 1, 8, 2, vocab_size=8)
+      >>> tokens[0].tolist(), targets[0].tolist()
+      ([3, 4, 2, 7, 3, 0, 2, 6], [-1, -1, -1, -1, 4, -1, 7, -1])
+
+    Reference: zoology-mqar
+    """
+    if length % 2 or 4 * pairs > length:
+        raise ValueError(f"length={length} must be even and hold 4 * {pairs} tokens.")
+    half = vocab_size // 2
+    if pairs > half - 1:
+        raise ValueError(f"vocab_size={vocab_size} has fewer than {pairs} keys.")
+    keys = 1 + _distinct(rng, batch_size, half - 1, pairs)
+    values = half + _distinct(rng, batch_size, vocab_size - half, pairs)
+    places = (length - 2 * pairs) // 2
+    gaps = _distinct(rng, batch_size, places, pairs, (1.0 + np.arange(places)) ** (power - 1))
+    tokens = rng.integers(0, vocab_size, (batch_size, length), dtype=np.int32)
+    tokens[:, : 2 * pairs : 2], tokens[:, 1 : 2 * pairs : 2] = keys, values
+    targets = np.full((batch_size, length), -1, np.int32)
+    queries = 2 * pairs + 2 * gaps
+    np.put_along_axis(tokens, queries, keys, 1)
+    np.put_along_axis(targets, queries, values, 1)
+    return tokens, targets
+
+
+def selective_copying(
+    rng: np.random.Generator, batch_size: int, length: int, items: int, vocab_size: int = 16
+) -> tuple[np.ndarray, np.ndarray]:
+    """Items at random places among blanks, then as many markers: name the items in their order.
+
+    Args:
+      rng: draws places and items.
+      batch_size: how many sequences.
+      length: tokens before the markers.
+      items: how many of them are no blanks.
+      vocab_size: 0 is a blank, 1 the marker, the others are items.
+
+    Returns:
+      (tokens int32 [batch, length + items], targets of the same shape, -1 before the markers).
+
+    Raises:
+      ValueError: more items than tokens.
+
+    Example:
+      >>> tokens, targets = selective_copying(np.random.default_rng(0), 1, 5, 2)
+      >>> tokens[0].tolist(), targets[0].tolist()
+      ([0, 0, 11, 14, 0, 1, 1], [-1, -1, -1, -1, -1, 11, 14])
+
+    Reference: hidden-mamba-attention
+    """
+    if items > length:
+        raise ValueError(f"items={items} do not fit into length={length}.")
+    places = np.sort(_distinct(rng, batch_size, length, items), 1)
+    drawn = rng.integers(2, vocab_size, (batch_size, items), dtype=np.int32)
+    tokens = np.zeros((batch_size, length + items), np.int32)
+    np.put_along_axis(tokens, places, drawn, 1)
+    tokens[:, length:] = 1
+    targets = np.full_like(tokens, -1)
+    targets[:, length:] = drawn
+    return tokens, targets
+
+
+def induction_heads(
+    rng: np.random.Generator, batch_size: int, length: int, vocab_size: int = 16
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random tokens, a special one among them and at the end: name what followed it before.
+
+    Args:
+      rng: draws the tokens and the place.
+      batch_size: how many sequences.
+      length: tokens of a sequence, the last special one included.
+      vocab_size: 0 is the special token, the others are drawn.
+
+    Returns:
+      (tokens int32 [batch, length], targets int32 [batch, length], -1 but at the last).
+
+    Raises:
+      ValueError: a length below 3.
+
+    Example:
+      >>> tokens, targets = induction_heads(np.random.default_rng(0), 1, 6)
+      >>> tokens[0].tolist(), targets[0].tolist()
+      ([0, 10, 8, 5, 5, 0], [-1, -1, -1, -1, -1, 10])
+
+    Reference: zoology-mqar
+    """
+    if length < 3:
+        raise ValueError(f"length={length}; expected at least 3.")
+    tokens = rng.integers(1, vocab_size, (batch_size, length), dtype=np.int32)
+    place = rng.integers(0, length - 2, (batch_size, 1))
+    np.put_along_axis(tokens, place, 0, 1)
+    tokens[:, -1] = 0
+    targets = np.full_like(tokens, -1)
+    targets[:, -1:] = np.take_along_axis(tokens, place + 1, 1)
+    return tokens, targets
+
+
+def _distinct(rng, batch_size, size, count, weights=None):
+    """Different numbers below `size` per row, in random order, drawn by weight: [batch, count]."""
+    scores = rng.gumbel(size=(batch_size, size)).astype(np.float32)
+    if weights is not None:
+        scores += np.log(weights).astype(np.float32)
+    return np.argsort(-scores, 1)[:, :count].astype(np.int32)
