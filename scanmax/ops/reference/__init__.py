@@ -125,6 +125,12 @@ from scanmax.ops.reference.manhattan_attention import (
     manhattan_attention_matrix as manhattan_attention_matrix,
 )
 from scanmax.ops.reference.manhattan_attention import manhattan_log_decay as manhattan_log_decay
+from scanmax.ops.reference.modal_ssm import hankel_order as hankel_order
+from scanmax.ops.reference.modal_ssm import hankel_singular_values as hankel_singular_values
+from scanmax.ops.reference.modal_ssm import modal_ssm as modal_ssm
+from scanmax.ops.reference.modal_ssm import modal_ssm_filter as modal_ssm_filter
+from scanmax.ops.reference.modal_ssm import modal_ssm_matrix as modal_ssm_matrix
+from scanmax.ops.reference.modal_ssm import modal_ssm_step as modal_ssm_step
 from scanmax.ops.reference.moh import head_load_balance as head_load_balance
 from scanmax.ops.reference.moh import moh_attention as moh_attention
 from scanmax.ops.reference.moh import moh_attention_matrix as moh_attention_matrix
