@@ -25,7 +25,17 @@ from flax.core import FrozenDict
 from scanmax.errors import UserError, suggest
 
 # The family files of this package; each is imported when a name is first asked for.
-FAMILY_MODULES = ("convnext", "lm", "mamba2", "pyramid", "vit", "vssd")
+FAMILY_MODULES = (
+    "convnext",
+    "lm",
+    "mamba",
+    "mamba2",
+    "mambamixer",
+    "msvmamba",
+    "pyramid",
+    "vit",
+    "vssd",
+)
 
 INPUT_KINDS = ("image", "tokens")
 

@@ -73,11 +73,54 @@ def mamba2_generation(new_tokens: int, seed: int = 0) -> tuple[Run, np.ndarray]:
     return run, generated.numpy()
 
 
+def mamba(length: int = 23, tied: bool = True, seed: int = 0, dtype=torch.float32) -> Run:
+    """A Mamba language model of two blocks, width 16, with 32 channels of 4 states."""
+    model = _mamba(tied, seed)
+    tokens = torch.randint(0, 24, (2, length), generator=torch.Generator().manual_seed(seed))
+    return _run(model, tokens, seed, dtype, lambda inputs: model(inputs, use_cache=False).logits)
+
+
+def mamba_generation(new_tokens: int, seed: int = 0) -> tuple[Run, np.ndarray]:
+    """A run of `mamba`, and its prompts with their greedy continuation."""
+    model = _mamba(True, seed)
+    tokens = torch.randint(0, 24, (2, 11), generator=torch.Generator().manual_seed(seed))
+    run = _run(model, tokens, seed, torch.float32, lambda x: model(x, use_cache=False).logits)
+    generated = model.generate(
+        tokens, max_new_tokens=new_tokens, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    return run, generated.numpy()
+
+
+def parameters_of_mamba(dim: int, depth: int, vocab_size: int) -> int:
+    """Parameters of transformers' Mamba of that size, without their memory."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(vocab_size=vocab_size, hidden_size=dim, num_hidden_layers=depth)
+    with torch.device("meta"):
+        model = MambaForCausalLM(config)
+    return sum(p.numel() for p in model.parameters())
+
+
 def state_shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of a timm model, without their memory."""
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=1000)
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def _mamba(tied: bool, seed: int) -> torch.nn.Module:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(seed)
+    config = MambaConfig(
+        vocab_size=24,
+        hidden_size=16,
+        state_size=4,
+        num_hidden_layers=2,
+        tie_word_embeddings=tied,
+        eos_token_id=None,
+    )
+    return MambaForCausalLM(config)
 
 
 def _mamba2(groups: int, tied: bool, seed: int) -> torch.nn.Module:

@@ -8,6 +8,10 @@ from scanmax.errors import UserError, suggest
 from scanmax.models.mixers.aggregated import AggregatedAttention as AggregatedAttention
 from scanmax.models.mixers.attention import Attention as Attention
 from scanmax.models.mixers.base import Mixer as Mixer
+from scanmax.models.mixers.continuous import CkConv as CkConv
+from scanmax.models.mixers.continuous import ContinuousConv as ContinuousConv
+from scanmax.models.mixers.continuous import FlexConv as FlexConv
+from scanmax.models.mixers.continuous import SmpConv as SmpConv
 from scanmax.models.mixers.conv_mixers import ConvAdditive as ConvAdditive
 from scanmax.models.mixers.conv_mixers import ConvProjection as ConvProjection
 from scanmax.models.mixers.conv_mixers import Lkca as Lkca
@@ -37,11 +41,16 @@ from scanmax.models.mixers.long_conv import BaseConv as BaseConv
 from scanmax.models.mixers.long_conv import Hyena as Hyena
 from scanmax.models.mixers.long_conv import LongConv as LongConv
 from scanmax.models.mixers.long_conv import SgConv as SgConv
+from scanmax.models.mixers.mamba import Mamba as Mamba
 from scanmax.models.mixers.mamba2 import Mamba2 as Mamba2
 from scanmax.models.mixers.moh import MixtureOfHeads as MixtureOfHeads
 from scanmax.models.mixers.multi_scale import MambaMultiScale as MambaMultiScale
 from scanmax.models.mixers.pooled import Pooled as Pooled
 from scanmax.models.mixers.pooled import SpatialReduction as SpatialReduction
+from scanmax.models.mixers.recurrent import Delta as Delta
+from scanmax.models.mixers.recurrent import GatedDelta as GatedDelta
+from scanmax.models.mixers.recurrent import Gla as Gla
+from scanmax.models.mixers.recurrent import Retention as Retention
 from scanmax.models.mixers.selective import SelectiveAttention as SelectiveAttention
 from scanmax.models.mixers.selective_channel import SelectiveChannel as SelectiveChannel
 from scanmax.models.mixers.slots import ContextCluster as ContextCluster
@@ -63,11 +72,16 @@ MIXERS: dict[str, type[Mixer]] = {
     "alibi": Alibi,
     "attention": Attention,
     "base_conv": BaseConv,
+    "ckconv": CkConv,
     "context_cluster": ContextCluster,
     "conv_additive": ConvAdditive,
     "conv_projection": ConvProjection,
     "cosine": CosineAttention,
+    "delta": Delta,
+    "flexconv": FlexConv,
     "gated_attention": GatedAttention,
+    "gated_delta": GatedDelta,
+    "gla": Gla,
     "gpsa": Gpsa,
     "halo": HaloAttention,
     "heterogeneous": Heterogeneous,
@@ -77,6 +91,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "lkca": Lkca,
     "long_conv": LongConv,
     "mala": Mala,
+    "mamba": Mamba,
     "mamba2": Mamba2,
     "mamba2_four_way": Mamba2FourWay,
     "mamba_bidirectional": MambaBidirectional,
@@ -90,6 +105,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "performer": Performer,
     "pooled": Pooled,
     "rala": Rala,
+    "retention": Retention,
     "rmt": Manhattan,
     "rmt_decomposed": ManhattanDecomposed,
     "scaling": Scaling,
@@ -97,6 +113,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "selective_channel": SelectiveChannel,
     "shifted_window": ShiftedWindowAttention,
     "slots": Slots,
+    "smpconv": SmpConv,
     "soft": Soft,
     "soft_causal": SoftCausal,
     "sparse_fixed": SparseFixed,

@@ -1,0 +1,149 @@
+"""The mixer of Mamba: a gated selective scan behind a short convolution."""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scanmax import ops
+from scanmax.models.layers import Dense, fan_in_uniform, partitioned
+from scanmax.models.mixers.base import Mixer
+from scanmax.models.mixers.selective_ssm import SelectiveSsm
+
+
+class Mamba(Mixer):
+    """Mamba: out(scan(silu(conv(u))) * silu(z)), u and z projections of x.
+
+    Causal, it is the published mixer. On images the scan runs over the rows in both directions with
+    shared parameters, a token's own term counted once, behind a convolution centred on the token;
+    mixers of several directions with parameters of their own are "mamba_bidirectional" and
+    "mamba_four_way". Prefix tokens stand before the image and take part like any other. `heads`
+    only says into how many groups of channels the hidden attention is averaged.
+
+    Attributes:
+      expand: inner width over the model's.
+      d_state: N, states of each channel.
+      conv_width: taps of the convolution.
+      dt_rank: width through which the step sizes go; None is the model's width / 16, rounded up.
+      conv_bias: a bias in the convolution.
+      out_scale: factor on the initial output projection; a host of depth L gives 1 / sqrt(L).
+
+    Reference: hidden-mamba-attention
+    """
+
+    formula: ClassVar[str] = (
+        "h_t = exp(dt_t A) h_(t-1) + dt_t B_t x_t,  y_t = (C_t h_t + D x_t) * silu(z_t)"
+    )
+    cost: ClassVar[str] = "T"
+    papers: ClassVar[tuple[str, ...]] = ("hidden-mamba-attention",)
+
+    use_bias: bool = False
+    expand: float = 2.0
+    d_state: int = 16
+    conv_width: int = 4
+    dt_rank: int | None = None
+    conv_bias: bool = True
+    out_scale: float = 1.0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+        state: Any = None,
+    ):
+        dim, inner = x.shape[-1], int(self.expand * x.shape[-1])
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        options = {"use_bias": self.use_bias, **dtypes}
+        projected = Dense(
+            2 * inner, ("embed", "mlp"), kernel_init=fan_in_uniform(), name="in_proj", **options
+        )(x)
+        inputs, gate = jnp.split(projected, 2, axis=-1)
+        ssm = SelectiveSsm(
+            self.heads, self.d_state, self.dt_rank or -(-dim // 16), name="ssm", **dtypes
+        )
+        kernel, bias = self.filter(inner)
+        conv, hidden = (None, None) if state is None else (state["conv"], state["ssm"])
+        if not self.is_causal:
+            y = self.both(ssm, self.centred(inputs, kernel, bias))
+        else:
+            filtered, conv = self.causal(inputs, kernel, bias, conv)
+            self.sow_attention(x.shape[1], lambda: ssm.matrix(filtered))
+            y = ssm(filtered, hidden)
+            y, hidden = (y, None) if state is None else y
+        y = y * jax.nn.silu(gate)
+        y = Dense(
+            dim,
+            ("mlp", "embed"),
+            kernel_init=fan_in_uniform(self.out_scale),
+            name="out_proj",
+            **options,
+        )(y)
+        return y if state is None else (y, {"conv": conv, "ssm": hidden})
+
+    @nn.nowrap
+    def filter(self, inner: int):
+        """Kernel and bias of the convolution."""
+        init, bias = fan_in_uniform(fan_in=self.conv_width), None
+        kernel = self.param(
+            "conv_kernel",
+            partitioned(init, (None, "mlp")),
+            (self.conv_width, inner),
+            self.param_dtype,
+        )
+        if self.conv_bias:
+            bias = self.param("conv_bias", partitioned(init, ("mlp",)), (inner,), self.param_dtype)
+            bias = bias.astype(self.dtype)
+        return kernel.astype(self.dtype), bias
+
+    @nn.nowrap
+    def causal(self, x, kernel, bias, state):
+        if state is not None and x.shape[1] == 1:
+            y, state = ops.causal_conv1d_step(state, x[:, 0], kernel, bias, activation="silu")
+            return y[:, None], state
+        return ops.causal_conv1d(
+            x, kernel, bias, activation="silu", initial_state=state, return_state=True
+        )
+
+    @nn.nowrap
+    def centred(self, x, kernel, bias):
+        """The convolution with its middle on the token, by the causal one on later tokens."""
+        ahead = self.conv_width // 2
+        y = ops.causal_conv1d(
+            jnp.pad(x, ((0, 0), (0, ahead), (0, 0))), kernel, bias, activation="silu"
+        )
+        return y[:, ahead:]
+
+    @nn.nowrap
+    def both(self, ssm, x):
+        """The scan in both directions, a token's own term and the skip counted once."""
+        self.sow_attention(x.shape[1], lambda: self.matrix(ssm, x))
+        arrays = ssm.project(x)
+        flipped = {name: jnp.flip(arrays[name], 1) for name in ("dt", "B", "C")}
+        scan = {"dt_softplus": True}
+        y = ops.selective_scan(x, **arrays, **scan)
+        backward = {**arrays, **flipped, "D": None}
+        y = y + jnp.flip(ops.selective_scan(jnp.flip(x, 1), **backward, **scan), 1)
+        exact = arrays["A"].dtype
+        dt = jax.nn.softplus(arrays["dt"].astype(exact) + arrays["dt_bias"][None, None])
+        once = (arrays["B"].astype(exact) * arrays["C"].astype(exact)).sum(-1, keepdims=True)
+        return y - (once * dt * x.astype(exact)).astype(y.dtype)
+
+    @nn.nowrap
+    def matrix(self, ssm, x):
+        """What both scans together multiply tokens by."""
+        forward = ssm.matrix(x)
+        backward = jnp.flip(ssm.matrix(jnp.flip(x, 1)), (-2, -1))
+        return forward + jnp.triu(backward, 1)
+
+    @nn.nowrap
+    def init_state(self, batch_size: int, length: int, dim: int) -> dict[str, Array]:
+        inner = int(self.expand * dim)
+        ssm = SelectiveSsm(d_state=self.d_state, dtype=self.dtype, parent=None)
+        return {
+            "conv": jnp.zeros((batch_size, self.conv_width - 1, inner), self.dtype),
+            "ssm": ssm.init_state(batch_size, inner),
+        }
