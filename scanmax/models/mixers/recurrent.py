@@ -1,0 +1,372 @@
+"""Mixers of linear attention with a decay or a delta rule: RetNet, GLA, DeltaNet, gated DeltaNet.
+
+Causal, they are the published mixers, with a state of fixed size. On images the recurrence runs
+over the rows in both directions with shared parameters. Prefix tokens stand before the grid: the
+forward run carries them to every patch, the backward run reaches them last, after every patch.
+"""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from scanmax import ops
+from scanmax.models.layers import (
+    Dense,
+    at_least_float32,
+    fan_in_uniform,
+    ones_init,
+    partitioned,
+)
+from scanmax.models.mixers.base import Mixer
+from scanmax.models.mixers.linear_attention import attend
+from scanmax.models.mixers.ssm import rate_init, step_init
+
+
+class _Recurrent(Mixer):
+    """Projections to heads, a norm per head, and the gate, which the mixers below share."""
+
+    norm_epsilon: float = 1e-5
+
+    @nn.nowrap
+    def widths(self, dim: int) -> tuple[int, int]:
+        """Widths of a head's keys and values."""
+        raise NotImplementedError
+
+    @nn.nowrap
+    def expanded(self, dim: int, factor: float) -> int:
+        """The width of a head of `factor` times the model's width."""
+        return self.head_dim(int(dim * factor))
+
+    @nn.nowrap
+    def heads_of(self, x: Float[Array, "B T D"], name: str, width: int, **options: Any) -> Array:
+        """A projection [B, T, H, width]."""
+        return self.dense((self.heads, width), ("embed", "heads", "kv"), name, **options)(x)
+
+    @nn.nowrap
+    def dense(self, features, axes, name: str, **options: Any) -> Dense:
+        options = {"use_bias": self.use_bias, **options}
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return Dense(features, axes, name=name, **options, **dtypes)
+
+    @nn.nowrap
+    def normed(self, y: Float[Array, "B T H V"], gate=None, scaled: bool = True):
+        """Root-mean-square norm of each head with one scale for all, times silu(gate)."""
+        scale = None
+        if scaled:
+            init = partitioned(ones_init, ("kv",))
+            scale = self.param("norm_scale", init, y.shape[-1:], self.param_dtype)
+            scale = scale.astype(self.dtype)
+        if gate is None:
+            return ops.rms_norm(y, scale, epsilon=self.norm_epsilon)
+        return ops.gated_rms_norm(y, gate, scale, epsilon=self.norm_epsilon, norm_before_gate=True)
+
+    @nn.nowrap
+    def out(self, y: Float[Array, "B T H V"], dim: int) -> Float[Array, "B T D"]:
+        return self.dense(dim, ("heads", "kv", "embed"), "out", contract=2)(y)
+
+    @nn.nowrap
+    def linear(self, query, key, value, log_decay, state):
+        """Linear attention with the decay, whole or from a state on: (y, state)."""
+        is_causal = {"is_causal": self.is_causal}
+        self.sow_attention(
+            query.shape[1],
+            lambda: ops.linear_attention_matrix(query, key, log_decay=log_decay, **is_causal),
+        )
+        arrays = {"query": query, "key": key, "value": value, "log_decay": log_decay}
+        return attend(
+            ops.linear_attention, ops.linear_attention_step, arrays, state=state, **is_causal
+        )
+
+    @nn.nowrap
+    def empty(self, batch_size: int, dim: int) -> Array:
+        """The state of the recurrence before the first token."""
+        return jnp.zeros((batch_size, self.heads, *self.widths(dim)), at_least_float32(self.dtype))
+
+
+class Retention(_Recurrent):
+    """Multi-scale retention of RetNet: rotary positions, a fixed decay per head, a gate.
+
+        y = out(silu(g) * rms(retention(turn(q), turn(k / sqrt K), v))),  decay_h = 1 - 2^(-5 - h)
+
+    The norm of each head is RMS without parameters, as released (the paper's group norm also
+    subtracts the mean); it makes the released rescaling of the rows of retention superfluous, which
+    is left out. Positions run along the sequence, on a grid over its rows, prefix tokens first.
+
+    Attributes:
+      value_factor: width of values and gate over the model's.
+      rotary_base: base of the rotary positions; None leaves them out. Needs heads of even width.
+      initial: the decays are 1 - 2^(-initial - h).
+    """
+
+    formula: ClassVar[str] = "y_t = silu(g_t) * rms(sum_(s<=t) (1 - 2^(-5-h))^(t-s) q_t . k_s v_s)"
+    cost: ClassVar[str] = "T"
+    papers: ClassVar[tuple[str, ...]] = ("rmt-masa",)
+
+    value_factor: float = 2.0
+    rotary_base: float | None = 10000.0
+    initial: float = 5.0
+
+    @nn.nowrap
+    def widths(self, dim: int) -> tuple[int, int]:
+        return self.head_dim(dim), self.expanded(dim, self.value_factor)
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+        state: Any = None,
+    ):
+        (width, value_width), dim = self.widths(x.shape[-1]), x.shape[-1]
+        self.grid_or_line(x, grid)
+        query, key = (self.heads_of(x, name, width) for name in ("query", "key"))
+        value, gate = (self.heads_of(x, name, value_width) for name in ("value", "gate"))
+        start = 0 if state is None else state["position"]
+        if self.rotary_base is not None:
+            positions = start + jnp.arange(x.shape[1])
+            turn = {"base": self.rotary_base, "layout": "interleaved", "endpoint": True}
+            query, key = (ops.rotary(part, positions, **turn) for part in (query, key))
+        log_decay = np.log1p(-(2.0 ** -(self.initial + np.arange(self.heads))))
+        log_decay = jnp.asarray(log_decay, at_least_float32(self.dtype))
+        y, memory = self.linear(
+            query,
+            key * width**-0.5,
+            value,
+            jnp.broadcast_to(log_decay, (*x.shape[:2], self.heads)),
+            None if state is None else state["memory"],
+        )
+        y = self.out(self.normed(y, gate, scaled=False), dim)
+        return y if state is None else (y, {"memory": memory, "position": start + x.shape[1]})
+
+    @nn.nowrap
+    def init_state(self, batch_size: int, length: int, dim: int) -> dict[str, Array]:
+        return {"memory": self.empty(batch_size, dim), "position": jnp.zeros((), jnp.int32)}
+
+
+class Gla(_Recurrent):
+    """Gated linear attention: a decay per key channel, from each token through a low rank.
+
+        log_decay = log sigmoid(W2 W1 x + b) / temperature,
+        y = out(silu(g) * rms(linear_attention(q / sqrt K, k, v, log_decay)))
+
+    As released: keys half as wide as the model, one scale of the norm for all heads.
+
+    Attributes:
+      key_factor, value_factor: widths of keys and values over the model's.
+      gate_rank: width between W1 and W2.
+      temperature: divides the logarithm of the decay: larger remembers longer.
+    """
+
+    formula: ClassVar[str] = "S_t = diag(a_t) S_(t-1) + k_t (x) v_t,  a_t = sigmoid(W x_t)^(1/16)"
+    cost: ClassVar[str] = "T"
+    papers: ClassVar[tuple[str, ...]] = ("zoology-mqar",)
+
+    key_factor: float = 0.5
+    value_factor: float = 1.0
+    gate_rank: int = 16
+    temperature: float = 16.0
+
+    @nn.nowrap
+    def widths(self, dim: int) -> tuple[int, int]:
+        return self.expanded(dim, self.key_factor), self.expanded(dim, self.value_factor)
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+        state: Any = None,
+    ):
+        (width, value_width), dim = self.widths(x.shape[-1]), x.shape[-1]
+        self.grid_or_line(x, grid)
+        query, key = (self.heads_of(x, name, width) for name in ("query", "key"))
+        value, gate = (self.heads_of(x, name, value_width) for name in ("value", "gate"))
+        rank = self.dense(self.gate_rank, ("embed", None), "decay_in", use_bias=False)(x)
+        axes = (None, "heads", "kv")
+        logits = self.dense((self.heads, width), axes, "decay_out", use_bias=True)(rank)
+        log_decay = jax.nn.log_sigmoid(logits.astype(at_least_float32(self.dtype)))
+        log_decay = log_decay / self.temperature
+        y, state = self.linear(query * width**-0.5, key, value, log_decay, state)
+        y = self.out(self.normed(y, gate), dim)
+        return y if state is None else (y, state)
+
+    @nn.nowrap
+    def init_state(self, batch_size: int, length: int, dim: int) -> Array:
+        return self.empty(batch_size, dim)
+
+
+class Delta(_Recurrent):
+    """DeltaNet: the delta rule behind short convolutions, with keys and queries of norm one.
+
+        S_t = (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t (x) v_t,    beta_t = sigmoid(W x_t)
+        y = out(rms(delta_rule(q / sqrt K, k, v, beta)))
+
+    with q, k, v = silu(conv(W x)), q and k divided by their norm. As released, the output norm has
+    one scale for all heads and there is no gate. On images the convolution is 3x3 over the grid,
+    which prefix tokens pass by, and the outputs of both directions are added.
+
+    Attributes:
+      key_factor, value_factor: widths of keys and values over the model's.
+      conv_width: taps of the causal convolution.
+      negative: beta in (0, 2), with which a state may turn over, instead of (0, 1).
+    """
+
+    formula: ClassVar[str] = "S_t = (I - b_t k_t k_t^T) S_(t-1) + b_t k_t (x) v_t,  y_t = S_t^T q_t"
+    cost: ClassVar[str] = "T"
+    papers: ClassVar[tuple[str, ...]] = ("zoology-mqar",)
+
+    key_factor: float = 1.0
+    value_factor: float = 1.0
+    conv_width: int = 4
+    negative: bool = False
+
+    @nn.nowrap
+    def widths(self, dim: int) -> tuple[int, int]:
+        return self.expanded(dim, self.key_factor), self.expanded(dim, self.value_factor)
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+        state: Any = None,
+    ):
+        (width, value_width), dim = self.widths(x.shape[-1]), x.shape[-1]
+        grid = self.grid_or_line(x, grid)
+        conv, memory = (None, None) if state is None else (state["conv"], state["memory"])
+        parts = [
+            self.heads_of(x, name, size)
+            for name, size in (("query", width), ("key", width), ("value", value_width))
+        ]
+        parts = jnp.concatenate([part.reshape(*x.shape[:2], -1) for part in parts], -1)
+        parts, conv = self.filtered(parts, grid, conv)
+        keys = self.heads * width
+        query, key, value = (
+            part.reshape(*x.shape[:2], self.heads, -1)
+            for part in jnp.split(parts, (keys, 2 * keys), -1)
+        )
+        query, key = unit(query) * width**-0.5, unit(key)
+        wide = at_least_float32(self.dtype)
+        beta = self.dense(self.heads, ("embed", "heads"), "beta", use_bias=False)(x)
+        beta = jax.nn.sigmoid(beta.astype(wide)) * (1 + self.negative)
+        arrays = (query, key, value, beta)
+        log_decay = self.log_decay(x)
+        y, memory = self.rule(arrays, log_decay, memory)
+        y = self.out(self.normed(y, self.gate(x, value_width)), dim)
+        return y if state is None else (y, {"conv": conv, "memory": memory})
+
+    @nn.nowrap
+    def log_decay(self, x):
+        """[B, T, H]; None for the plain delta rule."""
+        return None
+
+    @nn.nowrap
+    def gate(self, x, width: int):
+        """[B, T, H, V], None for no gate."""
+        return None
+
+    @nn.nowrap
+    def filtered(self, x, grid, state):
+        """silu(conv(x)) and the convolution's state."""
+        size = (self.conv_width,) if self.is_causal else (3, 3, 1)
+        init = partitioned(fan_in_uniform(fan_in=int(np.prod(size))), (*(None,) * len(size), "mlp"))
+        kernel = self.param("conv_kernel", init, (*size, x.shape[-1]), self.param_dtype)
+        kernel = kernel.astype(self.dtype)
+        if self.is_causal:
+            if state is not None and x.shape[1] == 1:
+                y, state = ops.causal_conv1d_step(state, x[:, 0], kernel, activation="silu")
+                return y[:, None], state
+            return ops.causal_conv1d(
+                x, kernel, activation="silu", initial_state=state, return_state=True
+            )
+        prefix, tokens = jnp.split(x, [self.prefix_tokens], axis=1)
+        maps = ops.depthwise_conv2d(tokens.reshape(x.shape[0], *grid, x.shape[-1]), kernel)
+        return jax.nn.silu(jnp.concatenate([prefix, maps.reshape(tokens.shape)], 1)), None
+
+    @nn.nowrap
+    def rule(self, arrays, log_decay, memory):
+        """(y, state) of the delta rule: causal, or the sum of both directions."""
+        query, key, _, beta = arrays
+        length = query.shape[1]
+        both = not self.is_causal
+
+        def flip(x):
+            return None if x is None else jnp.flip(x, 1)
+
+        def matrix():
+            view = ops.delta_rule_matrix(query, key, beta, log_decay=log_decay)
+            if both:
+                backward = (flip(x) for x in (query, key, beta))
+                back = ops.delta_rule_matrix(*backward, log_decay=flip(log_decay))
+                view = view + jnp.flip(back, (-2, -1))
+            return view
+
+        self.sow_attention(length, matrix)
+        if both:
+            y = ops.delta_rule(*arrays, log_decay=log_decay)
+            back = ops.delta_rule(*(flip(x) for x in arrays), log_decay=flip(log_decay))
+            return y + flip(back), None
+        if memory is None:
+            return ops.delta_rule(*arrays, log_decay=log_decay), None
+        if length == 1:
+            token = (x[:, 0] for x in arrays)
+            decay = None if log_decay is None else log_decay[:, 0]
+            y, memory = ops.delta_rule_step(memory, *token, log_decay=decay)
+            return y[:, None], memory
+        return ops.delta_rule(*arrays, log_decay=log_decay, initial_state=memory, return_state=True)
+
+    @nn.nowrap
+    def init_state(self, batch_size: int, length: int, dim: int) -> dict[str, Array]:
+        width, value_width = self.widths(dim)
+        mixed = self.heads * (2 * width + value_width)
+        return {
+            "conv": jnp.zeros((batch_size, self.conv_width - 1, mixed), self.dtype),
+            "memory": self.empty(batch_size, dim),
+        }
+
+
+class GatedDelta(Delta):
+    """Gated DeltaNet: the delta rule on a state that decays by the token, and an output gate.
+
+        S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t (x) v_t,
+        a_t = exp(-exp(A_log) softplus(W x_t + dt_bias)),    y = out(silu(g) * rms(S^T q / sqrt K))
+
+    Like `Delta` otherwise. The decay starts as Mamba-2's does.
+    """
+
+    formula: ClassVar[str] = (
+        "S_t = a_t (I - b_t k_t k_t^T) S_(t-1) + b_t k_t (x) v_t,  y_t = silu(g_t) rms(S_t^T q_t)"
+    )
+
+    key_factor: float = 0.75
+    value_factor: float = 1.5
+
+    @nn.nowrap
+    def log_decay(self, x):
+        dtype = at_least_float32(self.dtype)
+        inits = {"A_log": rate_init(), "dt_bias": step_init()}
+        rate, bias = (
+            self.param(name, partitioned(init, ("heads",)), (self.heads,), self.param_dtype)
+            for name, init in inits.items()
+        )
+        steps = self.dense(self.heads, ("embed", "heads"), "decay", use_bias=False)(x)
+        steps = jax.nn.softplus(steps.astype(dtype) + bias.astype(dtype)[None, None])
+        return -jnp.exp(rate.astype(dtype))[None, None] * steps
+
+    @nn.nowrap
+    def gate(self, x, width: int):
+        return self.heads_of(x, "gate", width)
+
+
+def unit(x: Float[Array, "... K"], epsilon: float = 1e-6) -> Float[Array, "... K"]:
+    """x divided by its norm."""
+    wide = x.astype(at_least_float32(x.dtype))
+    squares = jnp.sum(wide * wide, -1, keepdims=True)
+    return (wide * jax.lax.rsqrt(squares + epsilon)).astype(x.dtype)
