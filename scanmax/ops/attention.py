@@ -1,4 +1,4 @@
-"""Dot-product attention for any normalizer: the matrix form, the streaming form, and steps."""
+"""Dot-product attention for any normalizer, by the whole matrix or by blocks, and its weights."""
 
 import math
 
@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from scanmax.ops.attention_cudnn import chosen, cudnn_attention, cudnn_obstacles
+from scanmax.ops.attention_parallel import attend, weights_of
 from scanmax.ops.attention_passes import stream_passes
-from scanmax.ops.attention_streaming import Plan, stream, visible_keys
+from scanmax.ops.attention_streaming import Plan, stream
 from scanmax.ops.contract import (
     accumulator_dtype,
     check_choice,
@@ -20,8 +21,7 @@ from scanmax.ops.contract import (
     require,
     vary_like,
 )
-from scanmax.ops.normalizer import Normalizer, get_normalizer, needs_passes, row_scores
-from scanmax.ops.softmax import divide
+from scanmax.ops.normalizer import Normalizer, get_normalizer, needs_passes
 
 FORMS = (None, "parallel", "chunked")
 # form=None: up to this many logits per head the matrix costs what streaming does (CPU, 2 threads,
@@ -251,9 +251,6 @@ def attention_matrix(
     return weights.astype(dtype)
 
 
-# What both forms share.
-
-
 def check_arrays(query, key, value, bias, mask):
     """Refuses what does not fit; returns query and key of one dtype, bias and mask of full rank."""
     check_rank(3, query=query, key=key, value=value)
@@ -365,50 +362,6 @@ def clear_hidden(key, value, mask, lengths):
     return key, value
 
 
-def _per_key_head(x, groups):
-    """[*B, H, T, .] -> [*B, G, R T, .]: one product per key head. No data move."""
-    *batch, heads, length, width = x.shape
-    return x.reshape(*batch, groups, heads // groups * length, width)
-
-
-def _masked_logits(normalizer, query, key, bias, mask, scale, window, lengths, cap, precision):
-    """Logits [*B, H, T, S], -inf where masked, and the number of keys for the normalizer."""
-    *batch, T, H, _ = query.shape
-    S, G = key.shape[-3:-1]
-    dtype = accumulator_dtype(query)
-    # heads first, so that no product has to transpose the matrix
-    logits = jnp.einsum(
-        "...gtk,...gsk->...gts",
-        _per_key_head(jnp.moveaxis(query, -3, -2), G),
-        jnp.moveaxis(key, -3, -2),
-        precision=precision,
-        preferred_element_type=dtype,
-    ).reshape(*batch, H, T, S)
-    logits = logits * scale.astype(dtype)
-    if cap is not None:
-        logits = cap * jnp.tanh(logits / cap)
-    if bias is not None:
-        logits = logits + bias.astype(dtype)
-    ones = (1,) * (len(batch) + 1)
-    row = jnp.arange(T, dtype=jnp.int32).reshape(*ones, T, 1)
-    column = jnp.arange(S, dtype=jnp.int32).reshape(*ones, 1, S)
-    left, right = window
-    num_keys = S
-    if normalizer.counts_visible:
-        num_keys = visible_keys(query, S, window, lengths, mask, dtype)
-    if right is not None:
-        logits = jnp.where(column <= row + right, logits, -jnp.inf)
-    if left is not None:
-        logits = jnp.where(column >= row - left, logits, -jnp.inf)
-    if lengths is not None:
-        lengths = lengths.reshape(*lengths.shape, 1, 1, 1)
-        logits = jnp.where(column < lengths, logits, -jnp.inf)
-        num_keys = num_keys if normalizer.counts_visible else lengths.astype(dtype)
-    if mask is not None:
-        logits = jnp.where(mask, logits, -jnp.inf)
-    return logits, num_keys
-
-
 def evaluate(
     normalizer,
     query,
@@ -442,75 +395,3 @@ def evaluate(
     # and the transpose of that sums the gradient of a replicated one
     by_blocks = stream_passes if needs_passes(normalizer) else stream
     return by_blocks(plan, *(x if x is None else vary_like(x, *arrays) for x in arrays))
-
-
-def _relative_term(relative, terms, logits):
-    """The term of all pairs, [H, T, S] or of one head, at the logits' rank."""
-    parameter, *places = terms
-    rows, columns = (jnp.arange(size, dtype=jnp.int32) for size in logits.shape[-2:])
-    term = relative.block(parameter.astype(logits.dtype), *places, rows, columns)
-    return term.reshape((1,) * (logits.ndim - 3) + term.shape)
-
-
-def weights_of(
-    normalizer,
-    query,
-    key,
-    bias,
-    mask,
-    scale,
-    window,
-    lengths,
-    cap,
-    precision,
-    relative=None,
-    terms=(),
-):
-    """The weights of all pairs, on checked arrays: [*B, H, T, S] in accumulator precision."""
-    logits, num_keys = _masked_logits(
-        normalizer, query, key, bias, mask, scale, window, lengths, cap, precision
-    )
-    if relative is not None and relative.placement == "logits":
-        logits = logits + _relative_term(relative, terms, logits)
-    scores, total = row_scores(normalizer, logits, num_keys)
-    weights = scores if total is None else divide(scores, total)
-    if relative is not None and relative.placement == "weights":
-        weights = weights * _relative_term(relative, terms, logits)
-    return weights
-
-
-def attend(
-    normalizer,
-    query,
-    key,
-    value,
-    bias,
-    mask,
-    scale,
-    window,
-    lengths,
-    cap,
-    precision,
-    relative=None,
-    terms=(),
-):
-    """The parallel form, on checked arrays: [*B, T, H, V] in the dtype of value."""
-    logits, num_keys = _masked_logits(
-        normalizer, query, key, bias, mask, scale, window, lengths, cap, precision
-    )
-    if relative is not None and relative.placement == "logits":
-        logits = logits + _relative_term(relative, terms, logits)
-    scores, total = row_scores(normalizer, logits, num_keys)  # [*B, H, T, S], [*B, H, T, 1]
-    if relative is not None and relative.placement == "weights":
-        scores = scores * _relative_term(relative, terms, logits)
-    y = jnp.einsum(
-        "...gts,...gsv->...gtv",
-        _per_key_head(scores.astype(value.dtype), key.shape[-2]),
-        jnp.moveaxis(value, -3, -2),
-        precision=precision,
-        preferred_element_type=logits.dtype,
-    ).reshape(*logits.shape[:-1], value.shape[-1])
-    if total is not None:
-        # an empty row is 0 already; choosing among totals is cheaper than among outputs
-        y = y / jnp.where(total == 0, jnp.ones_like(total), total)
-    return jnp.moveaxis(y, -3, -2).astype(value.dtype)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from scanmax.ops.attention import Window, attend, check_arrays, scale_of, window_of
+from scanmax.ops.attention import Window, check_arrays, scale_of, window_of
+from scanmax.ops.attention_parallel import attend
 from scanmax.ops.contract import check_rank, check_shape, op, require
 from scanmax.ops.normalizer import Normalizer, get_normalizer
 

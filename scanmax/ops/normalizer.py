@@ -1,7 +1,7 @@
 """What attention does to a row of logits: a positive score, divided by its row sum or not.
 
-The streaming evaluation in `attention_streaming` and the matrix form in `attention` are written
-once, against this interface. A new normalizer is a subclass of a few lines:
+The evaluation by blocks in `attention_streaming` and the one by the matrix in `attention_parallel`
+are written once, against this interface. A new normalizer is a subclass of a few lines:
 
     @dataclasses.dataclass(frozen=True)
     class Exponential(Normalizer):

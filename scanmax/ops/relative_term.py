@@ -20,9 +20,9 @@ from scanmax.ops.attention import (
     clear_hidden,
     evaluate,
     scale_of,
-    weights_of,
     window_of,
 )
+from scanmax.ops.attention_parallel import weights_of
 from scanmax.ops.contract import check_choice
 from scanmax.ops.normalizer import get_normalizer
 
