@@ -90,6 +90,44 @@ def curves(
     return figure
 
 
+def sweep(
+    runs: Mapping[str, Mapping[int, Sequence[Row]]], metrics: Sequence[str] = ("loss",)
+) -> Figure:
+    """Training loss and held-out metrics of several runs: means over seeds, lowest to highest.
+
+    Args:
+      runs: run's name -> seed -> rows of metrics.jsonl.
+      metrics: of the held-out part.
+    """
+    panels = [("train", "loss"), *(("eval", metric) for metric in metrics)]
+    colours = matplotlib.colormaps["tab10"].colors
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.8 * len(panels), 3.8), layout="constrained")
+        for axes, (split, metric) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+            for index, (name, by_seed) in enumerate(runs.items()):
+                points: dict[int, list[float]] = {}
+                for rows in by_seed.values():
+                    for row in rows:
+                        if row["split"] == split and metric in row:
+                            points.setdefault(row["step"], []).append(row[metric])
+                steps = sorted(points)
+                if not steps:
+                    continue
+                colour = colours[index % len(colours)]
+                mean = [np.mean(points[step]) for step in steps]
+                axes.plot(
+                    steps, mean, color=colour, label=name, marker="o" if len(steps) < 3 else ""
+                )
+                low, high = ([f(points[step]) for step in steps] for f in (min, max))
+                axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.set_title(f"{'Training' if split == 'train' else 'Held-out'} {metric}")
+            axes.set_xlabel("step")
+            axes.margins(x=0)
+        if len(runs) <= 12:
+            axes.legend(frameon=False, fontsize=7)
+    return figure
+
+
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
     """Rows are the true class, columns the predicted one; mistakes stand out, not the diagonal.
 

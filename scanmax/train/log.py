@@ -1,5 +1,6 @@
 """What people look at while a run goes: a progress bar or plain lines, JSONL, TensorBoard."""
 
+import io
 import json
 import os
 import pathlib
@@ -40,6 +41,13 @@ class Log:
             self._bar = tqdm(
                 total=total, initial=start, unit="step", file=self._stream, dynamic_ncols=True
             )
+
+    def be_quiet(self) -> None:
+        """Writes to files only from now on."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        self._stream = io.StringIO()
 
     def progress(self, step: int) -> None:
         """Moves the bar; without a terminal nothing."""
