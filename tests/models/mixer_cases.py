@@ -141,7 +141,7 @@ CASES = {
         causal=True,
         generates=(
             {"rotary_base": 100.0, "kv_heads": 1},
-            {"windows": ((1.0, 0.5),), "sinks": 0, "normalizer": "stablemax"},
+            {"windows": ((1.0, 0.5),), "sinks": 0, "normalizer": "sigmoid"},
         ),
         reach="prefix",
     ),

@@ -1,5 +1,6 @@
 """Sparse attention as modules: factorised patterns, and windows of each head's own length."""
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -64,22 +65,36 @@ class _Gathered(Mixer):
 
     @nn.nowrap
     def mix_cached(self, query, key, value, state):
-        """Attention of new tokens over the cache and themselves: (y, the new cache)."""
+        """Attention of new tokens over the cache and themselves: (y, the new cache).
+
+        A prompt into an empty cache costs what its own tokens do; tokens behind others, a run of
+        the pattern over the whole cache.
+        """
         room = state.key.shape[1]
         keywords = self.keywords(None, room)
+        if self.normalizer == "sigmoid":
+            # its bias counts the places of the cache, however many of them a call is given
+            keywords["normalizer"] = ops.Sigmoid(bias=-math.log(room))
         if query.shape[1] == 1:
             arrays = (x[:, 0] for x in (query, key, value))
             y, state = type(self).op_step(state, *arrays, **keywords)
             return y[:, None], state
-        # The queries take their places among the cache's; the others stay empty. Without the whole
-        # sequence the pattern's blocks would begin in the wrong place.
         start, length = state.position, query.shape[1]
         state = ops.extend_kv_cache(state, key, value)
-        key, value = (cache.astype(self.dtype) for cache in (state.key, state.value))
-        places = jnp.zeros((query.shape[0], room, *query.shape[2:]), query.dtype)
-        query = lax.dynamic_update_slice_in_dim(places, query, start, axis=1)
-        y = type(self).op(query, key, value, **keywords)
-        return lax.dynamic_slice_in_dim(y, start, length, axis=1), state
+
+        def prompt(cache):
+            return type(self).op(query, key, value, **keywords)
+
+        def behind_others(cache):
+            # The queries take their places among the cache's; the others stay empty. Without the
+            # whole sequence the pattern's blocks would begin in the wrong place.
+            keys, values = (x.astype(self.dtype) for x in (cache.key, cache.value))
+            places = jnp.zeros((query.shape[0], room, *query.shape[2:]), query.dtype)
+            queries = lax.dynamic_update_slice_in_dim(places, query, start, axis=1)
+            y = type(self).op(queries, keys, values, **keywords)
+            return lax.dynamic_slice_in_dim(y, start, length, axis=1)
+
+        return lax.cond(start == 0, prompt, behind_others, state), state
 
     @nn.nowrap
     def keywords(self, grid: tuple[int, int] | None, length: int) -> dict[str, Any]:
