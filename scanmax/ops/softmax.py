@@ -79,9 +79,14 @@ def _tempered(x, temperature):
 
 
 def divide(x: Array, total: Array) -> Array:
-    """x / total, and 0 where the total is 0."""
-    empty = total == 0
-    return jnp.where(empty, jnp.zeros_like(x), x / jnp.where(empty, jnp.ones_like(total), total))
+    """x / total, and 0 where the total is 0 (or below the smallest normal number).
+
+    A product with the inverse, of which there is one for many x: quotients and choices for each x
+    would be kept for the backward pass.
+    """
+    empty = jnp.abs(total) < jnp.finfo(total.dtype).tiny
+    inverse = 1 / jnp.where(empty, jnp.ones_like(total), total)
+    return x * jnp.where(empty, jnp.zeros_like(total), inverse)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -197,10 +202,17 @@ def log_softmax(
     return _log_softmax(_tempered(x, temperature), axes).astype(logits.dtype)
 
 
+@jax.custom_jvp
 def stable_score(x: Array) -> Array:
     """x + 1 for x >= 0 and 1 / (1 - x) below: continuous, of slope 1 at 0."""
-    below = jnp.minimum(x, 0)
-    return jnp.where(x >= 0, x + 1, 1 / (1 - below))
+    return jnp.where(x >= 0, x + 1, 1 / (1 - jnp.minimum(x, 0)))
+
+
+@stable_score.defjvp
+def _stable_score_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    score = stable_score(x)
+    return score, jnp.where(x >= 0, jnp.ones_like(x), jnp.square(score)) * dx
 
 
 @op("axis")

@@ -56,9 +56,7 @@ def reweighting_score(weights: Array, peak: Array, count: Array, power: float, o
 
 def divide_where_positive(x: Array, total: Array) -> Array:
     """x / total, and 0 where the total is not positive."""
-    positive = total > 0
-    safe = jnp.where(positive, total, jnp.ones_like(total))
-    return jnp.where(positive, x / safe, jnp.zeros_like(x))
+    return divide(x, jnp.maximum(total, 0))
 
 
 def _positive(name: str, value: float) -> None:
