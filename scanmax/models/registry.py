@@ -26,7 +26,10 @@ from scanmax.errors import UserError, suggest
 
 # The family files of this package; each is imported when a name is first asked for.
 FAMILY_MODULES = (
+    "ccnn",
+    "ckcnn",
     "convnext",
+    "flexnet",
     "lm",
     "mamba",
     "mamba2",

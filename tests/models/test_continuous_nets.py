@@ -1,0 +1,159 @@
+"""CKCNN, FlexNet and CCNN: the registry's checks, and what generated kernels promise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.linen import unbox
+
+from scanmax.errors import UserError
+from scanmax.models import create_model
+from scanmax.models.continuous_net import KernelConv
+from scanmax.models.kernels import SampledKernel, centred_coordinates
+from scanmax.models.mixers import create_mixer
+from scanmax.testing import ModelCase, ModelSuite
+
+SMALL = {"dims": (4, 6), "num_classes": 3}
+
+
+def kernel(generator, **fields):
+    return {"generator": generator, "generator_options": {"hidden": 4, **fields}}
+
+
+class CkcnnSuite(ModelSuite):
+    family = "ckcnn"
+    small = (
+        ModelCase(
+            "ckcnn_98k",
+            {**SMALL, "kernel": kernel("siren", omega=3.0, weight_norm=False)},
+            input_size=(4, 4, 1),
+            other_inputs=((3, 5, 1),),
+        ),
+    )
+
+
+class FlexNetSuite(ModelSuite):
+    family = "flexnet"
+    small = (
+        ModelCase(
+            "flexnet_16",
+            {
+                **SMALL,
+                "stem_dim": 4,
+                "kernel_size": 5,
+                "kernel": {
+                    **kernel("magnet", omega=1.0),
+                    "mask": True,
+                    "mask_options": {"sigma": 1.0, "threshold": 0.0},
+                },
+            },
+            input_size=(5, 4, 2),
+            other_inputs=((3, 6, 2),),
+        ),
+    )
+
+
+class CcnnSuite(ModelSuite):
+    family = "ccnn"
+    small = (
+        ModelCase(
+            "ccnn_4_140_smnist",
+            {
+                **SMALL,
+                "kernel": {
+                    **kernel("magnet", omega=1.0, init="ccnn"),
+                    "mask": True,
+                    "mask_options": {"sigma": 1.0, "threshold": 0.0},
+                },
+            },
+            input_size=(4, 4, 1),
+            other_inputs=((3, 5, 1),),
+        ),
+    )
+
+
+def test_volumes_take_the_same_layer():
+    x = jnp.ones((1, 3, 4, 2, 2))
+    conv = KernelConv(3, separable=True, kernel={"generator": "magnet"})
+    y, _ = jax.eval_shape(conv.init_with_output, jax.random.key(0), x)
+    assert y.shape == (1, 3, 4, 2, 3)
+
+
+def test_permuted_pixels_are_read_in_another_order():
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 1)), jnp.float32)
+    fields = {**SMALL, "kernel": kernel("siren", omega=3.0)}
+    plain, permuted = (create_model("ckcnn_98k", permuted=p, **fields) for p in (False, True))
+    variables = plain.init(jax.random.key(0), images)
+    order = np.random.default_rng(0).permutation(16)
+    moved = images.reshape(1, 16, 1)[:, order].reshape(images.shape)
+    np.testing.assert_allclose(
+        permuted.apply(variables, images), plain.apply(variables, moved), rtol=1e-5
+    )
+
+
+def test_weight_norm_starts_at_the_norm_of_its_weights():
+    module = SampledKernel(3, generator_options={"hidden": 4})
+    places = centred_coordinates((5,), None)
+    variables = module.init(jax.random.key(0), *places)
+    params = unbox(variables)["params"]["siren"]
+    for layer in range(3):
+        norms = jnp.linalg.norm(params[f"kernel{layer}"], axis=0)
+        np.testing.assert_allclose(params[f"length{layer}"], norms, rtol=1e-5)
+
+
+def test_generated_kernels_keep_the_variance():
+    x = jax.random.normal(jax.random.key(0), (8, 24, 24, 16))
+    for generator in ("siren", "magnet"):
+        conv = KernelConv(16, kernel={"generator": generator})
+        y, _ = conv.init_with_output(jax.random.key(1), x)
+        assert 0.05 < float(y[:, 8:16, 8:16].std()) < 3
+
+
+def test_frequencies_beyond_nyquist_are_punished():
+    x = jax.random.normal(jax.random.key(0), (1, 6, 6, 2))
+    low, high = (
+        KernelConv(2, kernel_size=9, kernel={**kernel("magnet", omega=w), "nyquist": 0.5})
+        for w in (1e-3, 100.0)
+    )
+    sown = [
+        conv.init_with_output(jax.random.key(1), x, mutable=True)[1]["losses"]
+        for conv in (low, high)
+    ]
+    low, high = (float(jax.tree.leaves(losses)[0]) for losses in sown)
+    assert high > 100 * max(low, 1.0)
+    with pytest.raises(UserError, match="only generator='magnet'"):
+        KernelConv(2, kernel={"nyquist": 1.0}).init(jax.random.key(0), x)
+    with pytest.raises(UserError, match="generator='sirens'"):
+        KernelConv(2, kernel={"generator": "sirens"}).init(jax.random.key(0), x)
+
+
+def test_a_kernel_is_the_same_function_at_twice_the_resolution():
+    coarse = SampledKernel(2, generator_options={"hidden": 8, "omega": 2.0})
+    fine = coarse.clone(resolution=2.0)
+    places, twice = centred_coordinates((20, 20), 9), centred_coordinates((40, 40), 9, 2.0)
+    assert places[1] == (9, 9)
+    assert twice[1] == (17, 17)
+    variables = coarse.init(jax.random.key(0), *places)
+    np.testing.assert_allclose(
+        4 * fine.apply(variables, *twice)[::2, ::2],
+        coarse.apply(variables, *places),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_one_channel_of_hyena_is_its_matrix():
+    mixer = create_mixer("hyena", heads=3, is_causal=True, options={"filter_hidden": 4})
+    x = jax.random.normal(jax.random.key(0), (2, 9, 3))
+    variables = mixer.init(jax.random.key(1), x)
+
+    y, state = mixer.apply(variables, x, mutable=["intermediates"])
+    matrix = state["intermediates"]["attention"][0]
+    params = unbox(variables)["params"]
+    qkv = x @ params["in_proj"]["kernel"] + params["in_proj"]["bias"]
+    padded = jnp.pad(qkv, ((0, 0), (2, 0), (0, 0)))
+    qkv = sum(padded[:, w : w + 9] * params["conv_kernel"][w] for w in range(3))
+    value = (qkv + params["conv_bias"])[..., 6:]
+    mixed = jnp.einsum("bhts,bsh->bth", matrix, value)
+    expected = mixed @ params["out_proj"]["kernel"] + params["out_proj"]["bias"]
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
