@@ -112,8 +112,21 @@ def distill_filter(
         "residue": np.stack([weights.real, weights.imag], -1),
     }
     start = {name: jnp.asarray(value, filter.dtype) for name, value in start.items()}
-    best, error = _refine(start, filter[1:], steps, learning_rate)
+    if steps:
+        best, error = _refine(start, filter[1:], steps, learning_rate)
+    else:
+        best, (error, _) = start, _errors(start, filter[1:])
+        error = jnp.sqrt(error)
     return ModalFit({**best, "D": filter[0]}, error)
+
+
+def _errors(parameters, taps):
+    """Squared relative errors, and the parameters with their poles kept inside the circle."""
+    norm = jnp.linalg.norm(taps, axis=0)
+    bounded = {**parameters, "log_magnitude": jnp.minimum(parameters["log_magnitude"], 0)}
+    fitted = ops.modal_ssm_filter(**bounded, length=taps.shape[0] + 1)[1:]
+    difference = (fitted - taps) / jnp.where(norm == 0, 1, norm)[None]
+    return jnp.sum(difference**2, axis=0), bounded
 
 
 @functools.partial(jax.jit, static_argnames=("steps",))
@@ -123,15 +136,9 @@ def _refine(start, taps, steps, learning_rate):
     scale = jnp.where(scale == 0, 1, scale)
     optimizer = optax.adam(optax.cosine_decay_schedule(1.0, max(steps, 1)))
 
-    def errors(parameters):
-        # a pole outside the circle is no filter
-        bounded = {**parameters, "log_magnitude": jnp.minimum(parameters["log_magnitude"], 0)}
-        fitted = ops.modal_ssm_filter(**bounded, length=taps.shape[0] + 1)[1:]
-        return jnp.sum(((fitted - taps) / scale[None]) ** 2, axis=0), bounded
-
     def keep(best, parameters):
         values, least = best
-        found, bounded = errors(parameters)
+        found, bounded = _errors(parameters, taps)
         better = found < least
 
         def choose(new, old):
@@ -141,7 +148,7 @@ def _refine(start, taps, steps, learning_rate):
 
     def step(carry, _):
         parameters, moments, best = carry
-        gradients = jax.grad(lambda p: errors(p)[0].sum())(parameters)
+        gradients = jax.grad(lambda p: _errors(p, taps)[0].sum())(parameters)
         updates, moments = optimizer.update(gradients, moments)
         # residues move in proportion to their size
         updates = {**updates, "residue": updates["residue"] * scale[:, None, None]}
@@ -149,7 +156,7 @@ def _refine(start, taps, steps, learning_rate):
         parameters = jax.tree.map(lambda p, u: p + rate * u, parameters, updates)
         return (parameters, moments, keep(best, parameters)), None
 
-    best = (start, errors(start)[0])
+    best = (start, _errors(start, taps)[0])
     (_, _, (best, least)), _ = jax.lax.scan(
         step, (start, optimizer.init(start), best), length=steps
     )
