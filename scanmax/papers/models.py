@@ -38,18 +38,26 @@ LEDGER = (
     ),
     Paper(
         "hidden-mamba-attention",
-        covers="the matrix view of selective scan and SSD; not the rollout or the attribution",
+        covers="the matrix view of selective scan and SSD, sown by the mixers of one, two and four "
+        "directions; attention rollout over it, drawn for a network trained on digits; Vim's "
+        "mixer; not the gradient-based attribution",
         where=(
             "scanmax.ops.selective_scan",
             "scanmax.ops.selective_scan_matrix",
             "scanmax.ops.ssd_matrix",
+            "scanmax.ops.attention_rollout",
+            "scanmax.models.mixers.MambaBidirectional",
         ),
         tests=(
             "tests/ops/test_ssm.py::SelectiveScanTest",
             "tests/ops/test_ssm.py::SelectiveScanMatrixTest",
             "tests/ops/test_ssm.py::SsdMatrixTest",
+            "tests/models/test_scan_mixers.py::test_the_sown_matrix_is_what_the_scans_apply",
+            "tests/test_claims.py",
         ),
-        reproduced="scan, recurrence and attention matrix of one layer give equal outputs",
+        reproduced="scan, recurrence and attention matrix of one layer give equal outputs: "
+        "benchmarks claims hidden-attention-equals-scan; what rollout ranks first matters more "
+        "than pixels at random: hidden-attention-digits",
     ),
     Paper(
         "illama",
@@ -92,6 +100,46 @@ LEDGER = (
         ),
         reproduced="the duality: recurrent, quadratic and chunked forms are equal; parameters of "
         "the five sizes to the last one; the state does not grow with the sequence",
+    ),
+    Paper(
+        "mambamixer",
+        covers="the four-way token mixer, the bidirectional selective channel mixer in our reading "
+        "(steps of the scan are channels of one token, parameters shared by tokens), the "
+        "learned weighted sums between mixers, ViM2 in three sizes of 24.0, 43.7 and 75.6 million "
+        "parameters where the paper has 20, 43 and 74; not TSM2; not trained on ImageNet here",
+        where=(
+            "scanmax.ops.cross_scan",
+            "scanmax.ops.cross_merge",
+            "scanmax.models.mixers.MambaFourWay",
+            "scanmax.models.mixers.SelectiveChannel",
+            "scanmax.models.mambamixer.ViM2",
+        ),
+        tests=(
+            "tests/ops/test_cross_scan.py::CrossScanTest",
+            "tests/ops/test_cross_scan.py::CrossMergeTest",
+            "tests/models/test_mambamixer.py",
+            "tests/models/test_scan_mixers.py",
+        ),
+    ),
+    Paper(
+        "msvmamba",
+        covers="cross-scan and merge in one, two and four directions, the multi-scale pair, the "
+        "mixer with the small map's scans joined (released) or apart, the block, nano, micro and "
+        "tiny; not the second version's models or weights; not trained on ImageNet here",
+        where=(
+            "scanmax.ops.multi_scale_scan",
+            "scanmax.ops.multi_scale_merge",
+            "scanmax.models.mixers.MambaMultiScale",
+            "scanmax.models.msvmamba.MsVMamba",
+        ),
+        tests=(
+            "tests/ops/test_cross_scan.py",
+            "tests/models/test_msvmamba.py::MsVMambaSuite",
+            "tests/models/test_scan_mixers.py",
+            "tests/test_claims.py",
+        ),
+        reproduced="1.75 T tokens instead of 4 T: benchmarks claims multi-scale-tokens; parameters "
+        "of all three models to the last one of the authors' modules",
     ),
     Paper(
         "next-vit",
@@ -156,7 +204,11 @@ LEDGER = (
             "tests/ops/test_ssm.py::test_non_causal_does_not_know_the_order_of_tokens",
             "tests/models/test_vssd.py::VssdSuite",
             "tests/models/test_vssd.py::GoldenTest",
+            "tests/ops/test_cross_scan.py::test_nc_ssd_is_what_all_scans_become_without_decay",
+            "tests/test_claims.py",
         ),
-        reproduced="both directions of the scan collapse into one global sum",
+        reproduced="both directions of the scan, and four, collapse into one global sum, which no "
+        "order of the tokens changes: benchmarks claims nc-ssd-order; time linear in the tokens: "
+        "nc-ssd-linear",
     ),
 )
