@@ -44,6 +44,25 @@ def _bidirectional(T):
     return jax.jit(lambda *a: ops.linear_attention(*a, is_causal=False)), heads(T, 3)
 
 
+@slope("linear_attention, decay per channel")
+def _decay(T):
+    decays = [-np.abs(x) / 100 for x in heads(T, 1)]
+    return jax.jit(lambda *a: ops.linear_attention(*a[:3], log_decay=a[3])), heads(T, 3) + decays
+
+
+@slope("delta_rule, gated")
+def _delta(T):
+    query, key, value = heads(T, 3)
+    key = key / np.linalg.norm(key, axis=-1, keepdims=True)
+    gates = np.abs(heads(T, 1)[0][..., 0]) / 4
+    return jax.jit(lambda *a: ops.delta_rule(*a, log_decay=-a[-1])), [query, key, value, gates]
+
+
+@slope("diagonal_scan")
+def _diagonal(T):
+    return jax.jit(ops.diagonal_scan), [np.abs(x[:, 0]) / 4 for x in heads(T, 2, width=256)]
+
+
 def exponent(make: Callable, sizes=TOKENS, rounds: int = 5) -> float:
     """Slope of log time over log T, of the fastest of some calls at each size."""
     times = []
