@@ -1,4 +1,4 @@
-"""Writes deit.npz, deit_distilled.npz, convnext.npz and mamba2.npz beside this file.
+"""Writes deit.npz, deit_distilled.npz, convnext.npz, mamba.npz and mamba2.npz beside this file.
 
     python tests/golden/make_peers.py
 
@@ -23,6 +23,7 @@ def main() -> None:
         "deit": peers.deit(),
         "deit_distilled": peers.deit(distilled=True),
         "convnext": peers.convnext(),
+        "mamba": peers.mamba(),
         "mamba2": peers.mamba2(groups=2),
     }
     for name, run in runs.items():

@@ -27,6 +27,7 @@ PEERS = {
     "deit": ("deit_tiny_patch16_224", VIT),
     "deit_distilled": ("deit_tiny_distilled_patch16_224", VIT),
     "convnext": ("convnext_tiny", CONVNEXT),
+    "mamba": ("mamba_130m", {"vocab_size": 24, "dim": 16, "depth": 2, "d_state": 4}),
     "mamba2": ("mamba2_130m", MAMBA2),
 }
 
