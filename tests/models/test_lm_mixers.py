@@ -1,0 +1,98 @@
+"""Language models of every causal mixer, mixed by tuple: prompts, single tokens, states."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mixer_cases import CASES
+
+import scanmax
+from scanmax.testing.model_suite import COMPILER_OPTIONS
+
+NAMES = sorted(name for name, case in CASES.items() if case.causal and case.generates is not None)
+# What they keep of the past has one size, whatever its length.
+CONSTANT = (
+    "delta",
+    "gated_delta",
+    "gla",
+    "linear_attention",
+    "mamba",
+    "mamba2",
+    "performer",
+    "retention",
+    "selective_channel",
+    "ssd",
+    "wkv",
+    "wkv6",
+)
+PROMPT, LENGTH = 5, 7
+GROUP = 6
+
+
+def build(names):
+    model = scanmax.create_model(
+        "lm_tiny",
+        vocab_size=11,
+        dim=8,
+        heads=2,
+        depth=len(names),
+        mixer=tuple(names),
+        mlp_ratio=0.0,
+        mixer_options={name: CASES[name].options for name in names},
+    )
+    tokens = jnp.asarray(np.random.default_rng(0).integers(11, size=(2, LENGTH)), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)
+    rng = np.random.default_rng(1)
+
+    def fill(leaf):
+        return jnp.asarray(0.3 * rng.normal(size=leaf.shape) + 0.1, leaf.dtype)
+
+    kept = {name: shapes[name] for name in ("params", "batch_stats") if name in shapes}
+    variables = jax.tree.map(fill, kept)
+    # norms, in what is no parameter
+    statistics = jax.tree.map(lambda leaf: jnp.abs(leaf) + 0.5, variables.pop("batch_stats", {}))
+    return model, {**variables, "batch_stats": statistics}, tokens
+
+
+def fast(function):
+    return jax.jit(function, compiler_options=COMPILER_OPTIONS)
+
+
+@pytest.mark.parametrize("first", range(0, len(NAMES), GROUP))
+def test_prefill_then_steps_are_the_whole(first):
+    names = NAMES[first : first + GROUP]
+    model, variables, tokens = build(names)
+    whole = fast(model.apply)(variables, tokens)
+    prefill = fast(lambda v, x: model.apply(v, x, LENGTH, method="prefill"))
+    logits, state = prefill(variables, tokens[:, :PROMPT])
+    found = [logits]
+    step = fast(lambda v, state, x: model.apply(v, state, x, method="step"))
+    for place in range(PROMPT, LENGTH):
+        logits, state = step(variables, state, tokens[:, place])
+        found.append(logits[:, None])
+    error = jnp.abs(jnp.concatenate(found, 1) - whole).max() / jnp.abs(whole).max()
+    assert float(error) < 1e-4, names
+
+
+@pytest.mark.parametrize("name", CONSTANT)
+def test_what_recurrent_mixers_keep_has_one_size(name):
+    model, _, _ = build([name])
+    short, long = (
+        jax.eval_shape(lambda length=length: model.init_state(2, length)) for length in (8, 4096)
+    )
+    assert jax.tree.map(lambda leaf: leaf.shape, short) == jax.tree.map(
+        lambda leaf: leaf.shape, long
+    )
+
+
+def test_five_of_one_mixer_to_one_of_attention():
+    model, variables, tokens = build(("mamba2",) * 5 + ("attention",))
+    whole = fast(model.apply)(variables, tokens)
+    assert whole.shape == (2, LENGTH, 11)
+    changed = fast(model.apply)(variables, tokens.at[:, 5].add(1) % 11)
+    np.testing.assert_allclose(changed[:, :5], whole[:, :5], atol=1e-5)
+    assert float(jnp.abs(changed[:, 6] - whole[:, 6]).max()) > 1e-4
+    generated = scanmax.models.generation.generate(
+        model, variables, tokens, max_new_tokens=2, temperature=0
+    )
+    assert generated.shape == (2, LENGTH + 2)
