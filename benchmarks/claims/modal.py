@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.claims import Finding, claim
 from benchmarks.claims.slopes import heads, slope
 from scanmax import ops
-from scanmax.models.distill import distill_filter
+from scanmax.train.distill import distill_filter
 
 
 def hyena_like(T: int, count: int, seed: int = 0) -> jax.Array:

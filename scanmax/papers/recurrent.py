@@ -37,11 +37,11 @@ LEDGER = (
             "scanmax.ops.modal_ssm_filter",
             "scanmax.ops.hankel_singular_values",
             "scanmax.ops.hankel_order",
-            "scanmax.models.distill.distill_filter",
+            "scanmax.train.distill.distill_filter",
         ),
         tests=(
             "tests/ops/test_modal_ssm.py",
-            "tests/models/test_distill.py",
+            "tests/train/test_distill.py",
             "tests/test_claims.py",
         ),
         reproduced="the error falls with the order as the Hankel values foretell: benchmarks "

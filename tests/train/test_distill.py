@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from scanmax import ops
-from scanmax.models.distill import distill_filter
+from scanmax.train.distill import distill_filter
 
 
 def filters(modes, length=48, dim=2):
