@@ -24,6 +24,9 @@ def define_flags(values: flags.FlagValues) -> None:
         "TPU topology such as v5e:16x16: compile for it and say what it takes, instead of training",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "profile", None, "FIRST:LAST, steps to trace into WORKDIR/profile", flag_values=values
+    )
     flags.DEFINE_boolean("json", False, "with --compile_for: print JSON", flag_values=values)
 
 
@@ -52,10 +55,20 @@ def main(argv: list[str]) -> int:
     if not isinstance(config, Config):
         raise UserError(f"get_config returned {type(config).__name__}, not scanmax.train's Config")
     workdir = pathlib.Path(values["workdir"].value)
-    held_out = train(config, workdir)
+    held_out = train(config, workdir, profile=profile_window(values["profile"].value))
     if held_out and is_first_process():
         finish(workdir, held_out)
     return 0
+
+
+def profile_window(text: str | None) -> tuple[int, int] | None:
+    """The steps that --profile names."""
+    if not text:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+        raise UserError(f"--profile={text!r}: write FIRST:LAST, such as 20:25")
+    return int(first), int(last)
 
 
 def print_pod_report(config: Any, topology: str, as_json: bool) -> int:

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 # Order in which metrics are shown; what is not named here is written and not shown.
-SHOWN = ("loss", "accuracy", "bits_per_byte", "examples_per_second")
+SHOWN = ("loss", "accuracy", "bits_per_byte", "examples_per_second", "utilization")
 # Without a terminal a line of training metrics is shown at most this often; files get every row.
 LINE_SECONDS = 2.0
 

@@ -20,6 +20,7 @@ from scanmax.train.config import CheckpointConfig, Config
 from scanmax.train.evaluation import evaluate, save_outcome
 from scanmax.train.feed import Feed
 from scanmax.train.log import Log, NoLog
+from scanmax.train.throughput import HostClock, Profile, peak_flops, step_flops
 from scanmax.train.workdir import open_workdir
 
 
@@ -29,6 +30,7 @@ def train(
     *,
     pipeline: Pipeline | None = None,
     model: nn.Module | None = None,
+    profile: tuple[int, int] | None = None,
 ) -> dict[str, float]:
     """Trains to the end, or to a SIGTERM; run again, it continues where the workdir stands.
 
@@ -37,6 +39,7 @@ def train(
       workdir: where checkpoints, metrics and the report go.
       pipeline: data of one's own; None loads config.data.
       model: a module of one's own; None makes config.model.
+      profile: first and last step of a trace, written to workdir/profile.
 
     Returns:
       The last held-out metrics; {} when a signal ended the run early.
@@ -56,6 +59,7 @@ def train(
             state, meta = restored or (run.init(), checkpoint_meta(run, 0))
             start, best = meta["step"], meta["best"]
             teacher = load_teacher(run)
+            flops, peak = step_flops(run), peak_flops(mesh.devices.ravel().tolist())
             is_first = jax.process_index() == 0
             log = Log(workdir, start=start, total=durations.total) if is_first else NoLog()
             stack.callback(log.close)
@@ -68,17 +72,34 @@ def train(
             stack.enter_context(sharding.use_mesh(mesh, config.sharding))
 
             skips = Skips(config.optim.max_skips, meta["skipped"], log.say)
-            window = Window(config.batch_size, run.pipeline.num_train, meta["window"], skips)
+            window = Window(
+                config.batch_size,
+                run.pipeline.num_train,
+                meta["window"],
+                skips,
+                flops=flops,
+                peak=peak,
+            )
+            trace = Profile(workdir / "profile", *(profile or (0, 0)))
+            stack.callback(trace.close)
             held_out: dict[str, float] = {}
             for step in range(start + 1, durations.total + 1):
-                state, metrics = run.train_step(state, next(feed), teacher)
+                batch = next(feed)
+                trace.before(step)
+                with window.clock.computing():
+                    state, metrics = run.train_step(state, batch, teacher)
+                feed.computing = metrics
                 window.add(step, metrics)
+                if trace.after(step, metrics):
+                    log.say(f"profile      {workdir / 'profile'}")
+                    window.restart_clock()
                 log.progress(step)
                 is_last = step == durations.total
                 stopping = stop.wanted(step) and not is_last
 
                 if step % durations.log == 0 or is_last:
-                    log.write(step, "train", window.summary(feed.waited))
+                    figures = window.summary(feed.waited)
+                    log.write(step, "train", {**figures, "compiles": compiles(run)})
                 evaluates = is_due(step, durations.eval, is_last) and not stopping
                 saves = is_due(step, durations.checkpoint, is_last) or stopping
                 if evaluates or saves:
@@ -105,6 +126,11 @@ def train(
                 held_out = evaluate(run, state)
             save_outcome(run, state, workdir)
         return held_out
+
+
+def compiles(run: Run) -> int:
+    """How often the training step has been compiled: once, unless shapes change under way."""
+    return run.train_step._cache_size()
 
 
 def is_due(step: int, every: int, is_last: bool) -> bool:
@@ -197,10 +223,21 @@ class Window:
     Attributes:
       sums: sum of each metric over the steps since the last log; checkpoints carry it, so that a
         resumed run writes the rows of an undisturbed one.
+      clock: the loop's own work.
     """
 
-    def __init__(self, batch_size: int, num_train: int, sums: dict[str, float], skips: Skips):
-        self.sums, self._skips = dict(sums), skips
+    def __init__(
+        self,
+        batch_size: int,
+        num_train: int,
+        sums: dict[str, float],
+        skips: Skips,
+        *,
+        flops: float = 0.0,
+        peak: float | None = None,
+    ):
+        self.sums, self._skips, self.clock = dict(sums), skips, HostClock()
+        self._flops, self._peak = flops, peak
         self._batch_size, self._num_train = batch_size, num_train
         self._pending: list[tuple[int, Any]] = []
         self._last_step, self._lr = 0, 0.0
@@ -213,7 +250,7 @@ class Window:
         if self._since is None:
             # The first step compiles; throughput starts after it.
             jax.block_until_ready(metrics)
-            self._since = time.perf_counter()
+            self.restart_clock()
         else:
             self._steps += 1
 
@@ -244,7 +281,12 @@ class Window:
         self._pending.clear()
 
     def summary(self, waited: float) -> dict[str, float]:
-        """Means over the window, throughput and the share of time that the step waited for data."""
+        """Means over the window, and its throughput.
+
+        examples_per_second; data_wait, the share of time that steps waited for data; host_ms, what
+        the loop itself works per step; gflops per second, and utilization, their share of the
+        devices' peak.
+        """
         self.check()
         steps = self.sums.pop("steps", 0.0)
         counts = {"skipped": self.sums.pop("skipped")} if "skipped" in self.sums else {}
@@ -254,6 +296,12 @@ class Window:
         seconds = time.perf_counter() - self._since
         if self._steps and seconds > 0:
             means["examples_per_second"] = self._steps * self._batch_size / seconds
+            means["host_ms"] = 1e3 * self.clock.seconds() / self._steps
+            if self._flops:
+                rate = self._steps * self._flops / seconds
+                means["gflops"] = rate / 1e9
+                if self._peak:
+                    means["utilization"] = rate / self._peak
             means["data_wait"] = min(1.0, (waited - self._waited) / seconds)
         self._waited = waited
         self.sums.clear()
@@ -263,6 +311,7 @@ class Window:
     def restart_clock(self) -> None:
         """Leaves out of the throughput what has just passed, such as an evaluation."""
         self._steps, self._since = 0, time.perf_counter()
+        self.clock.restart()
 
 
 class Stop:

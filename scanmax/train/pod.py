@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from scanmax.errors import UserError, suggest
-from scanmax.models.analysis import count_multiply_adds
 from scanmax.train import sharding
 from scanmax.train.build import Run, build, load_data, model_input
 from scanmax.train.config import Config
 from scanmax.train.hlo import Collective, collectives
+from scanmax.train.throughput import step_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +213,7 @@ def compile_for(
         kinds[entry.kind][0] += entry.times
         kinds[entry.kind][1] += entry.moved
     chip = CHIPS[topology.split(":")[0]]
-    flops = _step_flops(run) / run.mesh.size
+    flops = step_flops(run) / run.mesh.size
     traffic = float(cost.get("bytes accessed", 0.0))
     estimate = cost.get("optimal_seconds")
     return PodReport(
@@ -311,13 +311,6 @@ def _activation_bytes(run: Run, batch: Any) -> int:
         .compile()
     )
     return compiled.memory_analysis().output_size_in_bytes
-
-
-def _step_flops(run: Run) -> float:
-    """Operations of a training step over all chips: forward, and twice that backward."""
-    example = model_input(run.pipeline)
-    forward = 2 * count_multiply_adds(run.model, example)
-    return 3.0 * forward * run.config.batch_size
 
 
 def describe(report: PodReport) -> str:

@@ -161,6 +161,8 @@ def headline(
     if speeds:
         waits = [row["data_wait"] for row in train if "data_wait" in row]
         remark = f"{100 * np.median(waits):.0f}% of it waiting for data" if waits else ""
+        shares = [row["utilization"] for row in train if "utilization" in row]
+        remark += f", {100 * np.median(shares):.0f}% of the peak" if shares else ""
         tiles.append(("examples per second", f"{np.median(speeds):,.0f}", remark))
     return tiles
 

@@ -82,6 +82,7 @@ def test_a_run_ends_well_and_a_second_one_has_nothing_to_do(run, tmp_path):
         ("--config.checkpoint.metric=acuracy", "acuracy"),
         ("--config.task=language_model", "needs tokens data"),
         ("--config.duration=0", "is no step at all"),
+        ("--profile=5", "write FIRST:LAST"),
         ("--process_id=1", "--process_id"),
         ("--num_processes=2", "--coordinator=HOST:PORT"),
         ("--workdir=", "--workdir=DIR is required"),

@@ -1,0 +1,78 @@
+"""What a step costs beside its computation: copies, compilations, the host's own work."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from toy_run import MODEL, ToyData, toy_config
+
+from scanmax.train import sharding, throughput
+from scanmax.train.build import build
+from scanmax.train.feed import Feed
+from scanmax.train.loop import train
+from scanmax.train.throughput import HostClock
+
+
+@pytest.mark.parametrize("preset", ["replicated", "fsdp_tp"])
+def test_every_byte_of_the_state_is_donated(preset):
+    config = toy_config()
+    config.sharding.preset = preset
+    run = build(config, pipeline=ToyData(), model=MODEL)
+    with sharding.use_mesh(run.mesh, config.sharding):
+        step = run.train_step.lower(run.shapes, run.pipeline.train_spec, {}).compile()
+    state = sum(
+        int(np.prod(own.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        for leaf, own in zip(jax.tree.leaves(run.shapes), jax.tree.leaves(run.shardings))
+    )
+    assert step.memory_analysis().alias_size_in_bytes == state
+
+
+def test_a_run_says_what_its_steps_cost(tmp_path):
+    config = toy_config(duration="60 steps", log_every="20 steps", eval_every="30 steps")
+    config.checkpoint.every = "25 steps"
+    train(config, tmp_path, pipeline=ToyData(), model=MODEL, profile=(5, 6))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["split"] == "train"]
+    # Evaluations, checkpoints and the last batch have not made it compile again.
+    assert [row["compiles"] for row in rows] == [1, 1, 1]
+    assert min(row["host_ms"] for row in rows) < 1.0
+    assert all(0 <= row["data_wait"] <= 1 for row in rows)
+    assert all(row["utilization"] > 0 for row in rows)
+    flops = 6 * 16 * (16 * 16 + 16 * 64 * 2 + 16 * 3 + 16 * 4)
+    for row in rows:
+        assert row["gflops"] == pytest.approx(flops * row["examples_per_second"] / 16 / 1e9)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_peaks_go_by_the_kind_of_device():
+    class Device:
+        platform = "tpu"
+
+        def __init__(self, kind):
+            self.device_kind = kind
+
+    assert throughput.peak_flops([Device("TPU v5 lite")] * 4) == 4 * 197e12
+    assert throughput.peak_flops([Device("TPU v5p")]) == 459e12
+    assert throughput.peak_flops([Device("NVIDIA H100 80GB HBM3")]) == 989e12
+    assert throughput.peak_flops([Device("another")]) is None
+
+
+def test_clocks_count_work_and_waiting_apart():
+    clock = HostClock()
+    with clock.computing():
+        sum(range(300_000))
+    assert clock.seconds() < 1e-3
+
+    def slow():
+        yield {"x": np.zeros(8)}
+        __import__("time").sleep(0.2)
+        yield {"x": np.zeros(8)}
+
+    mesh = sharding.make_mesh(toy_config().sharding)
+    feed = Feed(slow(), sharding.batch_sharding(mesh), 2)
+    next(feed)
+    before = feed.waited
+    next(feed)
+    assert feed.waited - before > 0.1
+    feed.close()
