@@ -198,7 +198,7 @@ def compile_for(
         start = time.perf_counter()
         step = run.train_step.lower(run.shapes, batch, teacher).compile()
         seconds = time.perf_counter() - start
-        activations = _activation_bytes(run, batch)
+        activations = activation_bytes(run, batch)
     memory, cost = step.memory_analysis(), step.cost_analysis() or {}
     state = {
         "parameters": _bytes(run.shapes.params, run.shardings.params),
@@ -285,7 +285,7 @@ def _model_inputs(run: Run, batch: Any) -> Any:
     return jax.ShapeDtypeStruct(shape, example.dtype, sharding=rows.sharding)
 
 
-def _activation_bytes(run: Run, batch: Any) -> int:
+def activation_bytes(run: Run, batch: Any) -> int:
     """Bytes per chip that the model's forward pass keeps for its backward pass."""
 
     def forward(params, batch_stats, inputs):
