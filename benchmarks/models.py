@@ -8,6 +8,7 @@ import optax
 import scanmax
 from benchmarks.harness import Contender, Row, benchmark, jax_contender, to_torch, torch_contender
 from benchmarks.peers import import_peer
+from scanmax import ops
 from scanmax.models.weights import load_weights
 
 BATCH, SIZE, CLASSES = 4, 224, 1000
@@ -155,3 +156,52 @@ def convnext_tiny(quick: bool):
         "timm, channels last": torch.channels_last,
     }
     yield from _rows("convnext_tiny", layouts, quick)
+
+
+@benchmark("vssd")
+def vssd(quick: bool):
+    """vssd_tiny at 224, which has no public peer that runs; its sums against their matrix."""
+    name = "vssd_micro" if quick else "vssd_tiny"
+    model = scanmax.create_model(name)
+    size = 64 if quick else SIZE
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(BATCH, size, size, 3)).astype(np.float32)
+    labels = np.arange(BATCH) * 7
+    variables = jax.jit(model.init)(jax.random.key(0), images[:1])
+    variables = jax.tree.map(
+        lambda leaf: leaf.unbox() if hasattr(leaf, "unbox") else leaf,
+        variables,
+        is_leaf=lambda leaf: hasattr(leaf, "unbox"),
+    )
+
+    def gradients(variables, images, labels):
+        def loss(params):
+            logits, _ = model.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        return jax.value_and_grad(loss)(variables["params"])
+
+    title = f"{name}, batch {BATCH} at {size}"
+    yield Row(f"{title}, forward", jax_contender("scanmax", model.apply, variables, images), [])
+    step = jax_contender("scanmax", gradients, variables, images, labels)
+    yield Row(f"{title}, loss and gradients", step, [])
+
+    # The first stage's tokens: 56 x 56 at 224.
+    tokens, heads, states = (size // 4) ** 2, 2, 64
+    x = rng.normal(size=(1, tokens, heads, 64)).astype(np.float32)
+    dt = np.abs(rng.normal(size=(1, tokens, heads))).astype(np.float32)
+    B, C = (rng.normal(size=(1, tokens, 1, states)).astype(np.float32) for _ in range(2))
+    A = -np.ones(heads, np.float32)
+
+    def dense(x, dt, A, B, C):
+        return jnp.einsum("bhts,bshp->bthp", ops.nc_ssd_matrix(dt, A, B, C), x)
+
+    arrays = (x, dt, A, B, C)
+    yield Row(
+        f"nc_ssd, {tokens} tokens, {heads} heads of 64, {states} states, forward",
+        jax_contender("scanmax nc_ssd", lambda *a: ops.nc_ssd(*a), *arrays),
+        [jax_contender("its matrix times x", dense, *arrays)],
+        tolerance=1e-3,
+    )

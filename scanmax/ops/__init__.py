@@ -75,6 +75,7 @@ from scanmax.ops.hubness import dual_inverted_softmax as dual_inverted_softmax
 from scanmax.ops.hubness import hubness as hubness
 from scanmax.ops.hubness import inverted_softmax as inverted_softmax
 from scanmax.ops.hubness import k_occurrence as k_occurrence
+from scanmax.ops.hyper_zzw import hyper_zzw as hyper_zzw
 from scanmax.ops.inline_attention import inline_attention as inline_attention
 from scanmax.ops.inline_attention import inline_attention_matrix as inline_attention_matrix
 from scanmax.ops.inline_attention import inline_attention_step as inline_attention_step

@@ -33,7 +33,7 @@ def delta_rule(
     initial_state: Float[Array, "*B H K V"] | None = None,
     return_state: bool = False,
     form: str | None = None,
-    chunk_size: int = 64,
+    chunk_size: int = 32,
     precision=None,
     implementation=None,
 ):
@@ -63,7 +63,7 @@ def delta_rule(
         precision.
       form: "recurrent" takes T steps, "chunked" T / chunk_size, "parallel" solves one system of
         all T tokens. None: "parallel" up to chunk_size tokens, else "chunked".
-      chunk_size: tokens per chunk.
+      chunk_size: tokens per chunk; 32 trains fastest on CPU.
       precision: of every matrix product, as in jax.lax.dot_general.
       implementation: only "xla".
 

@@ -4,12 +4,19 @@
 paper is entered, in the module of its kind, when what its row claims works.
 """
 
-from scanmax.papers import attention, linear, local, models, softmax, tokens
+from scanmax.papers import attention, linear, local, long_conv, models, recurrent, softmax, tokens
 from scanmax.papers.paper import Paper as Paper
 from scanmax.papers.titles import TITLES as TITLES
 
 LEDGER = (
-    attention.LEDGER + linear.LEDGER + local.LEDGER + models.LEDGER + softmax.LEDGER + tokens.LEDGER
+    attention.LEDGER
+    + linear.LEDGER
+    + local.LEDGER
+    + long_conv.LEDGER
+    + models.LEDGER
+    + recurrent.LEDGER
+    + softmax.LEDGER
+    + tokens.LEDGER
 )
 
 

@@ -101,4 +101,30 @@ LEDGER = (
         ),
         reproduced="time linear in the tokens: benchmarks claims time-slopes",
     ),
+    Paper(
+        "zoology-mqar",
+        covers="multi-query associative recall as published, smaller; the gated base convolution; "
+        "of the mixers that its code stores, gated linear attention and the delta rule, gated or "
+        "not, by chunks, with state, step and matrix; not the hybrids with selected tokens, or the "
+        "Pile",
+        where=(
+            "scanmax.data.sequence_tasks.associative_recall",
+            "scanmax.models.mixers.BaseConv",
+            "scanmax.models.mixers.Gla",
+            "scanmax.models.mixers.Delta",
+            "scanmax.models.mixers.GatedDelta",
+            "scanmax.ops.delta_rule",
+            "scanmax.ops.delta_rule_step",
+            "scanmax.ops.delta_rule_matrix",
+        ),
+        tests=(
+            "tests/data/test_sequence_tasks.py::test_recalled_values_are_those_after_the_keys",
+            "tests/ops/test_delta_rule.py",
+            "tests/models/test_recurrent_mixers.py",
+            "tests/parity/test_delta_rule_parity.py",
+            "tests/test_claims.py",
+        ),
+        reproduced="attention recalls where the gated convolution does not: benchmarks "
+        "claims mqar-attention-and-convolution; what a state holds: recall-by-state-width",
+    ),
 )

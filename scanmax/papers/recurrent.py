@@ -64,7 +64,6 @@ LEDGER = (
         ),
         tests=(
             "tests/ops/test_wkv.py::Wkv6Test",
-            "tests/ops/test_wkv.py::BidirectionalWkv6Test",
             "tests/ops/test_wkv.py::TokenShiftTest",
             "tests/models/test_mixers.py",
             "tests/test_claims.py",

@@ -31,7 +31,7 @@ class WkvTest(OpSuite):
     sequence = ("key", "value")
     required_lengths = (1, 17)
     cases = (
-        OpCase(**SMALL, options={"chunk_size": 2}),
+        OpCase(**SMALL, forms=("recurrent", "parallel"), options={"chunk_size": 2}),
         OpCase(length=17, batch=(1, 2), options={"chunk_size": 8}),
         OpCase(length=1, forms=("recurrent", "parallel")),
     )
@@ -104,6 +104,7 @@ class Wkv6Test(OpSuite):
     cases = (
         OpCase(**SMALL, forms=("recurrent", "chunked"), options={"chunk_size": 2}),
         OpCase(length=9, batch=(1, 2), options={"chunk_size": 4}),
+        OpCase(length=7, resume=False, options={"chunk_size": 4, "is_causal": False}),
         OpCase(length=1, forms=("chunked",)),
     )
     errors = (
@@ -115,14 +116,6 @@ class Wkv6Test(OpSuite):
         ({"form": "sideways"}, ValueError, "form='sideways' is not one of"),
         ({"implementation": "pallas"}, NotImplementedError, "wkv6"),
     )
-    make_args = staticmethod(wkv6_args)
-
-
-class BidirectionalWkv6Test(OpSuite):
-    op = ops.wkv6
-    reference = reference.wkv6
-    forms = ("chunked",)
-    cases = (OpCase(**SMALL, resume=False, options={"is_causal": False, "chunk_size": 2}),)
     make_args = staticmethod(wkv6_args)
 
 

@@ -91,6 +91,7 @@ from scanmax.ops.reference.hubness import dual_inverted_softmax as dual_inverted
 from scanmax.ops.reference.hubness import hubness as hubness
 from scanmax.ops.reference.hubness import inverted_softmax as inverted_softmax
 from scanmax.ops.reference.hubness import k_occurrence as k_occurrence
+from scanmax.ops.reference.hyper_zzw import hyper_zzw as hyper_zzw
 from scanmax.ops.reference.inline_attention import inline_attention as inline_attention
 from scanmax.ops.reference.inline_attention import (
     inline_attention_matrix as inline_attention_matrix,

@@ -1,0 +1,82 @@
+"""Convolutions as long as their input, and generated kernels."""
+
+from scanmax.papers.paper import Paper
+
+_NETS = "tests/models/test_continuous_nets.py"
+_MIXERS = "tests/models/test_mixers.py"
+
+LEDGER = (
+    Paper(
+        "long-conv-flashbutterfly",
+        covers="convolution by FFT on sequences, maps and volumes (causal with state and step, "
+        "bidirectional, circular), the same by Monarch products, learned blocks as an op, squash "
+        "and smooth, the block of S4 as a mixer; not the fused kernel, the H3 models, or the mixer "
+        "with learned blocks",
+        where=("scanmax.ops.fft_conv", "scanmax.ops.monarch_fft", "scanmax.models.mixers.LongConv"),
+        tests=(
+            "tests/ops/test_long_conv.py::FftConvTest",
+            "tests/ops/test_long_conv.py::test_monarch_with_learned_blocks",
+            "tests/ops/test_long_kernels.py::SquashKernelTest",
+            _MIXERS,
+            "tests/test_claims.py",
+        ),
+        reproduced="FFT and Monarch forms equal the sums: benchmarks claims fft-convolution; time "
+        "grows as T: benchmarks claims time-slopes",
+    ),
+    Paper(
+        "sgconv",
+        covers="the multi-scale kernel (both arrangements and interpolations), the norm frozen at "
+        "the start, the layer as a mixer; not the variant with learned decay, or the benchmarks",
+        where=("scanmax.ops.sgconv_kernel", "scanmax.models.mixers.SgConv"),
+        tests=("tests/ops/test_long_kernels.py::SgconvKernelTest", _MIXERS, "tests/test_claims.py"),
+        reproduced="parameters grow as log L: benchmarks claims sgconv-parameters",
+    ),
+    Paper(
+        "ckconv",
+        covers="kernels of sines with weight norm (printed and released start), the causal network "
+        "with the counts of the public code, a depthwise mixer; not irregular sampling, or the "
+        "smoothing of the released code at other resolutions",
+        where=(
+            "scanmax.models.kernels.Siren",
+            "scanmax.models.ckcnn.Ckcnn",
+            "scanmax.models.mixers.CkConv",
+        ),
+        tests=(f"{_NETS}::CkcnnSuite", f"{_NETS}::test_generated_kernels_keep_the_variance"),
+        reproduced="sequential digits with long and with short kernels: benchmarks claims "
+        "ckconv-sequential-digits",
+    ),
+    Paper(
+        "flexconv",
+        covers="MAGNet, the learned Gaussian mask (zeros below the threshold instead of cropping), "
+        "the Nyquist penalty, FlexNet-16, a depthwise mixer; not the FlexTCN configurations, which "
+        "are not public, or steerable kernels",
+        where=(
+            "scanmax.models.kernels.Magnet",
+            "scanmax.models.kernels.GaussianMask",
+            "scanmax.models.flexnet.FlexNet",
+            "scanmax.models.mixers.FlexConv",
+        ),
+        tests=(
+            f"{_NETS}::FlexNetSuite",
+            f"{_NETS}::test_frequencies_beyond_nyquist_are_punished",
+            "tests/test_claims.py",
+        ),
+        reproduced="a learned width finds its target: benchmarks claims flexconv-size; kernels at "
+        "twice the resolution: benchmarks claims kernels-at-twice-the-resolution",
+    ),
+    Paper(
+        "ccnn-nd",
+        covers="separable convolutions with one generator for sequences, images and volumes, the "
+        "networks of 4 x 140 and 6 x 380 with the counts of the public code; not point clouds",
+        where=("scanmax.models.ccnn.Ccnn", "scanmax.models.continuous_net.KernelConv"),
+        tests=(f"{_NETS}::CcnnSuite", f"{_NETS}::test_volumes_take_the_same_layer"),
+    ),
+    Paper(
+        "smpconv",
+        covers="the kernel of moving points in any dimension, shared or per channel, plain or "
+        "averaged, a depthwise mixer; not the small kernel beside it, or the ImageNet networks",
+        where=("scanmax.ops.point_kernel", "scanmax.models.mixers.SmpConv"),
+        tests=("tests/ops/test_long_kernels.py::PointKernelTest", _MIXERS, "tests/test_claims.py"),
+        reproduced="points of one cell make any kernel: benchmarks claims smpconv-points",
+    ),
+)
