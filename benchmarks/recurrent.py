@@ -193,31 +193,38 @@ def _language_model(family: str, network, model, length: int, title: str):
     )
 
 
-@benchmark("mamba_training")
-def mamba_training(quick: bool):
-    """Two blocks of Mamba-1 and Mamba-2 130m, forward and backward, against transformers."""
-    mamba = import_peer("transformers.models.mamba.modeling_mamba")
-    mamba2 = import_peer("transformers.models.mamba2.modeling_mamba2")
+def _sizes(quick: bool):
+    """Length and width, what both configurations share, what both of our models do."""
     length, dim = (32, 64) if quick else (1024, 768)
     common = {"vocab_size": 256, "hidden_size": dim, "num_hidden_layers": 2}
-    fields = {"vocab_size": 256, "dim": dim, "depth": 2}
-    heads = 2 * dim // 64
-    title = f"two blocks of width {dim}, T={length}, training"
-    yield _language_model(
-        "mamba2",
-        mamba2.Mamba2ForCausalLM(
-            mamba2.Mamba2Config(
-                **common, num_heads=heads, n_groups=1, head_dim=64, tie_word_embeddings=True
-            )
-        ),
-        scanmax.create_model("mamba2_130m", **fields, heads=heads),
-        length,
-        f"Mamba-2, {title}",
-    )
+    return length, dim, common, {"vocab_size": 256, "dim": dim, "depth": 2}
+
+
+@benchmark("mamba_training")
+def mamba_training(quick: bool):
+    """Two blocks of Mamba-1 130m, forward and backward, against transformers (minutes per call)."""
+    mamba = import_peer("transformers.models.mamba.modeling_mamba")
+    length, dim, common, fields = _sizes(quick)
     yield _language_model(
         "mamba",
         mamba.MambaForCausalLM(mamba.MambaConfig(**common)),
         scanmax.create_model("mamba_130m", **fields),
         length,
-        f"Mamba-1, {title}",
+        f"Mamba-1, two blocks of width {dim}, T={length}, training",
+    )
+
+
+@benchmark("mamba2_training")
+def mamba2_training(quick: bool):
+    """Two blocks of Mamba-2 130m, forward and backward, against transformers."""
+    mamba2 = import_peer("transformers.models.mamba2.modeling_mamba2")
+    length, dim, common, fields = _sizes(quick)
+    heads = {"num_heads": 2 * dim // 64, "head_dim": 64, "n_groups": 1}
+    config = mamba2.Mamba2Config(**common, **heads, tie_word_embeddings=True)
+    yield _language_model(
+        "mamba2",
+        mamba2.Mamba2ForCausalLM(config),
+        scanmax.create_model("mamba2_130m", **fields, heads=2 * dim // 64),
+        length,
+        f"Mamba-2, two blocks of width {dim}, T={length}, training",
     )
