@@ -1,0 +1,244 @@
+"""Long convolutions and generated kernels: what their papers say of cost, size and resolution."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.claims import Finding, claim
+from benchmarks.claims.slopes import slope
+from scanmax import ops
+from scanmax.models import create_model
+from scanmax.models.kernels import GaussianMask
+from scanmax.models.mixers import create_mixer
+
+
+@slope("fft_conv, causal")
+def _causal(T):
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(T, 32)).astype(np.float32) for _ in range(2)]
+    return jax.jit(lambda x, kernel: ops.fft_conv(x, kernel)), arrays
+
+
+@slope("fft_conv, training")
+def _training(T):
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(T, 32)).astype(np.float32) for _ in range(2)]
+    return jax.jit(jax.grad(lambda x, k: jnp.sum(ops.fft_conv(x, k) ** 2), (0, 1))), arrays
+
+
+@claim("fft-convolution", paper="long-conv-flashbutterfly")
+def fft_convolution(quick):
+    """A convolution as long as its input is a product of spectra, and these of small matrices."""
+    T = 512 if quick else 4096
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=(T, 4)) for _ in range(2))
+    expected = np.stack([np.convolve(x[:, d], kernel[:, d])[:T] for d in range(4)], -1)
+    findings = []
+    for form in ("fft", "monarch"):
+        y = ops.fft_conv(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32), form=form)
+        error = float(np.linalg.norm(y - expected) / np.linalg.norm(expected))
+        what = f"T={T}, form {form!r} against the sums, relative RMS in float32"
+        findings.append(Finding(what, "equal", f"{error:.1e}", error < 1e-5))
+    return findings
+
+
+@claim("sgconv-parameters", paper="sgconv")
+def sgconv_parameters(quick):
+    """Parameters of a multi-scale kernel grow as log L, and its weights decay over the scales."""
+    counts = {}
+    for length in (1024, 16384):
+        mixer = create_mixer("sgconv", heads=1, is_causal=True, options={"max_length": length})
+        shapes = jax.eval_shape(mixer.init, jax.random.key(0), jnp.zeros((1, 4, 8)))
+        counts[length] = shapes["params"]["kernel"].value.shape[0]
+    rng = np.random.default_rng(0)
+    weights = jnp.asarray(rng.normal(size=(6, 256, 8)), jnp.float32)
+    kernel = np.asarray(ops.sgconv_kernel(weights, length=256 * 32))
+    pieces = [kernel[256 * 2**i : 256 * 2 ** (i + 1)] for i in range(1, 5)]
+    sizes = np.array([np.sqrt(np.mean(piece**2)) for piece in pieces])
+    ratio = float(np.exp(np.mean(np.log(sizes[1:] / sizes[:-1]))))
+    return [
+        Finding(
+            "pieces of 64 numbers for 1024 and 16384 taps",
+            "log2(L / 64) + 1",
+            f"{counts[1024]} and {counts[16384]}",
+            counts == {1024: 5, 16384: 9},
+        ),
+        Finding(
+            "size of a piece over the one before", "1/2", f"{ratio:.2f}", abs(ratio - 0.5) < 0.05
+        ),
+    ]
+
+
+@claim("smpconv-points", paper="smpconv")
+def smpconv_points(quick):
+    """Points of one cell's radius, one per tap, make any kernel; fewer, wider ones interpolate."""
+    rng = np.random.default_rng(0)
+    dense = jnp.asarray(rng.normal(size=(25, 3)), jnp.float32)
+    grid = jnp.stack(jnp.meshgrid(*[jnp.linspace(-1, 1, 5)] * 2, indexing="ij"), -1)
+    kernel = ops.point_kernel(grid, grid.reshape(-1, 2), jnp.full(25, 0.5), dense)
+    error = float(jnp.abs(kernel.reshape(25, 3) - dense).max())
+    return [Finding("difference from 25 given taps", "0", f"{error:.1e}", error < 1e-5)]
+
+
+@claim("flexconv-size", paper="flexconv")
+def flexconv_size(quick):
+    """The width of the Gaussian mask is learned: by gradient descent it finds that of a target."""
+    places = jnp.linspace(-1, 1, 33)[:, None]
+    x = jax.random.normal(jax.random.key(0), (4, 64, 1))
+    target = jnp.exp(-0.5 * (places / 0.35) ** 2)
+    expected = ops.fft_conv(x, target, mode="bidirectional")
+    mask = GaussianMask(threshold=0.0, learn_mean=False)
+    optimizer = optax.adam(0.01)
+
+    def loss(variables):
+        kernel, _ = mask.apply(variables, places)
+        return jnp.mean((ops.fft_conv(x, kernel, mode="bidirectional") - expected) ** 2)
+
+    @jax.jit
+    def train(variables):
+        def step(carry, _):
+            variables, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(variables), state)
+            return (optax.apply_updates(variables, updates), state), None
+
+        start = (variables, optimizer.init(variables))
+        return jax.lax.scan(step, start, length=200)[0][0]
+
+    variables = train(mask.init(jax.random.key(1), places))
+    sigma = float(jax.tree.leaves(variables)[0][0])
+    what = "learned width, from 0.075, of a target of 0.35"
+    return [Finding(what, "recovered", f"{sigma:.3f}", abs(sigma - 0.35) < 0.01)]
+
+
+# The digits of scikit-learn, as pixels in a row or as small maps.
+
+
+def digits():
+    """((images [B, 8, 8, 1], labels) to train on, and held out)."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8, 1) / 8 - 1).astype(np.float32)
+    order = np.random.default_rng(0).permutation(len(images))
+    held, rest = order[:360], order[360:]
+    return (images[rest], labels[rest]), (images[held], labels[held])
+
+
+def trained(model, data, epochs: int, rate: float, batch: int = 64) -> dict[str, Any]:
+    """The variables of a model after some epochs of AdamW with a cosine schedule."""
+    images, labels = data
+    steps = epochs * (len(images) // batch)
+    variables = model.init(jax.random.key(0), images[:1])
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(rate, steps))
+    )
+    state = optimizer.init(params)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
+    def step(params, stats, state, x, y):
+        def loss(params):
+            logits, updates = model.apply(
+                {"params": params, "batch_stats": stats},
+                x,
+                train=True,
+                mutable=["batch_stats", "losses"],
+            )
+            value = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+            value += sum(jnp.sum(leaf) for leaf in jax.tree.leaves(updates.get("losses", {})))
+            return value, updates.get("batch_stats", {})
+
+        gradients, stats = jax.grad(loss, has_aux=True)(params)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), stats, state
+
+    rng = np.random.default_rng(1)
+    for _ in range(epochs):
+        order = rng.permutation(len(images))
+        for start in range(0, len(images) - batch + 1, batch):
+            chosen = order[start : start + batch]
+            params, stats, state = step(params, stats, state, images[chosen], labels[chosen])
+    return {"params": params, "batch_stats": stats}
+
+
+def accuracy(model, variables, data) -> float:
+    images, labels = data
+    logits = jax.jit(model.apply)(variables, images)
+    return float((logits.argmax(-1) == labels).mean())
+
+
+@claim("ckconv-sequential-digits", paper="ckconv", by_hand=True)
+def sequential_digits(quick):
+    """Kernels as long as the sequence classify images read pixel by pixel; short ones do not."""
+    train, test = digits()
+    fields = {"dims": (16, 16), "norm": "batch"}
+    scores = {}
+    for name, taps in (("long", None), ("short", 3)):
+        options = {"omega": 10.0, "hidden": 16}
+        kernel = {"generator": "siren", "generator_options": options}
+        model = create_model("ckcnn_98k", kernel=kernel, kernel_size=taps, **fields)
+        variables = trained(model, train, 1 if quick else 20, 0.01)
+        scores[name] = accuracy(model, variables, test)
+    return [
+        Finding(
+            "held-out digits, 64 pixels in a row, kernels of 64 taps",
+            "99.3 % of sequential MNIST",
+            f"{100 * scores['long']:.1f} %",
+            scores["long"] > 0.93,
+        ),
+        Finding(
+            "the same network with kernels of 3 taps",
+            "worse",
+            f"{100 * scores['short']:.1f} %",
+            scores["short"] < scores["long"] - 0.02,
+        ),
+    ]
+
+
+@claim("kernels-at-twice-the-resolution", paper="flexconv", by_hand=True)
+def twice_the_resolution(quick):
+    """A network trained at one resolution works at twice it, its kernels sampled more finely."""
+    train, test = digits()
+    large = (np.asarray(jax.image.resize(test[0], (360, 16, 16, 1), "linear")), test[1])
+    scores = {}
+    # 7 taps carry 1.5 periods per unit; between them a kernel of faster sines is anything
+    for omega in (1.0, 3.0, 10.0):
+        kernel = {
+            "generator": "siren",
+            "generator_options": {"omega": omega, "hidden": 16},
+            "mask": True,
+            "mask_options": {"sigma": 0.5},
+        }
+        model = create_model("ccnn_4_140", dims=(24, 24), kernel_size=7, kernel=kernel)
+        variables = trained(model, train, 1 if quick else 15, 0.01)
+        finer = model.clone(kernel={**kernel, "resolution": 2.0})
+        scores[omega] = (
+            accuracy(model, variables, test),
+            accuracy(finer, variables, large),
+            accuracy(model, variables, large),
+        )
+    findings = []
+    for omega, (here, there, _) in scores.items():
+        findings.append(
+            Finding(
+                f"held-out digits, omega={omega:g}: at 8 x 8 as trained, at 16 x 16 with kernels "
+                "sampled twice as finely",
+                "nearly as good" if omega == 1 else "falls with the kernel's frequencies",
+                f"{100 * here:.1f} %, {100 * there:.1f} %",
+                there > here - 0.05 if omega == 1 else there < scores[1.0][1],
+            )
+        )
+    here, there, unchanged = scores[1.0]
+    findings.append(
+        Finding(
+            "omega=1, at 16 x 16 with the taps as trained",
+            "much worse",
+            f"{100 * unchanged:.1f} %",
+            unchanged < there - 0.1,
+        )
+    )
+    return findings
