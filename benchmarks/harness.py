@@ -30,12 +30,15 @@ whose result is wrong is reported as wrong, without a speed, and the run fails.
 
 Figures: `median` and `spread` (half the interquartile range) of the iterations; `speedup` is the
 median over iterations of (time of the peer / time of ours); `compile` is trace, lowering and XLA
-without caches; `memory` is the peak beyond the inputs: XLA's temporaries and outputs, or, for
-torch, the peak of its allocator.
+without caches; `memory` is the peak beyond the inputs. For JAX it is what XLA says of temporaries
+and outputs, or, on a CPU, how far the process grew in one call where that is more: fused products
+keep scratch memory that XLA's figure leaves out (the matrix of plain attention, for one). For torch
+it is the peak of its allocator.
 """
 
 import contextlib
 import csv
+import ctypes
 import dataclasses
 import datetime
 import functools
@@ -115,17 +118,42 @@ def jax_contender(
     """A function of arrays, compiled ahead for `args`."""
     compiled = None
 
+    def run():
+        return jax.block_until_ready(compiled(*args))
+
     def prepare():
         nonlocal compiled
         # A fresh function object: neither the trace cache nor the disk cache may serve it.
         compiled = jax.jit(lambda *a: function(*a)).lower(*args).compile()
-        return lambda: jax.block_until_ready(compiled(*args))
+        return run
 
     def memory():
         analysis = compiled.memory_analysis()
-        return analysis and analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+        known = analysis and analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+        if jax.devices()[0].platform != "cpu":
+            return known
+        return max((x for x in (known, resident_growth(run)) if x is not None), default=None)
 
     return Contender(name, prepare, result, memory, compiles=True)
+
+
+def resident_growth(call: Callable[[], Any]) -> int | None:
+    """How far the resident memory of the process rises above its start; None but on Linux."""
+    status, reset = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
+
+    def kibibytes(field):
+        lines = status.read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+    try:
+        # pages that the allocator still holds would be used again without showing
+        ctypes.CDLL(None).malloc_trim(0)
+        reset.write_text("5")  # the high-water mark starts anew
+        before = kibibytes("VmRSS:")
+        call()
+        return 1024 * max(kibibytes("VmHWM:") - before, 0)
+    except (OSError, AttributeError, StopIteration):
+        return None
 
 
 def torch_contender(

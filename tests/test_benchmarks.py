@@ -39,6 +39,14 @@ def test_a_right_row_has_times_ratios_and_memory():
     assert "x" in table.getvalue()
 
 
+def test_growth_counts_what_a_call_gives_back_too():
+    size = 2**25
+    growth = harness.resident_growth(lambda: np.ones(size, np.uint8).sum())
+    if growth is None:
+        pytest.skip("not Linux")
+    assert 0.9 * size < growth < 2 * size
+
+
 @pytest.mark.parametrize(
     "wrong", [np.ones(3) * 1.001, np.array([1.0, np.nan, 1.0]), np.ones(4), [np.ones(3)] * 2]
 )

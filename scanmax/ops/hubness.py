@@ -37,7 +37,12 @@ def _checked(similarity, banks, top_k):
 
 def _log_factor(similarity, bank, beta):
     """log of exp(b s) / sum_n exp(b bank_n), per gallery item."""
-    return beta * similarity - jax.nn.logsumexp(beta * bank, axis=-2, keepdims=True)
+    # The products differ for the maximum and for the sum, or XLA would keep them, as it does in
+    # jax.nn.logsumexp: twice the time for a bank out of cache, and the memory of the bank.
+    level = jnp.abs(beta) * jnp.max(jnp.sign(beta) * bank, -2, keepdims=True)
+    level = jax.lax.stop_gradient(jnp.where(jnp.isfinite(level), level, jnp.zeros_like(level)))
+    total = jnp.sum(jnp.exp(beta * bank - level), -2, keepdims=True)
+    return beta * similarity - (level + jnp.log(total))
 
 
 def _activated(similarity, bank, top_k):
