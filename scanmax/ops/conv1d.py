@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax.ops.contract import accumulator_dtype, align, check_choice, check_rank, check_shape, op
+from scanmax.ops.scan import segment_starts
 
 ACTIVATIONS = {None: lambda x: x, "silu": jax.nn.silu, "gelu": jax.nn.gelu, "relu": jax.nn.relu}
 
@@ -16,6 +17,7 @@ def causal_conv1d(
     bias: Float[Array, " D"] | None = None,
     *,
     activation: str | None = None,
+    segment_ids: Int[Array, "*B T"] | None = None,
     initial_state: Float[Array, "*B W-1 D"] | None = None,
     return_state: bool = False,
 ):
@@ -31,8 +33,11 @@ def causal_conv1d(
       kernel: the filters, oldest token first.
       bias: added per channel.
       activation: None, "silu", "gelu" (tanh approximation) or "relu".
-      initial_state: the W - 1 tokens before the first; zeros by default.
-      return_state: also return the last W - 1 tokens, to go on from.
+      segment_ids: packed sequences: where the number changes from a token to the next a new one
+        starts, and nothing passes.
+      initial_state: the W - 1 tokens before the first, of the first segment; zeros by default.
+      return_state: also return the last W - 1 tokens, to go on from; zeros in the place of those of
+        segments before the last.
 
     Returns:
       [*B, T, D] in the dtype of x; with `return_state` also [*B, W-1, D] in the dtype of x.
@@ -53,14 +58,24 @@ def causal_conv1d(
     check_shape("initial_state", initial_state, (*batch, width - 1, dim), "[*B, W-1, D]")
     if initial_state is None:
         initial_state = jnp.zeros((*batch, width - 1, dim), x.dtype)
+    check_shape("segment_ids", segment_ids, x.shape[:-1], "[*B, T]")
     padded = jnp.concatenate([initial_state.astype(x.dtype), x], axis=-2)
+    tokens = [padded[..., w : w + length, :] for w in range(width)]
+    state = padded[..., length:, :]
+    if segment_ids is not None:
+        runs = jnp.cumsum(segment_starts(segment_ids), -1)
+        before = jnp.pad(runs, [(0, 0)] * (runs.ndim - 1) + [(width - 1, 0)])
+        tokens = [
+            jnp.where((before[..., w : w + length] == runs)[..., None], token, 0)
+            for w, token in enumerate(tokens)
+        ]
+        state = jnp.where((before[..., length:] == runs[..., -1:])[..., None], state, 0)
     dtype = accumulator_dtype(x, kernel, bias)
     y = sum(
-        padded[..., w : w + length, :].astype(dtype) * align(kernel[w].astype(dtype), x)
-        for w in range(width)
+        token.astype(dtype) * align(kernel[w].astype(dtype), x) for w, token in enumerate(tokens)
     )
     y = _finish(y, bias, activation, dtype).astype(x.dtype)
-    return (y, padded[..., length:, :]) if return_state else y
+    return (y, state) if return_state else y
 
 
 @op("activation")

@@ -2,9 +2,10 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from scanmax.ops.contract import check_rank, check_shape, op, require
+from scanmax.ops.contract import align, check_rank, check_shape, op, require
+from scanmax.ops.scan import segment_starts
 
 
 @op("heads", "is_causal")
@@ -13,6 +14,7 @@ def token_shift(
     *,
     heads: int = 1,
     is_causal: bool = True,
+    segment_ids: Int[Array, "*B T"] | None = None,
     initial_state: Float[Array, "*B D"] | None = None,
 ) -> Float[Array, "*B T D"]:
     """The neighbour of each token in a sequence.
@@ -26,6 +28,8 @@ def token_shift(
       x: the tokens.
       heads: groups of channels that are halved each; they divide D.
       is_causal: read the token before only.
+      segment_ids: packed sequences: where the number changes from a token to the next a new one
+        starts, and nothing passes.
       initial_state: the token before the first; causal only.
 
     Returns:
@@ -51,14 +55,24 @@ def token_shift(
         is_causal or initial_state is None, "initial_state is the token before: is_causal=True."
     )
     check_shape("initial_state", initial_state, (*x.shape[:-2], x.shape[-1]), "[*B, D]")
+    check_shape("segment_ids", segment_ids, x.shape[:-1], "[*B, T]")
+
+    def within(y, reverse, trailing):
+        """y, and zeros where the neighbour lies in another segment."""
+        if segment_ids is None:
+            return y
+        starts = segment_starts(segment_ids, reverse)
+        return jnp.where(align(starts, y, trailing), 0, y)
+
     if is_causal:
         first = jnp.zeros_like(x[..., :1, :])
         if initial_state is not None:
             first = initial_state[..., None, :].astype(x.dtype)
-        return jnp.concatenate([first, x[..., :-1, :]], -2)
+        return within(jnp.concatenate([first, x[..., :-1, :]], -2), False, 1)
     split = x.reshape(*x.shape[:-1], heads, -1)
     before, after = jnp.split(split, [split.shape[-1] // 2], -1)
-    return jnp.concatenate([_moved(before, -3, 1), _moved(after, -3, -1)], -1).reshape(x.shape)
+    before, after = within(_moved(before, -3, 1), False, 2), within(_moved(after, -3, -1), True, 2)
+    return jnp.concatenate([before, after], -1).reshape(x.shape)
 
 
 @op("heads", "shift")

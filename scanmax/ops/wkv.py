@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax.ops.contract import (
     accumulator_dtype,
@@ -17,7 +17,7 @@ from scanmax.ops.contract import (
     vary_together,
 )
 from scanmax.ops.recurrence import flat_batch
-from scanmax.ops.scan import FORMS, scan_leading
+from scanmax.ops.scan import FORMS, same_segment, scan_leading, segment_starts
 
 # Below every level that a weight can have: the level of no weight at all.
 _NOTHING = -1e30
@@ -31,6 +31,7 @@ def wkv(
     bonus: Float[Array, " D"],
     *,
     is_causal: bool = True,
+    segment_ids: Int[Array, "*B T"] | None = None,
     initial_state: Float[Array, "*B 2 D"] | None = None,
     return_state: bool = False,
     form: str | None = None,
@@ -54,9 +55,12 @@ def wkv(
       log_decay: per channel, at most 0 for a decay; the -w of the papers.
       bonus: u, added to a token's key when it reads itself.
       is_causal: read the past and the token itself only.
+      segment_ids: packed sequences: where the number changes from a token to the next a new one
+        starts, and nothing passes.
       initial_state: causal only: the mean of the values so far, and the logarithm of the sum of
-        their weights as the first token meets it. None is (0, -inf).
-      return_state: also return both after the last token, in accumulator precision.
+        their weights as the first token meets it, of the first segment. None is (0, -inf).
+      return_state: also return both after the last token, of the last segment, in accumulator
+        precision.
       form: how the sums are carried: "recurrent" takes T steps, "parallel" is an associative scan
         of depth log T, "chunked" scans chunks side by side. None: "recurrent" on CPU, else
         "parallel".
@@ -87,21 +91,31 @@ def wkv(
     )
     batch, dim = key.shape[:-2], key.shape[-1]
     check_shape("initial_state", initial_state, (*batch, 2, dim), "[*B, 2, D]")
+    check_shape("segment_ids", segment_ids, key.shape[:-1], "[*B, T]")
     dtype = accumulator_dtype(key, value, log_decay, bonus, initial_state)
     if initial_state is None:
         initial_state = _empty((*batch, dim), dtype)
     if form is None:
         form = "recurrent" if platform() == "cpu" else "parallel"
-    k, v, state, log_decay, bonus = vary_together(
+    k, v, state, log_decay, bonus, segment_ids = vary_together(
         *(flat_batch(x.astype(dtype), len(batch)) for x in (key, value, initial_state)),
         log_decay.astype(dtype)[None],
         bonus.astype(dtype)[None, None],
+        flat_batch(segment_ids, len(batch)),
     )
     k, v = k.swapaxes(0, 1), v.swapaxes(0, 1)  # [T, B, D]
-    past, last = _before(k, v, log_decay, state, (form, chunk_size, False))
+
+    def read(k, v, segment_ids):
+        starts = None
+        if segment_ids is not None:
+            starts = segment_starts(segment_ids).swapaxes(0, 1)[..., None]  # [T, B, 1]
+        return _before(k, v, log_decay, state, starts, (form, chunk_size, False))
+
+    past, last = read(k, v, segment_ids)
     parts = [past, (jnp.stack([v, jnp.ones_like(v)], -2), bonus + k)]
     if not is_causal:
-        future, _ = _before(k[::-1], v[::-1], log_decay, state, (form, chunk_size, False))
+        ids = None if segment_ids is None else segment_ids[:, ::-1]
+        future, _ = read(k[::-1], v[::-1], ids)
         parts.append(tuple(x[::-1] for x in future))
     y = _mean(*_join(parts)).swapaxes(0, 1).reshape(key.shape).astype(value.dtype)
     return (y, last.reshape(*batch, 2, dim)) if return_state else y
@@ -161,6 +175,7 @@ def wkv_matrix(
     bonus: Float[Array, " D"],
     *,
     is_causal: bool = True,
+    segment_ids: Int[Array, "*B T"] | None = None,
 ) -> Float[Array, "*B D T T"]:
     """The matrix over tokens that `wkv` applies to each channel, for small T.
 
@@ -171,6 +186,7 @@ def wkv_matrix(
       log_decay: per channel, at most 0 for a decay.
       bonus: u.
       is_causal: lower triangular.
+      segment_ids: packed sequences; blocks on the diagonal.
 
     Returns:
       [*B, D, T, T] in the dtype of key: rows that sum to one, per channel.
@@ -201,6 +217,9 @@ def wkv_matrix(
     keys = jnp.swapaxes(key.astype(dtype), -1, -2)[..., None, :]  # [*B, D, 1, T]
     logits = keys + align(added, keys)
     logits = jnp.where(align((s <= t) | (not is_causal), logits), logits, -jnp.inf)
+    if segment_ids is not None:
+        check_shape("segment_ids", segment_ids, key.shape[:-1], "[*B, T]")
+        logits = jnp.where(same_segment(segment_ids)[..., None, :, :], logits, -jnp.inf)
     top = lax.stop_gradient(jnp.maximum(logits.max(-1, keepdims=True), _NOTHING))
     weights = jnp.exp(logits - top)
     total = weights.sum(-1, keepdims=True)
@@ -254,32 +273,45 @@ def _join(parts):
     return sums, top
 
 
-def _before(k, v, log_decay, state, options):
-    """The sums and levels of the tokens before each, and the state after the last; [T, B, D]."""
+def _before(k, v, log_decay, state, starts, options):
+    """The sums and levels of the tokens before each, and the state after the last; [T, B, D].
+
+    Where a token starts a segment, [T, B, 1], nothing stands before it.
+    """
     sums, level = _sums_of(state)
-    levels = _levels(lax.stop_gradient(k), lax.stop_gradient(log_decay), level, options[0])
+    decays = log_decay[None]  # [1 or T, 1 or B, D]
+    if starts is not None:
+        decays = jnp.where(starts, _NOTHING, decays)
+    levels = _levels(lax.stop_gradient(k), lax.stop_gradient(decays), level, options[0])
     before = jnp.concatenate([level[None], levels[:-1]])
-    decay = jnp.exp(before + log_decay[None] - levels)[..., None, :]
+    decay = jnp.exp(before + decays - levels)
+    if starts is not None:
+        decay = jnp.where(starts, 0, decay)
     weight = jnp.exp(k - levels)
     inputs = jnp.stack([weight * v, weight], -2)  # [T, B, 2, D]
-    states, last = scan_leading(decay, inputs, sums, options)
-    return (jnp.concatenate([sums[None], states[:-1]]), before), _state_of(last, levels[-1])
+    states, last = scan_leading(decay[..., None, :], inputs, sums, options)
+    states = jnp.concatenate([sums[None], states[:-1]])
+    if starts is not None:
+        states = jnp.where(starts[..., None], 0, states)
+        before = jnp.where(starts, _NOTHING, before)
+    return (states, before), _state_of(last, levels[-1])
 
 
 def _levels(k, log_decay, level, form):
-    """l_t = max(l_{t-1} + log_decay, k_t)."""
+    """l_t = max(l_{t-1} + log_decay_t, k_t)."""
+    log_decay = jnp.broadcast_to(log_decay, (k.shape[0], *log_decay.shape[1:]))
     if form == "recurrent":
 
-        def step(level, k_t):
-            level = jnp.maximum(level + log_decay, k_t)
+        def step(level, token):
+            decay_t, k_t = token
+            level = jnp.maximum(level + decay_t, k_t)
             return level, level
 
-        return lax.scan(step, level, k)[1]
+        return lax.scan(step, level, (log_decay, k))[1]
 
     def compose(first, second):
         (a, b), (c, d) = first, second
         return a + c, jnp.maximum(b + c, d)
 
-    decays = jnp.broadcast_to(log_decay[None], (k.shape[0], 1, k.shape[-1]))
-    sums, levels = lax.associative_scan(compose, (decays, k))
+    sums, levels = lax.associative_scan(compose, (log_decay, k))
     return jnp.maximum(level[None] + sums, levels)

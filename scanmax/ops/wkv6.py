@@ -1,7 +1,7 @@
 """The wkv of RWKV-6: a matrix state per head, decays that depend on the token, and a bonus."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax.ops.contract import (
     accumulator_dtype,
@@ -14,8 +14,8 @@ from scanmax.ops.contract import (
     require,
 )
 from scanmax.ops.linear_attention import linear_attention_matrix
-from scanmax.ops.recurrence import flat_batch, run, step
-from scanmax.ops.scan import FORMS
+from scanmax.ops.recurrence import flat_batch, forget, run, step
+from scanmax.ops.scan import FORMS, same_segment, segment_starts
 
 
 @op("is_causal", "return_state", "form", "chunk_size", "precision", "implementation")
@@ -27,6 +27,7 @@ def wkv6(
     bonus: Float[Array, "H K"],
     *,
     is_causal: bool = True,
+    segment_ids: Int[Array, "*B T"] | None = None,
     initial_state: Float[Array, "*B H K V"] | None = None,
     return_state: bool = False,
     form: str | None = None,
@@ -51,8 +52,11 @@ def wkv6(
       log_decay: at most 0; -exp(w) of RWKV-6.
       bonus: u, per head and key channel.
       is_causal: read the past and the token itself only.
-      initial_state: the S before the first token; causal only.
-      return_state: also return the S after the last token, in accumulator precision.
+      segment_ids: packed sequences: where the number changes from a token to the next a new one
+        starts, and nothing passes.
+      initial_state: the S before the first token, of the first segment; causal only.
+      return_state: also return the S after the last token, of the last segment, in accumulator
+        precision.
       form: "recurrent" takes T steps, "chunked" T / chunk_size, "parallel" builds the T x T matrix.
         None: "parallel" up to chunk_size tokens, else "chunked", which on CPU trains six times as
         fast as "recurrent", and runs forward alone at half its speed.
@@ -84,13 +88,15 @@ def wkv6(
     )
     batch, (heads, width), dim = value.shape[:-3], value.shape[-2:], key.shape[-1]
     check_shape("initial_state", initial_state, (*batch, heads, dim, width), "[*B, H, K, V]")
+    check_shape("segment_ids", segment_ids, value.shape[:-2], "[*B, T]")
     dtype = accumulator_dtype(query, key, value, log_decay, bonus, initial_state)
-    inputs = [flat_batch(x, len(batch)) for x in (query, key, value, log_decay, initial_state)]
+    inputs = [flat_batch(x, len(batch)) for x in (query, key, value, log_decay, segment_ids)]
+    initial_state = flat_batch(initial_state, len(batch))
     options = {"form": form, "chunk_size": chunk_size, "precision": precision, "dtype": dtype}
-    y, state = _past(*inputs, options)
+    y, state = _past(*inputs, initial_state, options)
     if not is_causal:
         flipped = [None if x is None else jnp.flip(x, 1) for x in inputs]
-        y = y + jnp.flip(_past(*flipped, options)[0], 1)
+        y = y + jnp.flip(_past(*flipped, None, options)[0], 1)
     y = y.reshape(value.shape) + _own(query, key, bonus, dtype)[..., None] * value.astype(dtype)
     y = y.astype(value.dtype)
     if not return_state:
@@ -160,6 +166,7 @@ def wkv6_matrix(
     bonus: Float[Array, "H K"],
     *,
     is_causal: bool = True,
+    segment_ids: Int[Array, "*B T"] | None = None,
     precision=None,
 ) -> Float[Array, "*B H T T"]:
     """The matrix over tokens that `wkv6` applies to its values, for small T.
@@ -172,6 +179,7 @@ def wkv6_matrix(
       log_decay: at most 0.
       bonus: u, per head and key channel.
       is_causal: lower triangular.
+      segment_ids: packed sequences; blocks on the diagonal.
       precision: of the matrix products.
 
     Returns:
@@ -205,6 +213,9 @@ def wkv6_matrix(
     if not is_causal:
         flipped = (jnp.flip(x, -3) for x in (query, key, log_decay))
         matrix = matrix + jnp.flip(below(*flipped), (-2, -1))
+    if segment_ids is not None:
+        check_shape("segment_ids", segment_ids, query.shape[:-2], "[*B, T]")
+        matrix = jnp.where(same_segment(segment_ids)[..., None, :, :], matrix, 0)
     own = jnp.swapaxes(_own(query, key, bonus, dtype), -1, -2)[..., None]
     return (matrix + own * align(jnp.eye(matrix.shape[-1], dtype=dtype), matrix)).astype(
         query.dtype
@@ -232,11 +243,14 @@ def _delayed(x):
     return jnp.concatenate([jnp.zeros_like(x[..., :1, :, :]), x[..., :-1, :, :]], -3)
 
 
-def _past(query, key, value, log_decay, state, options):
+def _past(query, key, value, log_decay, segment_ids, state, options):
     """What each token reads of those before it, and the state before the last token.
 
     The state before a token is the state after the token before: the recurrence with keys, values
     and decays one token late.
     """
     key, value, log_decay = (_delayed(x) for x in (key, value, log_decay))
+    if segment_ids is not None:
+        key = jnp.where(segment_starts(segment_ids)[..., None, None], 0, key)
+        log_decay = forget(log_decay, segment_ids)
     return run(query, key, value, log_decay, state, **options)

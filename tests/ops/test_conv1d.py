@@ -12,26 +12,32 @@ class CausalConv1dTest(OpSuite):
     op = ops.causal_conv1d
     reference = reference.causal_conv1d
     step = ops.causal_conv1d_step
-    sequence = ("x",)
+    sequence = ("x", "segment_ids")
     cases = (
         *OpCase.lengths((1, 2, 7, 63, 64, 65, 200), dim=5, width=4),
         OpCase(length=3, dim=2, width=1, plain=True),
         OpCase(length=2, dim=2, width=5, options={"activation": "relu"}),
+        OpCase(length=9, batch=(2,), dim=2, width=4, packed=True),
         OpCase(length=9, batch=(2,), dim=3, width=4, full=True, options={"activation": "silu"}),
     )
     errors = (
         ({"kernel": lambda x: x[:, 1:]}, ValueError, r"kernel has shape .*\[W, D\]"),
         ({"bias": lambda x: x[1:]}, ValueError, r"bias has shape .*\[D\]"),
         ({"initial_state": lambda x: x[..., 1:, :]}, ValueError, "initial_state has shape"),
+        ({"segment_ids": np.zeros(3, int)}, ValueError, "segment_ids has shape"),
         ({"activation": "tanhh"}, ValueError, "activation='tanhh' is not one of"),
     )
 
     def make_args(self, rng, case):
-        return {
+        args = {
             "x": rng.normal(size=(*case.batch, case.length, case.dim)),
             "kernel": rng.normal(size=(case.width, case.dim)),
             "bias": None if hasattr(case, "plain") else rng.normal(size=case.dim),
         }
+        if hasattr(case, "packed"):
+            lead = (*case.batch, case.length)
+            args["segment_ids"] = np.sort(rng.integers(0, 4, size=lead), -1)
+        return args
 
     def _check_low_precision(self, dtype, tolerance):
         # the state is a window of tokens, kept in their dtype

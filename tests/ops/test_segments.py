@@ -10,6 +10,9 @@ from scanmax import ops
 # a number may come again: a segment is a run of equal ones; boundaries in and between chunks
 SEGMENTS = np.repeat([5, 0, 5], 4)
 HEADS, DIM = 2, 3
+# What all tokens share: decays and bonus of wkv, bonus of wkv6, two taps of a convolution.
+VECTORS = (np.array([-0.1, -1.0, -3.0]), np.array([0.5, -1.0, 2.0]))
+BONUS = np.array([[0.5, -1.0, 2.0], [1.0, 0.3, -0.7]])
 
 
 def linear(decay, is_causal=True, normalize=False):
@@ -30,6 +33,33 @@ def selective(q, k, v, a, **options):
     return ops.selective_scan(v[..., 0], -a[..., 0], A, k[:, 0], q[:, 0], **options)
 
 
+def wkv(is_causal=True):
+    def call(q, k, v, a, **options):
+        options["is_causal"] = is_causal
+        return ops.wkv(3 * k[:, 0], v[:, 0], *VECTORS, **options)
+
+    return call
+
+
+def wkv6(is_causal=True):
+    def call(q, k, v, a, **options):
+        return ops.wkv6(q, k, v, a, BONUS, is_causal=is_causal, **options)
+
+    return call
+
+
+def conv(q, k, v, a, *, form, chunk_size, **options):
+    return ops.causal_conv1d(v[:, 0], BONUS, **options)
+
+
+def shift(is_causal=True):
+    def call(q, k, v, a, *, form, chunk_size, return_state=False, **options):
+        y = ops.token_shift(v[:, 0], is_causal=is_causal, **options)
+        return (y, v[-1, 0]) if return_state else y
+
+    return call
+
+
 CALLS = {
     "linear, head, recurrent": linear("head"),
     "linear, normalised": linear("head", normalize=True),
@@ -39,6 +69,16 @@ CALLS = {
     "ssd": ssd,
     "selective, recurrent": selective,
     "selective, chunked": selective,
+    "wkv, recurrent": wkv(),
+    "wkv, chunked": wkv(),
+    "wkv, parallel": wkv(),
+    "wkv, both ways": wkv(is_causal=False),
+    "wkv6, recurrent": wkv6(),
+    "wkv6, chunked": wkv6(),
+    "wkv6, both ways": wkv6(is_causal=False),
+    "convolution": conv,
+    "token shift": shift(),
+    "token shift, both ways": shift(is_causal=False),
 }
 
 
@@ -56,8 +96,9 @@ def arrays():
 
 
 def options_of(name):
-    """Recurrent where the name says so, else in chunks that a segment does not divide."""
-    return {"form": "recurrent" if "recurrent" in name else "chunked", "chunk_size": 3}
+    """The form that the name says, else in chunks that a segment does not divide."""
+    forms = [form for form in ("recurrent", "parallel") if form in name] or ["chunked"]
+    return {"form": forms[0], "chunk_size": 3}
 
 
 @pytest.mark.parametrize("name", list(CALLS))
@@ -76,8 +117,12 @@ def test_each_segment_runs_as_if_alone(name):
     def alone(state, *inputs):
         parts = [x.reshape(3, 4, *x.shape[1:]) for x in inputs]
         if not causal:
-            return jax.vmap(lambda *z: call(*z, **options))(*parts).reshape(inputs[2].shape)
-        states = jnp.concatenate([state[None], jnp.zeros((2, *state.shape))])
+            y = jax.vmap(lambda *z: call(*z, **options))(*parts)
+            return y.reshape(-1, *y.shape[2:])
+        empty = jnp.zeros((2, *state.shape))
+        if name.startswith("wkv,"):
+            empty = empty.at[:, 1].set(-jnp.inf)
+        states = jnp.concatenate([state[None], empty])
         y, last = jax.vmap(lambda state, *z: call(*z, initial_state=state, **options))(
             states, *parts
         )

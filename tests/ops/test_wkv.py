@@ -12,6 +12,12 @@ FORMS = ("recurrent", "chunked", "parallel")
 SMALL = {"length": 5, "batch": (2,), "full": True}
 
 
+def segments(rng, case):
+    if not hasattr(case, "packed"):
+        return {}
+    return {"segment_ids": np.sort(rng.integers(0, 4, size=(*case.batch, case.length)), -1)}
+
+
 def wkv_args(rng, case):
     shape, dim = (*case.batch, case.length, 3), 3
     return {
@@ -20,6 +26,7 @@ def wkv_args(rng, case):
         "value": rng.normal(size=shape),
         "log_decay": -rng.exponential(size=dim),
         "bonus": rng.normal(size=dim),
+        **segments(rng, case),
     }
 
 
@@ -28,11 +35,11 @@ class WkvTest(OpSuite):
     reference = reference.wkv
     step = ops.wkv_step
     forms = FORMS
-    sequence = ("key", "value")
+    sequence = ("key", "value", "segment_ids")
     required_lengths = (1, 17)
     cases = (
         OpCase(**SMALL, forms=("recurrent", "parallel"), options={"chunk_size": 2}),
-        OpCase(length=17, batch=(1, 2), options={"chunk_size": 8}),
+        OpCase(length=17, batch=(1, 2), packed=True, options={"chunk_size": 8}),
         OpCase(length=1, forms=("recurrent", "parallel")),
     )
     errors = (
@@ -40,6 +47,7 @@ class WkvTest(OpSuite):
         ({"log_decay": lambda x: x[1:]}, ValueError, r"log_decay has shape .*\[D\]"),
         ({"bonus": lambda x: x[1:]}, ValueError, r"bonus has shape .*\[D\]"),
         ({"initial_state": lambda x: x[..., 1:]}, ValueError, "initial_state has shape"),
+        ({"segment_ids": np.zeros(3, int)}, ValueError, "segment_ids has shape"),
         ({"is_causal": False}, ValueError, "need is_causal=True"),
         ({"form": "sideways"}, ValueError, "form='sideways' is not one of"),
         ({"implementation": "pallas"}, NotImplementedError, "wkv"),
@@ -53,7 +61,7 @@ class BidirectionalWkvTest(OpSuite):
     forms = ("recurrent",)
     cases = (
         OpCase(**SMALL, resume=False, options={"is_causal": False}),
-        OpCase(length=17, forms=("parallel",), options={"is_causal": False}),
+        OpCase(length=17, packed=True, forms=("parallel",), options={"is_causal": False}),
         OpCase(length=1, options={"is_causal": False}),
     )
     make_args = staticmethod(wkv_args)
@@ -64,20 +72,20 @@ class WkvMatrixTest(OpSuite):
     reference = reference.wkv_matrix
     cases = (
         OpCase(**SMALL),
-        OpCase(length=9, options={"is_causal": False}),
+        OpCase(length=9, packed=True, options={"is_causal": False}),
     )
 
     def make_args(self, rng, case):
         args = wkv_args(rng, case)
-        return {name: args[name] for name in ("key", "log_decay", "bonus")}
+        del args["value"]
+        return args
 
     def test_the_matrix_applied_to_the_values_is_the_op(self):
         for case in self.cases:
             arrays, options = self.inputs(case)
             value = jnp.asarray(np.random.default_rng(1).normal(size=arrays["key"].shape))
             matrix = ops.wkv_matrix(**arrays, **options)
-            key, decay, bonus = arrays.values()
-            expected = ops.wkv(key, value, decay, bonus, **options)
+            expected = ops.wkv(value=value, **arrays, **options)
             compare.assert_relative(
                 jnp.einsum("...dts,...sd->...td", matrix, value), expected, 1e-12
             )
@@ -91,7 +99,7 @@ def wkv6_args(rng, case, with_value=True):
         args["value"] = rng.normal(size=(*lead, width))
     args["log_decay"] = -np.exp(rng.normal(size=(*lead, dim)))
     args["bonus"] = rng.normal(size=(heads, dim))
-    return args
+    return {**args, **segments(rng, case)}
 
 
 class Wkv6Test(OpSuite):
@@ -99,11 +107,11 @@ class Wkv6Test(OpSuite):
     reference = reference.wkv6
     step = ops.wkv6_step
     forms = FORMS
-    sequence = ("query", "key", "value", "log_decay")
+    sequence = ("query", "key", "value", "log_decay", "segment_ids")
     required_lengths = (1, 9)
     cases = (
         OpCase(**SMALL, forms=("recurrent", "chunked"), options={"chunk_size": 2}),
-        OpCase(length=9, batch=(1, 2), options={"chunk_size": 4}),
+        OpCase(length=9, batch=(1, 2), packed=True, options={"chunk_size": 4}),
         OpCase(length=7, resume=False, options={"chunk_size": 4, "is_causal": False}),
         OpCase(length=1, forms=("chunked",)),
     )
@@ -112,6 +120,7 @@ class Wkv6Test(OpSuite):
         ({"log_decay": lambda x: x[..., 1:]}, ValueError, "log_decay has shape"),
         ({"bonus": lambda x: x[1:]}, ValueError, r"bonus has shape .*\[H, K\]"),
         ({"initial_state": lambda x: x[..., 1:]}, ValueError, "initial_state has shape"),
+        ({"segment_ids": np.zeros(3, int)}, ValueError, "segment_ids has shape"),
         ({"is_causal": False}, ValueError, "need is_causal=True"),
         ({"form": "sideways"}, ValueError, "form='sideways' is not one of"),
         ({"implementation": "pallas"}, NotImplementedError, "wkv6"),
@@ -124,7 +133,7 @@ class Wkv6MatrixTest(OpSuite):
     reference = reference.wkv6_matrix
     cases = (
         OpCase(**SMALL),
-        OpCase(length=7, options={"is_causal": False}),
+        OpCase(length=7, packed=True, options={"is_causal": False}),
     )
 
     def make_args(self, rng, case):
@@ -189,9 +198,11 @@ class TokenShiftTest(OpSuite):
     cases = (
         OpCase(length=5, batch=(2,), full=True),
         OpCase(length=1, options={"is_causal": False}),
-        OpCase(length=4, options={"is_causal": False, "heads": 2}),
+        OpCase(length=4, packed=True, options={"is_causal": False, "heads": 2}),
+        OpCase(length=6, packed=True),
     )
     errors = (
+        ({"segment_ids": np.zeros(3, int)}, ValueError, "segment_ids has shape"),
         ({"heads": 4}, ValueError, "heads=4 do not divide its 6"),
         ({"is_causal": False}, ValueError, "is_causal=True"),
         ({"initial_state": lambda x: x[..., 1:]}, ValueError, "initial_state has shape"),
@@ -201,7 +212,7 @@ class TokenShiftTest(OpSuite):
         args = {"x": rng.normal(size=(*case.batch, case.length, 6))}
         if case.full:
             args["initial_state"] = rng.normal(size=(*case.batch, 6))
-        return args
+        return {**args, **segments(rng, case)}
 
 
 class QuarterShiftTest(OpSuite):

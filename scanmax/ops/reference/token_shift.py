@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 
-def token_shift(x, *, heads=1, is_causal=True, initial_state=None):
+def token_shift(x, *, heads=1, is_causal=True, segment_ids=None, initial_state=None):
     """y_t = x_{t-1}; of both directions, x_{t+1} in the second half of each head's channels."""
     nothing = jnp.zeros_like(x[..., 0, :])
     first = nothing if initial_state is None else initial_state.astype(x.dtype)
@@ -11,7 +11,17 @@ def token_shift(x, *, heads=1, is_causal=True, initial_state=None):
     width = x.shape[-1] // heads
     ahead = (jnp.arange(x.shape[-1]) % width >= width // 2) & (not is_causal)
     ahead = jnp.broadcast_to(ahead, nothing.shape)
-    rows = [jnp.where(ahead, tokens[t + 2], tokens[t]) for t in range(x.shape[-2])]
+    length = x.shape[-2]
+    rows = []
+    for t in range(length):
+        before, after = tokens[t], tokens[t + 2]
+        if segment_ids is not None:
+            own = segment_ids[..., t]
+            if t > 0:
+                before = jnp.where((segment_ids[..., t - 1] == own)[..., None], before, 0)
+            if t + 1 < length:
+                after = jnp.where((segment_ids[..., t + 1] == own)[..., None], after, 0)
+        rows.append(jnp.where(ahead, after, before))
     return jnp.stack(rows, -2)
 
 
