@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax.errors import UserError, suggest
 from scanmax.models.channel_attention import create_channel_attention
@@ -19,7 +19,7 @@ from scanmax.models.layers import (
     RmsNorm,
     fan_in_uniform,
 )
-from scanmax.models.mixers import create_mixer
+from scanmax.models.mixers import MIXERS, create_mixer
 
 NORMS = {"layer_norm": LayerNorm, "rms_norm": RmsNorm}
 
@@ -74,12 +74,15 @@ class Block(nn.Module):
         state: Any = None,
         grid: tuple[int, int] | None = None,
         train: bool = False,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         """Returns y [B, T, D], or (y, state) where a state is given."""
         mixer = self.create_mixer(name="mixer")
         x = self.add_position_conv(x, grid, 1)
         y = self.create_norm(1)(x)
-        if state is None:
+        if segment_ids is not None:
+            mixed = self.mix_packed(mixer, y, train, segment_ids)
+        elif state is None:
             mixed = mixer(y, grid=grid, train=train)
         else:
             mixed, state = mixer(y, grid=grid, train=train, state=state)
@@ -94,6 +97,17 @@ class Block(nn.Module):
     def dtypes(self) -> dict[str, Any]:
         """Dtypes that every layer takes."""
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+    @nn.nowrap
+    def mix_packed(self, mixer, x: Float[Array, "B T D"], train: bool, segment_ids):
+        """The mixer over rows that hold several sequences."""
+        if not mixer.packs:
+            able = ", ".join(name for name, kind in sorted(MIXERS.items()) if kind.packs)
+            raise ValueError(
+                f"segment_ids: mixer {self.mixer!r} does not keep packed sequences apart; "
+                f"those that do are {able}."
+            )
+        return mixer(x, train=train, segment_ids=segment_ids)
 
     @nn.nowrap
     def create_norm(self, index: int) -> nn.Module:
@@ -194,6 +208,7 @@ def apply_blocks(
     states: Any = None,
     grid: tuple[int, int] | None = None,
     train: bool = False,
+    segment_ids: Int[Array, "B T"] | None = None,
     remat: bool | str = False,
     scan_layers: bool = False,
     block: type[nn.Module] = Block,
@@ -209,11 +224,13 @@ def apply_blocks(
       states: one mixer state per block (stacked where layers are scanned), or None.
       grid: passed to every block.
       train: passed to every block.
+      segment_ids: passed to every block where it is not None.
       remat: recompute activations in the backward pass; a string names a jax.checkpoint_policies
         entry that says what is kept.
       scan_layers: one compiled block for all: parameters are stacked under `{prefix}s`, with a
         leading axis "layers", instead of `{prefix}_00`, `{prefix}_01`, ...
-      block: module with the signature (x, drop_path_rate, state, grid, train).
+      block: module with the signature (x, drop_path_rate, state, grid, train), and segment_ids
+        where they are given.
       keep: indices of blocks whose outputs are returned too.
       prefix: name of the blocks in the parameter tree.
 
@@ -224,13 +241,15 @@ def apply_blocks(
       UserError: an unknown remat policy, or layers to scan that differ.
     """
     block = _rematerialised(block, remat, scan_layers)
+    packed = () if segment_ids is None else (segment_ids,)
     if scan_layers:
-        return _scan_blocks(block, blocks, x, rates, states, grid, train, keep, prefix)
+        given = (grid, train, *packed)
+        return _scan_blocks(block, blocks, x, rates, states, given, keep, prefix)
     kept, new_states = [], []
     for index, fields in enumerate(blocks):
         layer = block(**fields, name=f"{prefix}_{index:02d}")
         if states is None:
-            x = layer(x, rates[index], None, grid, train)
+            x = layer(x, rates[index], None, grid, train, *packed)
         else:
             x, state = layer(x, rates[index], states[index], grid, train)
             new_states.append(state)
@@ -252,14 +271,15 @@ def _rematerialised(block, remat, scan_layers):
     return nn.remat(block, policy=policy, static_argnums=(4, 5), prevent_cse=not scan_layers)
 
 
-def _scan_blocks(block, blocks, x, rates, states, grid, train, keep, prefix):
+def _scan_blocks(block, blocks, x, rates, states, given, keep, prefix):
     if any(fields != blocks[0] for fields in blocks):
         raise UserError("scan_layers=True needs equal blocks; this model mixes several kinds.")
+    _, train, *_ = given
     rates = jnp.asarray(rates, x.dtype) if train and any(rates) else None
 
     def body(layer, x, inputs):
         rate, state = inputs
-        out = layer(x, 0.0 if rate is None else rate, state, grid, train)
+        out = layer(x, 0.0 if rate is None else rate, state, *given)
         x, state = (out, None) if state is None else out
         return x, (x if keep else None, state)
 

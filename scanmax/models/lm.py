@@ -59,9 +59,18 @@ class LanguageModel(nn.Module):
     remat: bool | str = False
     scan_layers: bool = False
 
-    def __call__(self, tokens: Int[Array, "B T"], train: bool = False) -> Float[Array, "B T vocab"]:
-        """Logits of the token after each token."""
-        return self.forward(tokens, train)
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        train: bool = False,
+        segment_ids: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T vocab"]:
+        """Logits of the token after each token.
+
+        Rows may hold several sequences: where segment_ids change a new one starts, and nothing
+        passes. A mixer that cannot keep them apart (`Mixer.packs`) raises ValueError.
+        """
+        return self.forward(tokens, train, segment_ids=segment_ids)
 
     def features(
         self, tokens: Int[Array, "B T"], train: bool = False
@@ -87,7 +96,9 @@ class LanguageModel(nn.Module):
         return logits[:, 0], state
 
     @nn.compact
-    def forward(self, tokens, train, state=None, as_hidden=False, last_only=False):
+    def forward(
+        self, tokens, train, state=None, as_hidden=False, last_only=False, segment_ids=None
+    ):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         embed = Embed(self.vocab_size, self.dim, name="embed", **dtypes)
         x = embed(tokens).astype(self.residual_dtype or at_least_float32(self.dtype))
@@ -100,6 +111,7 @@ class LanguageModel(nn.Module):
             drop_path_rates(self.drop_path_rate, self.depth),
             states=state,
             train=train,
+            segment_ids=segment_ids,
             remat=self.remat,
             scan_layers=self.scan_layers,
         )

@@ -1,5 +1,6 @@
 """Language models of every causal mixer, mixed by tuple: prompts, single tokens, states."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from mixer_cases import CASES
 
 import scanmax
+from scanmax.models.mixers import MIXERS
 from scanmax.testing.model_suite import COMPILER_OPTIONS
 
 NAMES = sorted(name for name, case in CASES.items() if case.causal and case.generates is not None)
@@ -19,6 +21,21 @@ CONSTANT = (
     "mamba",
     "mamba2",
     "performer",
+    "retention",
+    "selective_channel",
+    "ssd",
+    "wkv",
+    "wkv6",
+)
+# Those that keep sequences apart which share a row; the others say so.
+PACKED = (
+    "attention",
+    "delta",
+    "gated_delta",
+    "gla",
+    "linear_attention",
+    "mamba",
+    "mamba2",
     "retention",
     "selective_channel",
     "ssd",
@@ -83,6 +100,44 @@ def test_what_recurrent_mixers_keep_has_one_size(name):
     assert jax.tree.map(lambda leaf: leaf.shape, short) == jax.tree.map(
         lambda leaf: leaf.shape, long
     )
+
+
+@pytest.mark.parametrize("first", range(0, len(PACKED), GROUP))
+def test_packed_sequences_do_not_leak(first):
+    names = PACKED[first : first + GROUP]
+    model, variables, tokens = build(names)
+    segments = jnp.asarray([[7, 7, 7, 2, 2, 2, 2], [0, 0, 0, 1, 1, 1, 1]])
+    run = fast(lambda v, x, ids: model.apply(v, x, segment_ids=ids))
+    packed = run(variables, tokens, segments)
+    for part in (slice(0, 3), slice(3, 7)):
+        alone = fast(model.apply)(variables, tokens[:, part])
+        error = jnp.abs(packed[:, part] - alone).max() / jnp.abs(packed).max()
+        assert float(error) < 1e-5, (names, part)
+    changed = run(variables, tokens.at[0, :3].add(1) % 11, segments)
+    np.testing.assert_array_equal(changed[0, 3:], packed[0, 3:])
+    assert float(jnp.abs(changed[0, :3] - packed[0, :3]).max()) > 1e-4
+
+
+def test_packed_layers_scan_and_rematerialise():
+    model, variables, tokens = build(("mamba2", "mamba2"))
+    segments = jnp.asarray([[0, 0, 0, 1, 1, 1, 1]] * 2)
+    expected = model.apply(variables, tokens, segment_ids=segments)
+    stacked = scanmax.models.blocks.stack_blocks(nn.unbox(variables["params"]))
+    other = model.clone(scan_layers=True, remat=True)
+    actual = fast(lambda v, x, ids: other.apply(v, x, segment_ids=ids))(
+        {"params": stacked}, tokens, segments
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, case in CASES.items() if case.causal))
+def test_mixers_that_mix_what_is_packed_refuse_it(name):
+    assert MIXERS[name].packs == (name in PACKED)
+    if name in PACKED:
+        return
+    model, variables, tokens = build([name])
+    with pytest.raises(ValueError, match="does not keep packed sequences apart; those that do are"):
+        jax.eval_shape(lambda v, x: model.apply(v, x, segment_ids=x), variables, tokens)
 
 
 def test_five_of_one_mixer_to_one_of_attention():

@@ -88,6 +88,13 @@ def ssm_arrays(T=13, batch=(2,), selective=False):
     return arrays
 
 
+# The op of `ops`, or its twin of `reference`.
+SCANS = {
+    "diagonal_scan": lambda module, **given: module.context_diagonal_scan(**given),
+    "linear_attention": lambda module, **given: module.context_linear_attention(**given),
+    "ssd": lambda module, **given: module.context_ssd(**given),
+    "selective_scan": lambda module, **given: module.context_selective_scan(**given),
+}
 STATE = {"return_state": True}
 CASES = {
     "diagonal": ("diagonal_scan", scan_arrays(), STATE),
@@ -113,8 +120,8 @@ CASES = {
 def test_devices_give_what_one_does(name):
     op, arrays, options = CASES[name]
     arrays = {key: jnp.asarray(array) for key, array in arrays.items()}
-    context = functools.partial(getattr(ops, f"context_{op}"), mesh=mesh_of(4), **options)
-    whole = functools.partial(getattr(reference, f"context_{op}"), **options)
+    context = functools.partial(SCANS[op], ops, mesh=mesh_of(4), **options)
+    whole = functools.partial(SCANS[op], reference, **options)
     compare.assert_relative(
         value_and_gradients(context, arrays), value_and_gradients(whole, arrays), 1e-11
     )

@@ -4,11 +4,12 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from scanmax import ops
 from scanmax.models.layers import Dense, LayerNorm, constrain
 from scanmax.models.mixers.base import Mixer
+from scanmax.ops.scan import same_segment
 
 
 class Attention(Mixer):
@@ -16,7 +17,7 @@ class Attention(Mixer):
 
     Prefix tokens take part like any other: attention knows no order. Where the mesh in use has a
     `context` axis, whole sequences stay split over it: keys and values pass round its devices
-    (`ops.context_attention`; not with a bias by position).
+    (`ops.context_attention`; not with a bias by position, nor packed).
 
     Attributes:
       kv_heads: heads of keys and values, a divisor of heads; None is as many.
@@ -30,6 +31,7 @@ class Attention(Mixer):
 
     formula: ClassVar[str] = "y_t = sum_s softmax_s(q_t . k_s / sqrt K) v_s"
     cost: ClassVar[str] = "T^2"
+    packs: ClassVar[bool] = True
 
     kv_heads: int | None = None
     normalizer: str = "softmax"
@@ -46,6 +48,7 @@ class Attention(Mixer):
         grid: tuple[int, int] | None = None,
         train: bool = False,
         state: Any = None,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         dim = x.shape[-1]
         query, key, value = self.project(x)
@@ -58,7 +61,8 @@ class Attention(Mixer):
         heads = ("batch", "length", "heads", "kv")
         query = constrain(query, heads)
         if state is None:
-            y = self.mix(query, key, value, grid, loudness)
+            packed = self.packed(segment_ids, state)
+            y = self.mix(query, key, value, grid, loudness, **packed)
         else:
             y, state = self.mix_cached(query, key, value, state)
         y = constrain(y, heads)
@@ -85,8 +89,11 @@ class Attention(Mixer):
         return None
 
     @nn.nowrap
-    def mix(self, query, key, value, grid, loudness):
-        """Attention over a whole sequence."""
+    def mix(self, query, key, value, grid, loudness, segment_ids=None):
+        """Attention over a whole sequence; over several, under a mask of [B, 1, T, T] bits."""
+        mask = None
+        if segment_ids is not None:
+            mask = same_segment(segment_ids)[:, None]
         bias = self.bias(grid, query.shape[1])
         keywords = self.keywords() | {
             "is_causal": self.is_causal,
@@ -94,13 +101,13 @@ class Attention(Mixer):
         }
 
         def matrix():
-            weights = ops.attention_matrix(query, key, bias, **keywords)
+            weights = ops.attention_matrix(query, key, bias, mask, **keywords)
             return weights if loudness is None else weights * loudness.swapaxes(1, 2)[:, :, None]
 
         self.sow_attention(query.shape[1], matrix)
-        if bias is None:
+        if bias is None and mask is None:
             return ops.context_attention(query, key, value, **keywords)
-        return ops.dot_product_attention(query, key, value, bias, **keywords)
+        return ops.dot_product_attention(query, key, value, bias, mask, **keywords)
 
     @nn.nowrap
     def mix_cached(self, query, key, value, state):

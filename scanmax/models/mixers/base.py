@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 # Longer sequences than this do not sow their matrix over tokens.
 MAX_SOWN_TOKENS = 1024
@@ -17,7 +17,8 @@ class Mixer(nn.Module):
     The first `prefix_tokens` of the T tokens (class, distillation) lie outside the grid, the others
     are its rows one after another. A causal mixer that can generate takes `state=` and then
     returns (y, state); `init_state` makes the empty one, and one token at a time or many give the
-    same outputs.
+    same outputs. A causal mixer that `packs` takes `segment_ids=` [B, T] for rows that hold several
+    sequences: where the number changes a new one starts, and nothing passes.
 
     Attributes:
       heads: number of heads.
@@ -32,6 +33,7 @@ class Mixer(nn.Module):
     formula: ClassVar[str] = ""
     cost: ClassVar[str] = ""
     papers: ClassVar[tuple[str, ...]] = ()
+    packs: ClassVar[bool] = False
     heads: int
     prefix_tokens: int = 0
     is_causal: bool = False
@@ -43,6 +45,17 @@ class Mixer(nn.Module):
     def init_state(self, batch_size: int, length: int, dim: int) -> Any:
         """The state before the first token, for at most `length` tokens of width `dim`."""
         raise NotImplementedError(f"{type(self).__name__} cannot generate token by token.")
+
+    @nn.nowrap
+    def packed(self, segment_ids: Int[Array, "B T"] | None, state: Any) -> dict[str, Array]:
+        """What tells an op that sequences are packed: its keyword, or nothing."""
+        if segment_ids is None:
+            return {}
+        if state is not None or not self.is_causal:
+            raise ValueError(
+                f"{type(self).__name__}: segment_ids are of whole causal sequences, without state=."
+            )
+        return {"segment_ids": segment_ids}
 
     @nn.nowrap
     def head_dim(self, width: int) -> int:

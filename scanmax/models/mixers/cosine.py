@@ -34,6 +34,7 @@ class CosineAttention(Attention):
     )
     cost: ClassVar[str] = "T^2"
     papers: ClassVar[tuple[str, ...]] = ("transnext",)
+    packs: ClassVar[bool] = False
 
     position_bias: str | None = None
     pretrain_grid: tuple[int, int] | None = None

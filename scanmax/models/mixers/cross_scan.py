@@ -281,11 +281,12 @@ class Mamba2FourWay(Ssd):
 
     formula: ClassVar[str] = "y = out(rms(sum_r unread_r(ssd(read_r(silu(conv(x))))) silu(z)))"
     papers: ClassVar[tuple[str, ...]] = ("mamba2-ssd",)
+    packs: ClassVar[bool] = False
 
     directions: int = 4
 
     @nn.nowrap
-    def scan_causal(self, xbc, dt, rates, state):
+    def scan_causal(self, xbc, dt, rates, state, packed):
         raise ValueError("mamba2_four_way has no causal form: see mixer 'mamba2'.")
 
     @nn.nowrap

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.models.layers import Dense, at_least_float32
@@ -45,6 +45,8 @@ class LinearAttention(Mixer):
     formula: ClassVar[str] = "y_t = sum_s phi(q_t) . phi(k_s) v_s / sum_s phi(q_t) . phi(k_s)"
     cost: ClassVar[str] = "T"
 
+    packs: ClassVar[bool] = True
+
     feature_map: str | None = "elu"
     normalize: bool = True
 
@@ -55,6 +57,7 @@ class LinearAttention(Mixer):
         grid: tuple[int, int] | None = None,
         train: bool = False,
         state: Any = None,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         dim = x.shape[-1]
         options = {"use_bias": self.use_bias, "dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -65,6 +68,7 @@ class LinearAttention(Mixer):
         # does not know how many tokens come.
         scale = None if self.normalize or self.is_causal else 1.0 / x.shape[1]
         keywords = {"feature_map": self.feature_map, "normalize": self.normalize, "scale": scale}
+        keywords |= self.packed(segment_ids, state)
         self.sow_attention(
             x.shape[1],
             lambda: ops.linear_attention_matrix(query, key, is_causal=self.is_causal, **keywords),

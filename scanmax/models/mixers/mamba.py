@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.models.layers import Dense, fan_in_uniform, partitioned
@@ -39,6 +39,8 @@ class Mamba(Mixer):
     cost: ClassVar[str] = "T"
     papers: ClassVar[tuple[str, ...]] = ("hidden-mamba-attention",)
 
+    packs: ClassVar[bool] = True
+
     use_bias: bool = False
     expand: float = 2.0
     d_state: int = 16
@@ -54,6 +56,7 @@ class Mamba(Mixer):
         grid: tuple[int, int] | None = None,
         train: bool = False,
         state: Any = None,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         dim, inner = x.shape[-1], int(self.expand * x.shape[-1])
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -66,13 +69,14 @@ class Mamba(Mixer):
             self.heads, self.d_state, self.dt_rank or -(-dim // 16), name="ssm", **dtypes
         )
         kernel, bias = self.filter(inner)
+        packed = self.packed(segment_ids, state)
         conv, hidden = (None, None) if state is None else (state["conv"], state["ssm"])
         if not self.is_causal:
             y = self.both(ssm, self.centred(inputs, kernel, bias))
         else:
-            filtered, conv = self.causal(inputs, kernel, bias, conv)
-            self.sow_attention(x.shape[1], lambda: ssm.matrix(filtered))
-            y = ssm(filtered, hidden)
+            filtered, conv = self.causal(inputs, kernel, bias, conv, packed)
+            self.sow_attention(x.shape[1], lambda: ssm.matrix(filtered, **packed))
+            y = ssm(filtered, hidden, **packed)
             y, hidden = (y, None) if state is None else y
         y = y * jax.nn.silu(gate)
         y = Dense(
@@ -100,12 +104,12 @@ class Mamba(Mixer):
         return kernel.astype(self.dtype), bias
 
     @nn.nowrap
-    def causal(self, x, kernel, bias, state):
+    def causal(self, x, kernel, bias, state, packed):
         if state is not None and x.shape[1] == 1:
             y, state = ops.causal_conv1d_step(state, x[:, 0], kernel, bias, activation="silu")
             return y[:, None], state
         return ops.causal_conv1d(
-            x, kernel, bias, activation="silu", initial_state=state, return_state=True
+            x, kernel, bias, activation="silu", initial_state=state, return_state=True, **packed
         )
 
     @nn.nowrap

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.models.layers import (
@@ -28,6 +28,8 @@ from scanmax.models.mixers.ssm import rate_init, step_init
 
 class _Recurrent(Mixer):
     """Projections to heads, a norm per head, and the gate, which the mixers below share."""
+
+    packs: ClassVar[bool] = True
 
     norm_epsilon: float = 1e-5
 
@@ -69,16 +71,16 @@ class _Recurrent(Mixer):
         return self.dense(dim, ("heads", "kv", "embed"), "out", contract=2)(y)
 
     @nn.nowrap
-    def linear(self, query, key, value, log_decay, state):
+    def linear(self, query, key, value, log_decay, state, packed):
         """Linear attention with the decay, whole or from a state on: (y, state)."""
-        is_causal = {"is_causal": self.is_causal}
+        options = {"is_causal": self.is_causal, **packed}
         self.sow_attention(
             query.shape[1],
-            lambda: ops.linear_attention_matrix(query, key, log_decay=log_decay, **is_causal),
+            lambda: ops.linear_attention_matrix(query, key, log_decay=log_decay, **options),
         )
         arrays = {"query": query, "key": key, "value": value, "log_decay": log_decay}
         return attend(
-            ops.linear_attention, ops.linear_attention_step, arrays, state=state, **is_causal
+            ops.linear_attention, ops.linear_attention_step, arrays, state=state, **options
         )
 
     @nn.nowrap
@@ -121,6 +123,7 @@ class Retention(_Recurrent):
         grid: tuple[int, int] | None = None,
         train: bool = False,
         state: Any = None,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         (width, value_width), dim = self.widths(x.shape[-1]), x.shape[-1]
         self.grid_or_line(x, grid)
@@ -139,6 +142,7 @@ class Retention(_Recurrent):
             value,
             jnp.broadcast_to(log_decay, (*x.shape[:2], self.heads)),
             None if state is None else state["memory"],
+            self.packed(segment_ids, state),
         )
         y = self.out(self.normed(y, gate, scaled=False), dim)
         return y if state is None else (y, {"memory": memory, "position": start + x.shape[1]})
@@ -182,6 +186,7 @@ class Gla(_Recurrent):
         grid: tuple[int, int] | None = None,
         train: bool = False,
         state: Any = None,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         (width, value_width), dim = self.widths(x.shape[-1]), x.shape[-1]
         self.grid_or_line(x, grid)
@@ -192,7 +197,8 @@ class Gla(_Recurrent):
         logits = self.dense((self.heads, width), axes, "decay_out", use_bias=True)(rank)
         log_decay = jax.nn.log_sigmoid(logits.astype(at_least_float32(self.dtype)))
         log_decay = log_decay / self.temperature
-        y, state = self.linear(query * width**-0.5, key, value, log_decay, state)
+        packed = self.packed(segment_ids, state)
+        y, state = self.linear(query * width**-0.5, key, value, log_decay, state, packed)
         y = self.out(self.normed(y, gate), dim)
         return y if state is None else (y, state)
 
@@ -237,16 +243,18 @@ class Delta(_Recurrent):
         grid: tuple[int, int] | None = None,
         train: bool = False,
         state: Any = None,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         (width, value_width), dim = self.widths(x.shape[-1]), x.shape[-1]
         grid = self.grid_or_line(x, grid)
+        packed = self.packed(segment_ids, state)
         conv, memory = (None, None) if state is None else (state["conv"], state["memory"])
         parts = [
             self.heads_of(x, name, size)
             for name, size in (("query", width), ("key", width), ("value", value_width))
         ]
         parts = jnp.concatenate([part.reshape(*x.shape[:2], -1) for part in parts], -1)
-        parts, conv = self.filtered(parts, grid, conv)
+        parts, conv = self.filtered(parts, grid, conv, packed)
         keys = self.heads * width
         query, key, value = (
             part.reshape(*x.shape[:2], self.heads, -1)
@@ -258,7 +266,7 @@ class Delta(_Recurrent):
         beta = jax.nn.sigmoid(beta.astype(wide)) * (1 + self.negative)
         arrays = (query, key, value, beta)
         log_decay = self.log_decay(x)
-        y, memory = self.rule(arrays, log_decay, memory)
+        y, memory = self.rule(arrays, log_decay, memory, packed)
         y = self.out(self.normed(y, self.gate(x, value_width)), dim)
         return y if state is None else (y, {"conv": conv, "memory": memory})
 
@@ -273,7 +281,7 @@ class Delta(_Recurrent):
         return None
 
     @nn.nowrap
-    def filtered(self, x, grid, state):
+    def filtered(self, x, grid, state, packed):
         """silu(conv(x)) and the convolution's state."""
         size = (self.conv_width,) if self.is_causal else (3, 3, 1)
         init = partitioned(fan_in_uniform(fan_in=int(np.prod(size))), (*(None,) * len(size), "mlp"))
@@ -284,14 +292,14 @@ class Delta(_Recurrent):
                 y, state = ops.causal_conv1d_step(state, x[:, 0], kernel, activation="silu")
                 return y[:, None], state
             return ops.causal_conv1d(
-                x, kernel, activation="silu", initial_state=state, return_state=True
+                x, kernel, activation="silu", initial_state=state, return_state=True, **packed
             )
         prefix, tokens = jnp.split(x, [self.prefix_tokens], axis=1)
         maps = ops.depthwise_conv2d(tokens.reshape(x.shape[0], *grid, x.shape[-1]), kernel)
         return jax.nn.silu(jnp.concatenate([prefix, maps.reshape(tokens.shape)], 1)), None
 
     @nn.nowrap
-    def rule(self, arrays, log_decay, memory):
+    def rule(self, arrays, log_decay, memory, packed):
         """(y, state) of the delta rule: causal, or the sum of both directions."""
         query, key, _, beta = arrays
         length = query.shape[1]
@@ -301,7 +309,7 @@ class Delta(_Recurrent):
             return None if x is None else jnp.flip(x, 1)
 
         def matrix():
-            view = ops.delta_rule_matrix(query, key, beta, log_decay=log_decay)
+            view = ops.delta_rule_matrix(query, key, beta, log_decay=log_decay, **packed)
             if both:
                 backward = (flip(x) for x in (query, key, beta))
                 back = ops.delta_rule_matrix(*backward, log_decay=flip(log_decay))
@@ -314,7 +322,7 @@ class Delta(_Recurrent):
             back = ops.delta_rule(*(flip(x) for x in arrays), log_decay=flip(log_decay))
             return y + flip(back), None
         if memory is None:
-            return ops.delta_rule(*arrays, log_decay=log_decay), None
+            return ops.delta_rule(*arrays, log_decay=log_decay, **packed), None
         if length == 1:
             token = (x[:, 0] for x in arrays)
             decay = None if log_decay is None else log_decay[:, 0]

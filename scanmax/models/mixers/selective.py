@@ -34,6 +34,7 @@ class SelectiveAttention(Attention):
     )
     cost: ClassVar[str] = "T^2"
     papers: ClassVar[tuple[str, ...]] = ("ssa-selective-self-attention",)
+    packs: ClassVar[bool] = False
 
     position: str | None = "exponential"
     strength_init: float | None = None

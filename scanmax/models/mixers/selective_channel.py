@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax.models.mixers.cross_scan import GatedScan, PerDirection
 
@@ -27,6 +27,7 @@ class SelectiveChannel(GatedScan):
         "y = out((ssm(conv(u)) + flip(ssm(conv(flip(u))))) silu(z)), over channels"
     )
     papers: ClassVar[tuple[str, ...]] = ("mambamixer",)
+    packs: ClassVar[bool] = True
 
     filter_size: int = 4
     step_width: int = 1
@@ -37,7 +38,10 @@ class SelectiveChannel(GatedScan):
         grid: tuple[int, int] | None = None,
         train: bool = False,
         state: Any = None,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
+        # sequences that share a row are apart as they are
+        self.packed(segment_ids, state)
         y = self.gated(x, grid)
         return y if state is None else (y, state)
 

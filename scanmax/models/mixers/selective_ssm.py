@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.models.layers import (
@@ -52,6 +52,7 @@ class SelectiveSsm(nn.Module):
         x: Float[Array, "B T C"],
         initial_state: Float[Array, "B C N"] | None = None,
         return_state: bool = False,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         arrays = self.project(x)
         if initial_state is not None and x.shape[1] == 1:
@@ -66,9 +67,12 @@ class SelectiveSsm(nn.Module):
             dt_softplus=True,
             initial_state=initial_state,
             return_state=return_state or initial_state is not None,
+            segment_ids=segment_ids,
         )
 
-    def matrix(self, x: Float[Array, "B T C"]) -> Float[Array, "B H T T"]:
+    def matrix(
+        self, x: Float[Array, "B T C"], segment_ids: Int[Array, "B T"] | None = None
+    ) -> Float[Array, "B H T T"]:
         """The hidden attention, what the scan multiplies tokens by: the mean of each head's."""
         arrays = self.project(x)
         dt, B, C = (arrays[name] for name in ("dt", "B", "C"))
@@ -83,6 +87,7 @@ class SelectiveSsm(nn.Module):
                 C,
                 dt_bias=channel["dt_bias"][None],
                 dt_softplus=True,
+                segment_ids=segment_ids,
             )
             return total + one[:, 0], None
 

@@ -29,6 +29,7 @@ class SoftCausal(Attention):
     )
     cost: ClassVar[str] = "T^2"
     papers: ClassVar[tuple[str, ...]] = ("illama",)
+    packs: ClassVar[bool] = False
 
     strength: float | Array = 0.0
     placement: str = "weights"

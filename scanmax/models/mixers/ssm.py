@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.models.layers import (
@@ -135,6 +135,8 @@ class Ssd(_StateSpace):
     cost: ClassVar[str] = "T"
     papers: ClassVar[tuple[str, ...]] = ("mamba2-ssd",)
 
+    packs: ClassVar[bool] = True
+
     conv_width: int = 4
 
     @nn.compact
@@ -144,13 +146,15 @@ class Ssd(_StateSpace):
         grid: tuple[int, int] | None = None,
         train: bool = False,
         state: Any = None,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         dim, inner = x.shape[-1], self.sizes(x.shape[-1])[0]
         gate, xbc, dt = self.project(x)
         rates = self.rates()
         if self.is_causal:
-            y, state = self.scan_causal(xbc, dt, rates, state)
+            y, state = self.scan_causal(xbc, dt, rates, state, self.packed(segment_ids, state))
         else:
+            self.packed(segment_ids, state)
             y = self.scan_both(self.filter_grid(xbc, grid, 3), dt, rates, grid)
         y = y.reshape(*y.shape[:2], inner)
         scale = self.param(
@@ -163,7 +167,7 @@ class Ssd(_StateSpace):
         return y if state is None else (y, state)
 
     @nn.nowrap
-    def scan_causal(self, xbc, dt, rates, state):
+    def scan_causal(self, xbc, dt, rates, state, packed):
         kernel, bias = self.filter((self.conv_width,), xbc.shape[-1])
         conv, ssm = (None, None) if state is None else (state["conv"], state["ssm"])
         dt = dt.astype(rates["A"].dtype)
@@ -173,16 +177,17 @@ class Ssd(_StateSpace):
             y, ssm = ops.ssd_step(ssm, x, dt[:, 0], B=B, C=C, dt_softplus=True, **rates)
             return y[:, None], {"conv": conv, "ssm": ssm}
         xbc, conv = ops.causal_conv1d(
-            xbc, kernel, bias, activation="silu", initial_state=conv, return_state=True
+            xbc, kernel, bias, activation="silu", initial_state=conv, return_state=True, **packed
         )
         x, B, C = self.heads_of(xbc)
         self.sow_attention(
             x.shape[1],
-            lambda: ops.ssd_matrix(dt, B=B, C=C, dt_softplus=True, **{**rates, "D": None}),
+            lambda: ops.ssd_matrix(
+                dt, B=B, C=C, dt_softplus=True, **{**rates, "D": None}, **packed
+            ),
         )
-        y, ssm = ops.ssd(
-            x, dt, B=B, C=C, dt_softplus=True, initial_state=ssm, return_state=True, **rates
-        )
+        options = {"dt_softplus": True, "return_state": True, **rates, **packed}
+        y, ssm = ops.ssd(x, dt, B=B, C=C, initial_state=ssm, **options)
         return y, None if state is None else {"conv": conv, "ssm": ssm}
 
     @nn.nowrap

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.models.layers import Dense, at_least_float32, ones_init, partitioned, zeros_init
@@ -56,6 +56,8 @@ def zigzag(size: int) -> np.ndarray:
 class _Rwkv(Mixer):
     """Token shift and parameters that the mixers of RWKV share."""
 
+    packs: ClassVar[bool] = True
+
     layer: int = 0
     layers: int = 12
 
@@ -70,10 +72,10 @@ class _Rwkv(Mixer):
         return self.param(name, partitioned(init, axes), shape, self.param_dtype)
 
     @nn.nowrap
-    def shifted(self, x, grid, heads: int, before) -> Array:
+    def shifted(self, x, grid, heads: int, before, packed) -> Array:
         """The neighbours of each token; prefix tokens keep themselves, as released."""
         if self.is_causal:
-            return ops.token_shift(x, initial_state=before)
+            return ops.token_shift(x, initial_state=before, **packed)
         prefix, tokens = x[:, : self.prefix_tokens], x[:, self.prefix_tokens :]
         if grid is None:
             tokens = ops.token_shift(tokens, heads=heads, is_causal=False)
@@ -118,11 +120,13 @@ class Wkv(_Rwkv):
         grid: tuple[int, int] | None = None,
         train: bool = False,
         state: Any = None,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         dim, ratio, at = x.shape[-1], self.ratio(), (self.layer, self.layers)
         before, sums = (None, None) if state is None else (state["token"], state["wkv"])
         x = x.astype(self.dtype)
-        near = self.shifted(x, grid, 1, before)
+        packed = self.packed(segment_ids, state)
+        near = self.shifted(x, grid, 1, before, packed)
         inits = {
             "receptance": mix_init(0.5, *at),
             "key": mix_init(1.0, *at),
@@ -143,9 +147,9 @@ class Wkv(_Rwkv):
             decay = -jnp.exp(decay)
         else:
             decay, bonus = -decay / x.shape[1], bonus / x.shape[1]
+        options = {"is_causal": self.is_causal, **packed}
         self.sow_attention(
-            x.shape[1],
-            lambda: self.per_head(ops.wkv_matrix(key, decay, bonus, is_causal=self.is_causal)),
+            x.shape[1], lambda: self.per_head(ops.wkv_matrix(key, decay, bonus, **options))
         )
         if state is not None and x.shape[1] == 1:
             y, sums = ops.wkv_step(sums, key[:, 0], value[:, 0], decay, bonus)
@@ -153,7 +157,7 @@ class Wkv(_Rwkv):
         elif state is not None:
             y, sums = ops.wkv(key, value, decay, bonus, initial_state=sums, return_state=True)
         else:
-            y = ops.wkv(key, value, decay, bonus, is_causal=self.is_causal)
+            y = ops.wkv(key, value, decay, bonus, **options)
         y = self.dense(dim, ("heads", "embed"), "out")(jax.nn.sigmoid(receptance) * y)
         return y if state is None else (y, {"token": x[:, -1], "wkv": sums})
 
@@ -208,11 +212,14 @@ class Wkv6(_Rwkv):
         grid: tuple[int, int] | None = None,
         train: bool = False,
         state: Any = None,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         dim, width = x.shape[-1], self.head_dim(x.shape[-1])
         before, sums = (None, None) if state is None else (state["token"], state["wkv"])
         x = x.astype(self.dtype)
-        decay, query, key, value, gate = self.inputs(x, self.shifted(x, grid, self.heads, before))
+        packed = self.packed(segment_ids, state)
+        near = self.shifted(x, grid, self.heads, before, packed)
+        decay, query, key, value, gate = self.inputs(x, near)
         exact = at_least_float32(self.dtype)
         heads = (*x.shape[:2], self.heads, width)
         query, key, value = (part.reshape(heads) for part in (query, key, value))
@@ -220,9 +227,9 @@ class Wkv6(_Rwkv):
         first = self.ratio() * (1 - np.linspace(0, 1, dim)) + 0.1 * zigzag(dim)
         bonus = self.vector("bonus", constant_init(first), (self.heads, width)).astype(exact)
         arrays = (query, key, value, log_decay)
+        options = {"is_causal": self.is_causal, **packed}
         self.sow_attention(
-            x.shape[1],
-            lambda: ops.wkv6_matrix(query, key, log_decay, bonus, is_causal=self.is_causal),
+            x.shape[1], lambda: ops.wkv6_matrix(query, key, log_decay, bonus, **options)
         )
         if state is not None and x.shape[1] == 1:
             y, sums = ops.wkv6_step(sums, *(array[:, 0] for array in arrays), bonus)
@@ -230,7 +237,7 @@ class Wkv6(_Rwkv):
         elif state is not None:
             y, sums = ops.wkv6(*arrays, bonus, initial_state=sums, return_state=True)
         else:
-            y = ops.wkv6(*arrays, bonus, is_causal=self.is_causal)
+            y = ops.wkv6(*arrays, bonus, **options)
         scale = self.vector("norm_scale", ones_init, (self.heads, width)).astype(self.dtype)
         shift = self.vector("norm_bias", zeros_init, (self.heads, width)).astype(self.dtype)
         y = ops.layer_norm(y, epsilon=self.norm_epsilon) * scale[None, None] + shift[None, None]
