@@ -104,8 +104,10 @@ def constrain(x: Array, axes: Axes) -> Array:
 
 
 def constrain_last(x: Float[Array, "B ... C"], axis: str | None = None) -> Array:
-    """Constrains the batch axis and, where it has a name, the last axis."""
-    return constrain(x, ("batch", *(None,) * (x.ndim - 2), axis))
+    """Constrains the batch axis, the tokens of a sequence, and the last axis where it has a name."""
+    # An axis without a name is gathered: tokens must have theirs.
+    between = ("length",) if x.ndim == 3 else (None,) * (x.ndim - 2)
+    return constrain(x, ("batch", *between, axis))
 
 
 def _along(vector: Array, x: Array) -> Array:
