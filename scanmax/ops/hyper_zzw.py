@@ -24,9 +24,10 @@ def hyper_zzw(
 
     The kernel w comes from a network of coordinates and makes the first factor depend on the
     context. "matrix" is the released code's global operator, in which an output reads a row of one
-    factor and a column of the other, and needs square maps; "elementwise" its second form, and what
-    the name says. The local operator is a convolution with a kernel generated from another map,
-    whose conditioning the public material does not settle; it is not built.
+    factor and a column of the other; the released maps are square, others act as if zeros made them
+    so. "elementwise" is its second form, and what the name says. The local operator is a
+    convolution with a kernel generated from another map, whose conditioning the public material
+    does not settle; it is not built.
 
     Args:
       z: the map that makes the kernel depend on the context.
@@ -39,7 +40,7 @@ def hyper_zzw(
       [*B, Y, X, C] in the dtype of z.
 
     Raises:
-      ValueError: arrays of different maps, maps that are not square for "matrix".
+      ValueError: arrays of different maps, an unknown interaction.
 
     Example:
       >>> import jax.numpy as jnp
@@ -59,13 +60,11 @@ def hyper_zzw(
     if fast is None:
         fast = z
     require(fast.shape == z.shape, f"fast has shape {fast.shape}; expected that of z, {z.shape}.")
-    require(
-        interaction == "elementwise" or z.shape[-3] == z.shape[-2],
-        f"z has shape {z.shape}; interaction='matrix' needs square maps.",
-    )
     dtype = accumulator_dtype(z, kernel, fast)
     context = z.astype(dtype) * align(kernel.astype(dtype), z)
     if interaction == "elementwise":
         return (context * fast.astype(dtype)).astype(z.dtype)
-    y = jnp.einsum("...yic,...ixc->...yxc", context, fast.astype(dtype), precision=precision)
+    inner = min(z.shape[-3:-1])
+    context, fast = context[..., :inner, :], fast.astype(dtype)[..., :inner, :, :]
+    y = jnp.einsum("...yic,...ixc->...yxc", context, fast, precision=precision)
     return y.astype(z.dtype)

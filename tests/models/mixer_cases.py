@@ -91,6 +91,9 @@ CASES = {
     ),
     "heterogeneous": MixerCase(order="permutation"),
     "hyena": MixerCase(options={"filter_hidden": 4}, causal=True, generates=({},)),
+    "hyper_zzw": MixerCase(
+        options={"generator_options": {"hidden": 4, "omega": 1.0}}, reach="prefix", depth=2
+    ),
     "inline": MixerCase(
         order="permutation",
         order_options={"local": False},

@@ -27,6 +27,7 @@ from scanmax.models.mixers.gated_linear import Mala as Mala
 from scanmax.models.mixers.gated_linear import Rala as Rala
 from scanmax.models.mixers.gpsa import Gpsa as Gpsa
 from scanmax.models.mixers.heterogeneous import Heterogeneous as Heterogeneous
+from scanmax.models.mixers.hyper_zzw import HyperZzw as HyperZzw
 from scanmax.models.mixers.linear_attention import LinearAttention as LinearAttention
 from scanmax.models.mixers.linear_family import CrossCovariance as CrossCovariance
 from scanmax.models.mixers.linear_family import Inline as Inline
@@ -86,6 +87,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "halo": HaloAttention,
     "heterogeneous": Heterogeneous,
     "hyena": Hyena,
+    "hyper_zzw": HyperZzw,
     "inline": Inline,
     "linear_attention": LinearAttention,
     "lkca": Lkca,

@@ -13,5 +13,10 @@ def hyper_zzw(z, kernel, fast=None, *, interaction="matrix", precision=None):
     context, fast = z.astype(dtype) * align(kernel.astype(dtype), z), fast.astype(dtype)
     if interaction == "elementwise":
         return (context * fast).astype(z.dtype)
-    channels = [jnp.matmul(context[..., c], fast[..., c]) for c in range(z.shape[-1])]
-    return jnp.stack(channels, -1).astype(z.dtype)
+    # zeros make the maps square
+    *batch, height, width, dim = z.shape
+    side = max(height, width)
+    zeros = [(0, 0)] * len(batch) + [(0, side - height), (0, side - width), (0, 0)]
+    context, fast = jnp.pad(context, zeros), jnp.pad(fast, zeros)
+    channels = [jnp.matmul(context[..., c], fast[..., c]) for c in range(dim)]
+    return jnp.stack(channels, -1)[..., :height, :width, :].astype(z.dtype)

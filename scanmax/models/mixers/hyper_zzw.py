@@ -1,0 +1,82 @@
+"""The global operator of the Terminator: a map times a hyper-kernel of its size, times a map."""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from scanmax import ops
+from scanmax.models.kernels import SampledKernel
+from scanmax.models.layers import Dense, LayerNorm, gelu, normal_init, partitioned
+from scanmax.models.mixers.base import Mixer
+
+
+class HyperZzw(Mixer):
+    """HyperZZW: y = out(norm(hyper_zzw(u, w, gelu(f)))), u and f linear in x, w a hyper-kernel.
+
+    The hyper-kernel is a network of the pixel's place in [-1, 1]^2, sampled at the size of the map,
+    whatever it is. A pixel reads its row and its column. One block of the released network joins
+    ten branches, local ones among them, behind a standardisation over groups, images and batch;
+    neither that nor the local operator is settled by the public material: this is the global branch
+    alone, normed over the channels of each token.
+
+    Prefix tokens have no place: each reads the mean of all tokens, and every pixel adds theirs by
+    a learned weight each. It is no matrix over tokens, as its weights depend on both factors.
+
+    Attributes:
+      generator: of the hyper-kernel, a name of kernels.KERNELS; "magnet" as released.
+      generator_options: fields of its module.
+      interaction: "matrix" as released or "elementwise", see `ops.hyper_zzw`.
+    """
+
+    formula: ClassVar[str] = "y = W norm((u * w) f),  w a network of the place, a product of maps"
+    cost: ClassVar[str] = "T sqrt(T)"
+    papers: ClassVar[tuple[str, ...]] = ("hyperzzw-terminator",)
+
+    generator: str = "magnet"
+    generator_options: Any = None
+    interaction: str = "matrix"
+    norm_epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T D"]:
+        if self.is_causal:
+            raise ValueError("HyperZzw has no causal form: it is made of whole maps.")
+        batch, _, dim = x.shape
+        grid, prefix = self.grid_or_line(x, grid), self.prefix_tokens
+        both = self.dense(2 * dim, ("embed", "mlp"), "in_proj")(x)
+        places = np.meshgrid(*(np.linspace(-1, 1, side) for side in grid), indexing="ij")
+        kernel = SampledKernel(
+            dim,
+            generator=self.generator,
+            generator_options=self.generator_options,
+            name="kernel",
+            **self.dtypes,
+        )(np.stack(places, -1), grid)
+        slow, fast = jnp.split(both[:, prefix:].reshape(batch, *grid, 2 * dim), 2, axis=-1)
+        y = ops.hyper_zzw(slow, kernel, gelu(fast), interaction=self.interaction)
+        y = y.reshape(batch, -1, dim)
+        if prefix:
+            init = partitioned(normal_init, (None,))
+            weights = self.param("prefix", init, (prefix,), self.param_dtype).astype(self.dtype)
+            values = both[..., :dim]
+            added = jnp.einsum("p,bpd->bd", weights, values[:, :prefix])[:, None]
+            mean = jnp.broadcast_to(values.mean(1, keepdims=True), (batch, prefix, dim))
+            y = jnp.concatenate([mean, y + added], axis=1)
+        y = LayerNorm(self.norm_epsilon, axis="embed", name="norm", **self.dtypes)(y)
+        return self.dense(dim, ("mlp", "embed"), "out_proj")(y)
+
+    @nn.nowrap
+    def dense(self, features: int, axes, name: str) -> Dense:
+        return Dense(features, axes, use_bias=self.use_bias, name=name, **self.dtypes)
+
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
