@@ -7,7 +7,7 @@ paper says that ViM2 reduces; its input is a learned weighted sum of all outputs
 stage, at the start the last one alone. How the channel mixer is fed the paper does not settle, see
 `mixers.SelectiveChannel`. The paper counts 20, 43 and 74 million parameters where these models have
 24.0, 43.7 and 75.6: the first cannot follow from the table with a block that fits the others. The
-forecaster TSM2 is not here.
+forecaster TSM2 is in models/tsm2.py.
 """
 
 from collections.abc import Mapping
@@ -28,6 +28,16 @@ from scanmax.models.registry import Variant, register_family
 def last_init(key, shape, dtype):
     """Zeros, and a one at the last place."""
     return jnp.zeros(shape, dtype).at[-1].set(1)
+
+
+def average(module: nn.Module, outputs: list[Array], name: str) -> Array:
+    """The sum of what there is by weights that `module` learns; of one output alone, itself."""
+    if len(outputs) == 1:
+        return outputs[0]
+    init = partitioned(last_init, (None,))
+    weights = module.param(name, init, (len(outputs),), module.param_dtype)
+    weights = weights.astype(outputs[0].dtype)
+    return sum(weights[i] * y for i, y in enumerate(outputs))
 
 
 class MixerStage(nn.Module):
@@ -63,7 +73,7 @@ class MixerStage(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         outputs = [x]
         for index, name in enumerate(self.mixers):
-            x = self.average(outputs, index)
+            x = average(self, outputs, f"weights_{index:02d}")
             y = create_norm(
                 self.norm, epsilon=self.norm_epsilon, name=f"norm_{index:02d}", **dtypes
             )(x)
@@ -81,16 +91,6 @@ class MixerStage(nn.Module):
             outputs.append(x)
         self.sow("intermediates", "output", x)
         return x
-
-    @nn.nowrap
-    def average(self, outputs: list[Array], index: int) -> Array:
-        """The learned sum of what there is; of the stage's input alone, itself."""
-        if len(outputs) == 1:
-            return outputs[0]
-        init = partitioned(last_init, (None,))
-        weights = self.param(f"weights_{index:02d}", init, (len(outputs),), self.param_dtype)
-        weights = weights.astype(outputs[0].dtype)
-        return sum(weights[i] * y for i, y in enumerate(outputs))
 
 
 class ViM2(PatchMergingPyramid):
