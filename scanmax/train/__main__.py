@@ -18,6 +18,12 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer("num_processes", 1, "processes of the run", flag_values=values)
     flags.DEFINE_integer("process_id", 0, "this process, from 0", flag_values=values)
+    flags.DEFINE_float(
+        "lost_after",
+        60.0,
+        "seconds without a sign of life after which a process is lost and all others end",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "compile_for",
         None,
@@ -45,10 +51,15 @@ def main(argv: list[str]) -> int:
         return print_pod_report(config, values["compile_for"].value, values["json"].value)
     if not values["workdir"].value:
         raise UserError("--workdir=DIR is required")
-    start_processes(
-        values["coordinator"].value, values["num_processes"].value, values["process_id"].value
-    )
     # Imported late: a mistake in the flags should not wait for everything else to load.
+    from scanmax.train.processes import start_processes
+
+    start_processes(
+        values["coordinator"].value,
+        values["num_processes"].value,
+        values["process_id"].value,
+        values["lost_after"].value,
+    )
     from scanmax.train.config import Config
     from scanmax.train.loop import train
 
@@ -82,24 +93,6 @@ def print_pod_report(config: Any, topology: str, as_json: bool) -> int:
     report = pod.compile_for(config, topology)
     print(report.to_json() if as_json else pod.describe(report))
     return 0 if report.fits else 1
-
-
-def start_processes(coordinator: str | None, count: int, index: int) -> None:
-    """Joins the other processes of a run; CPU processes talk through gloo."""
-    if coordinator is None:
-        if count != 1 or index != 0:
-            raise UserError("--num_processes and --process_id need --coordinator=HOST:PORT")
-        return
-    if not 0 <= index < count:
-        raise UserError(f"--process_id={index} is not below --num_processes={count}")
-    import jax
-
-    if coordinator == "auto":
-        # TPU pods, Slurm, Kubernetes and Open MPI say who is who.
-        jax.distributed.initialize()
-        return
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(coordinator, num_processes=count, process_id=index)
 
 
 def is_first_process() -> bool:
