@@ -25,6 +25,11 @@ OWN = {
     "digits": "8x8 handwritten digits, 10 classes, bundled with scikit-learn",
     "bytes": "bytes of Python's documentation topics, read from the running Python",
     "synthetic": "coloured blobs of any size and number of classes",
+    "mqar": "multi-query associative recall: pairs of keys and values, then keys again",
+    "selective_copying": "items among blanks, to be named in their order",
+    "induction_heads": "what followed a special token before",
+    "copy_memory": "items to be named after a long pause",
+    "adding": "the sum of two marked numbers of many",
 }
 
 
@@ -118,7 +123,7 @@ def list_sources(argv: Sequence[str]) -> int:
         if name in sources.BUILDERS:
             prepared = sources.make_builder(name, values["data_dir"].value).is_prepared()
             state = "ready" if prepared else "not prepared"
-        print(f"{name:<12} {state:<14} {what}")
+        print(f"{name:<18} {state:<14} {what}")
     print("and any image set of TFDS by its name: https://www.tensorflow.org/datasets/catalog")
     return 0
 

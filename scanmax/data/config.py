@@ -48,7 +48,8 @@ class DataConfig:
     """The data of a run.
 
     Attributes:
-      name: "digits", "bytes", "synthetic", or an image set of TFDS by its TFDS name.
+      name: "digits", "bytes", "synthetic", an image set of TFDS by its TFDS name, or a task on
+        sequences: "mqar", "selective_copying", "induction_heads", "copy_memory", "adding".
       data_dir: Where prepared data lie; "" is TFDS's: TFDS_DATA_DIR or ~/tensorflow_datasets.
       train_split: Training part in TFDS's notation, such as "train[:90%]"; "" is the source's own.
       eval_split: Held-out part in TFDS's notation; "" is the source's own.
@@ -56,7 +57,7 @@ class DataConfig:
       eval_crop: Share of the resized image's side that the central crop keeps in evaluation.
       mean: Mean subtracted per channel, for intensities in [0, 1]; () is the source's own.
       std: Deviation divided by per channel; () is the source's own.
-      sequence_length: Tokens that a language model predicts per row.
+      sequence_length: Tokens that a language model predicts per row; the length of a task.
       workers: Processes that decode and augment; 0 works in threads of the main process.
       threads: Threads that read ahead.
       max_bad_records: Training records that cannot be read and are passed over, the next one in

@@ -28,7 +28,7 @@ class Pipeline:
     """What a run reads. Specs are those of the global batch; iterators yield this process's rows.
 
     Attributes:
-      kind: "image" or "tokens".
+      kind: "image", "tokens", "labelled_tokens" or "series".
       train_spec: Shapes and types of a training batch.
       eval_spec: Shapes and types of an evaluation batch.
       num_train: Training examples per epoch.

@@ -182,6 +182,70 @@ def induction_heads(
     return tokens, targets
 
 
+def copy_memory(
+    rng: np.random.Generator, batch_size: int, length: int, items: int = 10, vocab_size: int = 10
+) -> tuple[np.ndarray, np.ndarray]:
+    """Items, then blanks, then as many markers as items: name the items in their order.
+
+    Args:
+      rng: draws the items.
+      batch_size: how many sequences.
+      length: blanks between the items and the markers.
+      items: how many are to be kept.
+      vocab_size: 0 is a blank, 1 the marker, the others are items.
+
+    Returns:
+      (tokens int32 [batch, items + length + items], targets of the same shape, -1 before the
+      markers).
+
+    Example:
+      >>> tokens, targets = copy_memory(np.random.default_rng(0), 1, 3, 2)
+      >>> tokens[0].tolist(), targets[0].tolist()
+      ([8, 7, 0, 0, 0, 1, 1], [-1, -1, -1, -1, -1, 8, 7])
+
+    Reference: ckconv
+    """
+    drawn = rng.integers(2, vocab_size, (batch_size, items), dtype=np.int32)
+    tokens = np.zeros((batch_size, length + 2 * items), np.int32)
+    tokens[:, :items], tokens[:, items + length :] = drawn, 1
+    targets = np.full_like(tokens, -1)
+    targets[:, items + length :] = drawn
+    return tokens, targets
+
+
+def adding(rng: np.random.Generator, batch_size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of which two are marked, one in each half: give their sum.
+
+    Args:
+      rng: draws the numbers, uniform in 0 .. 1, and the places.
+      batch_size: how many sequences.
+      length: numbers per sequence.
+
+    Returns:
+      (float32 [batch, length, 2], numbers and marks; sums float32 [batch]). To say 1 always has a
+      mean squared error of 1/6.
+
+    Raises:
+      ValueError: a length below 2.
+
+    Example:
+      >>> series, sums = adding(np.random.default_rng(0), 1, 4)
+      >>> series[0, :, 1].tolist(), bool(np.isclose(series[0, :, 0] @ series[0, :, 1], sums[0]))
+      ([1.0, 0.0, 1.0, 0.0], True)
+
+    Reference: ckconv
+    """
+    if length < 2:
+        raise ValueError(f"length={length}; expected at least 2.")
+    half = length // 2
+    series = np.zeros((batch_size, length, 2), np.float32)
+    series[..., 0] = rng.random((batch_size, length), np.float32)
+    rows = np.arange(batch_size)
+    for low, high in ((0, half), (half, length)):
+        series[rows, rng.integers(low, high, batch_size), 1] = 1
+    return series, (series[..., 0] * series[..., 1]).sum(-1)
+
+
 def _distinct(rng, batch_size, size, count, weights=None):
     """Different numbers below `size` per row, in random order, drawn by weight: [batch, count]."""
     scores = rng.gumbel(size=(batch_size, size)).astype(np.float32)

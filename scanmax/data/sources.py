@@ -1,7 +1,8 @@
 """Where examples come from: random-access sequences of examples, by name.
 
 An image example is {"image": uint8 [Y, X, C], "label": int}; a token example is
-{"tokens": int32 [T + 1]}.
+{"tokens": int32 [T + 1]}, one of labelled tokens {"tokens", "targets": int32 [T]}, where -1
+asks nothing, and a series {"series": float32 [T, C], "target": float32}.
 """
 
 import dataclasses
@@ -24,10 +25,10 @@ class Source:
     """An opened source.
 
     Attributes:
-      kind: "image" or "tokens".
+      kind: "image", "tokens", "labelled_tokens" or "series".
       train: Training examples by index.
       eval: Held-out examples by index.
-      shape: Shape of an image, None where it varies; (T + 1,) of tokens.
+      shape: Shape of an image, None where it varies; (T + 1,) of tokens; of what a task shows.
       num_classes: Classes, or the size of the vocabulary.
       class_names: Names of the classes.
       mean: Mean per channel of intensities in [0, 1].
@@ -127,8 +128,19 @@ def open_synthetic(config: DataConfig) -> Source:
     return synthetic.open_source(config)
 
 
+def open_task(config: DataConfig) -> Source:
+    from scanmax.data import task_source
+
+    return task_source.open_source(config)
+
+
 SOURCES: dict[str, Callable[[DataConfig], Source]] = {
+    "adding": open_task,
     "bytes": open_bytes,
+    "copy_memory": open_task,
+    "induction_heads": open_task,
+    "mqar": open_task,
+    "selective_copying": open_task,
     "synthetic": open_synthetic,
 }
 # TFDS builders of ours, registered with TFDS when their module is imported.

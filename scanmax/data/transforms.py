@@ -15,12 +15,16 @@ from scanmax.errors import UserError
 Batch = dict[str, np.ndarray]
 
 
-def for_source(source: Source, config: DataConfig) -> "ImageTransform | TokenTransform":
+def for_source(
+    source: Source, config: DataConfig
+) -> "ImageTransform | TokenTransform | TaskTransform":
     """The transform of a source under a config."""
-    if source.kind == "tokens":
+    if source.kind != "image":
         if config.augment != AugmentConfig():
-            raise UserError(f"config.data.augment changes images; {config.name!r} is text")
-        return TokenTransform(source.shape[0], source.decode)
+            raise UserError(f"config.data.augment changes images; {config.name!r} has none")
+        if source.kind == "tokens":
+            return TokenTransform(source.shape[0], source.decode)
+        return TaskTransform(source.train[0])
     height, width, channels = source.shape
     if config.image_size:
         height = width = config.image_size
@@ -71,6 +75,35 @@ class TokenTransform:
 
     def to_display(self, tokens: np.ndarray) -> str:
         return self.decode(tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskTransform:
+    """Arrays as they are, all of the shapes of one example."""
+
+    example: Batch
+
+    def check_rows(self, rows: int) -> None:
+        pass
+
+    def train(self, example: Batch, rng: np.random.Generator) -> Batch:
+        return example
+
+    def train_batch(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        return batch | {"mask": np.ones(len(jax.tree.leaves(batch)[0]), bool)}
+
+    def eval(self, example: Batch) -> Batch:
+        return example
+
+    def spec(self, batch_size: int, *, train: bool) -> dict[str, jax.ShapeDtypeStruct]:
+        arrays = {
+            name: jax.ShapeDtypeStruct((batch_size, *np.shape(value)), value.dtype)
+            for name, value in self.example.items()
+        }
+        return arrays | {"mask": jax.ShapeDtypeStruct((batch_size,), np.bool_)}
+
+    def to_display(self, values: np.ndarray) -> str:
+        return str(values)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,7 +117,7 @@ class ContinuousNet(nn.Module):
     Attributes:
       num_classes: width of the head; 0 gives the pooled features [B, C].
       dims: channels of each block.
-      sequential: read the pixels row by row as one sequence.
+      sequential: read the pixels row by row as one sequence; series [B, T, C] are one already.
       permuted: in an order drawn once for all, from seed 0.
       is_causal: sequences are convolved with the past.
       kernel_size, kernel: of every `KernelConv`.

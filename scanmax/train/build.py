@@ -25,7 +25,7 @@ from scanmax.train.tasks import TASKS
 class Pipeline(Protocol):
     """What the trainer asks of data; scanmax.data.load returns one.
 
-    `num_classes` is the size of the vocabulary where `kind` is "tokens".
+    `num_classes` is the size of the vocabulary where `kind` is "tokens" or "labelled_tokens".
     """
 
     kind: str
@@ -176,11 +176,11 @@ def load_data(data: DataConfig, config: Config, eval_batch_size: int) -> Pipelin
 
 def model_input(pipeline: Pipeline) -> jax.ShapeDtypeStruct:
     """Shape and dtype of one model input, with a batch axis of one."""
-    if pipeline.kind == "tokens":
-        tokens = pipeline.train_spec["tokens"]
-        return jax.ShapeDtypeStruct((1, tokens.shape[1] - 1), tokens.dtype)
-    image = pipeline.train_spec["image"]
-    return jax.ShapeDtypeStruct((1, *image.shape[1:]), image.dtype)
+    field = {"labelled_tokens": "tokens"}.get(pipeline.kind, pipeline.kind)
+    given = pipeline.train_spec[field]
+    # a row of text holds one token more than the model reads
+    shape = (given.shape[1] - 1,) if pipeline.kind == "tokens" else given.shape[1:]
+    return jax.ShapeDtypeStruct((1, *shape), given.dtype)
 
 
 def make_model(config: Config, pipeline: Pipeline) -> nn.Module:
@@ -219,7 +219,7 @@ def remat_field(name: str) -> bool | str:
 def _create(name: str, classes: int, pipeline: Pipeline, fields: dict[str, Any]) -> nn.Module:
     from scanmax.models.registry import create_model
 
-    if pipeline.kind == "tokens":
+    if pipeline.kind in ("tokens", "labelled_tokens"):
         # An entry of the config's kwargs counts more.
         fields = {"vocab_size": classes or pipeline.num_classes, **fields}
         classes = None

@@ -124,19 +124,22 @@ class ShardingConfig:
     """The device mesh and what lies where; docs/sharding.md.
 
     Attributes:
-      preset: "replicated", "fsdp", "fsdp_tp" or "fsdp_context".
+      preset: "replicated", "fsdp", "fsdp_tp", "fsdp_context" or "fsdp_expert".
       data: Size of the data axis; -1 takes the devices that are left, 0 is the preset's default.
       fsdp: Size of the fsdp axis.
+      expert: Size of the expert axis.
       tensor: Size of the tensor axis.
       context: Size of the context axis.
       min_size: Parameters with fewer elements stay replicated.
-      rules: Pairs (logical axis, mesh axis), tried before the preset's own; "" replicates.
+      rules: Pairs (logical axis, mesh axis), tried before the preset's own; "" replicates,
+        "expert+tensor" splits over both.
       max_replicated: Share of the parameters that may stay replicated although the preset shards.
     """
 
     preset: str = "replicated"
     data: int = 0
     fsdp: int = 0
+    expert: int = 0
     tensor: int = 0
     context: int = 0
     min_size: int = 4096
@@ -184,7 +187,7 @@ class Config:
     """A run. Durations are strings: "500" or "500 steps", "30 epochs", "1e6 examples", "5%".
 
     Attributes:
-      task: "classification" or "language_model".
+      task: "classification", "language_model", "sequence_labels" or "regression".
       seed: Seeds parameters, dropout and the order of the data.
       batch_size: Examples per step, over all devices.
       eval_batch_size: Examples per evaluation step; 0 is batch_size.
@@ -291,7 +294,10 @@ def resolve_durations(config: Config, num_examples: int) -> Durations:
 def check_config(config: Config) -> None:
     """Raises UserError for values that no run can have, before anything is built."""
     choices = {
-        "task": (config.task, ("classification", "language_model")),
+        "task": (
+            config.task,
+            ("classification", "language_model", "regression", "sequence_labels"),
+        ),
         "model.dtype": (config.model.dtype, ("float32", "bfloat16")),
         "optim.nonfinite": (config.optim.nonfinite, ("stop", "skip")),
         "loss.distillation": (config.loss.distillation, ("hard", "soft")),

@@ -35,11 +35,16 @@ def evaluate(run: Run, state: TrainState) -> dict[str, float]:
 
 
 def save_outcome(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
-    """Writes predictions.npz for images, sample.json for text; every process takes part."""
+    """Writes predictions.npz for images, sample.json for text, of other data nothing.
+
+    Every process takes part.
+    """
     if run.pipeline.kind == "image":
         arrays = predictions(run, state)
         if jax.process_index() == 0:
             np.savez_compressed(workdir / "predictions.npz", **arrays)
+        return
+    if run.pipeline.kind != "tokens":
         return
     found = text_sample(run, state)
     if jax.process_index() == 0:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from scanmax.errors import UserError
 from scanmax.train import losses
 from scanmax.train.config import LossConfig
 from scanmax.train.metrics import is_correct
@@ -103,7 +104,85 @@ class LanguageModel:
         return outputs
 
 
-TASKS = {"classification": Classification, "language_model": LanguageModel}
+@dataclasses.dataclass(frozen=True)
+class SequenceLabels:
+    """Tokens, and targets for some of them; -1 asks nothing. Every example counts as much."""
+
+    config: LossConfig
+    data_kind = "labelled_tokens"
+    metrics = ("accuracy", "loss")
+
+    def inputs(self, batch: Batch) -> Array:
+        """[B, T]"""
+        return batch["tokens"]
+
+    def train_losses(self, outputs: Any, batch: Batch, teacher_logits: Array | None) -> Array:
+        """Loss per example, [B]: the mean over what is asked."""
+        if teacher_logits is not None:
+            raise UserError("config.loss.teacher: sequence_labels are learned without a teacher")
+        loss = losses.get_loss(self.config.name)
+        targets, asked = self._asked(batch)
+        return self._mean(
+            loss(outputs, targets, label_smoothing=self.config.label_smoothing), asked
+        )
+
+    def values(self, outputs: Any, batch: Batch) -> dict[str, Array]:
+        """What is averaged over examples in evaluation; the loss is without smoothing."""
+        targets, asked = self._asked(batch)
+        right = is_correct(outputs, targets).astype(jnp.float32)
+        return {
+            "loss": self._mean(losses.get_loss(self.config.name)(outputs, targets), asked),
+            "accuracy": self._mean(right, asked),
+        }
+
+    def logits(self, outputs: Any) -> Array:
+        """[B, T, vocab]"""
+        return outputs
+
+    def _asked(self, batch: Batch) -> tuple[Array, Array]:
+        return jnp.maximum(batch["targets"], 0), batch["targets"] >= 0
+
+    def _mean(self, values: Array, asked: Array) -> Array:
+        return jnp.where(asked, values, 0).sum(-1) / jnp.maximum(asked.sum(-1), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression:
+    """A series and one number; the loss is the squared error, right is an error below 0.04."""
+
+    config: LossConfig
+    data_kind = "series"
+    metrics = ("accuracy", "loss")
+
+    def inputs(self, batch: Batch) -> Array:
+        """[B, T, C]"""
+        return batch["series"]
+
+    def train_losses(self, outputs: Any, batch: Batch, teacher_logits: Array | None) -> Array:
+        """Squared error per example, [B]."""
+        if teacher_logits is not None:
+            raise UserError("config.loss.teacher: regression is learned without a teacher")
+        return jnp.square(self._error(outputs, batch))
+
+    def values(self, outputs: Any, batch: Batch) -> dict[str, Array]:
+        """What is averaged over examples in evaluation."""
+        error = self._error(outputs, batch)
+        return {"loss": jnp.square(error), "accuracy": jnp.abs(error) < 0.04}
+
+    def logits(self, outputs: Any) -> Array:
+        """[B, 1]"""
+        return outputs
+
+    def _error(self, outputs: Array, batch: Batch) -> Array:
+        return outputs[:, 0].astype(jnp.float32) - batch["target"]
+
+
+TASKS = {
+    "classification": Classification,
+    "language_model": LanguageModel,
+    "regression": Regression,
+    "sequence_labels": SequenceLabels,
+}
 
 
 def example_mask(batch: Batch) -> Array:

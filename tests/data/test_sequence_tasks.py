@@ -6,14 +6,17 @@ import itertools
 import numpy as np
 import pytest
 
-from scanmax.data import sequence_tasks
+from scanmax.data import DataConfig, load, sequence_tasks, task_source
 from scanmax.data.sequence_tasks import (
+    adding,
     associative_recall,
+    copy_memory,
     induction_heads,
     linear_regression,
     match3,
     selective_copying,
 )
+from scanmax.errors import UserError
 
 
 def test_match3_is_what_all_triples_say():
@@ -76,3 +79,50 @@ def test_the_last_token_asks_for_what_followed_it():
         assert row[np.flatnonzero(row == 0)[0] + 1] == target[-1]
     with pytest.raises(ValueError, match="at least 3"):
         induction_heads(np.random.default_rng(0), 1, 2)
+
+
+def test_copied_items_are_those_before_the_pause():
+    tokens, targets = copy_memory(np.random.default_rng(0), 20, 7, 4, 6)
+    assert tokens.shape == targets.shape == (20, 15)
+    np.testing.assert_array_equal(targets[:, -4:], tokens[:, :4])
+    assert (targets[:, :-4] == -1).all()
+    assert (tokens[:, 4:11] == 0).all()
+    assert (tokens[:, 11:] == 1).all()
+    assert set(np.unique(tokens[:, :4])) == {2, 3, 4, 5}
+
+
+def test_sums_are_those_of_a_marked_number_in_each_half():
+    series, sums = adding(np.random.default_rng(0), 2000, 9)
+    assert series.shape == (2000, 9, 2)
+    for half in (series[:, :4], series[:, 4:]):
+        np.testing.assert_array_equal(half[..., 1].sum(1), 1)
+        assert (half[..., 1].sum(0) > 0).all(), "every place is marked at times"
+    np.testing.assert_allclose((series[..., 0] * series[..., 1]).sum(1), sums)
+    assert abs(np.mean((sums - 1) ** 2) - 1 / 6) < 0.01
+    with pytest.raises(ValueError, match="length=1"):
+        adding(np.random.default_rng(0), 1, 1)
+
+
+@pytest.mark.parametrize("name", sorted(task_source.TASKS))
+def test_a_run_reads_tasks_whose_examples_depend_on_their_number_alone(name):
+    config = DataConfig(name=name, sequence_length=32, kwargs={"examples": 8, "eval_examples": 3})
+    pipeline = load(config, seed=0, batch_size=4)
+    batch = next(pipeline.train_iterator())
+    again = next(load(config, seed=0, batch_size=4).train_iterator())
+    for key, spec in pipeline.train_spec.items():
+        assert (batch[key].shape, batch[key].dtype) == (spec.shape, spec.dtype)
+        np.testing.assert_array_equal(batch[key], again[key])
+    (held,) = pipeline.eval_batches()
+    assert held["mask"].sum() == 3
+    first = next(iter(pipeline.train_spec))
+    assert not any((row == held[first][0]).all() for row in batch[first])
+    for wrong, message in (
+        ({"lenght": 3}, "config.data.kwargs.lenght"),
+        ({"examples": 0}, "must be a positive integer"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load(DataConfig(name=name, kwargs=wrong), seed=0, batch_size=4)
+    if name == "copy_memory":
+        return
+    with pytest.raises(UserError, match=f"config.data of '{name}'"):
+        load(DataConfig(name=name, sequence_length=1), seed=0, batch_size=4)

@@ -66,7 +66,7 @@ def test_config_opens_with_command_and_expectation(name, data_dir):
 @pytest.mark.parametrize("name", NAMES)
 def test_shapes_of_init_and_step(name, data_dir):
     config = load(name, data_dir)
-    if config.data.name not in ("digits", "bytes", "synthetic"):
+    if config.data.name == "imagenet2012":
         config = on_made_up_images(config)
     run = build(config)
     state, metrics = jax.eval_shape(run.train_step, run.shapes, run.pipeline.train_spec, {})
@@ -94,6 +94,9 @@ SMALL = {
     "digits_convnext": {"dims": (8, 16), "depths": (1, 1)},
     "digits_vssd": {"dims": (16, 32), "depths": (1, 1)},
     "bytes_mamba2": {"dim": 16, "depth": 1, "heads": 2, "state_size": 8},
+    "adding": {"dims": (4,)},
+    "digits_sequential": {"dims": (4,)},
+    "sequence_tasks": {"dim": 8},
     "imagenet_deit_small": {"dim": 32, "depth": 2, "heads": 2, "patch_size": 32},
 }
 
@@ -117,6 +120,33 @@ def test_two_real_steps(name, data_dir, tmp_path):
     assert {"config.json", "metrics.jsonl", "checkpoints"} <= found
 
 
-def test_unknown_argument_is_a_user_error(data_dir):
-    with pytest.raises(UserError, match="synthetic"):
-        load("imagenet_deit_small", data_dir, "sinthetic")
+@pytest.mark.parametrize(
+    ("name", "arg"),
+    [
+        ("sequence_tasks", "selective_copying"),
+        ("sequence_tasks", "induction_heads"),
+        ("sequence_tasks", "copy_memory,mamba2"),
+        ("digits_sequential", "flexnet"),
+        ("digits_sequential", "ccnn,permuted"),
+        ("digits_sequential", "short"),
+    ],
+)
+def test_every_argument_traces(name, arg, data_dir):
+    config = load(name, data_dir, arg)
+    check_types(config)
+    run = build(config)
+    jax.eval_shape(run.train_step, run.shapes, run.pipeline.train_spec, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "message"),
+    [
+        ("imagenet_deit_small", "sinthetic", "synthetic"),
+        ("sequence_tasks", "mqra", "did you mean 'mqar'"),
+        ("digits_sequential", "ckcn", "did you mean 'ckcnn'"),
+        ("digits_sequential", "ckcnn,shuffled", "'permuted' or nothing"),
+    ],
+)
+def test_unknown_argument_is_a_user_error(name, arg, message, data_dir):
+    with pytest.raises(UserError, match=message):
+        load(name, data_dir, arg)
