@@ -61,6 +61,9 @@ from scanmax.ops.distance_attention import decay_mask_1d as decay_mask_1d
 from scanmax.ops.distance_attention import decay_mask_2d as decay_mask_2d
 from scanmax.ops.distance_attention import distance_attention as distance_attention
 from scanmax.ops.distance_attention import distance_attention_matrix as distance_attention_matrix
+from scanmax.ops.experts import combine_experts as combine_experts
+from scanmax.ops.experts import dispatch_to_experts as dispatch_to_experts
+from scanmax.ops.experts import expert_gates as expert_gates
 from scanmax.ops.feature_maps import FEATURE_MAPS as FEATURE_MAPS
 from scanmax.ops.feature_maps import orthogonal_random_features as orthogonal_random_features
 from scanmax.ops.feature_maps import positive_random_features as positive_random_features

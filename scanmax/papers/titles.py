@@ -52,6 +52,8 @@ TITLES = {
     "Transformers",
     "moa-sparse-attention": "MoA: Mixture of Sparse Attention for Automatic Large Language Model "
     "Compression",
+    "moe-parallel-folding": "MoE Parallel Folding: Heterogeneous Parallelism Mappings for "
+    "Efficient Large-Scale MoE Model Training with Megatron Core",
     "moh": "MoH: Multi-Head Attention as Mixture-of-Head Attention",
     "mpcvit": "MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with "
     "Heterogeneous Attention",
@@ -69,6 +71,8 @@ TITLES = {
     "smpconv": "SMPConv: Self-moving Point Representations for Continuous Convolution",
     "soft-softmax-free": "Softmax-free Linear Transformers",
     "sparse-transformer": "Generating Long Sequences with Sparse Transformers",
+    "sparsely-gated-moe": "Outrageously Large Neural Networks: The Sparsely-Gated "
+    "Mixture-of-Experts Layer",
     "ssa-selective-self-attention": "Selective Attention: Enhancing Transformer through "
     "Principled Context Control",
     "stablemax-perpgrad": "Grokking at the Edge of Numerical Stability",

@@ -74,6 +74,9 @@ from scanmax.ops.reference.distance_attention import distance_attention as dista
 from scanmax.ops.reference.distance_attention import (
     distance_attention_matrix as distance_attention_matrix,
 )
+from scanmax.ops.reference.experts import combine_experts as combine_experts
+from scanmax.ops.reference.experts import dispatch_to_experts as dispatch_to_experts
+from scanmax.ops.reference.experts import expert_gates as expert_gates
 from scanmax.ops.reference.feature_maps import (
     orthogonal_random_features as orthogonal_random_features,
 )
