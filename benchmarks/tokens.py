@@ -86,13 +86,25 @@ def _kmeans_torch(query, key, value):
     return (chosen @ value[:, :, 0])[:, :, None]
 
 
+def _kmeans_scattered(query, key, value):
+    """Each pixel's value added to the row of its query."""
+    best = jnp.argmax(jnp.einsum("bmk,bsk->bsm", query[:, :, 0], key[:, :, 0]), -1)
+    empty = jnp.zeros((value.shape[0], query.shape[1], value.shape[-1]))
+    return jax.vmap(lambda y, m, v: y.at[m].add(v))(empty, best, value[:, :, 0])[:, :, None]
+
+
 @benchmark("kmeans_cross_attention")
 def kmeans_cross_attention(quick: bool):
-    """ops.kmeans_cross_attention with 128 queries against torch and softmax attention."""
+    """ops.kmeans_cross_attention with 128 queries against torch and a scatter in JAX, float32."""
     for T in (256,) if quick else (1024, 4096):
         arrays = normal((1, 128, 1, 128), (1, T, 1, 128), (1, T, 1, WIDTH))
-        peers = {"torch": _kmeans_torch}
-        yield from op_rows(f"{T} pixels", ops.kmeans_cross_attention, arrays, torch_peers=peers)
+        yield from op_rows(
+            f"{T} pixels",
+            ops.kmeans_cross_attention,
+            arrays,
+            jax_peers={"scatter": _kmeans_scattered},
+            torch_peers={"torch": _kmeans_torch},
+        )
 
 
 def _clustering_dense(x, size, window, iterations, scale):

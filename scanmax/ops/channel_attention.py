@@ -107,10 +107,15 @@ def squeeze_excite(
 
 def _along_channels(z: Array, kernel: Array) -> Array:
     """Correlation of z [*B, C] with an odd kernel [k], zeros beyond the ends."""
-    half, channels = kernel.shape[0] // 2, z.shape[-1]
-    padded = jnp.pad(z, ((0, 0),) * (z.ndim - 1) + ((half, half),))
-    taps = [padded[..., i : i + channels] * kernel[i] for i in range(kernel.shape[0])]
-    return sum(taps[1:], taps[0])
+    # A sum of shifts would be fused into the map's gradient, and computed for every pixel anew.
+    y = jax.lax.conv_general_dilated(
+        z.reshape(-1, 1, z.shape[-1]),
+        kernel.reshape(1, 1, -1),
+        window_strides=(1,),
+        padding=[(kernel.shape[0] // 2,) * 2],
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return y.reshape(z.shape)
 
 
 def _check_odd(name, kernel):

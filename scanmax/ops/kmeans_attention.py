@@ -1,21 +1,23 @@
 """k-means cross-attention: every pixel is given to one query, whole."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, op
+from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, op, platform
 
 
-def _assignment(query, key, precision):
-    """[*B, H, M, S]: one-hot over the M queries, without a gradient."""
+def _choice(query, key, precision):
+    """[*B, H, S]: the query that each pixel is nearest to, without a gradient."""
     check_rank(3, query=query, key=key)
-    *batch, M, H, K = query.shape
+    *batch, _, H, K = query.shape
     check_shape("key", key, (*batch, key.shape[-3], H, K), "[*B, S, H, K]")
     dtype = accumulator_dtype(query, key)
     query, key = jax.lax.stop_gradient((query.astype(dtype), key.astype(dtype)))
     affinity = jnp.einsum("...mhk,...shk->...hsm", query, key, precision=precision)
-    return jax.nn.one_hot(jnp.argmax(affinity, axis=-1), M, axis=-2, dtype=dtype)
+    return jnp.argmax(affinity, axis=-1)
 
 
 @op("precision")
@@ -59,11 +61,16 @@ def kmeans_cross_attention(
     """
     check_rank(3, value=value)
     check_shape("value", value, (*key.shape[:-1], value.shape[-1]), "[*B, S, H, V]")
-    weights = _assignment(query, key, precision)
-    dtype = accumulator_dtype(weights, value)
-    y = jnp.einsum(
-        "...hms,...shv->...mhv", weights.astype(dtype), value.astype(dtype), precision=precision
-    )
+    choice, M = _choice(query, key, precision), query.shape[-3]
+    dtype = accumulator_dtype(query, key, value)
+    if platform() == "cpu":
+        # each pixel added to its row: up to four times as fast as the product with the assignment
+        rows = jnp.moveaxis(value.astype(dtype), -2, -3)
+        add = functools.partial(jax.ops.segment_sum, num_segments=M)
+        y = jnp.moveaxis(jnp.vectorize(add, signature="(s,v),(s)->(m,v)")(rows, choice), -3, -2)
+    else:
+        weights = jax.nn.one_hot(choice, M, axis=-2, dtype=dtype)
+        y = jnp.einsum("...hms,...shv->...mhv", weights, value.astype(dtype), precision=precision)
     return y.astype(value.dtype)
 
 
@@ -97,4 +104,5 @@ def kmeans_cross_attention_matrix(
 
     Reference: kmax-deeplab
     """
-    return _assignment(query, key, precision).astype(query.dtype)
+    choice = _choice(query, key, precision)
+    return jax.nn.one_hot(choice, query.shape[-3], axis=-2, dtype=query.dtype)

@@ -9,9 +9,9 @@ from scanmax.ops.conv import depthwise_conv2d
 
 FORMS = (None, "parallel", "conv")
 # form=None: a tap of the convolution costs what this many entries of the matrix product do (CPU; a
-# kernel of 13 x 13 on 28 x 28 pixels takes a third of the time by the matrix, on 56 x 56 three
-# times as long), and longer maps make no matrix.
-ENTRIES_PER_TAP = 6
+# kernel of 13 x 13 on 28 x 28 or 32 x 32 pixels takes under half the time by the matrix, on 56 x 56
+# three times as long, and one of 7 x 7 on 28 x 28 ten times), and longer maps make no matrix.
+ENTRIES_PER_TAP = 8
 PARALLEL_UP_TO = 1024
 
 
@@ -40,7 +40,7 @@ def lkca(
       kernel: [ky, kx] shared by all, [ky, kx, H] one per head, or [ky, kx, H, V] one per channel;
         ky and kx are odd.
       form: "conv" or "parallel", which makes the matrix of T by T tokens. None: "parallel" for
-        kernels in common of up to 1024 pixels that have at least a sixth as many taps, else "conv".
+        kernels in common of up to 1024 pixels that have at least an eighth as many taps, else "conv".
       precision: of the products of the parallel form.
 
     Returns:
