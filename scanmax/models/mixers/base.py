@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from scanmax import ops
+
 # Longer sequences than this do not sow their matrix over tokens.
 MAX_SOWN_TOKENS = 1024
 
@@ -83,3 +85,11 @@ class Mixer(nn.Module):
         """Sows the matrix over tokens, skips left out; it costs nothing where nobody collects."""
         if self.is_mutable_collection("intermediates") and tokens <= MAX_SOWN_TOKENS:
             self.sow("intermediates", "attention", matrix())
+
+
+def filter_past(x: Float[Array, "B T C"], kernel, bias, state, **options: Any):
+    """`ops.causal_conv1d` of whole sequences, or from a state on: (y, next state)."""
+    if state is not None and x.shape[1] == 1:
+        y, state = ops.causal_conv1d_step(state, x[:, 0], kernel, bias, **options)
+        return y[:, None], state
+    return ops.causal_conv1d(x, kernel, bias, initial_state=state, return_state=True, **options)

@@ -25,7 +25,7 @@ from scanmax.models.layers import (
     gelu,
     partitioned,
 )
-from scanmax.models.mixers.base import Mixer
+from scanmax.models.mixers.base import Mixer, filter_past
 
 KERNEL_INITS = ("random", "geometric")
 
@@ -372,9 +372,6 @@ def short_filter(mixer: Mixer, x: Float[Array, "B T D"], width: int, state=None)
         "conv_bias", partitioned(init, ("mlp",)), shape[1:], mixer.param_dtype
     ).astype(dtype)
     if mixer.is_causal:
-        if state is not None and x.shape[1] == 1:
-            y, state = ops.causal_conv1d_step(state, x[:, 0], kernel, bias)
-            return y[:, None], state
-        return ops.causal_conv1d(x, kernel, bias, initial_state=state, return_state=True)
+        return filter_past(x, kernel, bias, state)
     y = ops.fft_conv(x, jnp.flip(kernel, 0), mode="bidirectional", form="direct")
     return y + bias[None, None], None

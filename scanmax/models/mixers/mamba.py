@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.models.layers import Dense, fan_in_uniform, partitioned
-from scanmax.models.mixers.base import Mixer
+from scanmax.models.mixers.base import Mixer, filter_past
 from scanmax.models.mixers.selective_ssm import SelectiveSsm
 
 
@@ -74,7 +74,7 @@ class Mamba(Mixer):
         if not self.is_causal:
             y = self.both(ssm, self.centred(inputs, kernel, bias))
         else:
-            filtered, conv = self.causal(inputs, kernel, bias, conv, packed)
+            filtered, conv = filter_past(inputs, kernel, bias, conv, activation="silu", **packed)
             self.sow_attention(x.shape[1], lambda: ssm.matrix(filtered, **packed))
             y = ssm(filtered, hidden, **packed)
             y, hidden = (y, None) if state is None else y
@@ -102,15 +102,6 @@ class Mamba(Mixer):
             bias = self.param("conv_bias", partitioned(init, ("mlp",)), (inner,), self.param_dtype)
             bias = bias.astype(self.dtype)
         return kernel.astype(self.dtype), bias
-
-    @nn.nowrap
-    def causal(self, x, kernel, bias, state, packed):
-        if state is not None and x.shape[1] == 1:
-            y, state = ops.causal_conv1d_step(state, x[:, 0], kernel, bias, activation="silu")
-            return y[:, None], state
-        return ops.causal_conv1d(
-            x, kernel, bias, activation="silu", initial_state=state, return_state=True, **packed
-        )
 
     @nn.nowrap
     def centred(self, x, kernel, bias):

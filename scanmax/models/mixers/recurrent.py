@@ -21,7 +21,7 @@ from scanmax.models.layers import (
     ones_init,
     partitioned,
 )
-from scanmax.models.mixers.base import Mixer
+from scanmax.models.mixers.base import Mixer, filter_past
 from scanmax.models.mixers.linear_attention import attend
 from scanmax.models.mixers.ssm import rate_init, step_init
 
@@ -288,12 +288,7 @@ class Delta(_Recurrent):
         kernel = self.param("conv_kernel", init, (*size, x.shape[-1]), self.param_dtype)
         kernel = kernel.astype(self.dtype)
         if self.is_causal:
-            if state is not None and x.shape[1] == 1:
-                y, state = ops.causal_conv1d_step(state, x[:, 0], kernel, activation="silu")
-                return y[:, None], state
-            return ops.causal_conv1d(
-                x, kernel, activation="silu", initial_state=state, return_state=True, **packed
-            )
+            return filter_past(x, kernel, None, state, activation="silu", **packed)
         prefix, tokens = jnp.split(x, [self.prefix_tokens], axis=1)
         maps = ops.depthwise_conv2d(tokens.reshape(x.shape[0], *grid, x.shape[-1]), kernel)
         return jax.nn.silu(jnp.concatenate([prefix, maps.reshape(tokens.shape)], 1)), None
