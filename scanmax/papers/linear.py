@@ -125,6 +125,7 @@ LEDGER = (
             "tests/test_claims.py",
         ),
         reproduced="attention recalls where the gated convolution does not: benchmarks "
-        "claims mqar-attention-and-convolution; what a state holds: recall-by-state-width",
+        "claims mqar-attention-and-convolution; what a state holds: recall-by-state-width, and "
+        "trained: mqar-ssd-states; induction-heads",
     ),
 )

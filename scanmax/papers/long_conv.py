@@ -43,7 +43,8 @@ LEDGER = (
         ),
         tests=(f"{_NETS}::CkcnnSuite", f"{_NETS}::test_generated_kernels_keep_the_variance"),
         reproduced="sequential digits with long and with short kernels: benchmarks claims "
-        "ckconv-sequential-digits",
+        "ckconv-sequential-digits; a pause that long kernels bridge: copy-memory; adding two "
+        "numbers of a hundred: adding-problem",
     ),
     Paper(
         "flexconv",
@@ -62,7 +63,8 @@ LEDGER = (
             "tests/test_claims.py",
         ),
         reproduced="a learned width finds its target: benchmarks claims flexconv-size; kernels at "
-        "twice the resolution: benchmarks claims kernels-at-twice-the-resolution",
+        "twice the resolution: benchmarks claims kernels-at-twice-the-resolution; digits in "
+        "another order: permuted-digits",
     ),
     Paper(
         "ccnn-nd",
@@ -70,6 +72,20 @@ LEDGER = (
         "networks of 4 x 140 and 6 x 380 with the counts of the public code; not point clouds",
         where=("scanmax.models.ccnn.Ccnn", "scanmax.models.continuous_net.KernelConv"),
         tests=(f"{_NETS}::CcnnSuite", f"{_NETS}::test_volumes_take_the_same_layer"),
+        reproduced="digits pixel by pixel: benchmarks claims sequential-digits-families",
+    ),
+    Paper(
+        "hyperzzw-terminator",
+        covers="the two global operators, product of maps and elementwise, and a mixer of the "
+        "first with its hyper-kernel from a network of the place; not the local operator, the "
+        "standardisation, the block of ten branches, the loss of the slow network or the "
+        "Terminator, which the public material read does not settle",
+        where=("scanmax.ops.hyper_zzw", "scanmax.models.mixers.HyperZzw"),
+        tests=(
+            "tests/ops/test_hyper_zzw.py::HyperZzwTest",
+            "tests/ops/test_hyper_zzw.py::test_an_output_reads_its_row_and_its_column",
+            _MIXERS,
+        ),
     ),
     Paper(
         "smpconv",

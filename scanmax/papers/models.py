@@ -57,7 +57,8 @@ LEDGER = (
         ),
         reproduced="scan, recurrence and attention matrix of one layer give equal outputs: "
         "benchmarks claims hidden-attention-equals-scan; what rollout ranks first matters more "
-        "than pixels at random: hidden-attention-digits",
+        "than pixels at random: hidden-attention-digits; Mamba selects what to copy: "
+        "selective-copying",
     ),
     Paper(
         "illama",
@@ -99,27 +100,33 @@ LEDGER = (
             "tests/parity/test_ssm_parity.py",
         ),
         reproduced="the duality: recurrent, quadratic and chunked forms are equal; parameters of "
-        "the five sizes to the last one; the state does not grow with the sequence",
+        "the five sizes to the last one; the state does not grow with the sequence; its time "
+        "beside the selective scan's: benchmarks claims ssd-against-selective-scan",
     ),
     Paper(
         "mambamixer",
         covers="the four-way token mixer, the bidirectional selective channel mixer in our reading "
         "(steps of the scan are channels of one token, parameters shared by tokens), the "
         "learned weighted sums between mixers, ViM2 in three sizes of 24.0, 43.7 and 75.6 million "
-        "parameters where the paper has 20, 43 and 74; not TSM2; not trained on ImageNet here",
+        "parameters where the paper has 20, 43 and 74; the forecaster TSM2 with widths of our own, "
+        "as the paper gives none; not trained on ImageNet or on the paper's series here",
         where=(
             "scanmax.ops.cross_scan",
             "scanmax.ops.cross_merge",
             "scanmax.models.mixers.MambaFourWay",
             "scanmax.models.mixers.SelectiveChannel",
             "scanmax.models.mambamixer.ViM2",
+            "scanmax.models.tsm2.Tsm2",
         ),
         tests=(
             "tests/ops/test_cross_scan.py::CrossScanTest",
             "tests/ops/test_cross_scan.py::CrossMergeTest",
             "tests/models/test_mambamixer.py",
             "tests/models/test_scan_mixers.py",
+            "tests/models/test_tsm2.py",
         ),
+        reproduced="series that depend on each other are forecast better together: benchmarks "
+        "claims tsm2-cross-variates",
     ),
     Paper(
         "msvmamba",
@@ -138,8 +145,9 @@ LEDGER = (
             "tests/models/test_scan_mixers.py",
             "tests/test_claims.py",
         ),
-        reproduced="1.75 T tokens instead of 4 T: benchmarks claims multi-scale-tokens; parameters "
-        "of all three models to the last one of the authors' modules",
+        reproduced="1.75 T tokens instead of 4 T: benchmarks claims multi-scale-tokens, and what "
+        "that saves: multi-scale-time; parameters of all three models to the last one of the "
+        "authors' modules",
     ),
     Paper(
         "next-vit",
