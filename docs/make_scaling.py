@@ -1,20 +1,36 @@
-"""Activation memory per remat policy and compile time by depth, as docs/scaling.md shows them.
+"""The tables of docs/scaling.md: memory per remat policy, compile time by depth, configs on pods.
 
-    python docs/make_scaling.py
+    python docs/make_scaling.py         # remat policies and depths, on this machine's compiler
+    python docs/make_scaling.py pods    # every config on 256 chips; needs scanmax[tpu-compile]
 
-Everything is compiled, nothing is run. Bytes are those of one device that takes the whole batch.
+Everything is compiled, nothing is run. The bytes of the first tables are those of one device that
+takes the whole batch.
 """
 
+import math
+import pathlib
+import sys
 import time
 
 import jax
 
+from scanmax import cli
 from scanmax.data.config import DataConfig
 from scanmax.train import sharding
 from scanmax.train.build import build
 from scanmax.train.config import Config, ModelConfig
-from scanmax.train.pod import activation_bytes, shape_pipeline
+from scanmax.train.pod import activation_bytes, compile_for, shape_pipeline
 
+CONFIGS = pathlib.Path(__file__).parent.parent / "scanmax" / "configs"
+# What each config needs to fill 256 chips, and fields that shrink it where a test compiles it.
+SPLIT = {"preset": "fsdp", "data": 16, "fsdp": 16}
+PODS = {
+    "bytes_mamba2": ("v5e:16x16", SPLIT, {"depth": 2}),
+    "digits_convnext": ("v5e:16x16", {}, {"depths": (1, 1, 1)}),
+    "digits_vit": ("v5e:16x16", {}, {"depth": 1}),
+    "digits_vssd": ("v5e:16x16", {}, {}),
+    "imagenet_deit_small": ("v6e:16x16", SPLIT, {"depth": 2}),
+}
 POLICIES = ("none", "dots_saveable", "dots_with_no_batch_dims_saveable", "full")
 
 
@@ -37,8 +53,47 @@ def plan(depth: int, remat: str, width: int, size: int, batch: int):
     return run, shapes
 
 
+def pod_config(name: str, *, shrink: bool) -> tuple[str, Config]:
+    """A topology of 256 chips and the published config that fills it, whole or shrunk."""
+    topology, split, smaller = PODS[name]
+    config = cli.load_config(str(CONFIGS / f"{name}.py"))
+    for field, value in split.items():
+        setattr(config.sharding, field, value)
+    if shrink:
+        config.model.kwargs = {**config.model.kwargs, **smaller}
+    config.batch_size = math.ceil(config.batch_size / 256) * 256
+    config.eval_batch_size = config.batch_size
+    return topology, config
+
+
+def pods() -> None:
+    """Prints what every config takes of 256 chips, as the TPU compiler says."""
+    print(
+        "| config | chips | mesh | batch | parameters, MB | activations, MiB | peak, MiB "
+        "| collectives, MiB | binds | at least, ms | the compiler says, ms |\n"
+        + "| --- " * 11
+        + "|"
+    )
+    for name in PODS:
+        topology, config = pod_config(name, shrink=False)
+        report = compile_for(config, topology)
+        mesh = " x ".join(f"{axis} {size}" for axis, size in report.mesh.items())
+        moved = ", ".join(
+            f"{kind} {size / 2**20:,.1f}" for kind, (_, size) in report.collectives.items()
+        )
+        said = report.compiler_seconds
+        print(
+            f"| `{name}` | {topology} | {mesh} | {config.batch_size:,} "
+            f"| {4 * report.parameters / 1e6:,.1f} | {report.activations / 2**20:,.1f} "
+            f"| {max(report.total, report.init_total) / 2**20:,.1f} | {moved} | {report.binding} "
+            f"| {1e3 * report.bounds[report.binding]:.3f} "
+            f"| {'-' if said is None else format(1e3 * said, '.3f')} |",
+            flush=True,
+        )
+
+
 def main() -> None:
-    """Prints both tables."""
+    """Prints the tables of remat policies and of depths."""
     print("| remat | activations, MiB | scratch of the step, MiB |\n| --- | --- | --- |")
     for remat in POLICIES:
         run, batch = plan(12, remat, width=384, size=224, batch=16)
@@ -61,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    pods() if sys.argv[1:] == ["pods"] else main()

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from scanmax.errors import UserError, suggest
 from scanmax.train import sharding
@@ -61,7 +62,7 @@ class PodReport:
       mesh: mesh axis -> size.
       parameters: how many the model has.
       state: kind -> bytes: parameters, optimizer, batch_stats, ema, batch.
-      activations: bytes kept for the backward pass.
+      activations: bytes that the forward pass, compiled alone, keeps for the backward pass.
       temporaries: bytes of scratch memory beside them.
       total: bytes at the step's peak.
       flops: operations of the step by its matrix products: three times the forward pass.
@@ -130,7 +131,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
 
     try:
         return list(topologies.get_topology_desc(topology, "tpu").devices)
-    except Exception as error:
+    except RuntimeError as error:  # no compiler, or what it refuses (JaxRuntimeError)
         text = " ".join(str(error).split())
         if "libtpu" in text or "plugin" in text:
             raise UserError(
@@ -286,7 +287,11 @@ def _model_inputs(run: Run, batch: Any) -> Any:
 
 
 def activation_bytes(run: Run, batch: Any) -> int:
-    """Bytes per chip that the model's forward pass keeps for its backward pass."""
+    """Bytes per chip that the model's forward pass keeps for its backward pass.
+
+    The two are compiled apart here. A step's compiler, which sees both, may compute some again
+    instead of keeping them, so that the step's peak is below this.
+    """
 
     def forward(params, batch_stats, inputs):
         variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
@@ -297,10 +302,22 @@ def activation_bytes(run: Run, batch: Any) -> int:
                 inputs,
                 train=True,
                 rngs={"dropout": jax.random.key(0)},
-                mutable=["batch_stats", "losses"],
+                mutable=["batch_stats", "losses", "metrics"],
             )[0]
 
-        return jax.tree.leaves(jax.vjp(apply, params)[1])
+        return [split(leaf) for leaf in jax.tree.leaves(jax.vjp(apply, params)[1])]
+
+    def split(kept):
+        # The training step keeps every row where it was computed. Here, where the rows are results,
+        # the partitioner would gather some of them unless told.
+        for axis, size in enumerate(kept.shape[:2]):
+            if size == inputs.shape[0]:
+                spec = [PartitionSpec.UNCONSTRAINED] * kept.ndim
+                spec[axis] = inputs.sharding.spec[0]
+                return jax.lax.with_sharding_constraint(
+                    kept, NamedSharding(run.mesh, PartitionSpec(*spec))
+                )
+        return kept
 
     lying = (run.shardings.params, run.shardings.batch_stats)
     inputs = _model_inputs(run, batch)
