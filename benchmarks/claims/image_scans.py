@@ -101,6 +101,18 @@ def _nc_ssd(T):
     return jax.jit(lambda *arrays: ops.nc_ssd(*arrays)), _ssd_arrays(T)
 
 
+@slope("ssd")
+def _ssd(T):
+    return jax.jit(lambda *arrays: ops.ssd(*arrays)), _ssd_arrays(T)
+
+
+@slope("selective_scan")
+def _selective_scan(T):
+    x, dt, B, C = _random((T, 32), (T, 32), (T, 8), (T, 8))
+    rate = -np.ones((32, 8), np.float32)
+    return jax.jit(lambda *arrays: ops.selective_scan(*arrays)), (x, np.abs(dt) / 10, rate, B, C)
+
+
 @slope("cross_scan, four ways, with selective_scan")
 def _cross_scan(T):
     (x,) = _random((32, T // 32, 8))

@@ -198,6 +198,56 @@ def wkv6_forms_agree(quick):
     return findings
 
 
+@claim("modal-is-its-double-sum", paper="laughing-hyena")
+def modal_is_its_double_sum(quick):
+    """A modal state space is the convolution with its filter, by steps, in chunks or by FFT."""
+    rng = np.random.default_rng(0)
+    T, dim, modes = 96, 3, 4
+    x, skip = rng.normal(size=(T, dim)), rng.normal(size=dim)
+    magnitude, angle = -rng.uniform(0.01, 1, (dim, modes)), rng.uniform(-3, 3, (dim, modes))
+    residue = rng.normal(size=(dim, modes, 2))
+    poles = np.exp(magnitude + 1j * angle)
+    weights = residue[..., 0] + 1j * residue[..., 1]
+    expected = skip * x
+    for t in range(T):
+        for s in range(t):
+            expected[t] += (weights * poles ** (t - s - 1)).sum(-1).real * x[s]
+    arrays = [jnp.asarray(a, jnp.float32) for a in (x, magnitude, angle, residue)]
+    findings = []
+    for form in ("recurrent", "chunked", "parallel"):
+        y = ops.modal_ssm(*arrays, D=jnp.asarray(skip, jnp.float32), form=form)
+        error = float(np.abs(y - expected).max() / np.abs(expected).max())
+        what = f"largest difference, form {form!r}, {T} tokens"
+        findings.append(Finding(what, "0", f"{error:.0e}", error < 1e-5))
+    return findings
+
+
+@claim("delta-rule-is-its-double-sum", paper="zoology-mqar")
+def delta_rule_is_its_double_sum(quick):
+    """A chunk of the delta rule is one triangular system, not a product of its tokens' matrices."""
+    rng = np.random.default_rng(0)
+    T, K = 48, 8
+    query, key, value = rng.normal(size=(3, T, K))
+    key /= np.linalg.norm(key, axis=-1, keepdims=True)
+    beta, log_decay = rng.uniform(0, 1.8, T), -rng.exponential(0.2, T)
+    expected = np.zeros((T, K))
+    for s in range(T):
+        moved = beta[s] * key[s]
+        for t in range(s, T):
+            if t > s:
+                moved = np.exp(log_decay[t]) * (moved - beta[t] * key[t] * (key[t] @ moved))
+            expected[t] += (query[t] @ moved) * value[s]
+    arrays = [jnp.asarray(a, jnp.float32)[:, None] for a in (query, key, value, beta, log_decay)]
+    findings = []
+    for form in ("recurrent", "chunked", "parallel"):
+        *given, decays = arrays
+        y = ops.delta_rule(*given, log_decay=decays, form=form, chunk_size=16)[:, 0]
+        error = float(np.abs(y - expected).max() / np.abs(expected).max())
+        what = f"largest difference, gated, form {form!r}, {T} tokens"
+        findings.append(Finding(what, "0", f"{error:.0e}", error < 1e-5))
+    return findings
+
+
 def _channels(T, count, width=64):
     rng = np.random.default_rng(0)
     return [rng.normal(size=(T, width)).astype(np.float32) for _ in range(count)]

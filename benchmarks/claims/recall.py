@@ -1,7 +1,7 @@
 """Multi-query associative recall: who can name the values of many keys, with how much memory."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -20,19 +20,30 @@ ATTENTION = ("attention", {"rotary_base": 10000.0})
 CONVOLUTION = ("base_conv", {})
 
 
+Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
+
+
+def recall(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """MQAR as it is trained here."""
+    return associative_recall(rng, count, LENGTH, PAIRS, VOCABULARY)
+
+
 def train(
     mixer: str,
     options: Mapping[str, Any],
     steps: int,
     *,
+    draw: Draw = recall,
+    vocab_size: int = VOCABULARY,
+    width: int = WIDTH,
     learning_rate: float = 3e-3,
     seed: int = 0,
-) -> float:
-    """Share of the queries of fresh sequences answered rightly by two layers without MLPs."""
+) -> Callable[[Draw], float]:
+    """Trains two layers without MLPs; gives the share of a task's answers that are then right."""
     model = create_model(
         "lm_tiny",
-        vocab_size=VOCABULARY,
-        dim=WIDTH,
+        vocab_size=vocab_size,
+        dim=width,
         depth=2,
         heads=2,
         mlp_ratio=0.0,
@@ -58,18 +69,19 @@ def train(
     def answers(params, tokens):
         return model.apply({"params": params}, tokens).argmax(-1)
 
-    def draw(rng, count):
-        return associative_recall(rng, count, LENGTH, PAIRS, VOCABULARY)
-
     rng = np.random.default_rng(seed)
-    params = model.init(jax.random.key(seed), jnp.zeros((1, LENGTH), jnp.int32))["params"]
-    params = nn.unbox(params)
+    tokens, _ = draw(rng, 1)
+    params = nn.unbox(model.init(jax.random.key(seed), tokens)["params"])
     state = optimizer.init(params)
     for _ in range(steps):
         params, state = step(params, state, *draw(rng, 64))
-    tokens, targets = draw(np.random.default_rng(10_000), 512)
-    asked = targets >= 0
-    return float(np.mean(np.asarray(answers(params, tokens))[asked] == targets[asked]))
+
+    def share(draw: Draw) -> float:
+        tokens, targets = draw(np.random.default_rng(10_000), 512)
+        asked = targets >= 0
+        return float(np.mean(np.asarray(answers(params, tokens))[asked] == targets[asked]))
+
+    return share
 
 
 TASK = f"{PAIRS} pairs among {LENGTH} tokens, {VOCABULARY} words; the paper has up to 64 and 8192"
@@ -80,7 +92,7 @@ GUESS = 1 / PAIRS
 def mqar_attention_and_convolution(quick):
     """Two layers of attention of width 64 recall; the gated convolution of equal width does not."""
     steps = 10 if quick else 1000
-    attention, convolution = (train(*kind, steps) for kind in (ATTENTION, CONVOLUTION))
+    attention, convolution = (train(*kind, steps)(recall) for kind in (ATTENTION, CONVOLUTION))
     return [
         Finding(
             f"recall of attention, {steps} steps ({TASK})",
@@ -94,6 +106,33 @@ def mqar_attention_and_convolution(quick):
             f"{convolution:.3f}",
             convolution < 0.7,
         ),
+    ]
+
+
+@claim("mqar-ssd-states", paper="zoology-mqar", by_hand=True)
+def mqar_ssd_states(quick):
+    """Trained to recall, two layers of SSD do the better the wider their states."""
+    steps, widths = (10, (2, 8)) if quick else (600, (2, 8, 32))
+
+    def draw(rng, count):
+        return associative_recall(rng, count, 32, 4, 64)
+
+    options = {"expand": 1.0}
+    found = [
+        train("mamba2", {**options, "state_size": size}, steps, draw=draw, vocab_size=64, width=32)(
+            draw
+        )
+        for size in widths
+    ]
+    shown = ", ".join(map(str, widths))
+    return [
+        Finding(
+            f"recall with states of width {shown}, {steps} steps (4 pairs among 32 tokens, 64 "
+            "words, model width 32)",
+            "rises",
+            ", ".join(f"{recall:.3f}" for recall in found),
+            all(low < high for low, high in itertools.pairwise(found)),
+        )
     ]
 
 
