@@ -4,8 +4,7 @@ Widths, depths and the released mixer (a state of width 1, the three scans of th
 into one with one set of parameters, squeeze-and-excitation) are those of the authors' public
 configurations and code of the first version; its modules in torch have these parameters to the last
 one: 6.9, 11.9 and 33 million, as the paper rounds them (a remark in the code gives 33.08 for the
-third). The second version's models and the weights,
-which are not on a hub, are not here.
+third). The second version's models and the weights, which are not on a hub, are not here.
 """
 
 from typing import Any
