@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from scanmax.errors import UserError, suggest
 from scanmax.models.channel_attention import create_channel_attention
+from scanmax.models.experts import ExpertMlp
 from scanmax.models.layers import (
     Conv,
     DropPath,
@@ -40,6 +41,8 @@ class Block(nn.Module):
       mixer: a name of MIXERS.
       mlp_hidden: width of the MLP; 0 leaves it out.
       mixer_options: for any mixer's name, fields of its module.
+      moe: fields of an `ExpertMlp` such as {"num_experts": 8}, which takes the MLP's place; None
+        keeps the MLP.
       layer_scale: initial value of the scale of each branch; None leaves it out.
       position_conv: side of a depthwise convolution over the grid, added to the stream before
         the mixer and before the MLP, so that mixers without order know positions; 0 leaves it out.
@@ -56,6 +59,7 @@ class Block(nn.Module):
     norm_epsilon: float = 1e-6
     activation: str = "gelu"
     gated_mlp: bool = False
+    moe: Mapping[str, Any] | None = None
     use_bias: bool = True
     layer_scale: float | None = None
     position_conv: int = 0
@@ -126,15 +130,19 @@ class Block(nn.Module):
     def add_mlp(self, x: Float[Array, "B T D"], rate, grid, train: bool) -> Float[Array, "B T D"]:
         """x + mlp(norm(x)), behind its position convolution."""
         if not self.mlp_hidden:
+            if self.moe is not None:
+                raise UserError("moe takes the place of MLPs; with mlp_ratio=0 there are none")
             return x
         x = self.add_position_conv(x, grid, 2)
-        mlp = Mlp(
+        kind = Mlp if self.moe is None else ExpertMlp
+        mlp = kind(
             self.mlp_hidden,
             activation=self.activation,
             gated=self.gated_mlp,
             use_bias=self.use_bias,
             dropout_rate=self.dropout_rate,
             name="mlp",
+            **(self.moe or {}),
             **self.dtypes,
         )
         return self.add_branch(x, mlp(self.create_norm(2)(x), train=train), 2, rate, train)
@@ -283,9 +291,10 @@ def _scan_blocks(block, blocks, x, rates, states, given, keep, prefix):
         x, state = (out, None) if state is None else out
         return x, (x if keep else None, state)
 
+    collections = ("params", "batch_stats", "intermediates", "losses", "metrics")
     scanned = nn.scan(
         body,
-        variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0, "losses": 0},
+        variable_axes=dict.fromkeys(collections, 0),
         split_rngs={"params": True, "dropout": True},
         length=len(blocks),
         metadata_params={nn.PARTITION_NAME: "layers"},

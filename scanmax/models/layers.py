@@ -14,6 +14,8 @@ from scanmax.errors import suggest
 
 # Axes of parameters. Sharding presets map each of them to a mesh axis or to None.
 PARAMETER_AXES = (
+    # First: where it takes a mesh axis, the others of the same array do without.
+    "expert",
     "embed",
     "mlp",
     "heads",
@@ -25,8 +27,9 @@ PARAMETER_AXES = (
     "layers",
 )
 # Axes of activations besides those. The model width of an activation has no name: parameters may be
-# split over it where activations are not.
-ACTIVATION_AXES = ("batch", "length")
+# split over it where activations are not. In a layer of experts the batch is routed_batch before
+# tokens travel and expert_batch where experts are split.
+ACTIVATION_AXES = ("batch", "routed_batch", "expert_batch", "length")
 LOGICAL_AXES = PARAMETER_AXES + ACTIVATION_AXES
 
 Axes = Sequence[str | None]
@@ -74,7 +77,8 @@ def constrain(x: Array, axes: Axes) -> Array:
     """`nn.with_logical_constraint` that raises where the original is silent.
 
     Without logical rules (a notebook, one device) x is returned as it is. A dimension that the mesh
-    does not divide, such as the single example of init, stays unconstrained.
+    axes of its name do not divide is split over the first of them that do, or, as the single
+    example of init, not at all.
 
     Args:
       x: any array.
@@ -95,16 +99,19 @@ def constrain(x: Array, axes: Axes) -> Array:
         if axis is not None and axis not in known:
             raise ValueError(f"the logical rules have no axis {axis!r}; {suggest(axis, known)}")
     sizes = jax.sharding.get_abstract_mesh().shape
+    if not sizes:
+        return x
     kept = []
-    for axis, entry, size in zip(axes, nn.logical_to_mesh_axes(tuple(axes)), x.shape):
+    for entry, size in zip(nn.logical_to_mesh_axes(tuple(axes)), x.shape):
         names = entry if isinstance(entry, tuple) else (entry,) if isinstance(entry, str) else ()
-        ways = int(np.prod([sizes.get(name, 1) for name in names]))
-        kept.append(axis if size % ways == 0 else None)
-    return nn.with_logical_constraint(x, tuple(kept))
+        while size % int(np.prod([sizes.get(name, 1) for name in names])):
+            names = names[:-1]
+        kept.append(names or None)
+    return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(*kept))
 
 
 def constrain_last(x: Float[Array, "B ... C"], axis: str | None = None) -> Array:
-    """Constrains the batch axis, the tokens of a sequence, and the last axis where it has a name."""
+    """Constrains the batch axis, a sequence's tokens, and the last axis where it has a name."""
     # An axis without a name is gathered: tokens must have theirs.
     between = ("length",) if x.ndim == 3 else (None,) * (x.ndim - 2)
     return constrain(x, ("batch", *between, axis))
@@ -229,7 +236,9 @@ class Embed(nn.Module):
         self.embedding = self.param("embedding", init, shape, self.param_dtype)
 
     def __call__(self, tokens: Int[Array, "*B"]) -> Float[Array, "*B D"]:
-        return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
+        # Gathered over its width first: else every token's vector is, of all rows.
+        table = constrain(self.embedding, ("vocab", None))
+        return jnp.take(table, tokens, axis=0).astype(self.dtype)
 
     def attend(self, x: Float[Array, "*B D"]) -> Float[Array, "*B vocab"]:
         table = self.embedding.astype(self.dtype)

@@ -32,6 +32,8 @@ class LanguageModel(nn.Module):
       mixer: a name of MIXERS that can be causal, or one per block.
       mixer_options: for any mixer's name, fields of its module.
       mlp_ratio: width of the MLPs over `dim`; 0 leaves them out.
+      moe: fields of an `ExpertMlp`, such as {"num_experts": 8, "top_k": 2}: every MLP becomes a
+        mixture of experts; None keeps the MLPs.
       tied: the head is the embedding table.
       residual_dtype: of the stream between the blocks; None is at least float32.
       remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
@@ -49,6 +51,7 @@ class LanguageModel(nn.Module):
     norm_epsilon: float = 1e-5
     activation: str = "gelu"
     gated_mlp: bool = False
+    moe: Mapping[str, Any] | None = None
     use_bias: bool = False
     tied: bool = True
     drop_path_rate: float = 0.0
@@ -160,6 +163,7 @@ class LanguageModel(nn.Module):
                 "mixer": mixer,
                 "heads": self.heads,
                 "mlp_hidden": round(self.dim * self.mlp_ratio),
+                "moe": self.moe,
                 "mixer_options": self.mixer_options,
                 "norm": self.norm,
                 "norm_epsilon": self.norm_epsilon,

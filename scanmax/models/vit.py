@@ -44,6 +44,8 @@ class VisionTransformer(nn.Module):
         logits, evaluation their mean.
       pool: what the head reads: "token" (the class token) or "avg" (the mean patch).
       positions: "learned" (prefix included), "sincos" (fixed, patches only) or "none".
+      moe: fields of an `ExpertMlp`, such as {"num_experts": 8, "top_k": 2}: every MLP becomes a
+        mixture of experts; None keeps the MLPs.
       layer_scale: initial value of the scale of each branch; None leaves it out.
       channel_attention: a gate of each mixer's branch, "se", "eca" or "cbam"; None leaves it out.
       token_reduction: fields of a `TokenReduction`, by which blocks drop or merge tokens, with the
@@ -69,6 +71,7 @@ class VisionTransformer(nn.Module):
     norm_epsilon: float = 1e-6
     activation: str = "gelu"
     use_bias: bool = True
+    moe: Mapping[str, Any] | None = None
     layer_scale: float | None = None
     channel_attention: str | None = None
     token_reduction: Mapping[str, Any] | None = None
@@ -226,6 +229,7 @@ class VisionTransformer(nn.Module):
                 "mixer": mixer,
                 "heads": self.heads,
                 "mlp_hidden": round(self.dim * self.mlp_ratio),
+                "moe": self.moe,
                 "mixer_options": self.mixer_options,
                 "norm": self.norm,
                 "norm_epsilon": self.norm_epsilon,

@@ -4,12 +4,23 @@
 paper is entered, in the module of its kind, when what its row claims works.
 """
 
-from scanmax.papers import attention, linear, local, long_conv, models, recurrent, softmax, tokens
+from scanmax.papers import (
+    attention,
+    experts,
+    linear,
+    local,
+    long_conv,
+    models,
+    recurrent,
+    softmax,
+    tokens,
+)
 from scanmax.papers.paper import Paper as Paper
 from scanmax.papers.titles import TITLES as TITLES
 
 LEDGER = (
     attention.LEDGER
+    + experts.LEDGER
     + linear.LEDGER
     + local.LEDGER
     + long_conv.LEDGER

@@ -19,9 +19,9 @@ from scanmax.models.layers import LOGICAL_AXES
 from scanmax.train.config import ShardingConfig
 from scanmax.train.optim import param_path
 
-AXES = ("data", "fsdp", "tensor", "context")
+AXES = ("data", "fsdp", "expert", "tensor", "context")
 # The leading axis of every batch is split over these.
-BATCH_AXES = ("data", "fsdp")
+BATCH_AXES = ("data", "fsdp", "expert")
 
 Rules = tuple[tuple[str, Any], ...]
 
@@ -61,6 +61,9 @@ PRESETS = {
     "fsdp_context": Preset(
         {"fsdp": -1, "context": 2}, _FSDP, {"batch": BATCH_AXES, "length": "context"}
     ),
+    "fsdp_expert": Preset(
+        {"fsdp": -1, "expert": 2}, (("expert", "expert"), *_FSDP), {"batch": BATCH_AXES}
+    ),
 }
 
 
@@ -80,19 +83,36 @@ def get_preset(config: ShardingConfig) -> Preset:
             raise UserError(
                 f"config.sharding.rules: unknown axis {logical!r}; {suggest(logical, LOGICAL_AXES)}"
             )
-        if axis and axis not in AXES:
-            raise UserError(f"config.sharding.rules: no mesh axis {axis!r}; {suggest(axis, AXES)}")
+        for name in _mesh_axes(axis):
+            if name not in AXES:
+                raise UserError(
+                    f"config.sharding.rules: no mesh axis {name!r}; {suggest(name, AXES)}"
+                )
     # A rule of the user replaces the preset's rules of the same logical axis.
     own = {logical for logical, _ in config.rules}
     rules = tuple((logical, axis) for logical, axis in config.rules if axis)
     parameters = rules + tuple(rule for rule in preset.parameters if rule[0] not in own)
     activations = {name: axis for name, axis in preset.activations.items() if name not in own}
     activations |= {name: axis for name, axis in rules if axis in ("tensor", "context")}
+    # Layers of experts map the devices anew: their own axes are taken from those of the batch. What
+    # holds the same tokens otherwise, each with other heads, say, takes a part of them on the way.
+    experts = next((_mesh_axes(axis) for name, axis in parameters if name == "expert"), ())
+    routed = BATCH_AXES + tuple(a for a in ("context", *experts) if a not in BATCH_AXES)
+    activations |= {
+        "expert": experts,
+        "routed_batch": tuple(dict.fromkeys(routed)),
+        "expert_batch": tuple(axis for axis in dict.fromkeys(routed) if axis not in experts),
+    }
     return Preset(preset.sizes, parameters, activations)
 
 
+def _mesh_axes(rule: str) -> tuple[str, ...]:
+    """The mesh axes of a rule: "expert+tensor" is both, in this order."""
+    return tuple(rule.split("+")) if rule else ()
+
+
 def make_mesh(config: ShardingConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of a config: axes data, fsdp, tensor, context, in this order.
+    """The mesh of a config: axes data, fsdp, expert, tensor, context, in this order.
 
     Raises:
       UserError: sizes that the devices do not fill, or more than one -1.
@@ -132,7 +152,7 @@ def use_mesh(mesh: Mesh, config: ShardingConfig) -> Iterator[None]:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Batches: the leading axis over data and fsdp."""
+    """Batches: the leading axis over data, fsdp and expert."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
@@ -143,9 +163,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def check_batch_size(name: str, size: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Refuses a batch size that the mesh and accumulation do not divide."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if size % (ways * accumulate):
-        parts = f"data x fsdp = {mesh.shape['data']} x {mesh.shape['fsdp']}"
+        used = [axis for axis in BATCH_AXES if axis != "expert" or mesh.shape[axis] > 1]
+        parts = f"{' x '.join(used)} = {' x '.join(str(mesh.shape[axis]) for axis in used)}"
         parts += f", accumulate = {accumulate}" if accumulate > 1 else ""
         step = ways * accumulate
         below = size // step * step
@@ -163,31 +184,32 @@ def parameter_spec(
     Arrays with fewer than `min_size` elements stay whole.
     """
     preset = get_preset(config)
-    spec: list[str | None] = [None] * len(shape)
+    spec: list[tuple[str, ...]] = [()] * len(shape)
     if not preset.parameters or math.prod(shape) < config.min_size:
         return PartitionSpec()
-    for logical, axis in preset.parameters:
-        if axis in spec or mesh.shape[axis] == 1 or names is None:
+    for logical, rule in preset.parameters:
+        taken = {axis for entry in spec for axis in entry}
+        axes = tuple(axis for axis in _mesh_axes(rule) if mesh.shape[axis] > 1)
+        if not axes or taken & set(axes) or names is None:
             continue
+        ways = math.prod(mesh.shape[axis] for axis in axes)
         for index, name in enumerate(names):
-            if name == logical and spec[index] is None and shape[index] % mesh.shape[axis] == 0:
-                spec[index] = axis
+            if name == logical and not spec[index] and shape[index] % ways == 0:
+                spec[index] = axes
                 break
     ways = mesh.shape["fsdp"]
-    if "fsdp" not in spec and ways > 1:
+    if all("fsdp" not in entry for entry in spec) and ways > 1:
         # The axis of stacked layers is walked by a scan; splitting it would gather at every step.
         free = [
             index
             for index, size in enumerate(shape)
-            if spec[index] is None
-            and size % ways == 0
-            and (names is None or names[index] != "layers")
+            if not spec[index] and size % ways == 0 and (names is None or names[index] != "layers")
         ]
         if free:
-            spec[max(free, key=lambda index: shape[index])] = "fsdp"
-    while spec and spec[-1] is None:
+            spec[max(free, key=lambda index: shape[index])] = ("fsdp",)
+    while spec and not spec[-1]:
         spec.pop()
-    return PartitionSpec(*spec)
+    return PartitionSpec(*(axes[0] if len(axes) == 1 else axes or None for axes in spec))
 
 
 def parameter_shardings(params: Any, axes: Any, mesh: Mesh, config: ShardingConfig) -> Any:
@@ -224,7 +246,7 @@ def like_parameters(tree: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
 
 def check_sharded(params: Any, shardings: Any, mesh: Mesh, config: ShardingConfig) -> None:
     """Refuses a run whose parameters stayed replicated although the preset shards them."""
-    ways = math.prod(mesh.shape[axis] for axis in ("fsdp", "tensor"))
+    ways = math.prod(mesh.shape[axis] for axis in ("fsdp", "expert", "tensor"))
     if not get_preset(config).parameters or ways == 1:
         return
     sizes = [
@@ -252,7 +274,9 @@ def describe(params: Any, shardings: Any, mesh: Mesh) -> str:
         jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings)
     ):
         local = math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
-        spec = ", ".join("-" if axis is None else str(axis) for axis in sharding.spec)
+        spec = ", ".join(
+            "+".join(axis) if isinstance(axis, tuple) else axis or "-" for axis in sharding.spec
+        )
         name = f"({spec})" if spec else "replicated"
         groups.setdefault(name, []).append((math.prod(leaf.shape), local, param_path(path)))
     sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)

@@ -45,7 +45,9 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update. The loss is the mean over the examples (or tokens) that the mask keeps.
 
-    What the model sows into its collection "losses", such as a router's load balance, is added.
+    What the model sows into its collection "losses", such as a router's load balance, is added, and
+    is a metric of its own by its name, summed over layers. What it sows into "metrics" is averaged
+    over layers.
     With accumulation the parts' gradients are summed, each already divided by the whole batch's
     weight: the update is that of the whole batch, whatever the mask.
     """
@@ -64,7 +66,7 @@ def train_step(
             task.inputs(part),
             train=True,
             rngs={"dropout": part_key},
-            mutable=["batch_stats", "losses"],
+            mutable=["batch_stats", "losses", "metrics"],
         )
         teacher_logits = None
         if teacher is not None:
@@ -76,14 +78,18 @@ def train_step(
         mask = example_mask(part)
         loss = jnp.sum(jnp.where(mask, values, 0.0)) / total
         # A sown loss is a mean over the part, which counts by its share of the batch.
-        sown = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(updates.get("losses", {})))
-        loss = loss + sown * weight_of(part) / total
+        share = weight_of(part) / total
+        extra = sown_sums(updates.get("losses", {}))
+        loss = loss + share * sum(value for value, _ in extra.values())
+        figures = {name: share * value for name, (value, _) in extra.items()}
+        for name, (value, count) in sown_sums(updates.get("metrics", {})).items():
+            figures[name] = share * value / count
         sums = masked_sums(task.values(task.logits(outputs), part), mask)
-        return loss, (updates.get("batch_stats", {}), sums["accuracy"])
+        return loss, (updates.get("batch_stats", {}), sums["accuracy"], figures)
 
     gradient = jax.value_and_grad(loss_of, has_aux=True)
     if parts == 1:
-        (loss, (batch_stats, accuracy)), grads = gradient(
+        (loss, (batch_stats, accuracy, figures)), grads = gradient(
             state.params, state.batch_stats, batch, key
         )
     else:
@@ -91,15 +97,24 @@ def train_step(
         def body(carry, indexed_part):
             batch_stats, sums = carry
             index, part = indexed_part
-            (loss, (batch_stats, accuracy)), grads = gradient(
+            (loss, (batch_stats, accuracy, figures)), grads = gradient(
                 state.params, batch_stats, part, jax.random.fold_in(key, index)
             )
-            return (batch_stats, jax.tree.map(jnp.add, sums, (loss, accuracy, grads))), None
+            new = (loss, accuracy, figures, grads)
+            return (batch_stats, jax.tree.map(jnp.add, sums, new)), None
 
+        cut = split_batch(batch, parts)
+        first = jax.tree.map(lambda rows: rows[0], cut)
+        figures = jax.eval_shape(gradient, state.params, state.batch_stats, first, key)[0][1][2]
         zero = jnp.zeros((), jnp.float32)
-        zeros = (zero, (zero, zero), jax.tree.map(jnp.zeros_like, state.params))
-        (batch_stats, (loss, accuracy, grads)), _ = jax.lax.scan(
-            body, (state.batch_stats, zeros), (jnp.arange(parts), split_batch(batch, parts))
+        zeros = (
+            zero,
+            (zero, zero),
+            jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), figures),
+            jax.tree.map(jnp.zeros_like, state.params),
+        )
+        (batch_stats, (loss, accuracy, figures, grads)), _ = jax.lax.scan(
+            body, (state.batch_stats, zeros), (jnp.arange(parts), cut)
         )
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -108,7 +123,7 @@ def train_step(
     if config.ema.decay:
         keep = ema_decay(config.ema.decay, config.ema.warmup, state.step)
         ema = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, ema, params)
-    metrics = {
+    metrics = figures | {
         "loss": loss,
         "accuracy": accuracy[0] / jnp.maximum(accuracy[1], 1.0),
         "grad_norm": optax.tree.norm(grads),
@@ -125,6 +140,17 @@ def train_step(
     if config.optim.nonfinite == "skip":
         new_state, metrics = skip_nonfinite(state, new_state, metrics)
     return new_state, metrics
+
+
+def sown_sums(collection: Any) -> dict[str, tuple[jax.Array, int]]:
+    """By the name under which modules sowed it: the sum over modules and layers, and how many."""
+    found: dict[str, tuple[jax.Array, int]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(collection):
+        # A sown value is a tuple; its name is what stands before the index.
+        name = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)][-1]
+        value, count = found.get(name, (0.0, 0))
+        found[name] = (value + jnp.sum(leaf), count + leaf.size)
+    return found
 
 
 def skip_nonfinite(

@@ -44,6 +44,11 @@ def test_constraints_split_what_the_mesh_divides(mesh):
     # One example, or an odd width, stays whole.
     assert spec((1, 5, 6)) == jax.P(None, None, "tensor")
     assert spec((8, 5, 7))[0] == "data"
+    # Of several mesh axes, the first that divide.
+    with jax.set_mesh(mesh), nn.logical_axis_rules((("batch", ("data", "tensor")),)):
+        for size, part in ((8, 1), (4, 1), (3, 3)):
+            rows = jax.jit(lambda x: layers.constrain(x, ("batch",)))(jnp.zeros(size))
+            assert rows.sharding.shard_shape((size,)) == (part,)
     # Without rules there is nothing to do.
     x = jnp.ones((8, 2, 6))
     assert layers.constrain_last(x, "mlp") is x

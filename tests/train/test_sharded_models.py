@@ -12,6 +12,7 @@ from scanmax.train import sharding
 from scanmax.train.build import build
 from scanmax.train.config import EmaConfig, ModelConfig, OptimConfig
 from scanmax.train.feed import to_device
+from scanmax.train.hlo import collectives
 from tests.tolerances import SHARDED, SHARDED_INIT
 
 
@@ -36,14 +37,24 @@ class ToyTokens(ToyData):
 
 VIT = {"img_size": 4, "patch_size": 2, "dim": 16, "depth": 2, "heads": 2, "scan_layers": True}
 MAMBA2 = {"dim": 16, "depth": 1, "heads": 2, "state_size": 8}
+EXPERTS = {
+    "dim": 16,
+    "depth": 2,
+    "heads": 2,
+    "scan_layers": True,
+    "moe": {"num_experts": 8, "capacity_factor": 1.0},
+}
+# Experts over devices that attention uses for batch and heads.
+FOLDED = (("expert", "fsdp+tensor"),)
 MODELS = {
     "vit": ("vit_tiny_patch16_224", "classification", ToyData, VIT),
+    "experts": ("lm_tiny", "language_model", ToyTokens, EXPERTS),
     "mamba2": ("mamba2_130m", "language_model", ToyTokens, MAMBA2),
 }
 
 
 @functools.cache
-def one_step(case, preset, devices):
+def one_step(case, preset, devices, rules=()):
     """The run, whether its keys travel, and (params before, params after, metrics) of one step."""
     name, task, data, kwargs = MODELS[case]
     config = toy_config(
@@ -53,7 +64,7 @@ def one_step(case, preset, devices):
         ema=EmaConfig(),
     )
     config.schedule.name, config.schedule.warmup = "constant", ""
-    config.sharding.preset = preset
+    config.sharding.preset, config.sharding.rules = preset, rules
     run = build(config, pipeline=data(), devices=jax.devices()[:devices])
     state = run.init()
     before = jax.device_get(state.params)
@@ -66,17 +77,19 @@ def one_step(case, preset, devices):
 
 
 @pytest.mark.parametrize(
-    ("case", "preset", "expected_axes"),
+    ("case", "preset", "rules", "expected_axes"),
     [
-        ("vit", "fsdp_tp", {"fsdp", "tensor"}),
+        ("vit", "fsdp_tp", (), {"fsdp", "tensor"}),
         # its five tokens on two devices
-        ("vit", "fsdp_context", {"fsdp"}),
-        ("mamba2", "fsdp_tp", {"fsdp", "tensor"}),
+        ("vit", "fsdp_context", (), {"fsdp"}),
+        ("mamba2", "fsdp_tp", (), {"fsdp", "tensor"}),
+        ("experts", "fsdp_expert", (), {"fsdp", "expert"}),
+        ("experts", "fsdp_tp", FOLDED, {"fsdp", "tensor", ("fsdp", "tensor")}),
     ],
 )
-def test_sharded_models_equal_one_device(case, preset, expected_axes):
+def test_sharded_models_equal_one_device(case, preset, rules, expected_axes):
     one = one_step(case, "replicated", 1)[-1]
-    run, travels, many = one_step(case, preset, 8)
+    run, travels, many = one_step(case, preset, 8, rules)
     chex.assert_trees_all_close(many[0], one[0], rtol=0, atol=SHARDED_INIT)
     chex.assert_trees_all_close(many[1:], one[1:], rtol=SHARDED, atol=SHARDED)
     # The mesh did split over its axes, attention did not gather keys, and the step did move.
@@ -84,3 +97,26 @@ def test_sharded_models_equal_one_device(case, preset, expected_axes):
     assert axes == expected_axes
     assert travels == (run.mesh.shape["context"] > 1)
     assert one[2]["grad_norm"] > 0.1
+    if case == "experts":
+        assert one[2]["dropped"] > 0.02
+        assert one[2]["load_balance"] >= 0.02 * 0.9
+        check_experts_travel(run)
+
+
+def check_experts_travel(run):
+    """Tokens go to the experts, not experts' weights or all tokens to everybody."""
+    with sharding.use_mesh(run.mesh, run.config.sharding):
+        rows = sharding.batch_sharding(run.mesh)
+        batch = {
+            name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=rows)
+            for name, spec in run.pipeline.train_spec.items()
+        }
+        found = collectives(run.train_step.lower(run.shapes, batch, {}).compile().as_text())
+    sent = [entry for entry in found if entry.kind == "all-to-all"]
+    # There and back, forward and backward, and again in two layers.
+    assert sum(entry.times for entry in sent) >= 8
+    gathered = [entry.bytes for entry in found if entry.kind == "all-gather"]
+    dim, experts, capacity = 16, 8, 4
+    weights = 4 * experts * dim * 4 * dim
+    tokens = 4 * 16 * experts * capacity * dim
+    assert max(gathered, default=0) < min(weights, tokens)

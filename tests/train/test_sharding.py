@@ -21,20 +21,22 @@ def test_meshes_fill_the_devices():
     def shape(**fields):
         return tuple(sharding.make_mesh(ShardingConfig(**fields)).shape.values())
 
-    assert shape() == (8, 1, 1, 1)
-    assert shape(preset="fsdp") == (1, 8, 1, 1)
-    assert shape(preset="fsdp", data=2) == (2, 4, 1, 1)
-    assert shape(preset="fsdp_tp") == (1, 4, 2, 1)
-    assert shape(preset="fsdp_tp", tensor=4) == (1, 2, 4, 1)
-    assert shape(preset="fsdp", data=-1, fsdp=2) == (4, 2, 1, 1)
-    assert shape(preset="fsdp_context") == (1, 4, 1, 2)
+    assert shape() == (8, 1, 1, 1, 1)
+    assert shape(preset="fsdp") == (1, 8, 1, 1, 1)
+    assert shape(preset="fsdp", data=2) == (2, 4, 1, 1, 1)
+    assert shape(preset="fsdp_tp") == (1, 4, 1, 2, 1)
+    assert shape(preset="fsdp_tp", tensor=4) == (1, 2, 1, 4, 1)
+    assert shape(preset="fsdp", data=-1, fsdp=2) == (4, 2, 1, 1, 1)
+    assert shape(preset="fsdp_context") == (1, 4, 1, 1, 2)
+    assert shape(preset="fsdp_expert") == (1, 4, 2, 1, 1)
     for fields, message in (
-        ({"data": 3}, "mesh data=3, fsdp=1, tensor=1, context=1 does not fill 8 devices"),
+        ({"data": 3}, "mesh data=3, fsdp=1, expert=1, tensor=1, context=1 does not fill 8 devices"),
         ({"data": -1, "fsdp": -1}, "only one axis may be -1"),
         ({"tensor": -2}, "tensor=-2 must be"),
         ({"preset": "fdsp"}, "did you mean 'fsdp'"),
         ({"rules": (("embd", "fsdp"),)}, "did you mean 'embed'"),
         ({"rules": (("embed", "fdsp"),)}, "did you mean 'fsdp'"),
+        ({"rules": (("expert", "fsdp+tenser"),)}, "did you mean 'tensor'"),
     ):
         with pytest.raises(UserError, match=message):
             sharding.make_mesh(ShardingConfig(**fields))
@@ -53,6 +55,29 @@ def test_rules_are_tried_in_order_and_only_where_they_divide():
     assert spec((8,), ("embed",)) == P()
     assert spec((16, 64), ("embed", "mlp"), "replicated") == P()
     assert spec((16, 64), ("embed", "mlp"), rules=(("embed", ""),)) == P(None, "fsdp")
+    experts = ((8, 16, 64), ("expert", "embed", "mlp"))
+    assert spec(*experts, "fsdp") == P(None, "fsdp")
+    assert spec(*experts, "fsdp_expert") == P("expert", "fsdp")
+    assert spec((7, 16, 64), experts[1], "fsdp_expert") == P(None, "fsdp")
+    folded = {"preset": "fsdp_tp", "rules": (("expert", "fsdp+tensor"),)}
+    assert spec(*experts, **folded) == P(("fsdp", "tensor"))
+    assert spec((4, 16, 64), experts[1], **folded) == P(None, "fsdp", "tensor")
+
+
+def test_experts_take_their_devices_from_the_batch():
+    def batch(**fields):
+        found = sharding.get_preset(ShardingConfig(**fields)).activations
+        return found["expert"], found["routed_batch"], found["expert_batch"]
+
+    rows = ("data", "fsdp", "expert", "context")
+    assert batch(preset="fsdp") == ((), rows, rows)
+    assert batch(preset="fsdp_expert") == (("expert",), rows, ("data", "fsdp", "context"))
+    # Attention has its heads over tensor; there each device takes other tokens to the experts.
+    assert batch(preset="fsdp_tp", rules=(("expert", "fsdp+tensor"),)) == (
+        ("fsdp", "tensor"),
+        (*rows, "tensor"),
+        ("data", "expert", "context"),
+    )
 
 
 def test_moments_lie_like_their_parameters():

@@ -194,6 +194,8 @@ def test_what_a_model_sows_as_a_loss_is_added():
             logits = nn.Dense(10)(images.reshape(images.shape[0], -1))
             if train and not self.is_initializing():
                 self.sow("losses", "size", jnp.mean(jnp.square(logits)))
+                self.sow("metrics", "kept", jnp.mean(logits))
+                self.sow("metrics", "kept", 3 * jnp.mean(logits))
             return logits
 
     def run(model, accumulate=1):
@@ -231,5 +233,8 @@ def test_what_a_model_sows_as_a_loss_is_added():
         Silent().init(jax.random.key(0), jnp.ones((8, 2, 2, 1))), jnp.ones((8, 2, 2, 1))
     )
     np.testing.assert_allclose(sown["loss"] - plain["loss"], jnp.mean(logits**2), rtol=1e-4)
-    chex.assert_trees_all_close(split["loss"], sown["loss"], rtol=1e-5)
+    # By its own name too, beside the mean of what is only to be logged.
+    np.testing.assert_allclose(sown["size"], jnp.mean(logits**2), rtol=1e-5)
+    np.testing.assert_allclose(sown["kept"], 2 * jnp.mean(logits), rtol=1e-5)
+    chex.assert_trees_all_close(split, sown, rtol=1e-5)
     chex.assert_trees_all_close(parts.params, after.params, rtol=1e-4, atol=1e-6)

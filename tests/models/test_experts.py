@@ -1,0 +1,121 @@
+"""Mixtures of experts as MLPs: against a loop over experts and tokens, in both hosts, sharded."""
+
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import scanmax
+from scanmax.errors import UserError
+from scanmax.models.experts import ExpertMlp
+
+D, T, E = 6, 6, 4
+
+
+def loop_over_experts(params, x, top_k, capacity, gated):
+    """Every token through every expert that it chose and that had room, one at a time."""
+
+    def mlp(e, token):
+        hidden = token @ params["fc1_kernel"][e] + params["fc1_bias"][e]
+        if gated:
+            gate = token @ params["gate_kernel"][e] + params["gate_bias"][e]
+            hidden = jax.nn.silu(gate) * hidden
+        else:
+            hidden = jax.nn.silu(hidden)
+        return hidden @ params["fc2_kernel"][e] + params["fc2_bias"][e]
+
+    rows, dropped = [], 0
+    for row in x:
+        taken, out = [0] * E, []
+        for token in row:
+            p = jax.nn.softmax(token @ params["router"]["kernel"])
+            chosen = np.argsort(-np.asarray(jax.lax.stop_gradient(p)), kind="stable")[:top_k]
+            total = sum(p[e] for e in chosen) if top_k > 1 else 1.0
+            y = jnp.zeros_like(token)
+            for e in chosen:
+                taken[e] += 1
+                if taken[e] <= capacity:
+                    y = y + p[e] / total * mlp(e, token)
+                else:
+                    dropped += 1
+            out.append(y)
+        rows.append(jnp.stack(out))
+    return jnp.stack(rows), dropped
+
+
+@pytest.mark.parametrize(
+    ("top_k", "factor", "gated"), [(2, 1.0, True), (1, 0.5, False), (2, None, False)]
+)
+def test_it_is_a_loop_over_experts_and_tokens(top_k, factor, gated):
+    with jax.enable_x64(True):
+        dtypes = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+        model = ExpertMlp(
+            8, E, top_k=top_k, capacity_factor=factor, gated=gated, activation="silu", **dtypes
+        )
+        rng = np.random.default_rng(0)
+        x, cotangent = jnp.asarray(rng.normal(size=(2, T, D))), rng.normal(size=(2, T, D))
+        params = nn.meta.unbox(model.init(jax.random.key(0), x))["params"]
+        params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), params)
+        capacity = model.capacity(T, train=True)
+
+        def found(params, x):
+            y, sown = model.apply({"params": params}, x, train=True, mutable=["losses", "metrics"])
+            return jnp.sum(y * cotangent), (y, sown)
+
+        def expected(params, x):
+            y, dropped = loop_over_experts(params, x, top_k, capacity, gated)
+            return jnp.sum(y * cotangent), (y, dropped)
+
+        grads, (y, sown) = jax.jit(jax.grad(found, (0, 1), has_aux=True))(params, x)
+        wanted, (z, dropped) = jax.grad(expected, (0, 1), has_aux=True)(params, x)
+    np.testing.assert_allclose(y, z, rtol=1e-12, atol=1e-12)
+    chex.assert_trees_all_close(grads, wanted, rtol=1e-10, atol=1e-12)
+    # What found no room is counted.
+    assert (dropped > 0) == (factor is not None)
+    np.testing.assert_allclose(sown["metrics"]["dropped"][0], dropped / (2 * T * top_k))
+    # Both losses, from their definitions.
+    logits = np.asarray(x) @ np.asarray(params["router"]["kernel"])
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    order = np.argsort(-p, axis=-1)[..., :top_k]
+    share = np.bincount(order.ravel(), minlength=E) / order.size
+    balance = 0.01 * E * np.sum(share * p.mean((0, 1)))
+    z_loss = 0.001 * np.mean(np.log(np.exp(logits).sum(-1)) ** 2)
+    np.testing.assert_allclose(sown["losses"]["load_balance"][0], balance, rtol=1e-10)
+    np.testing.assert_allclose(sown["losses"]["router_z"][0], z_loss, rtol=1e-10)
+
+
+def test_mistakes_are_named():
+    model = scanmax.create_model("mamba2_130m", dim=16, depth=1, heads=2, moe={"num_experts": 4})
+    with pytest.raises(UserError, match="with mlp_ratio=0 there are none"):
+        jax.eval_shape(functools.partial(model.init, jax.random.key(0)), jnp.zeros((1, T), int))
+    x = jnp.zeros((1, T, D))
+    for fields, message in (
+        ({"top_k": 5}, "top_k=5 of num_experts=4"),
+        ({"eval_capacity_factor": 0.0}, "capacity_factor=0.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(functools.partial(ExpertMlp(8, E, **fields).init, jax.random.key(0)), x)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_language_model_of_experts_generates_what_it_reads(scan):
+    model = scanmax.create_model(
+        "lm_tiny", vocab_size=11, dim=8, depth=2, heads=2, moe={"num_experts": 3},
+        scan_layers=scan, mixer_options={},
+    )  # fmt: skip
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 11, (2, 5)))
+    variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), tokens))
+    whole = model.apply(variables, tokens)
+    logits, state = model.apply(variables, tokens[:, :3], 5, method="prefill")
+    np.testing.assert_allclose(logits, whole[:, :3], atol=1e-6)
+    for index in (3, 4):
+        step, state = model.apply(variables, state, tokens[:, index], method="step")
+        np.testing.assert_allclose(step, whole[:, index], atol=1e-6)
+    _, sown = model.apply(variables, tokens, train=True, mutable=["losses", "metrics"])
+    # A value of each layer.
+    assert sum(leaf.size for leaf in jax.tree.leaves(sown["losses"])) == 4
+    assert sum(leaf.size for leaf in jax.tree.leaves(sown["metrics"])) == 2
