@@ -182,15 +182,15 @@ def test_tokens_without_weight_are_not_read():
         np.testing.assert_allclose(state, last, rtol=1e-5)
 
 
-def test_a_sequence_may_start_with_a_token_without_weight():
-    key = jnp.zeros((5, 1)).at[2].set(-jnp.inf)
-    value = jnp.arange(1.0, 6.0)[:, None]
-    ids = jnp.asarray([0, 0, 1, 1, 1])
+def test_a_sequence_may_start_with_tokens_without_weight():
+    key = jnp.zeros((6, 1)).at[2:4].set(-jnp.inf)
+    value = jnp.arange(1.0, 7.0)[:, None]
+    ids = jnp.asarray([0, 0, 1, 1, 1, 1])
     for form in FORMS:
         y, state = ops.wkv(
             key, value, -jnp.ones(1), jnp.zeros(1), segment_ids=ids, return_state=True, form=form
         )
-        np.testing.assert_allclose(y[2:4, 0], [0, 4])
+        np.testing.assert_allclose(y[2:5, 0], [0, 0, 5])
         np.testing.assert_allclose(state[1], np.log(1 + np.exp(-1.0)), rtol=1e-6)
 
 
