@@ -59,3 +59,13 @@ def test_it_is_the_convolution_of_numpy():
     for d in range(2):
         expected = np.convolve(x[:, d], kernel[::-1, d])[:11]
         np.testing.assert_allclose(y[:, d], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_packed_row_goes_on_from_its_last_sequence():
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.normal(size=(n, 2)), jnp.float32) for n in (6, 4))
+    ids = jnp.asarray([0, 0, 0, 1, 1])
+    _, state = ops.causal_conv1d(x[:5], kernel, segment_ids=ids, return_state=True)
+    np.testing.assert_array_equal(state, x[2:5].at[0].set(0))
+    y, _ = ops.causal_conv1d_step(state, x[5], kernel)
+    np.testing.assert_allclose(y, ops.causal_conv1d(x[3:], kernel)[-1], rtol=1e-5)
