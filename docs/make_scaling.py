@@ -1,7 +1,7 @@
 """The tables of docs/scaling.md: memory per remat policy, compile time by depth, configs on pods.
 
-    python docs/make_scaling.py         # remat policies and depths, on this machine's compiler
-    python docs/make_scaling.py pods    # every config on 256 chips; needs scanmax[tpu-compile]
+    python docs/make_scaling.py                    # remat policies and depths
+    python docs/make_scaling.py pods [CONFIG ...]  # on 256 chips; needs scanmax[tpu-compile]
 
 Everything is compiled, nothing is run. The bytes of the first tables are those of one device that
 takes the whole batch.
@@ -25,11 +25,14 @@ CONFIGS = pathlib.Path(__file__).parent.parent / "scanmax" / "configs"
 # What each config needs to fill 256 chips, and fields that shrink it where a test compiles it.
 SPLIT = {"preset": "fsdp", "data": 16, "fsdp": 16}
 PODS = {
+    "adding": ("v5e:16x16", {}, {}),
     "bytes_mamba2": ("v5e:16x16", SPLIT, {"depth": 2}),
     "digits_convnext": ("v5e:16x16", {}, {"depths": (1, 1, 1)}),
+    "digits_sequential": ("v5e:16x16", {}, {}),
     "digits_vit": ("v5e:16x16", {}, {"depth": 1}),
     "digits_vssd": ("v5e:16x16", {}, {}),
     "imagenet_deit_small": ("v6e:16x16", SPLIT, {"depth": 2}),
+    "sequence_tasks": ("v5e:16x16", {}, {}),
 }
 POLICIES = ("none", "dots_saveable", "dots_with_no_batch_dims_saveable", "full")
 
@@ -66,15 +69,15 @@ def pod_config(name: str, *, shrink: bool) -> tuple[str, Config]:
     return topology, config
 
 
-def pods() -> None:
-    """Prints what every config takes of 256 chips, as the TPU compiler says."""
+def pods(names: list[str]) -> None:
+    """Prints what configs, all unless named, take of 256 chips, as the TPU compiler says."""
     print(
         "| config | chips | mesh | batch | parameters, MB | activations, MiB | peak, MiB "
         "| collectives, MiB | binds | at least, ms | the compiler says, ms |\n"
         + "| --- " * 11
         + "|"
     )
-    for name in PODS:
+    for name in names or PODS:
         topology, config = pod_config(name, shrink=False)
         report = compile_for(config, topology)
         mesh = " x ".join(f"{axis} {size}" for axis, size in report.mesh.items())
@@ -116,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    pods() if sys.argv[1:] == ["pods"] else main()
+    pods(sys.argv[2:]) if sys.argv[1:2] == ["pods"] else main()
