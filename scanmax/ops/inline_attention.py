@@ -5,8 +5,7 @@ from collections.abc import Callable
 from jaxtyping import Array, Float
 
 from scanmax.ops import linear_order
-from scanmax.ops.contract import check_implementation, op
-from scanmax.ops.feature_maps import check_feature_map, features
+from scanmax.ops.contract import op
 
 
 @op(
@@ -80,27 +79,23 @@ def inline_attention(
 
     Reference: inline-attention
     """
-    check_feature_map(feature_map)
-    scale = linear_order.default_scale(scale, query)
-    query, key = features(query, feature_map), features(key, feature_map)
-    check_implementation("inline_attention", implementation, ("xla",))
-    linear_order.check(query, key, value, form=form, state=initial_state)
-    linear_order.check_causal(is_causal, initial_state, return_state)
-    y, state = linear_order.attend(
+    return linear_order.attention(
+        "inline_attention",
         _rule,
         query,
         key,
         value,
+        feature_map=feature_map,
         scale=scale,
         average=average,
         is_causal=is_causal,
-        state=initial_state,
+        initial_state=initial_state,
+        return_state=return_state,
         form=form,
         chunk_size=chunk_size,
         precision=precision,
+        implementation=implementation,
     )
-    y = y.astype(value.dtype)
-    return (y, state) if return_state else y
 
 
 @op("feature_map", "average", "precision")
@@ -144,14 +139,10 @@ def inline_attention_step(
 
     Reference: inline-attention
     """
-    check_feature_map(feature_map)
-    scale = linear_order.default_scale(scale, query)
-    query, key = features(query, feature_map), features(key, feature_map)
-    linear_order.check(query, key, value, state=state, rank=2)
-    y, state = linear_order.attend_step(
-        _rule, state, query, key, value, scale=scale, average=average, precision=precision
+    options = {"feature_map": feature_map, "scale": scale, "average": average}
+    return linear_order.attention_step(
+        _rule, state, query, key, value, precision=precision, **options
     )
-    return y.astype(value.dtype), state
 
 
 @op("feature_map", "average", "is_causal", "precision")
@@ -194,19 +185,10 @@ def inline_attention_matrix(
 
     Reference: inline-attention
     """
-    check_feature_map(feature_map)
-    dtype, scale = query.dtype, linear_order.default_scale(scale, query)
-    query, key = features(query, feature_map), features(key, feature_map)
-    linear_order.check(query, key, None)
-    return linear_order.weights(
-        _rule,
-        query,
-        key,
-        scale=scale,
-        average=average,
-        is_causal=is_causal,
-        precision=precision,
-    ).astype(dtype)
+    options = {"feature_map": feature_map, "scale": scale, "average": average}
+    return linear_order.attention_matrix(
+        _rule, query, key, is_causal=is_causal, precision=precision, **options
+    )
 
 
 def _rule(total, count):

@@ -20,13 +20,69 @@ from scanmax.ops.contract import (
     accumulator_dtype,
     align,
     check_choice,
+    check_implementation,
     check_rank,
     check_shape,
     platform,
     require,
 )
+from scanmax.ops.feature_maps import check_feature_map, features
 from scanmax.ops.recurrence import flat_batch, run
 from scanmax.ops.scan import FORMS
+
+
+def attention(
+    name,
+    rule,
+    query,
+    key,
+    value,
+    *,
+    feature_map=None,
+    turned=(None, None),
+    scale=None,
+    is_causal,
+    initial_state,
+    return_state,
+    form,
+    implementation,
+    **options,
+):
+    """What an op of this order is, `name`, checks included: y, or (y, state)."""
+    check_feature_map(feature_map)
+    check_implementation(name, implementation, ("xla",))
+    check_causal(is_causal, initial_state, return_state)
+    options |= {"scale": default_scale(scale, query), "turned": turned}
+    query, key = features(query, feature_map), features(key, feature_map)
+    check(query, key, value, form=form, state=initial_state, turned=turned)
+    options |= {"is_causal": is_causal, "state": initial_state, "form": form}
+    y, state = attend(rule, query, key, value, **options)
+    y = y.astype(value.dtype)
+    return (y, state) if return_state else y
+
+
+def attention_step(
+    rule, state, query, key, value, *, feature_map=None, turned=(None, None), scale=None, **options
+):
+    """One token of the causal `attention`: (y, state)."""
+    check_feature_map(feature_map)
+    options |= {"scale": default_scale(scale, query), "turned": turned}
+    query, key = features(query, feature_map), features(key, feature_map)
+    check(query, key, value, state=state, turned=turned, rank=2)
+    y, state = attend_step(rule, state, query, key, value, **options)
+    return y.astype(value.dtype), state
+
+
+def attention_matrix(
+    rule, query, key, *, feature_map=None, turned=(None, None), scale=None, **options
+):
+    """The weights of `attention`, in the dtype of query."""
+    check_feature_map(feature_map)
+    options |= {"scale": default_scale(scale, query), "turned": turned}
+    dtype = query.dtype
+    query, key = features(query, feature_map), features(key, feature_map)
+    check(query, key, None, turned=turned)
+    return weights(rule, query, key, **options).astype(dtype)
 
 
 def attend(
@@ -92,16 +148,13 @@ def attend(
         return y, None
     else:
         count = float(value.shape[-3])
+        # heads first: on CPU half the time of products that have them in the middle
+        q, k, v = (jnp.moveaxis(x, -2, -3) for x in (turned_query, turned_key, value))
         products = jnp.einsum(
-            "...thk,...thv->...hkv",
-            turned_key,
-            value,
-            precision=precision,
-            preferred_element_type=dtype,
+            "...tk,...tv->...kv", k, v, precision=precision, preferred_element_type=dtype
         )
-        read = jnp.einsum(
-            "...thk,...hkv->...thv", turned_query.astype(dtype), products, precision=precision
-        )
+        read = jnp.einsum("...tk,...kv->...tv", q.astype(dtype), products, precision=precision)
+        read = jnp.moveaxis(read, -3, -2)
         total = _dot(query, key.sum(-3, keepdims=True, dtype=dtype), precision)
         seen = value.sum(-3, keepdims=True, dtype=dtype)
     return _combine(rule, read, total, seen, count, scale, average), state

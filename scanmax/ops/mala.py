@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax.ops import linear_order
-from scanmax.ops.contract import check_implementation, op
-from scanmax.ops.feature_maps import check_feature_map, features
+from scanmax.ops.contract import op
 
 
 @op(
@@ -88,29 +87,24 @@ def mala_attention(
 
     Reference: mala-magnitude-aware-linear-attention
     """
-    check_feature_map(feature_map)
-    scale = linear_order.default_scale(scale, query)
-    query, key = features(query, feature_map), features(key, feature_map)
-    turned = turned_query, turned_key
-    check_implementation("mala_attention", implementation, ("xla",))
-    linear_order.check(query, key, value, form=form, state=initial_state, turned=turned)
-    linear_order.check_causal(is_causal, initial_state, return_state)
-    y, state = linear_order.attend(
+    return linear_order.attention(
+        "mala_attention",
         _rule(epsilon),
         query,
         key,
         value,
-        turned=turned,
+        feature_map=feature_map,
+        turned=(turned_query, turned_key),
         scale=scale,
         average=average,
         is_causal=is_causal,
-        state=initial_state,
+        initial_state=initial_state,
+        return_state=return_state,
         form=form,
         chunk_size=chunk_size,
         precision=precision,
+        implementation=implementation,
     )
-    y = y.astype(value.dtype)
-    return (y, state) if return_state else y
 
 
 @op("feature_map", "average", "epsilon", "precision")
@@ -160,23 +154,9 @@ def mala_attention_step(
 
     Reference: mala-magnitude-aware-linear-attention
     """
-    check_feature_map(feature_map)
-    scale = linear_order.default_scale(scale, query)
-    query, key = features(query, feature_map), features(key, feature_map)
-    turned = turned_query, turned_key
-    linear_order.check(query, key, value, state=state, turned=turned, rank=2)
-    y, state = linear_order.attend_step(
-        _rule(epsilon),
-        state,
-        query,
-        key,
-        value,
-        turned=turned,
-        scale=scale,
-        average=average,
-        precision=precision,
-    )
-    return y.astype(value.dtype), state
+    options = {"feature_map": feature_map, "scale": scale, "average": average}
+    options |= {"turned": (turned_query, turned_key), "precision": precision}
+    return linear_order.attention_step(_rule(epsilon), state, query, key, value, **options)
 
 
 @op("feature_map", "average", "epsilon", "is_causal", "precision")
@@ -225,21 +205,9 @@ def mala_attention_matrix(
 
     Reference: mala-magnitude-aware-linear-attention
     """
-    check_feature_map(feature_map)
-    dtype, scale = query.dtype, linear_order.default_scale(scale, query)
-    query, key = features(query, feature_map), features(key, feature_map)
-    turned = turned_query, turned_key
-    linear_order.check(query, key, None, turned=turned)
-    return linear_order.weights(
-        _rule(epsilon),
-        query,
-        key,
-        turned=turned,
-        scale=scale,
-        average=average,
-        is_causal=is_causal,
-        precision=precision,
-    ).astype(dtype)
+    options = {"feature_map": feature_map, "scale": scale, "average": average}
+    options |= {"turned": (turned_query, turned_key), "precision": precision}
+    return linear_order.attention_matrix(_rule(epsilon), query, key, is_causal=is_causal, **options)
 
 
 def _rule(epsilon):

@@ -3,7 +3,7 @@
 from jaxtyping import Array, Float
 
 from scanmax.ops import linear_order
-from scanmax.ops.contract import check_implementation, op
+from scanmax.ops.contract import op
 
 
 @op("is_causal", "return_state", "form", "chunk_size", "precision", "implementation")
@@ -59,24 +59,22 @@ def scaling_attention(
 
     Reference: mpcvit
     """
-    check_implementation("scaling_attention", implementation, ("xla",))
-    linear_order.check(query, key, value, form=form, state=initial_state)
-    linear_order.check_causal(is_causal, initial_state, return_state)
-    y, state = linear_order.attend(
+    return linear_order.attention(
+        "scaling_attention",
         _rule,
         query,
         key,
         value,
-        scale=linear_order.default_scale(scale, query),
+        scale=scale,
         average=True,
         is_causal=is_causal,
-        state=initial_state,
+        initial_state=initial_state,
+        return_state=return_state,
         form=form,
         chunk_size=chunk_size,
         precision=precision,
+        implementation=implementation,
     )
-    y = y.astype(value.dtype)
-    return (y, state) if return_state else y
 
 
 @op("precision")
@@ -116,18 +114,8 @@ def scaling_attention_step(
 
     Reference: mpcvit
     """
-    linear_order.check(query, key, value, state=state, rank=2)
-    y, state = linear_order.attend_step(
-        _rule,
-        state,
-        query,
-        key,
-        value,
-        scale=linear_order.default_scale(scale, query),
-        average=True,
-        precision=precision,
-    )
-    return y.astype(value.dtype), state
+    options = {"scale": scale, "average": True, "precision": precision}
+    return linear_order.attention_step(_rule, state, query, key, value, **options)
 
 
 @op("is_causal", "precision")
@@ -166,16 +154,8 @@ def scaling_attention_matrix(
 
     Reference: mpcvit
     """
-    linear_order.check(query, key, None)
-    return linear_order.weights(
-        _rule,
-        query,
-        key,
-        scale=linear_order.default_scale(scale, query),
-        average=True,
-        is_causal=is_causal,
-        precision=precision,
-    ).astype(query.dtype)
+    options = {"scale": scale, "average": True, "precision": precision}
+    return linear_order.attention_matrix(_rule, query, key, is_causal=is_causal, **options)
 
 
 def _rule(total, count):
