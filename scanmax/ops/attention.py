@@ -1,6 +1,7 @@
 """Dot-product attention for any normalizer, by the whole matrix or by blocks, and its weights."""
 
 import math
+from numbers import Integral
 
 import jax
 import jax.numpy as jnp
@@ -332,7 +333,7 @@ def chunks_of(chunk_size, query, key):
     else:
         queries, keys = chunk_size if isinstance(chunk_size, tuple) else (chunk_size, chunk_size)
         require(
-            queries >= 1 and keys >= 1,
+            all(isinstance(size, Integral) and size >= 1 for size in (queries, keys)),
             f"chunk_size={chunk_size}; expected a positive integer or (queries, keys).",
         )
     return _even(T, queries), _even(S, keys)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,15 @@ def check_shape(name: str, array, expected: Sequence[int], layout: str) -> None:
     """Refuses an array whose shape is not `expected`; `layout` tells it in letters."""
     if array is not None and tuple(array.shape) != tuple(expected):
         raise ValueError(f"{name} has shape {array.shape}; expected {layout} = {tuple(expected)}.")
+
+
+def check_grid(name: str, grid) -> None:
+    """Refuses what is not a pair of positive integers."""
+    fits = isinstance(grid, tuple) and len(grid) == 2 and all(isinstance(n, Integral) for n in grid)
+    require(
+        fits and min(grid) >= 1,
+        f"{name}={grid!r}; expected (rows, columns), integers of at least 1.",
+    )
 
 
 def check_implementation(op_name: str, implementation, available: Sequence[str]) -> None:

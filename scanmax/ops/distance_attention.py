@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Real
 
-from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, op, require
+from scanmax.ops.contract import accumulator_dtype, check_grid, check_rank, check_shape, op, require
 from scanmax.ops.normalizer import Normalizer
 from scanmax.ops.relative_term import Distance, relative_attention, relative_matrix
 
@@ -103,6 +103,7 @@ def decay_mask_2d(log_decay: Float[Array, "H"], grid: tuple[int, int]) -> Float[
 
     Reference: rmt-masa
     """
+    check_grid("grid", grid)
     places = np.stack([axis.reshape(-1) for axis in np.indices(grid)], -1)
     return _decay_mask(log_decay, places)
 

@@ -15,6 +15,7 @@ from scanmax.ops.attention import attention_matrix, dot_product_attention
 from scanmax.ops.contract import (
     accumulator_dtype,
     align,
+    check_grid,
     check_rank,
     check_shape,
     op,
@@ -32,6 +33,7 @@ def _axis_weights(position_weight: Array, size: int, axis: int) -> Array:
 
 def _checked(query, position_weight, gate, grid, prefix_tokens):
     """(weights of rows, weights of columns, gate of each token [T, H]) in accumulator precision."""
+    check_grid("grid", grid)
     check_rank(3, query=query)
     T, H = query.shape[-3:-1]
     rows, columns = grid

@@ -4,7 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from scanmax.ops.contract import accumulator_dtype, check_choice, check_rank, op, require
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    check_choice,
+    check_grid,
+    check_rank,
+    op,
+    require,
+)
 from scanmax.ops.conv import depthwise_conv2d
 
 FORMS = (None, "parallel", "conv")
@@ -40,7 +47,7 @@ def lkca(
       kernel: [ky, kx] shared by all, [ky, kx, H] one per head, or [ky, kx, H, V] one per channel;
         ky and kx are odd.
       form: "conv" or "parallel", which makes the matrix of T by T tokens. None: "parallel" for
-        kernels in common of up to 1024 pixels that have at least an eighth as many taps, else "conv".
+        kernels in common and up to 1024 pixels, at most eight times as many as taps, else "conv".
       precision: of the products of the parallel form.
 
     Returns:
@@ -114,6 +121,7 @@ def lkca_matrix(
 
     Reference: lkca
     """
+    check_grid("grid", grid)
     _check(kernel)
     return _matrix(kernel, *grid).reshape(-1, grid[0] * grid[1], grid[0] * grid[1])
 

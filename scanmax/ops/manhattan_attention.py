@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from scanmax.ops.attention import attention_matrix, dot_product_attention
-from scanmax.ops.contract import check_choice, check_rank, check_shape, op, require
+from scanmax.ops.contract import check_choice, check_grid, check_rank, check_shape, op, require
 from scanmax.ops.distance_attention import distance_attention, distance_attention_matrix
 from scanmax.ops.normalizer import Normalizer
 from scanmax.ops.relative_term import PLACEMENTS
@@ -47,6 +47,7 @@ def manhattan_log_decay(
 
 
 def _check(query, key, value, log_decay, grid, prefix, placement):
+    check_grid("grid", grid)
     check_rank(3, query=query, key=key, value=value)
     check_choice("placement", placement, PLACEMENTS)
     *batch, T, H, K = query.shape

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from scanmax.ops.contract import accumulator_dtype, check_choice, check_rank, op, require
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    check_choice,
+    check_grid,
+    check_rank,
+    op,
+    require,
+)
 
 _LAYOUTS = ("half", "interleaved")
 
@@ -140,6 +147,7 @@ def rotary_2d(
 
     Reference: illama
     """
+    check_grid("grid", grid)
     check_rank(3, x=x)
     check_choice("layout", layout, _LAYOUTS)
     require(x.shape[-1] % 4 == 0, f"x has shape {x.shape}; expected a width K divisible by 4.")
@@ -241,6 +249,7 @@ def sincos_2d(
 
     Reference: deit
     """
+    check_grid("grid", grid)
     require(dim > 0 and dim % 4 == 0, f"dim={dim} must be positive and divisible by 4.")
     rows, columns = (_sincos(axis, dim // 2, base, endpoint) for axis in np.indices(grid))
     return jnp.asarray(np.concatenate([columns, rows], -1), dtype)
@@ -284,6 +293,7 @@ def fourier_positions(
 
     Reference: xcit
     """
+    check_grid("grid", grid)
     require(dim > 0 and dim % 4 == 0, f"dim={dim} must be positive and divisible by 4.")
     frequencies = float(base) ** (-np.arange(dim // 4) / (dim // 4))
     codes = []

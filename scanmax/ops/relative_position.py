@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from scanmax.ops.contract import accumulator_dtype, check_shape, op, require
+from scanmax.ops.contract import accumulator_dtype, check_grid, check_shape, op, require
 
 Grid = tuple[int, int]
 
@@ -152,6 +152,8 @@ def log_spaced_coordinates(
 
     Reference: transnext
     """
+    check_grid("query_grid", query_grid)
+    check_grid("key_grid", key_grid)
     key_grid = query_grid if key_grid is None else key_grid
     pretrain_grid = query_grid if pretrain_grid is None else pretrain_grid
     values, indices = [], []

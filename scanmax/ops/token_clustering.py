@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from scanmax.ops.contract import (
     accumulator_dtype,
     check_choice,
+    check_grid,
     check_rank,
     check_shape,
     op,
@@ -150,6 +151,7 @@ def token_clustering(
 
     Reference: expedit-dense-vit
     """
+    check_grid("size", size)
     check_rank(3, x=x)
     grid = x.shape[-3:-1]
     require(
@@ -305,6 +307,7 @@ def context_cluster(
     *batch, T, H, V = values.shape
     check_shape("features", features, (*batch, T, H, features.shape[-1]), "[*B, T, H, K]")
     check_choice("denominator", denominator, ("count", "similarity"))
+    check_grid("grid", grid)
     require(
         prefix_tokens + grid[0] * grid[1] == T,
         f"values has shape {values.shape}; expected T = {prefix_tokens} + {grid[0]} * {grid[1]}.",
