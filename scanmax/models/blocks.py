@@ -20,7 +20,7 @@ from scanmax.models.layers import (
     RmsNorm,
     fan_in_uniform,
 )
-from scanmax.models.mixers import MIXERS, create_mixer
+from scanmax.models.mixers import MIXERS, create_mixer, options_of
 
 NORMS = {"layer_norm": LayerNorm, "rms_norm": RmsNorm}
 
@@ -193,7 +193,7 @@ class Block(nn.Module):
             prefix_tokens=self.prefix_tokens,
             is_causal=self.is_causal,
             use_bias=self.use_bias,
-            options=(self.mixer_options or {}).get(self.mixer, {}),
+            options=options_of(self.mixer, self.mixer_options),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             **fields,

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from scanmax.errors import UserError
 from scanmax.models.blocks import create_norm, names_per_block
 from scanmax.models.layers import DropPath, partitioned
-from scanmax.models.mixers import create_mixer
+from scanmax.models.mixers import create_mixer, options_of
 from scanmax.models.msvmamba import PatchMergingPyramid
 from scanmax.models.registry import Variant, register_family
 
@@ -81,7 +81,7 @@ class MixerStage(nn.Module):
                 name,
                 heads=self.heads,
                 use_bias=False,
-                options=(self.mixer_options or {}).get(name, {}),
+                options=options_of(name, self.mixer_options),
                 name=f"mixer_{index:02d}",
                 **dtypes,
             )

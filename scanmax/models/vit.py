@@ -26,7 +26,8 @@ from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.token_reduction import ReducingBlock, TokenReduction
 
 POOLS = ("token", "avg")
-POSITIONS = ("learned", "sincos", "none")
+POSITIONS = ("learned", "sincos", "fourier", "none")
+FOURIER_WIDTH = 64
 
 
 class VisionTransformer(nn.Module):
@@ -43,7 +44,8 @@ class VisionTransformer(nn.Module):
       distilled: a distillation token behind it, with its own head; training returns both heads'
         logits, evaluation their mean.
       pool: what the head reads: "token" (the class token) or "avg" (the mean patch).
-      positions: "learned" (prefix included), "sincos" (fixed, patches only) or "none".
+      positions: "learned" (prefix included), "sincos" (fixed, patches only), "fourier" (a Fourier
+        code of the grid and a learned projection, as XCiT has it, patches only) or "none".
       moe: fields of an `ExpertMlp`, such as {"num_experts": 8, "top_k": 2}: every MLP becomes a
         mixture of experts; None keeps the MLPs.
       layer_scale: initial value of the scale of each branch; None leaves it out.
@@ -147,6 +149,15 @@ class VisionTransformer(nn.Module):
             return x
         if self.positions == "sincos":
             table = ops.sincos_2d(grid, self.dim)
+            table = jnp.pad(table, ((self.prefix_tokens, 0), (0, 0)))
+        elif self.positions == "fourier":
+            table = Dense(
+                self.dim,
+                (None, "embed"),
+                name="pos_projection",
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+            )(ops.fourier_positions(grid, FOURIER_WIDTH))
             table = jnp.pad(table, ((self.prefix_tokens, 0), (0, 0)))
         else:
             size = self.img_size

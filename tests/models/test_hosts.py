@@ -63,6 +63,7 @@ def test_what_does_not_fit_is_told():
         "expected one or 3": {"mixer": HYBRID[:2]},
         "equal blocks": {"mixer": HYBRID, "scan_layers": True},
         "unknown mixer 'atention'": {"mixer": "atention"},
+        "mixer_options: unknown mixer 'windw'": {"mixer_options": {"windw": {}}},
         "unknown remat policy 'dots'": {"remat": "dots"},
         "unknown norm": {"norm": "batch"},
         "pool='mean'": {"pool": "mean"},
@@ -103,13 +104,28 @@ def test_positions_fit_other_sizes_and_match_the_table_at_their_own():
 
 
 def test_pooling_without_a_class_token():
-    for positions in ("learned", "sincos", "none"):
+    for positions in ("learned", "sincos", "fourier", "none"):
         fields = {"class_token": False, "pool": "avg", "positions": positions, "num_classes": 0}
         model = create_model("vit_tiny_patch16_224", **{**VIT, **fields})
         variables = jax.eval_shape(model.init, jax.random.key(0), images(2, 8, 8, 1))
         assert "cls_token" not in variables["params"]
         assert ("pos_embed" in variables["params"]) == (positions == "learned")
         assert shapes(model, images(2, 8, 8, 1)).shape == (2, 8)
+
+
+def test_fourier_positions_fit_any_grid():
+    model = create_model("vit_tiny_patch16_224", **{**VIT, "positions": "fourier"})
+    variables = nn.unbox(initialised(model, images(1, 8, 8, 1)))
+    kernel = variables["params"]["pos_projection"]["kernel"]
+    assert kernel.shape == (64, 8)
+    without = {"params": {**variables["params"], "pos_projection": {"kernel": 0 * kernel}}}
+    without["params"]["pos_projection"]["bias"] = jnp.zeros(8)
+    wide = images(1, 8, 16, 1)
+    y, plain = (model.apply(v, wide) for v in (variables, without))
+    assert float(jnp.abs(y - plain).max()) > 1e-6
+    bare = {"params": {k: v for k, v in without["params"].items() if k != "pos_projection"}}
+    expected = model.clone(positions="none").apply(bare, wide)
+    chex.assert_trees_all_close(plain, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mixer", [("attention", "ssd", "linear_attention"), "mamba2"])

@@ -157,3 +157,17 @@ def create_mixer(kind: str, *, options: Mapping[str, Any] | None = None, **field
         if option not in known:
             raise UserError(f"mixer {kind!r} has no field {option!r}; {suggest(option, known, 30)}")
     return MIXERS[kind](**{**fields, **(options or {})})
+
+
+def options_of(
+    kind: str, mixer_options: Mapping[str, Mapping[str, Any]] | None
+) -> Mapping[str, Any]:
+    """What `mixer_options`, fields by the names of mixers, says of one; refuses unknown names.
+
+    >>> dict(options_of("attention", {"attention": {"qk_norm": True}, "window": {}}))
+    {'qk_norm': True}
+    """
+    for name in mixer_options or {}:
+        if name not in MIXERS:
+            raise UserError(f"mixer_options: unknown mixer {name!r}; {suggest(name, MIXERS)}")
+    return (mixer_options or {}).get(kind, {})

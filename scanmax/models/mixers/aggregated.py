@@ -10,10 +10,8 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.models.layers import (
-    Dense,
     LayerNorm,
     at_least_float32,
-    normal_init,
     partitioned,
     zeros_init,
 )
@@ -179,16 +177,3 @@ class AggregatedAttention(Mixer):
     def value_of(self, name: str, deviation: float | None, shape, axes) -> Array:
         init = zeros_init if deviation is None else nn.initializers.normal(deviation)
         return self.param(name, partitioned(init, axes), shape, self.param_dtype).astype(self.dtype)
-
-    @nn.nowrap
-    def dense(self, features, axes, name: str, contract: int = 1) -> Dense:
-        return Dense(
-            features,
-            axes,
-            contract=contract,
-            use_bias=self.use_bias,
-            kernel_init=normal_init,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=name,
-        )

@@ -17,7 +17,7 @@ class Attention(Mixer):
 
     Prefix tokens take part like any other: attention knows no order. Where the mesh in use has a
     `context` axis, whole sequences stay split over it: keys and values pass round its devices
-    (`ops.context_attention`; not with a bias by position, nor packed).
+    (`ops.context_attention`). With a bias by position or packed they are gathered on every device.
 
     Attributes:
       kv_heads: heads of keys and values, a divisor of heads; None is as many.
@@ -154,16 +154,9 @@ class Attention(Mixer):
         return query, key, value
 
     @nn.nowrap
-    def dense(self, features, axes, name: str, contract: int = 1) -> Dense:
-        return Dense(
-            features,
-            axes,
-            contract=contract,
-            use_bias=self.use_bias if name == "out" or self.qkv_bias is None else self.qkv_bias,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=name,
-        )
+    def dense(self, features, axes, name: str, **options: Any) -> Dense:
+        use_bias = None if name == "out" else self.qkv_bias
+        return super().dense(features, axes, name, use_bias, **options)
 
     @nn.nowrap
     def cache_mask(self, state: Any, length: int) -> Bool[Array, "T S"]:

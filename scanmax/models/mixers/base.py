@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scanmax import ops
+from scanmax.models.layers import Dense
 
 # Longer sequences than this do not sow their matrix over tokens.
 MAX_SOWN_TOKENS = 1024
@@ -58,6 +59,20 @@ class Mixer(nn.Module):
                 f"{type(self).__name__}: segment_ids are of whole causal sequences, without state=."
             )
         return {"segment_ids": segment_ids}
+
+    @nn.nowrap
+    def dense(
+        self,
+        features: int | tuple[int, ...],
+        axes: tuple[str | None, ...],
+        name: str,
+        use_bias: bool | None = None,
+        **options: Any,
+    ) -> Dense:
+        """A linear map in the mixer's dtypes; None has a bias where the mixer has."""
+        use_bias = self.use_bias if use_bias is None else use_bias
+        options |= {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return Dense(features, axes, use_bias=use_bias, name=name, **options)
 
     @nn.nowrap
     def head_dim(self, width: int) -> int:

@@ -12,7 +12,6 @@ from scanmax.errors import UserError
 from scanmax.models.layers import (
     BatchNorm,
     Conv,
-    Dense,
     fan_in_uniform,
     normal_init,
     partitioned,
@@ -56,11 +55,6 @@ class _OnGrid(Mixer):
             name=name,
             **self.dtypes,
         )
-
-    @nn.nowrap
-    def dense(self, features, axes, name: str, contract: int = 1, use_bias=None) -> Dense:
-        use_bias = self.use_bias if use_bias is None else use_bias
-        return Dense(features, axes, contract=contract, use_bias=use_bias, name=name, **self.dtypes)
 
 
 class ConvProjection(_OnGrid):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import Dense, LayerNorm, fan_in_uniform, partitioned
+from scanmax.models.layers import LayerNorm, fan_in_uniform, partitioned
 from scanmax.models.mixers.base import Mixer
 from scanmax.models.mixers.selective_ssm import SelectiveSsm
 from scanmax.models.mixers.ssm import Ssd
@@ -180,10 +180,6 @@ class GatedScan(Mixer):
     @nn.nowrap
     def create_norm(self) -> LayerNorm:
         return LayerNorm(self.norm_epsilon, axis="mlp", name="norm", **self.dtypes)
-
-    @nn.nowrap
-    def dense(self, features: int, axes, name: str) -> Dense:
-        return Dense(features, axes, use_bias=self.use_bias, name=name, **self.dtypes)
 
     @property
     def dtypes(self) -> dict[str, Any]:

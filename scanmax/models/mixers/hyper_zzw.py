@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.models.kernels import SampledKernel
-from scanmax.models.layers import Dense, LayerNorm, gelu, normal_init, partitioned
+from scanmax.models.layers import LayerNorm, gelu, normal_init, partitioned
 from scanmax.models.mixers.base import Mixer
 
 
@@ -72,10 +72,6 @@ class HyperZzw(Mixer):
             y = jnp.concatenate([mean, y + added], axis=1)
         y = LayerNorm(self.norm_epsilon, axis="embed", name="norm", **self.dtypes)(y)
         return self.dense(dim, ("mlp", "embed"), "out_proj")(y)
-
-    @nn.nowrap
-    def dense(self, features: int, axes, name: str) -> Dense:
-        return Dense(features, axes, use_bias=self.use_bias, name=name, **self.dtypes)
 
     @property
     def dtypes(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import Dense, normal_init, partitioned
+from scanmax.models.layers import normal_init, partitioned
 from scanmax.models.mixers.base import Mixer
 from scanmax.ops.local_blocks import matrix_of
 
@@ -73,18 +73,6 @@ class LocalMixer(Mixer):
         init = partitioned(normal_init, ("heads", None, None))
         shape = (self.heads, *sides)
         return self.param("relative_bias", init, shape, self.param_dtype).astype(self.dtype)
-
-    @nn.nowrap
-    def dense(self, features, axes, name: str, contract: int = 1) -> Dense:
-        return Dense(
-            features,
-            axes,
-            contract=contract,
-            use_bias=self.use_bias,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=name,
-        )
 
 
 def _with(op: Callable, bias: Array, options: dict[str, Any]) -> Callable:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.errors import UserError
-from scanmax.models.layers import BatchNorm, Conv, Dense, LayerNorm, activation, fan_in_uniform
+from scanmax.models.layers import BatchNorm, Conv, LayerNorm, activation, fan_in_uniform
 from scanmax.models.mixers.base import Mixer
 
 REDUCTIONS = ("conv", "average", "linear")
@@ -37,18 +37,6 @@ class _Reduced(Mixer):
             )
         y = ops.dot_product_attention(query, key, value)
         return self.dense(dim, ("heads", "kv", "embed"), "out", contract=2)(y)
-
-    @nn.nowrap
-    def dense(self, features, axes, name: str, contract: int = 1) -> Dense:
-        return Dense(
-            features,
-            axes,
-            contract=contract,
-            use_bias=self.use_bias,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=name,
-        )
 
     @nn.nowrap
     def cells_of(self, pool, tokens: int) -> np.ndarray:

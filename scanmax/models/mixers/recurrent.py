@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.models.layers import (
-    Dense,
     at_least_float32,
     fan_in_uniform,
     ones_init,
@@ -47,12 +46,6 @@ class _Recurrent(Mixer):
     def heads_of(self, x: Float[Array, "B T D"], name: str, width: int, **options: Any) -> Array:
         """A projection [B, T, H, width]."""
         return self.dense((self.heads, width), ("embed", "heads", "kv"), name, **options)(x)
-
-    @nn.nowrap
-    def dense(self, features, axes, name: str, **options: Any) -> Dense:
-        options = {"use_bias": self.use_bias, **options}
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        return Dense(features, axes, name=name, **options, **dtypes)
 
     @nn.nowrap
     def normed(self, y: Float[Array, "B T H V"], gate=None, scaled: bool = True):

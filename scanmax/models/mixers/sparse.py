@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import Dense, constrain
+from scanmax.models.layers import constrain
 from scanmax.models.mixers.base import Mixer
 
 # l of the published sparse transformers, for sequences that have no rows.
@@ -100,18 +100,6 @@ class _Gathered(Mixer):
     def keywords(self, grid: tuple[int, int] | None, length: int) -> dict[str, Any]:
         """The pattern's options for `length` tokens, and the normalizer."""
         raise NotImplementedError
-
-    @nn.nowrap
-    def dense(self, features, axes, name: str, contract: int = 1) -> Dense:
-        return Dense(
-            features,
-            axes,
-            contract=contract,
-            use_bias=self.use_bias,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=name,
-        )
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int, dim: int) -> Any:
