@@ -37,6 +37,8 @@ CAUSAL_OPTIONS = {
     "sparse_fixed": {"stride": 7, "summary": 2},
     "sparse_strided": {"stride": 7},
 }
+# Parameters that start so small that nothing shows.
+PARAMETERS = {"slots": {"slot_scale": 16.0}}
 # The projections of most mixers start with a deviation of 0.02, which makes logits of 0.03.
 GAIN, GAINS = 8.0, {"mamba2": 1.0, "nc_ssd": 1.0, "ssd": 1.0}
 
@@ -63,6 +65,8 @@ def matrix(name: str, **fields) -> np.ndarray | None:
     options = (OPTIONS if grid else CAUSAL_OPTIONS).get(name)
     mixer = create_mixer(name, heads=HEADS, options=options, **fields)
     variables = nn.unbox(mixer.init(jax.random.key(1), x, grid=grid))
+    for key, value in PARAMETERS.get(name, {}).items():
+        variables["params"][key] = jnp.full_like(variables["params"][key], value)
     _, state = mixer.apply(variables, x, grid=grid, mutable=["intermediates"])
     sown = jax.tree.leaves(state.get("intermediates", {}).get("attention", ()))
     return np.asarray(sown[0], np.float32)[0] if sown else None
@@ -149,6 +153,11 @@ def page() -> str:
             if name in options:
                 fields = ", ".join(f"{key}={value}" for key, value in options[name].items())
                 lines += [f"In the picture of {where}: `{fields}`.", ""]
+        for key, value in PARAMETERS.get(name, {}).items():
+            lines += [
+                f"In the picture `{key}` is {value}; as it starts, all pixels weigh alike.",
+                "",
+            ]
         if (PICTURES / f"{name}.png").exists():
             lines.append(f"![weights of {name}](figures/gallery/{name}.png)")
         else:

@@ -84,6 +84,24 @@ def test_the_ring_gives_what_one_device_does(name):
     check(arrays(**sizes), sharded={"form": "ring", "chunk_size": (2, 3)}, **options)
 
 
+def test_the_other_normalizers_go_round_too():
+    inputs = arrays(T=6)[:3]
+    tested = {"sigmoid", "softplus", "sparsemax"} | {
+        case.get("normalizer") for case, _ in CASES.values()
+    }
+    names = sorted(set(ops.NORMALIZERS) - tested)
+
+    def of_all(attend, **options):
+        return jax.jit(
+            lambda *x: {
+                name: attend(*x, normalizer=name, is_causal=True, **options) for name in names
+            }
+        )(*inputs)
+
+    actual = of_all(ops.context_attention, mesh=mesh_of(2))
+    compare.assert_relative(actual, of_all(reference.context_attention), 1e-11)
+
+
 @pytest.mark.parametrize(
     ("form", "options"),
     [
