@@ -115,14 +115,15 @@ def benchmark(name: str) -> Callable:
 def jax_contender(
     name: str, function: Callable, *args, result: Callable = lambda output: output
 ) -> Contender:
-    """A function of arrays, compiled ahead for `args`."""
+    """A function of arrays, compiled ahead for `args`, which are on the device before it runs."""
     compiled = None
 
     def run():
         return jax.block_until_ready(compiled(*args))
 
     def prepare():
-        nonlocal compiled
+        nonlocal args, compiled
+        args = jax.device_put(args)
         # A fresh function object: neither the trace cache nor the disk cache may serve it.
         compiled = jax.jit(lambda *a: function(*a)).lower(*args).compile()
         return run
