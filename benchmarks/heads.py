@@ -125,6 +125,29 @@ def _cbam(x, squeeze, excite, kernel):
     return ops.cbam_spatial_gate(ops.cbam_channel_gate(x, squeeze, excite), kernel)
 
 
+def _naive_pkcam(x, first, second, kernel, fusion, output_fusion):
+    """As the released code has it: sources side by side, fused by a convolution over them."""
+    z = jnp.mean(x, (1, 2))
+    sources = jnp.stack([*(jnp.tile(y, (1, z.shape[1] // y.shape[1])) for y in (first, second)), z])
+
+    def along(z):
+        rhs = kernel[:, None, None]
+        dimensions = ("NWC", "WIO", "NWC")
+        padding = [(kernel.shape[0] // 2,) * 2]
+        logits = jax.lax.conv_general_dilated(
+            z[:, :, None], rhs, (1,), padding, dimension_numbers=dimensions
+        )
+        return jax.nn.sigmoid(logits[:, :, 0])
+
+    far = along(jax.nn.relu(jnp.tensordot(fusion, sources, 1)))
+    gate = jax.nn.sigmoid(output_fusion[0] * along(z) + output_fusion[1] * far)
+    return x * (1 + gate)[:, None, None]
+
+
+def _pkcam(x, first, second, kernel, fusion, output_fusion):
+    return ops.pkcam(x, [first, second], kernel, kernel, fusion, output_fusion)
+
+
 def _torch_gate(kind, weights):
     """timm's layer as a function of tensors in our layout; CBAM without its batch norm."""
     import torch
@@ -161,7 +184,7 @@ def _torch_gate(kind, weights):
 
 @benchmark("channel_attention")
 def channel_attention(quick: bool):
-    """Squeeze-excite, ECA and CBAM against plain JAX and timm's layers (channels first)."""
+    """Squeeze-excite, ECA, CBAM and PKCAM against plain JAX, and timm's layers (channels first)."""
     for batch, side, channels in [(1, 7, 64)] if quick else [(8, 56, 256), (8, 14, 1024)]:
         reduced = channels // 16
         taps = {64: 3, 256: 5, 1024: 5}[channels]
@@ -182,3 +205,6 @@ def channel_attention(quick: bool):
                 jax_peers={"plain JAX": naive},
                 torch_peers={"timm, channels last": _torch_gate(kind, weights)},
             )
+        vectors = normal((batch, channels // 4), (batch, channels // 2), (taps,), (3,), (2,))
+        peers = {"plain JAX": _naive_pkcam}
+        yield from op_rows(f"pkcam {shape}", _pkcam, [x, *vectors], jax_peers=peers)

@@ -43,8 +43,19 @@ def _quad(x):
     return _divided(jnp.where(x > -jnp.inf, x + 5, 0) ** 2)
 
 
+def _stable_scores(x):
+    return jnp.where(x < 0, 1 / (1 - x), 1 + x)
+
+
 # name -> (op over the last axis, naive JAX form)
 FUNCTIONS = {
+    "softmax": (ops.softmax, lambda x: jax.nn.softmax(x, -1)),
+    "log_softmax": (ops.log_softmax, lambda x: jnp.log(jax.nn.softmax(x, -1))),
+    "log_stablemax": (ops.log_stablemax, lambda x: jnp.log(_divided(_stable_scores(x)))),
+    "softmax and reweight_power": (
+        lambda x: ops.reweight_power(jax.nn.softmax(x, -1)),
+        lambda x: _divided(jax.nn.relu(x.shape[-1] * jax.nn.softmax(x, -1) - 1) ** 3),
+    ),
     "relu_softmax": (ops.relu_softmax, lambda x: _divided(jax.nn.relu(x))),
     "two_quad": (ops.two_quad, lambda x: _divided((x + 5) ** 2)),
     "softplus_softmax": (
@@ -59,7 +70,7 @@ FUNCTIONS = {
         ops.sigmoid_weights,
         lambda x: jax.nn.sigmoid(x - math.log(x.shape[-1])),
     ),
-    "stablemax": (ops.stablemax, lambda x: _divided(jnp.where(x < 0, 1 / (1 - x), 1 + x))),
+    "stablemax": (ops.stablemax, lambda x: _divided(_stable_scores(x))),
     "softmax_one": (
         ops.softmax_one,
         lambda x: jax.nn.softmax(jnp.pad(x, ((0, 0), (0, 1))))[:, :-1],
