@@ -35,6 +35,8 @@ def models() -> dict[str, tuple]:
         info.name: (create_model(info.name), info.example())
         for info in sorted(smallest.values(), key=lambda info: info.name)
     }
+    experts = create_model("lm_tiny", moe={"num_experts": 8})
+    found["lm_tiny of 8 experts"] = (experts, model_info("lm_tiny").example())
     for path in sorted(CONFIGS.glob("[a-z]*.py")):
         config = cli.load_config(str(path))
         pipeline = shape_pipeline(config)
