@@ -48,8 +48,7 @@ def collectives(text: str) -> list[Collective]:
         for _, instruction in computations.get(name, ()):
             trips = 1
             if " while(" in instruction:
-                found = _TRIPS.search(instruction)
-                trips = int(found.group(1)) if found else 1
+                trips = _trips(instruction, computations)
             called = _CALLED.findall(instruction)
             for branches in _BRANCHES.findall(instruction):
                 called += [branch.strip().lstrip("%") for branch in branches.split(",")]
@@ -78,6 +77,25 @@ def collectives(text: str) -> list[Collective]:
                 Collective(shown, max(given, taken), times[name], origin.group(1) if origin else "")
             )
     return sorted(found, key=lambda entry: -entry.moved)
+
+
+def _trips(instruction: str, computations: dict[str, list[tuple[str, str]]]) -> int:
+    """How often a loop runs; 1 where neither the compiler nor its condition says so.
+
+    The TPU compiler does not write it down: there the condition, a count from 0 that is held
+    against a constant, does.
+    """
+    known = _TRIPS.search(instruction)
+    if known:
+        return int(known.group(1))
+    condition = re.search(r"condition=%?([\w.\-]+)", instruction)
+    lines = dict(computations.get(condition.group(1), ())) if condition else {}
+    for line in lines.values():
+        compared = re.search(r" compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT", line)
+        if compared:
+            bound = re.search(r" constant\((\d+)\)", lines.get(compared.group(1), ""))
+            return int(bound.group(1)) if bound else 1
+    return 1
 
 
 def _computations(text: str) -> tuple[dict[str, list[tuple[str, str]]], str]:

@@ -28,12 +28,26 @@ HloModule jit_f, is_scheduled=true
   %done = f32[16,8]{1,0} all-gather-done(%start)
 }
 
+%count (p: (s32[], f32[4,8])) -> pred[] {
+  %p.2 = (s32[], f32[4,8]) parameter(0)
+  %seven = s32[]{:T(128)} constant(7)
+  %i = s32[]{:T(128)} get-tuple-element(%p.2), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %seven), direction=LT, metadata={op_name="lt"}
+}
+
+%other (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %p.3 = (s32[], f32[4,8]) parameter(0)
+  %y = f32[4,8]{1,0:T(8,128)S(1)} get-tuple-element(%p.3), index=1
+  %swapped = f32[4,8]{1,0} all-to-all(%y), dimensions={0}
+}
+
 ENTRY %main (q: f32[4,8], w: bf16[256,8]) -> f32[4,8] {
   %q = f32[4,8]{1,0} parameter(0)
   %w = bf16[256,8]{1,0} parameter(1)
   %both = (f32[4,8]{1,0}, f32[2]{0}) all-reduce(%q, %q2), to_apply=%sum
   %q2 = f32[2]{0} constant({1, 2})
   %t = (s32[], f32[4,8]) while(%q), condition=%sum, body=%body, backend_config={"known_trip_count":{"n":"12"}}
+  %u = (s32[], f32[4,8]) while(%t), condition=%count, body=%other, metadata={op_name="while"}
   ROOT %f = bf16[1,8]{1,0} fusion(%w), kind=kCustom, calls=%all-reduce-scatter.1
 }
 """  # noqa: E501
@@ -41,10 +55,12 @@ ENTRY %main (q: f32[4,8], w: bf16[256,8]) -> f32[4,8] {
 
 def test_each_kind_is_found_with_its_bytes():
     found = {entry.kind: entry for entry in collectives(TEXT)}
-    assert set(found) == {"all-gather", "all-reduce", "reduce-scatter"}
+    assert set(found) == {"all-gather", "all-reduce", "reduce-scatter", "all-to-all"}
     assert (found["all-gather"].bytes, found["all-gather"].times) == (16 * 8 * 4, 12)
     assert found["all-gather"].moved == 12 * 512
     assert (found["all-reduce"].bytes, found["all-reduce"].moved) == (4 * 8 * 4 + 8, 2 * 136)
+    # As the TPU compiler writes loops: only their condition says how often.
+    assert (found["all-to-all"].bytes, found["all-to-all"].times) == (4 * 8 * 4, 7)
     assert (found["reduce-scatter"].bytes, found["reduce-scatter"].name) == (4096, "jit(f)/grad")
 
 
