@@ -127,6 +127,8 @@ def topology_devices(topology: str) -> list[jax.Device]:
         raise UserError(f"--compile_for={topology!r}: after the colon, a shape such as 16x16")
     # libtpu asks the cloud's metadata server where it runs, unless told not to.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    # It locks the chips of this machine, which are not used: several may compile at once.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
     try:
