@@ -27,7 +27,7 @@ SPLIT = {"preset": "fsdp", "data": 16, "fsdp": 16}
 PODS = {
     "adding": ("v5e:16x16", {}, {}),
     "bytes_mamba2": ("v5e:16x16", SPLIT, {"depth": 2}),
-    "digits_convnext": ("v5e:16x16", {}, {"depths": (1, 1, 1)}),
+    "digits_convnext": ("v5e:16x16", {}, {}),
     "digits_sequential": ("v5e:16x16", {}, {}),
     "digits_vit": ("v5e:16x16", {}, {"depth": 1}),
     "digits_vssd": ("v5e:16x16", {}, {}),
