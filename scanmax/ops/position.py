@@ -17,24 +17,34 @@ from scanmax.ops.contract import (
 _LAYOUTS = ("half", "interleaved")
 
 
-def _turn(x: Array, angles: Array, layout: str) -> Array:
+# Cosines and sines of known positions are constants up to this many of each. Where XLA has to make
+# them on CPU it does so for every head anew, in ten times the time of the turn.
+CONSTANT_ANGLES = 2**21
+
+
+def _turn(x: Array, angles: Array | np.ndarray, layout: str) -> Array:
     """Rotates the feature pairs of x [..., T, H, K] by angles [..., T, K/2]."""
-    dtype = accumulator_dtype(x)
-    cos, sin = (f(angles)[..., None, :].astype(dtype) for f in (jnp.cos, jnp.sin))
+    dtype, numpy = accumulator_dtype(x), np if isinstance(angles, np.ndarray) else jnp
+    cos, sin = numpy.cos(angles)[..., None, :], numpy.sin(angles)[..., None, :]
     if layout == "half":
+        cos, sin = numpy.concatenate([cos, cos], -1), numpy.concatenate([-sin, sin], -1)
         first, second = jnp.split(x.astype(dtype), 2, -1)
-    else:
-        first, second = x.astype(dtype)[..., 0::2], x.astype(dtype)[..., 1::2]
+        swapped = jnp.concatenate([second, first], -1)
+        turned = x.astype(dtype) * jnp.asarray(cos, dtype) + swapped * jnp.asarray(sin, dtype)
+        return turned.astype(x.dtype)
+    cos, sin = jnp.asarray(cos, dtype), jnp.asarray(sin, dtype)
+    first, second = x.astype(dtype)[..., 0::2], x.astype(dtype)[..., 1::2]
     turned = first * cos - second * sin, second * cos + first * sin
-    if layout == "half":
-        return jnp.concatenate(turned, -1).astype(x.dtype)
     return jnp.stack(turned, -1).reshape(x.shape).astype(x.dtype)
 
 
-def _angles(positions: Array, width: int, base: float, dtype, endpoint: bool = False) -> Array:
-    """positions [..., T] times the `width` frequencies base^(-i / width)."""
+def _angles(positions, width: int, base: float, dtype, endpoint: bool = False):
+    """positions [..., T] times the `width` frequencies base^(-i / width); in numpy if they are."""
     steps = max(width - 1, 1) if endpoint else width
-    frequencies = jnp.asarray(float(base) ** (-np.arange(width) / steps), dtype)
+    frequencies = float(base) ** (-np.arange(width) / steps)
+    if isinstance(positions, np.ndarray) and positions.size * width <= CONSTANT_ANGLES:
+        return positions.astype(np.float64)[..., None] * frequencies
+    positions, frequencies = jnp.asarray(positions), jnp.asarray(frequencies, dtype)
     return positions.astype(dtype)[..., None] * frequencies.reshape(
         (1,) * positions.ndim + (width,)
     )
@@ -96,7 +106,7 @@ def rotary(
         "at most K.",
     )
     if positions is None:
-        positions = jnp.arange(x.shape[-3])
+        positions = np.arange(x.shape[-3])
     require(
         positions.shape in (x.shape[:-2], x.shape[-3:-2]),
         f"positions has shape {positions.shape}; expected [T] = {x.shape[-3:-2]} or "
@@ -156,8 +166,7 @@ def rotary_2d(
         f"x has shape {x.shape}; expected T = {prefix_tokens} + {grid[0]} * {grid[1]} tokens.",
     )
     rows, columns = (
-        _leading(jnp.asarray(axis.reshape(-1)), x[..., prefix_tokens:, :, :])
-        for axis in np.indices(grid)
+        _leading(axis.reshape(-1), x[..., prefix_tokens:, :, :]) for axis in np.indices(grid)
     )
     dtype, quarter = accumulator_dtype(x), x.shape[-1] // 4
     halves = [

@@ -170,3 +170,13 @@ class ResamplePositionsTest(OpSuite):
         new = ops.resample_positions(table, (3, 3), (5, 2), prefix_tokens=2)
         chex.assert_trees_all_equal(new[:2], table[:2])
         chex.assert_trees_all_close(new[2:], jnp.ones((10, 1)), atol=1e-6)
+
+
+def test_known_positions_cost_no_cosines_at_run_time():
+    x = jnp.ones((2, 9, 2, 8))
+    known = [
+        jax.make_jaxpr(ops.rotary)(x),
+        jax.make_jaxpr(lambda x: ops.rotary_2d(x, grid=(3, 3)))(x),
+    ]
+    assert not any(" cos " in str(jaxpr) for jaxpr in known)
+    assert " cos " in str(jax.make_jaxpr(ops.rotary)(x, jnp.arange(9)))

@@ -55,7 +55,7 @@ class Attention(Mixer):
         start = 0 if state is None else state.position
         query, key, value, loudness = self.condition(query, key, value, start)
         if self.rotary_base is not None:
-            positions = start + jnp.arange(x.shape[1])
+            positions = None if state is None else start + jnp.arange(x.shape[1])
             query = ops.rotary(query, positions, base=self.rotary_base)
             key = ops.rotary(key, positions, base=self.rotary_base)
         heads = ("batch", "length", "heads", "kv")

@@ -119,9 +119,11 @@ class Manhattan(Mixer):
         )(x)
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if self.rotary:
-            positions = jnp.asarray(np.pad(np.arange(tokens - P), (P, 0)))
             turn = {"layout": "interleaved", "endpoint": True}
-            query, key = (ops.rotary(part, positions, **turn) for part in (query, key))
+            query, key = (
+                jnp.concatenate([part[:, :P], ops.rotary(part[:, P:], **turn)], 1)
+                for part in (query, key)
+            )
         decay = ops.manhattan_log_decay(
             self.heads, initial=self.initial, span=self.span, dtype=self.dtype
         )

@@ -84,7 +84,8 @@ class GatedAttention(Mixer):
 
     @nn.nowrap
     def positions(self, x, state):
-        return jnp.arange(x.shape[1])
+        """Places of the tokens in the sequence; None where they are the first."""
+        return None
 
     @nn.nowrap
     def mix(self, query, key, value, turn, state):
@@ -134,9 +135,9 @@ class Mala(GatedAttention):
 
     @nn.nowrap
     def positions(self, x, state):
-        tokens = jnp.arange(x.shape[1])
         if state is None:
-            return tokens
+            return None
+        tokens = jnp.arange(x.shape[1])
         # the corner of the state counts the tokens before
         return state[:, 0, -1, -1, None] + tokens[None].astype(state.dtype)
 

@@ -124,7 +124,7 @@ class Retention(_Recurrent):
         value, gate = (self.heads_of(x, name, value_width) for name in ("value", "gate"))
         start = 0 if state is None else state["position"]
         if self.rotary_base is not None:
-            positions = start + jnp.arange(x.shape[1])
+            positions = None if state is None else start + jnp.arange(x.shape[1])
             turn = {"base": self.rotary_base, "layout": "interleaved", "endpoint": True}
             query, key = (ops.rotary(part, positions, **turn) for part in (query, key))
         log_decay = np.log1p(-(2.0 ** -(self.initial + np.arange(self.heads))))

@@ -48,8 +48,7 @@ class _Gathered(Mixer):
         both = self.dense((2, groups, width), axes, "key_value")(x)
         key, value = both[:, :, 0], both[:, :, 1]
         if self.rotary_base is not None:
-            start = 0 if state is None else state.position
-            positions = start + jnp.arange(x.shape[1])
+            positions = None if state is None else state.position + jnp.arange(x.shape[1])
             query = ops.rotary(query, positions, base=self.rotary_base)
             key = ops.rotary(key, positions, base=self.rotary_base)
         query = constrain(query, ("batch", "length", "heads", "kv"))
