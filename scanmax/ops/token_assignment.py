@@ -5,6 +5,7 @@ One table of logits [T, M] serves both ways: its softmax over the tokens gathers
 (`dispatch_tokens`). Cost and memory are linear in T.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -240,5 +241,11 @@ def set_pool(
     if mask is not None:
         mask = mask[..., None]
         elements = jnp.where(mask, elements, jnp.zeros_like(elements))
-    weights = softmax(logits, axis=-2, where=mask)
+        logits = jnp.where(mask, logits, -jnp.inf)
+    # By maxima alone, for XLA fuses them into one pass and not choices: an empty set has the least
+    # number for its level and nothing for its scores; others have a score of 1 in their sum.
+    least = jnp.finfo(dtype)
+    level = jnp.maximum(jnp.max(logits, -2, keepdims=True), least.min)
+    scores = jnp.exp(logits - jax.lax.stop_gradient(level))
+    weights = scores / jnp.maximum(jnp.sum(scores, -2, keepdims=True), least.tiny)
     return jnp.sum(weights * elements, axis=-2).astype(x.dtype)
