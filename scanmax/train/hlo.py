@@ -13,6 +13,7 @@ _CALL = re.compile(rf" ({'|'.join(KINDS)})(-start)?\(([^)]*)\)")
 _OPCODE = re.compile(r" [a-z][\w\-]*\(")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CHAIN = re.compile(r"channel_id=\d+(?=,.*chain_id=)")
 _TRIPS = re.compile(r'"?known_trip_count"?\s*:?\s*\{"?n"?\s*:\s*"?(\d+)')
 
 
@@ -56,7 +57,7 @@ def collectives(text: str) -> list[Collective]:
                 visit(other, count * trips)
 
     visit(entry, 1)
-    found = []
+    found, seen = [], set()
     for name, instructions in computations.items():
         types = dict(instructions)
         for _, instruction in instructions:
@@ -64,6 +65,12 @@ def collectives(text: str) -> list[Collective]:
             if call is None or not times[name]:
                 continue
             kind, is_start = call.group(1), bool(call.group(2))
+            chain = _CHAIN.search(instruction)
+            if chain:
+                # A TPU runs this one beside other work, in pieces that each name it.
+                if chain.group(0) in seen:
+                    continue
+                seen.add(chain.group(0))
             given = _size(instruction[: call.start()])
             operands = re.findall(r"%([\w.\-]+)", call.group(3))
             taken = sum(_size(_OPCODE.split(types[o])[0]) for o in operands if o in types)
