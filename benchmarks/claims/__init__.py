@@ -137,9 +137,6 @@ def page(claims, results) -> str:
         "`python -m benchmarks claims`. Those without a time in brackets are tests too. A claim",
         "that did not hold here stands with its figure like the others.",
     ]
-    waiting = sorted(set(claims) - set(results))
-    if waiting:
-        lines += ["", "Written but not measured yet: " + ", ".join(f"`{n}`" for n in waiting) + "."]
     papers = sorted({claims[name].paper for name in results}, key=lambda key: TITLES.get(key, key))
     for paper in papers:
         lines += ["", f"## {TITLES.get(paper, paper)} (`{paper}`)"]
