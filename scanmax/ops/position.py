@@ -50,7 +50,7 @@ def _angles(positions, width: int, base: float, dtype, endpoint: bool = False):
     )
 
 
-def _leading(positions: Array, x: Array) -> Array:
+def _leading(positions: Array | np.ndarray, x: Array) -> Array | np.ndarray:
     """Gives positions [T] the leading axes of x [*B, T, H, K]."""
     return positions.reshape((1,) * (x.ndim - 2 - positions.ndim) + positions.shape)
 
