@@ -112,23 +112,21 @@ def mqar_attention_and_convolution(quick):
 @claim("mqar-ssd-states", paper="zoology-mqar", by_hand=True)
 def mqar_ssd_states(quick):
     """Trained to recall, two layers of SSD do the better the wider their states."""
-    steps, widths = (10, (2, 8)) if quick else (600, (2, 8, 32))
+    steps, widths = (10, (2, 8)) if quick else (700, (2, 8, 32))
 
     def draw(rng, count):
         return associative_recall(rng, count, 32, 4, 64)
 
-    options = {"expand": 1.0}
+    options = {"draw": draw, "vocab_size": 64, "width": 64, "learning_rate": 1e-2}
     found = [
-        train("mamba2", {**options, "state_size": size}, steps, draw=draw, vocab_size=64, width=32)(
-            draw
-        )
+        train("mamba2", {"expand": 1.0, "state_size": size}, steps, **options)(draw)
         for size in widths
     ]
     shown = ", ".join(map(str, widths))
     return [
         Finding(
             f"recall with states of width {shown}, {steps} steps (4 pairs among 32 tokens, 64 "
-            "words, model width 32)",
+            "words, model width 64)",
             "rises",
             ", ".join(f"{recall:.3f}" for recall in found),
             all(low < high for low, high in itertools.pairwise(found)),
