@@ -32,8 +32,8 @@ class Checkpointer:
           config: how many are kept.
           keep_every: checkpoints this many steps apart are never removed; 0 is none.
         """
-        # Orbax logs a traceback of what it then raises, asyncio those of writes that nobody waits for
-        # after the first has failed; the raised error is told in one line.
+        # Orbax logs a traceback of what it then raises, asyncio those of writes that nobody waits
+        # for after the first has failed; the raised error is told in one line.
         for logger in ("absl", "asyncio"):
             logging.getLogger(logger).setLevel(logging.CRITICAL)
         _hush_storage_threads()
