@@ -153,8 +153,8 @@ def log_spaced_coordinates(
     Reference: transnext
     """
     check_grid("query_grid", query_grid)
-    check_grid("key_grid", key_grid)
     key_grid = query_grid if key_grid is None else key_grid
+    check_grid("key_grid", key_grid)
     pretrain_grid = query_grid if pretrain_grid is None else pretrain_grid
     values, indices = [], []
     for size, pooled, side in zip(query_grid, key_grid, pretrain_grid):

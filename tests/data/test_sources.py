@@ -136,7 +136,7 @@ def test_training_windows_start_anywhere():
 
 
 def test_text_is_not_augmented():
-    with pytest.raises(UserError, match="is text"):
+    with pytest.raises(UserError, match="changes images; 'bytes' has none"):
         load(DataConfig(name="bytes", augment=AugmentConfig(flip=0.5)), seed=0, batch_size=4)
 
 
