@@ -37,6 +37,7 @@ class ToyTokens(ToyData):
 
 VIT = {"img_size": 4, "patch_size": 2, "dim": 16, "depth": 2, "heads": 2, "scan_layers": True}
 MAMBA2 = {"dim": 16, "depth": 1, "heads": 2, "state_size": 8}
+SCANS = {"dim": 16, "depth": 2, "heads": 2, "mixer": ("mamba", "gla")}
 EXPERTS = {
     "dim": 16,
     "depth": 2,
@@ -50,12 +51,13 @@ MODELS = {
     "vit": ("vit_tiny_patch16_224", "classification", ToyData, VIT),
     "experts": ("lm_tiny", "language_model", ToyTokens, EXPERTS),
     "mamba2": ("mamba2_130m", "language_model", ToyTokens, MAMBA2),
+    "scans": ("lm_tiny", "language_model", ToyTokens, SCANS),
 }
 
 
 @functools.cache
 def one_step(case, preset, devices, rules=()):
-    """The run, whether its keys travel, and (params before, params after, metrics) of one step."""
+    """The run, whether keys or states travel, (params before, params after, metrics) of a step."""
     name, task, data, kwargs = MODELS[case]
     config = toy_config(
         model=ModelConfig(name=name, kwargs=kwargs),
@@ -71,7 +73,7 @@ def one_step(case, preset, devices, rules=()):
     with sharding.use_mesh(run.mesh, config.sharding):
         batch = next(run.pipeline.train_iterator(3))
         rows = to_device(batch, sharding.batch_sharding(run.mesh))
-        travels = "ppermute" in str(run.train_step.trace(state, rows, {}).jaxpr)
+        travels = "shard_map" in str(run.train_step.trace(state, rows, {}).jaxpr)
         state, metrics = run.train_step(state, rows, {})
     return run, travels, (before, jax.device_get(state.params), jax.device_get(metrics))
 
@@ -83,6 +85,8 @@ def one_step(case, preset, devices, rules=()):
         # its five tokens on two devices
         ("vit", "fsdp_context", (), {"fsdp"}),
         ("mamba2", "fsdp_tp", (), {"fsdp", "tensor"}),
+        ("mamba2", "fsdp_context", (), {"fsdp"}),
+        ("scans", "fsdp_context", (), {"fsdp"}),
         ("experts", "fsdp_expert", (), {"fsdp", "expert"}),
         ("experts", "fsdp_tp", FOLDED, {"fsdp", "tensor", ("fsdp", "tensor")}),
     ],
@@ -92,7 +96,7 @@ def test_sharded_models_equal_one_device(case, preset, rules, expected_axes):
     run, travels, many = one_step(case, preset, 8, rules)
     chex.assert_trees_all_close(many[0], one[0], rtol=0, atol=SHARDED_INIT)
     chex.assert_trees_all_close(many[1:], one[1:], rtol=SHARDED, atol=SHARDED)
-    # The mesh did split over its axes, attention did not gather keys, and the step did move.
+    # The mesh did split over its axes, no mixer gathered its tokens, and the step did move.
     axes = {axis for leaf in jax.tree.leaves(run.shardings.params) for axis in leaf.spec if axis}
     assert axes == expected_axes
     assert travels == (run.mesh.shape["context"] > 1)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -100,6 +101,12 @@ class Mixer(nn.Module):
         """Sows the matrix over tokens, skips left out; it costs nothing where nobody collects."""
         if self.is_mutable_collection("intermediates") and tokens <= MAX_SOWN_TOKENS:
             self.sow("intermediates", "attention", matrix())
+
+
+def splits_tokens() -> bool:
+    """Whether the mesh of `jax.set_mesh` splits tokens over several devices of a `context` axis."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return dict(zip(mesh.axis_names, mesh.axis_sizes)).get("context", 1) > 1
 
 
 def filter_past(x: Float[Array, "B T C"], kernel, bias, state, **options: Any):

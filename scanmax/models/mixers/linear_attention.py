@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.models.layers import Dense, at_least_float32
-from scanmax.models.mixers.base import Mixer
+from scanmax.models.mixers.base import Mixer, splits_tokens
 
 
 def attend(
@@ -22,14 +22,26 @@ def attend(
     state: Any,
     **options: Any,
 ):
-    """An op of the linear family on arrays [B, T, ...], whole or from a state on: (y, state)."""
-    if state is None:
-        return op(**arrays, is_causal=is_causal, **options), None
-    if arrays["value"].shape[1] == 1:
+    """An op of the linear family on arrays [B, T, ...], whole or from a state on: (y, state).
+
+    Causal linear attention of unpacked tokens that a mesh splits exchanges states alone.
+    """
+    if state is not None and arrays["value"].shape[1] == 1:
         token = {name: x if x is None else x[:, 0] for name, x in arrays.items()}
         y, state = step(state, **token, **options)
         return y[:, None], state
-    return op(**arrays, is_causal=True, initial_state=state, return_state=True, **options)
+    if (
+        op is ops.linear_attention
+        and is_causal
+        and "segment_ids" not in options
+        and splits_tokens()
+    ):
+        op = ops.context_linear_attention
+    else:
+        options["is_causal"] = is_causal or state is not None
+    if state is None:
+        return op(**arrays, **options), None
+    return op(**arrays, initial_state=state, return_state=True, **options)
 
 
 class LinearAttention(Mixer):

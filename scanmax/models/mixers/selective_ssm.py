@@ -15,6 +15,7 @@ from scanmax.models.layers import (
     ones_init,
     partitioned,
 )
+from scanmax.models.mixers.base import splits_tokens
 from scanmax.models.mixers.ssm import step_init
 
 
@@ -61,14 +62,14 @@ class SelectiveSsm(nn.Module):
                 initial_state, x[:, 0], **token, **arrays, dt_softplus=True
             )
             return y[:, None], state
-        return ops.selective_scan(
-            x,
-            **arrays,
-            dt_softplus=True,
-            initial_state=initial_state,
-            return_state=return_state or initial_state is not None,
-            segment_ids=segment_ids,
-        )
+        options = {
+            "dt_softplus": True,
+            "initial_state": initial_state,
+            "return_state": return_state or initial_state is not None,
+        }
+        if segment_ids is None and splits_tokens():
+            return ops.context_selective_scan(x, **arrays, **options)
+        return ops.selective_scan(x, **arrays, segment_ids=segment_ids, **options)
 
     def matrix(
         self, x: Float[Array, "B T C"], segment_ids: Int[Array, "B T"] | None = None

@@ -17,7 +17,7 @@ from scanmax.models.layers import (
     ones_init,
     partitioned,
 )
-from scanmax.models.mixers.base import Mixer
+from scanmax.models.mixers.base import Mixer, splits_tokens
 
 
 def rate_init(lowest: float = 1.0, highest: float = 16.0):
@@ -187,7 +187,8 @@ class Ssd(_StateSpace):
             ),
         )
         options = {"dt_softplus": True, "return_state": True, **rates, **packed}
-        y, ssm = ops.ssd(x, dt, B=B, C=C, initial_state=ssm, **options)
+        scan = ops.context_ssd if splits_tokens() and not packed else ops.ssd
+        y, ssm = scan(x, dt, B=B, C=C, initial_state=ssm, **options)
         return y, None if state is None else {"conv": conv, "ssm": ssm}
 
     @nn.nowrap
