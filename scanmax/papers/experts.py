@@ -29,7 +29,7 @@ LEDGER = (
         ),
         tests=(
             "tests/ops/test_experts.py",
-            "tests/models/test_experts.py::test_it_is_a_loop_over_experts_and_tokens",
+            "tests/models/test_expert_mlp.py::test_it_is_a_loop_over_experts_and_tokens",
         ),
     ),
 )
