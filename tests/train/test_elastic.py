@@ -97,6 +97,24 @@ def test_what_is_kept_and_what_is_best(tmp_path):
     assert from_dict(type(run.config), cli.to_dict(run.config)) == run.config
 
 
+def test_steps_go_on_while_a_checkpoint_is_written(tmp_path):
+    start = np.random.default_rng(0).normal(size=2**22).astype(np.float32)
+    step = jax.jit(lambda state: {"x": state["x"] + 1}, donate_argnums=0)
+    with Checkpointer(tmp_path, CheckpointConfig()) as checkpointer:
+        state = {"x": jax.device_put(start)}
+        checkpointer.save(state, {"step": 1})
+        # Copied, not written: what is donated to the next steps is not what goes to the disk.
+        assert checkpointer._manager.is_saving_in_progress()
+        for _ in range(3):
+            state = step(state)
+        assert float(state["x"][0]) == start[0] + 1 + 1 + 1
+        checkpointer.wait()
+        shapes = jax.eval_shape(lambda: state)
+        lying = jax.tree.map(lambda leaf: leaf.sharding, state)
+        restored, _ = checkpointer.restore(shapes, lying)
+    np.testing.assert_array_equal(restored["x"], start)
+
+
 def test_inference_reads_average_and_statistics_but_no_optimizer(undisturbed):
     workdir, held_out, state = undisturbed
     # The optimizer's arrays may be gone: here they are told apart by being asked for nothing.
