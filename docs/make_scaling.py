@@ -48,12 +48,7 @@ def plan(depth: int, remat: str, width: int, size: int, batch: int):
         batch_size=batch,
     )
     run = build(config, pipeline=shape_pipeline(config), devices=jax.devices()[:1])
-    rows = sharding.batch_sharding(run.mesh)
-    shapes = {
-        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=rows)
-        for name, spec in run.pipeline.train_spec.items()
-    }
-    return run, shapes
+    return run, sharding.batch_shapes(run.pipeline.train_spec, run.mesh)
 
 
 def pod_config(name: str, *, shrink: bool) -> tuple[str, Config]:

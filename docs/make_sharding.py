@@ -64,16 +64,10 @@ def plan(name: str, preset: str, devices=None):
 
 def said(run):
     """The collectives of its training step, compiled."""
-    import jax
-
     from scanmax.train import sharding
     from scanmax.train.hlo import collectives
 
-    rows = sharding.batch_sharding(run.mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=rows)
-        for name, spec in run.pipeline.train_spec.items()
-    }
+    batch = sharding.batch_shapes(run.pipeline.train_spec, run.mesh)
     with sharding.use_mesh(run.mesh, run.config.sharding):
         return collectives(run.train_step.lower(run.shapes, batch, {}).compile().as_text())
 

@@ -18,7 +18,7 @@ from scanmax.ops.attention import (
 )
 from scanmax.ops.attention_ring import Ring, ring
 from scanmax.ops.attention_streaming import Plan
-from scanmax.ops.contract import check_choice, op, require, vary_together
+from scanmax.ops.contract import axis_devices, check_choice, op, require, vary_together
 from scanmax.ops.normalizer import Normalizer, get_normalizer
 
 FORMS = (None, "ring", "all_to_all")
@@ -146,7 +146,7 @@ def context_attention(
     normalizer = get_normalizer(normalizer, K)
     form = form or "ring"
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
-    devices = dict(zip(mesh.axis_names, mesh.axis_sizes)).get(axis_name, 1)
+    devices = axis_devices(mesh, axis_name)
     if order == "zigzag":
         require(
             T == S and T % (2 * devices) == 0,

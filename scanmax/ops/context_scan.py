@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Inexact
 from scanmax.ops.contract import (
     accumulator_dtype,
     align,
+    axis_devices,
     check_rank,
     check_shape,
     op,
@@ -459,7 +460,7 @@ def _over_devices(
     """
     local, total, read = functions
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
-    devices = dict(zip(mesh.axis_names, mesh.axis_sizes)).get(axis_name, 1)
+    devices = axis_devices(mesh, axis_name)
     length = arrays[0][0].shape[time]
     padded = [_padded(x, time, -length % devices, value) for x, value in arrays]
     state = initial_state[0].astype(zeros.dtype) if initial_state else zeros

@@ -92,6 +92,11 @@ def check_shape(name: str, array, expected: Sequence[int], layout: str) -> None:
         raise ValueError(f"{name} has shape {array.shape}; expected {layout} = {tuple(expected)}.")
 
 
+def axis_devices(mesh, axis_name: str) -> int:
+    """How many devices a mesh axis has; 1 where the mesh lacks it."""
+    return dict(zip(mesh.axis_names, mesh.axis_sizes)).get(axis_name, 1)
+
+
 def check_grid(name: str, grid) -> None:
     """Refuses what is not a pair of positive integers."""
     fits = isinstance(grid, tuple) and len(grid) == 2 and all(isinstance(n, Integral) for n in grid)

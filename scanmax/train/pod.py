@@ -191,10 +191,7 @@ def compile_for(
     devices = topology_devices(topology) if devices is None else devices
     run = build(config, pipeline=shape_pipeline(config), devices=devices)
     rows = sharding.batch_sharding(run.mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=rows)
-        for name, spec in run.pipeline.train_spec.items()
-    }
+    batch = sharding.batch_shapes(run.pipeline.train_spec, run.mesh)
     with sharding.use_mesh(run.mesh, config.sharding):
         teacher = _teacher_shapes(run)
         init = run.init.lower().compile()

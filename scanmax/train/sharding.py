@@ -156,6 +156,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def batch_shapes(specs: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """A pipeline's specs of its batches, lying as batches do: for compiling without data."""
+    rows = batch_sharding(mesh)
+    return {
+        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=rows)
+        for name, spec in specs.items()
+    }
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())

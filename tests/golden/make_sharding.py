@@ -58,7 +58,9 @@ def layout(params, axes, mesh, config) -> list[str]:
     from scanmax.train.optim import param_path
     from scanmax.train.sharding import parameter_spec
 
-    is_names = lambda leaf: leaf is None or isinstance(leaf, tuple)  # noqa: E731
+    def is_names(leaf):
+        return leaf is None or isinstance(leaf, tuple)
+
     groups, small = collections.defaultdict(list), 0
     for (path, leaf), names in zip(
         jax.tree_util.tree_leaves_with_path(params),

@@ -110,11 +110,7 @@ def test_sharded_models_equal_one_device(case, preset, rules, expected_axes):
 def check_experts_travel(run):
     """Tokens go to the experts, not experts' weights or all tokens to everybody."""
     with sharding.use_mesh(run.mesh, run.config.sharding):
-        rows = sharding.batch_sharding(run.mesh)
-        batch = {
-            name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=rows)
-            for name, spec in run.pipeline.train_spec.items()
-        }
+        batch = sharding.batch_shapes(run.pipeline.train_spec, run.mesh)
         found = collectives(run.train_step.lower(run.shapes, batch, {}).compile().as_text())
     sent = [entry for entry in found if entry.kind == "all-to-all"]
     # There and back, forward and backward, and again in two layers.

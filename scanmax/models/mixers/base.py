@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.models.layers import Dense
+from scanmax.ops.contract import axis_devices
 
 # Longer sequences than this do not sow their matrix over tokens.
 MAX_SOWN_TOKENS = 1024
@@ -105,8 +106,7 @@ class Mixer(nn.Module):
 
 def splits_tokens() -> bool:
     """Whether the mesh of `jax.set_mesh` splits tokens over several devices of a `context` axis."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return dict(zip(mesh.axis_names, mesh.axis_sizes)).get("context", 1) > 1
+    return axis_devices(jax.sharding.get_abstract_mesh(), "context") > 1
 
 
 def filter_past(x: Float[Array, "B T C"], kernel, bias, state, **options: Any):

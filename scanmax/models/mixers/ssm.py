@@ -17,7 +17,7 @@ from scanmax.models.layers import (
     ones_init,
     partitioned,
 )
-from scanmax.models.mixers.base import Mixer, splits_tokens
+from scanmax.models.mixers.base import Mixer, filter_past, splits_tokens
 
 
 def rate_init(lowest: float = 1.0, highest: float = 16.0):
@@ -171,15 +171,12 @@ class Ssd(_StateSpace):
         kernel, bias = self.filter((self.conv_width,), xbc.shape[-1])
         conv, ssm = (None, None) if state is None else (state["conv"], state["ssm"])
         dt = dt.astype(rates["A"].dtype)
-        if state is not None and xbc.shape[1] == 1:
-            xbc, conv = ops.causal_conv1d_step(conv, xbc[:, 0], kernel, bias, activation="silu")
-            x, B, C = (part[:, 0] for part in self.heads_of(xbc[:, None]))
-            y, ssm = ops.ssd_step(ssm, x, dt[:, 0], B=B, C=C, dt_softplus=True, **rates)
-            return y[:, None], {"conv": conv, "ssm": ssm}
-        xbc, conv = ops.causal_conv1d(
-            xbc, kernel, bias, activation="silu", initial_state=conv, return_state=True, **packed
-        )
+        xbc, conv = filter_past(xbc, kernel, bias, conv, activation="silu", **packed)
         x, B, C = self.heads_of(xbc)
+        if state is not None and x.shape[1] == 1:
+            x, dt, B, C = (part[:, 0] for part in (x, dt, B, C))
+            y, ssm = ops.ssd_step(ssm, x, dt, B=B, C=C, dt_softplus=True, **rates)
+            return y[:, None], {"conv": conv, "ssm": ssm}
         self.sow_attention(
             x.shape[1],
             lambda: ops.ssd_matrix(
