@@ -19,8 +19,8 @@ LEDGER = (
         "sparsely-gated-moe",
         covers="top-k gates of a softmax, room for some tokens of a sequence, the way to experts "
         "and back, the MLP of experts in ViT and language models with the load-balance loss of its "
-        "successors (GShard, Switch) and a router z-loss; not noisy gates, the losses on importance "
-        "and load, or hierarchies",
+        "successors (GShard, Switch) and a router z-loss; not noisy gates, the losses on "
+        "importance and load, or hierarchies",
         where=(
             "scanmax.ops.expert_gates",
             "scanmax.ops.dispatch_to_experts",

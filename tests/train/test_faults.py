@@ -161,7 +161,7 @@ def test_any_file_of_a_checkpoint_may_be_cut_or_lost(undisturbed, tmp_path, caps
             assert "checkpoint 10 is damaged" in err, (name, damage)
             assert [path.name for path in (place / "damaged").iterdir()] == ["10.0"]
             fell_back.add((str(name), damage))
-    # These hold the state. Others, such as the processes' parts that Orbax has merged, are not read.
+    # These hold the state. Others, such as the processes' parts that Orbax merged, are not read.
     held = {"meta/metadata", "state/_METADATA", "state/manifest.ocdbt"}
     held |= {str(name) for name in files if str(name).startswith("state/d/")}
     assert len(held) > 3
