@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.claims import Finding, claim
+from benchmarks.harness import jax_contender
 from scanmax import ops
 
 # name -> (function of the tokens T giving (callable, arrays), what the exponent should be at most).
@@ -16,6 +18,14 @@ SLOPES: dict[str, tuple[Callable, float]] = {}
 TOKENS = (1024, 2048, 4096, 8192)
 # Fixed costs make measured slopes smaller, caches larger, than those of the operation counts.
 SLACK = 0.25
+# What carries a state along the tokens, or a convolution as long as they are: by the names above.
+SCANS = (
+    *("linear_attention", "linear_attention, bidirectional", "linear_attention, decay per channel"),
+    *("delta_rule, gated", "diagonal_scan", "ssd", "nc_ssd", "selective_scan"),
+    *("wkv, bidirectional", "wkv6", "modal_ssm, chunked", "modal_ssm, FFT", "fft_conv, causal"),
+)
+# Bytes of a training step beyond its arguments, as a multiple of them. Gradients take one.
+MEMORY = 12
 
 
 def slope(name: str, exponent: float = 1.0) -> Callable:
@@ -92,6 +102,57 @@ def time_slopes(quick):
                 f"{most:g}",
                 f"{measured:.2f}",
                 measured <= most + SLACK,
+            )
+        )
+    return findings
+
+
+def _training(function: Callable) -> Callable:
+    """The gradient of every argument of a function whose result is weighted by ones."""
+
+    def gradients(*arrays):
+        y, pullback = jax.vjp(function, *arrays)
+        return pullback(jnp.ones_like(y))
+
+    return jax.jit(gradients)
+
+
+def _memory(make: Callable, T: int) -> float:
+    """Peak bytes of a call beyond its arguments, over the bytes of those."""
+    function, arrays = make(T)
+    contender = jax_contender("", function, *arrays)
+    contender.prepare()()
+    return contender.memory() / sum(np.asarray(x).nbytes for x in arrays)
+
+
+@claim("scan-slopes", paper="mamba2-ssd", by_hand=True)
+def scan_slopes(quick):
+    """Scans and long convolutions take time and memory linear in T, in training too."""
+    sizes = (256, 512) if quick else (256, 1024, 4096, 16384)
+    findings = []
+    for name in SCANS[:2] if quick else SCANS:
+        make, most = SLOPES[name]
+
+        def train(T, make=make):
+            function, arrays = make(T)
+            return _training(function), arrays
+
+        times = [exponent(f, sizes, rounds=2 if quick else 5) for f in (make, train)]
+        held = _memory(train, sizes[-1])
+        findings.append(
+            Finding(
+                f"{name}: exponent of time in T, T = {sizes[0]}..{sizes[-1]}, forward; training",
+                "1; 1",
+                "; ".join(f"{value:.2f}" for value in times),
+                max(times) <= most + SLACK,
+            )
+        )
+        findings.append(
+            Finding(
+                f"{name}: memory of training over that of the arguments, T = {sizes[-1]}",
+                "a small constant",
+                f"{held:.1f}",
+                held <= MEMORY,
             )
         )
     return findings

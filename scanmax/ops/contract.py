@@ -72,6 +72,14 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def require_causal_states(is_causal: bool, initial_state, return_state: bool) -> None:
+    """Refuses states where tokens are read in both directions."""
+    require(
+        is_causal or (initial_state is None and not return_state),
+        "initial_state and return_state belong to the causal recurrence; they need is_causal=True.",
+    )
+
+
 def check_choice(name: str, value, choices: Sequence) -> None:
     """Refuses a value outside `choices`, listing them."""
     if value not in choices:

@@ -14,13 +14,14 @@ from scanmax.ops.contract import (
     check_rank,
     check_shape,
     op,
+    require_causal_states,
     vary_together,
 )
 from scanmax.ops.recurrence import flat_batch, forget
 from scanmax.ops.scan import FORMS, join_blocks, segment_sums
 
 
-@op("return_state", "form", "chunk_size", "precision", "implementation")
+@op("is_causal", "return_state", "form", "chunk_size", "precision", "implementation")
 def delta_rule(
     query: Float[Array, "*B T H K"],
     key: Float[Array, "*B T H K"],
@@ -28,6 +29,7 @@ def delta_rule(
     beta: Float[Array, "*B T H"],
     *,
     log_decay: Float[Array, "*B T H"] | None = None,
+    is_causal: bool = True,
     scale: Float[Array, ""] | float | None = None,
     segment_ids: Int[Array, "*B T"] | None = None,
     initial_state: Float[Array, "*B H K V"] | None = None,
@@ -55,10 +57,13 @@ def delta_rule(
       value: the values.
       beta: how far each token's key is moved: 0 writes nothing, 1 replaces (at keys of norm 1).
       log_decay: at most 0 (-inf forgets everything); None is no decay.
+      is_causal: read the past and the token itself; else the outputs of the recurrence and of the
+        one from the last token on are added, each with its own S, and what a token writes and
+        reads itself, beta_t (q_t . k_t) v_t, counts once.
       scale: None is 1.
       segment_ids: packed sequences: where the number changes from a token to the next a new one
         starts, and nothing passes.
-      initial_state: the S before the first token, of the first segment.
+      initial_state: the S before the first token, of the first segment; causal only.
       return_state: also return the S after the last token, of the last segment, in accumulator
         precision.
       form: "recurrent" takes T steps, "chunked" T / chunk_size, "parallel" solves one system of
@@ -71,7 +76,7 @@ def delta_rule(
       [*B, T, H, V] in the dtype of value; with `return_state` also the state [*B, H, K, V].
 
     Raises:
-      ValueError: an array of the wrong shape, an unknown form.
+      ValueError: an array of the wrong shape, an unknown form, a state without is_causal.
 
     Example:
       >>> import jax.numpy as jnp
@@ -86,19 +91,41 @@ def delta_rule(
     check_choice("form", form, FORMS)
     check_implementation("delta_rule", implementation, ("xla",))
     _check(query, key, value, beta, log_decay, 3)
-    batch, (length, heads, width), dim = value.shape[:-3], value.shape[-3:], query.shape[-1]
+    batch, (heads, width), dim = value.shape[:-3], value.shape[-2:], query.shape[-1]
+    require_causal_states(is_causal, initial_state, return_state)
     check_shape("initial_state", initial_state, (*batch, heads, dim, width), "[*B, H, K, V]")
     check_shape("segment_ids", segment_ids, value.shape[:-2], "[*B, T]")
     dtype = accumulator_dtype(query, key, value, beta, log_decay, initial_state)
     if initial_state is None:
         initial_state = jnp.zeros((*batch, heads, dim, width), dtype)
     log_decay = jnp.zeros(beta.shape, dtype) if log_decay is None else log_decay.astype(dtype)
-    if segment_ids is not None:
-        log_decay = forget(log_decay, segment_ids)
-    *tokens, state = vary_together(
-        *(flat_batch(x.astype(dtype), len(batch)) for x in (query, key, value, beta, log_decay)),
-        flat_batch(initial_state.astype(dtype), len(batch)),
-    )
+    options = {"form": form, "chunk_size": chunk_size, "precision": precision}
+
+    def rule(reverse=False):
+        decay = log_decay if segment_ids is None else forget(log_decay, segment_ids, reverse)
+        tokens = [x.astype(dtype) for x in (query, key, value, beta, decay)]
+        *tokens, state = vary_together(
+            *(flat_batch(x, len(batch)) for x in tokens),
+            flat_batch(initial_state.astype(dtype), len(batch)),
+        )
+        if not reverse:
+            return _run(tokens, state, **options)
+        y, state = _run([jnp.flip(x, 1) for x in tokens], state, **options)
+        return jnp.flip(y, 1), state
+
+    y, state = rule()
+    y = y.reshape(value.shape)
+    if not is_causal:
+        own = [x.astype(dtype) for x in (query, key, beta, value)]
+        y = y + rule(reverse=True)[0].reshape(value.shape)
+        y = y - jnp.einsum("...k,...k,...,...v->...v", *own)
+    y = (y if scale is None else y * scale).astype(value.dtype)
+    return (y, state.reshape(*batch, heads, dim, width)) if return_state else y
+
+
+def _run(tokens, state, *, form, chunk_size, precision):
+    """The recurrence over [B, T, ...]: y [B, T, H, V] and the last state [B, H, K, V]."""
+    length, heads, width = tokens[2].shape[1:]
     if form == "parallel" or (form is None and length <= chunk_size):
         chunk_size = length
     chunk_size = max(1, min(chunk_size, length))
@@ -110,9 +137,8 @@ def delta_rule(
         chunks = _solve(*chunks, precision)
         body = functools.partial(_chunk, precision=precision)
     state, y = lax.scan(jax.checkpoint(body), state, chunks)  # [T / c, B, H, c, V]
-    y = y.transpose(1, 0, 3, 2, 4).reshape(y.shape[1], -1, heads, width)[:, :length]
-    y = (y if scale is None else y * scale).astype(value.dtype).reshape(value.shape)
-    return (y, state.reshape(*batch, heads, dim, width)) if return_state else y
+    y = y.transpose(1, 0, 3, 2, 4).reshape(y.shape[1], -1, heads, width)
+    return y[:, :length], state
 
 
 def _chunks(x, pad, chunk_size):
@@ -265,13 +291,14 @@ def delta_rule_step(
     return (y if scale is None else y * scale).astype(value.dtype), state
 
 
-@op("precision")
+@op("is_causal", "precision")
 def delta_rule_matrix(
     query: Float[Array, "*B T H K"],
     key: Float[Array, "*B T H K"],
     beta: Float[Array, "*B T H"],
     *,
     log_decay: Float[Array, "*B T H"] | None = None,
+    is_causal: bool = True,
     scale: Float[Array, ""] | float | None = None,
     segment_ids: Int[Array, "*B T"] | None = None,
     precision=None,
@@ -285,12 +312,13 @@ def delta_rule_matrix(
       key: the keys.
       beta: how far each token's key is moved.
       log_decay: at most 0; None is no decay.
+      is_causal: lower triangular; else j > i has the product over t = j-1..i.
       scale: None is 1.
       segment_ids: packed sequences; blocks on the diagonal.
       precision: of the matrix products.
 
     Returns:
-      [*B, H, T, T], lower triangular, in the dtype of query.
+      [*B, H, T, T] in the dtype of query.
 
     Raises:
       ValueError: an array of the wrong shape.
@@ -310,13 +338,23 @@ def delta_rule_matrix(
     check_shape("segment_ids", segment_ids, query.shape[:-2], "[*B, T]")
     dtype = accumulator_dtype(query, key, beta, log_decay)
     log_decay = jnp.zeros(beta.shape, dtype) if log_decay is None else log_decay.astype(dtype)
-    if segment_ids is not None:
-        log_decay = forget(log_decay, segment_ids)
     q, k = (jnp.moveaxis(x.astype(dtype), -2, -3) for x in (query, key))  # [*B, H, T, K]
-    beta, log_decay = (jnp.moveaxis(x.astype(dtype), -1, -2) for x in (beta, log_decay))
-    inverse, decay = _system(k, beta, log_decay, precision)
-    scores = jnp.einsum("...ik,...jk->...ij", q, k, precision=precision) * decay
-    matrix = jnp.matmul(scores, inverse, precision=precision) * beta[..., None, :]
+    beta = jnp.moveaxis(beta.astype(dtype), -1, -2)
+
+    def matrix_of(q, k, beta, log_decay):
+        inverse, decay = _system(k, beta, log_decay, precision)
+        scores = jnp.einsum("...ik,...jk->...ij", q, k, precision=precision) * decay
+        return jnp.matmul(scores, inverse, precision=precision) * beta[..., None, :]
+
+    def decays(reverse):
+        given = log_decay if segment_ids is None else forget(log_decay, segment_ids, reverse)
+        return jnp.moveaxis(given, -1, -2)
+
+    matrix = matrix_of(q, k, beta, decays(False))
+    if not is_causal:
+        flipped = (jnp.flip(x, -2) for x in (q, k)), (jnp.flip(x, -1) for x in (beta, decays(True)))
+        back = matrix_of(*flipped[0], *flipped[1])
+        matrix = matrix + jnp.triu(jnp.flip(back, (-2, -1)), 1)
     return (matrix if scale is None else matrix * scale).astype(query.dtype)
 
 

@@ -15,10 +15,11 @@ from scanmax.ops.contract import (
     check_shape,
     op,
     require,
+    require_causal_states,
 )
 from scanmax.ops.feature_maps import check_feature_map, feature_width, features
-from scanmax.ops.recurrence import flat_batch, forget, repeat_groups, run, step
-from scanmax.ops.scan import FORMS, same_segment, segment_sums
+from scanmax.ops.recurrence import flat_batch, forget, repeat_groups, run, run_both_ways, step
+from scanmax.ops.scan import FORMS, pair_decays, same_segment
 
 
 @op(
@@ -102,10 +103,7 @@ def linear_attention(
     _check(query, key, value, log_decay, feature_map, 3)
     batch, (heads, width) = value.shape[:-3], value.shape[-2:]
     dim = feature_width(query.shape[-1], feature_map)
-    require(
-        is_causal or (initial_state is None and not return_state),
-        "initial_state and return_state belong to the causal recurrence; they need is_causal=True.",
-    )
+    require_causal_states(is_causal, initial_state, return_state)
     width += normalize
     check_shape("initial_state", initial_state, (*batch, heads, dim, width), "[*B, H, K, V]")
     check_shape("segment_ids", segment_ids, value.shape[:-2], "[*B, T]")
@@ -127,9 +125,7 @@ def linear_attention(
     elif log_decay is None and segment_ids is None:
         y, state = _global(*inputs, dtype, precision), None
     else:
-        y, state = run(*inputs, decays(False), None, **options)
-        flipped = [jnp.flip(x, 1) for x in (*inputs, decays(True))]
-        y = y + jnp.flip(run(*flipped, None, **options, diagonal=False)[0], 1)
+        y, state = run_both_ways(*inputs, (decays(False), decays(True)), **options), None
     if normalize:
         y = _normalized(y)
     y = (y if scale is None else y * scale).astype(value.dtype).reshape(value.shape)
@@ -251,7 +247,9 @@ def linear_attention_matrix(
             past = jnp.tri(q.shape[-3], dtype=bool)
             matrix = jnp.where(align(past, matrix), matrix, 0)
     else:
-        decay = _between(log_decay.astype(dtype), is_causal, log_decay.ndim == query.ndim)
+        # time last: [*B, H, (K,) T]
+        time = -3 if log_decay.ndim == query.ndim else -2
+        decay = pair_decays(jnp.moveaxis(log_decay.astype(dtype), time, -1), is_causal)
         if log_decay.ndim == query.ndim:
             matrix = jnp.einsum("...ihk,...jhk,...hkij->...hij", q, k, decay, precision=precision)
         else:
@@ -263,17 +261,6 @@ def linear_attention_matrix(
         total = matrix.sum(-1, keepdims=True)
         matrix = matrix / jnp.where(total == 0, 1, total)
     return (matrix if scale is None else matrix * scale).astype(query.dtype)
-
-
-def _between(log_decay, is_causal, per_channel):
-    """The decay from token j to token i, [*B, H, (K,) i, j]."""
-    time_last = jnp.moveaxis(log_decay, -3 if per_channel else -2, -1)
-    decay = jnp.exp(segment_sums(time_last))
-    if is_causal:
-        return decay
-    backwards = jnp.flip(jnp.exp(segment_sums(jnp.flip(time_last, -1))), (-2, -1))
-    past = jnp.tri(decay.shape[-1], dtype=bool)
-    return jnp.where(align(past, decay), decay, backwards)
 
 
 def _check(query, key, value, log_decay, feature_map, rank):

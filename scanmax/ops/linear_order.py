@@ -25,6 +25,7 @@ from scanmax.ops.contract import (
     check_shape,
     platform,
     require,
+    require_causal_states,
 )
 from scanmax.ops.feature_maps import check_feature_map, features
 from scanmax.ops.recurrence import flat_batch, run
@@ -51,7 +52,7 @@ def attention(
     """What an op of this order is, `name`, checks included: y, or (y, state)."""
     check_feature_map(feature_map)
     check_implementation(name, implementation, ("xla",))
-    check_causal(is_causal, initial_state, return_state)
+    require_causal_states(is_causal, initial_state, return_state)
     options |= {"scale": default_scale(scale, query), "turned": turned}
     query, key = features(query, feature_map), features(key, feature_map)
     check(query, key, value, form=form, state=initial_state, turned=turned)
@@ -235,14 +236,6 @@ def check(query, key, value, *, form=None, state=None, turned=(None, None), rank
     )
     check_shape("turned_query", turned_query, query.shape, "the shape of query")
     check_shape("turned_key", turned_key, key.shape, "the shape of key")
-
-
-def check_causal(is_causal, initial_state, return_state):
-    """Refuses a state where the attention is bidirectional."""
-    require(
-        is_causal or (initial_state is None and not return_state),
-        "initial_state and return_state belong to the causal form; they need is_causal=True.",
-    )
 
 
 def default_scale(scale, query):

@@ -113,6 +113,18 @@ def run(
     return y[:, :length], state
 
 
+def run_both_ways(query, key, value, decays, *, weight=None, **options):
+    """y of `run` in both directions; each token's own term counts once.
+
+    `decays` are those of the way forward and of the way back, which differ where segments start.
+    """
+    forward, backward = decays
+    y, _ = run(query, key, value, forward, None, weight=weight, **options)
+    flipped = [None if x is None else jnp.flip(x, 1) for x in (query, key, value, backward, weight)]
+    back, _ = run(*flipped[:-1], None, weight=flipped[-1], **options, diagonal=False)
+    return y + jnp.flip(back, 1)
+
+
 def _chunks(x, pad, chunk_size):
     """[B, T, ...] -> [T / c, B, c, ...]."""
     if x is None:

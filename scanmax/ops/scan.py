@@ -221,6 +221,19 @@ def _scan_backward(options, residuals, cotangents):
 scan_leading.defvjp(_scan_forward, _scan_backward)
 
 
+def pair_decays(log_decay: Float[Array, "*B T"], is_causal: bool) -> Float[Array, "*B T T"]:
+    """The decay from token j to token i, at [i, j]: of the tokens next to j up to i itself.
+
+    Causal, it is 0 where j > i; else the same holds on either side.
+    """
+    decay = jnp.exp(segment_sums(log_decay))
+    if is_causal:
+        return decay
+    backwards = jnp.flip(jnp.exp(segment_sums(jnp.flip(log_decay, -1))), (-2, -1))
+    past = jnp.tri(decay.shape[-1], dtype=bool)
+    return jnp.where(align(past, decay), decay, backwards)
+
+
 def segment_sums(x: Float[Array, "*B T"], block: int = 128) -> Float[Array, "*B T T"]:
     """Sums of x over the tokens after j up to i, at [i, j]; -inf where j > i.
 

@@ -16,6 +16,7 @@ from scanmax.ops.contract import (
     check_shape,
     op,
     platform,
+    require_causal_states,
     vary_like,
     vary_together,
 )
@@ -30,7 +31,7 @@ from scanmax.ops.scan import (
 from scanmax.ops.ssm import time_steps, with_skip
 
 
-@op("dt_softplus", "return_state", "form", "chunk_size", "implementation")
+@op("dt_softplus", "is_causal", "return_state", "form", "chunk_size", "implementation")
 def selective_scan(
     x: Float[Array, "*B T D"],
     dt: Float[Array, "*B T D"],
@@ -41,6 +42,7 @@ def selective_scan(
     D: Float[Array, " D"] | None = None,
     dt_bias: Float[Array, " D"] | None = None,
     dt_softplus: bool = False,
+    is_causal: bool = True,
     segment_ids: Int[Array, "*B T"] | None = None,
     initial_state: Float[Array, "*B D N"] | None = None,
     return_state: bool = False,
@@ -64,9 +66,11 @@ def selective_scan(
       D: skip weights per channel.
       dt_bias: added to dt first.
       dt_softplus: then dt = softplus(dt).
+      is_causal: read the past and the token itself; else both sides: what lies ahead reaches the
+        token by the same recurrence from the last token on, and the token itself counts once.
       segment_ids: packed sequences: where the number changes from a token to the next a new one
         starts, and nothing passes.
-      initial_state: the h before the first token, of the first segment.
+      initial_state: the h before the first token, of the first segment; causal only.
       return_state: also return the h after the last token, of the last segment, in accumulator
         precision.
       form: "recurrent" takes T steps; "chunked" scans chunk_size tokens at once by an associative
@@ -79,7 +83,7 @@ def selective_scan(
       [*B, T, D] in the dtype of x; with `return_state` also the state [*B, D, N].
 
     Raises:
-      ValueError: an array of the wrong shape, an unknown form.
+      ValueError: an array of the wrong shape, an unknown form, a state without is_causal.
 
     Example:
       >>> import jax.numpy as jnp
@@ -94,6 +98,7 @@ def selective_scan(
     check_implementation("selective_scan", implementation, ("xla",))
     _check(x, dt, A, B, C, D, dt_bias, 2)
     batch, length, (dim, states) = x.shape[:-2], x.shape[-2], A.shape
+    require_causal_states(is_causal, initial_state, return_state)
     check_shape("initial_state", initial_state, (*batch, dim, states), "[*B, D, N]")
     dtype = accumulator_dtype(x, dt, A, B, C, initial_state)
     if initial_state is None:
@@ -102,13 +107,26 @@ def selective_scan(
         form = "recurrent" if platform() == "cpu" else "chunked"
     steps = time_steps(dt, dt_bias, dt_softplus, None, dtype)
     check_shape("segment_ids", segment_ids, x.shape[:-1], "[*B, T]")
-    keep = None if segment_ids is None else 1 - segment_starts(segment_ids)[..., None].astype(dtype)
-    inputs = [flat_batch(y.astype(dtype), len(batch)) for y in (x, steps, B, C, initial_state)]
-    inputs[-1] = inputs[-1].swapaxes(1, 2)  # [B, N, D]: the channels vectorise
-    inputs = vary_together(*inputs, A.astype(dtype).T, flat_batch(keep, len(batch)))
     chunk_size = length if form == "parallel" else max(1, min(chunk_size, length))
-    y, state = _run(*inputs, form, chunk_size)
-    y = y.reshape(x.shape)
+
+    def scan(reverse=False):
+        keep = None
+        if segment_ids is not None:
+            keep = 1 - segment_starts(segment_ids, reverse)[..., None].astype(dtype)
+        tokens = [flat_batch(y.astype(dtype), len(batch)) for y in (x, steps, B, C)]
+        tokens.append(flat_batch(keep, len(batch)))
+        if reverse:
+            tokens = [y if y is None else jnp.flip(y, 1) for y in tokens]
+        # [B, N, D]: the channels vectorise
+        state = flat_batch(initial_state.astype(dtype), len(batch)).swapaxes(1, 2)
+        *tokens, keep, state, rates = vary_together(*tokens, state, A.astype(dtype).T)
+        y, state = _run(*tokens, state, rates, keep, form, chunk_size)
+        return (jnp.flip(y, 1) if reverse else y).reshape(x.shape), state
+
+    y, state = scan()
+    if not is_causal:
+        own = (B.astype(dtype) * C.astype(dtype)).sum(-1, keepdims=True)
+        y = y + scan(reverse=True)[0] - own * steps * x.astype(dtype)
     if D is not None:
         y = y + align(D.astype(dtype), x) * x.astype(dtype)
     y = y.astype(x.dtype)
@@ -275,7 +293,7 @@ def selective_scan_step(
     return y.astype(x.dtype), state
 
 
-@op("dt_softplus")
+@op("dt_softplus", "is_causal")
 def selective_scan_matrix(
     dt: Float[Array, "*B T D"],
     A: Float[Array, "D N"],
@@ -285,11 +303,12 @@ def selective_scan_matrix(
     D: Float[Array, " D"] | None = None,
     dt_bias: Float[Array, " D"] | None = None,
     dt_softplus: bool = False,
+    is_causal: bool = True,
     segment_ids: Int[Array, "*B T"] | None = None,
 ) -> Float[Array, "*B D T T"]:
     """The matrix over tokens that `selective_scan` applies to each channel, for small T.
 
-        M_ij = sum_n C_in exp(A_n sum of dt over the tokens after j up to i) B_jn dt_j + D [i = j]
+        M_ij = sum_n C_in exp(A_n sum of dt over the tokens next to j up to i) B_jn dt_j + D [i = j]
 
     Args:
       dt: the step sizes, per channel.
@@ -299,10 +318,11 @@ def selective_scan_matrix(
       D: skip weights per channel.
       dt_bias: added to dt first.
       dt_softplus: then dt = softplus(dt).
+      is_causal: lower triangular; else the tokens of both sides weigh.
       segment_ids: packed sequences; blocks on the diagonal.
 
     Returns:
-      [*B, D, T, T], lower triangular, in the dtype of C: one hidden attention per channel.
+      [*B, D, T, T] in the dtype of C: one hidden attention per channel.
 
     Raises:
       ValueError: an array of the wrong shape.
@@ -323,6 +343,9 @@ def selective_scan_matrix(
     # one state at a time: all of them would take [*B, D, T, T, N]
     sums = segment_sums(dt)
     past = sums > -jnp.inf
+    if not is_causal:
+        back = jnp.flip(segment_sums(jnp.flip(dt, -1)), (-2, -1))
+        sums, past = jnp.where(past, sums, back), jnp.ones_like(past)
     if segment_ids is not None:
         check_shape("segment_ids", segment_ids, B.shape[:-1], "[*B, T]")
         past &= same_segment(segment_ids)[..., None, :, :]

@@ -13,15 +13,19 @@ from scanmax.ops.contract import (
     check_shape,
     op,
     require,
+    require_causal_states,
 )
-from scanmax.ops.recurrence import flat_batch, forget, repeat_groups, run, step
-from scanmax.ops.scan import FORMS, same_segment, segment_sums
+from scanmax.ops.recurrence import flat_batch, forget, repeat_groups, run, run_both_ways, step
+from scanmax.ops.scan import FORMS, pair_decays, same_segment
 
 # Not static: a traced scalar will do.
 Scalar = Float[Array, ""] | float
 
 
-@op("dt_softplus", "return_state", "form", "chunk_size", "precision", "implementation")
+@op(
+    *("dt_softplus", "is_causal", "return_state"),
+    *("form", "chunk_size", "precision", "implementation"),
+)
 def ssd(
     x: Float[Array, "*B T H P"],
     dt: Float[Array, "*B T H"],
@@ -33,6 +37,7 @@ def ssd(
     dt_bias: Float[Array, " H"] | None = None,
     dt_softplus: bool = False,
     dt_limit: tuple[Scalar, Scalar] | None = None,
+    is_causal: bool = True,
     segment_ids: Int[Array, "*B T"] | None = None,
     initial_state: Float[Array, "*B H N P"] | None = None,
     return_state: bool = False,
@@ -45,8 +50,8 @@ def ssd(
 
         S_t = exp(dt_t A) * S_{t-1} + dt_t * B_t (x) x_t,    y_t = S_t^T C_t + D x_t
 
-    It is `linear_attention` with q = C, k = B, v = dt * x and log_decay = dt * A; the products of
-    B and C are taken once per group.
+    It is `linear_attention` with q = C, k = B, v = dt * x and log_decay = dt * A, causal or not;
+    the products of B and C are taken once per group.
 
     Args:
       x: the inputs, H heads of width P.
@@ -58,9 +63,11 @@ def ssd(
       dt_bias: added to dt first.
       dt_softplus: then dt = softplus(dt).
       dt_limit: then dt is clipped to (lowest, highest).
+      is_causal: read the past and the token itself; else both sides: what lies ahead reaches the
+        token by the same recurrence from the last token on, and the token itself counts once.
       segment_ids: packed sequences: where the number changes from a token to the next a new one
         starts, and nothing passes.
-      initial_state: the S before the first token, of the first segment.
+      initial_state: the S before the first token, of the first segment; causal only.
       return_state: also return the S after the last token, of the last segment, in accumulator
         precision.
       form: "recurrent" takes T steps, "chunked" T / chunk_size, "parallel" builds the T x T matrix.
@@ -73,7 +80,7 @@ def ssd(
       [*B, T, H, P] in the dtype of x; with `return_state` also the state [*B, H, N, P].
 
     Raises:
-      ValueError: an array of the wrong shape, an unknown form.
+      ValueError: an array of the wrong shape, an unknown form, a state without is_causal.
 
     Example:
       >>> import jax.numpy as jnp
@@ -88,22 +95,24 @@ def ssd(
     check_implementation("ssd", implementation, ("xla",))
     _check(x, dt, A, B, C, D, dt_bias, 3)
     batch, (heads, width), states = x.shape[:-3], x.shape[-2:], B.shape[-1]
+    require_causal_states(is_causal, initial_state, return_state)
     check_shape("initial_state", initial_state, (*batch, heads, states, width), "[*B, H, N, P]")
     dtype = accumulator_dtype(x, dt, A, B, C, initial_state)
     dt = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
     check_shape("segment_ids", segment_ids, x.shape[:-2], "[*B, T]")
     log_decay = dt * align(A.astype(dtype), dt)
-    if segment_ids is not None:
-        log_decay = forget(log_decay, segment_ids)
-    inputs = [flat_batch(y, len(batch)) for y in (C, B, x, log_decay, initial_state)]
-    y, state = run(
-        *inputs,
-        weight=flat_batch(dt, len(batch)),
-        form=form,
-        chunk_size=chunk_size,
-        precision=precision,
-        dtype=dtype,
-    )
+
+    def decays(reverse):
+        given = log_decay if segment_ids is None else forget(log_decay, segment_ids, reverse)
+        return flat_batch(given, len(batch))
+
+    inputs = [flat_batch(y, len(batch)) for y in (C, B, x)]
+    options = {"form": form, "chunk_size": chunk_size, "precision": precision, "dtype": dtype}
+    options["weight"] = flat_batch(dt, len(batch))
+    if is_causal:
+        y, state = run(*inputs, decays(False), flat_batch(initial_state, len(batch)), **options)
+    else:
+        y = run_both_ways(*inputs, (decays(False), decays(True)), **options)
     y = _skip(y.reshape(x.shape), x, D)
     return (y, state.reshape(*batch, heads, states, width)) if return_state else y
 
@@ -172,7 +181,7 @@ def ssd_step(
     return _skip(y, x, D), state
 
 
-@op("dt_softplus", "precision")
+@op("dt_softplus", "is_causal", "precision")
 def ssd_matrix(
     dt: Float[Array, "*B T H"],
     A: Float[Array, " H"],
@@ -183,12 +192,13 @@ def ssd_matrix(
     dt_bias: Float[Array, " H"] | None = None,
     dt_softplus: bool = False,
     dt_limit: tuple[Scalar, Scalar] | None = None,
+    is_causal: bool = True,
     segment_ids: Int[Array, "*B T"] | None = None,
     precision=None,
 ) -> Float[Array, "*B H T T"]:
     """The matrix over tokens that `ssd` applies to x: the hidden attention, for small T.
 
-        M_ij = C_i . B_j exp(A sum of dt over the tokens after j up to i) dt_j + D [i = j]
+        M_ij = C_i . B_j exp(A sum of dt over the tokens next to j up to i) dt_j + D [i = j]
 
     Args:
       dt: the step sizes, per head.
@@ -199,11 +209,12 @@ def ssd_matrix(
       dt_bias: added to dt first.
       dt_softplus: then dt = softplus(dt).
       dt_limit: then dt is clipped to (lowest, highest).
+      is_causal: lower triangular; else the tokens of both sides weigh.
       segment_ids: packed sequences; blocks on the diagonal.
       precision: of the matrix product.
 
     Returns:
-      [*B, H, T, T], lower triangular, in the dtype of C.
+      [*B, H, T, T] in the dtype of C.
 
     Raises:
       ValueError: an array of the wrong shape.
@@ -222,7 +233,7 @@ def ssd_matrix(
     dtype = accumulator_dtype(dt, A, B, C, D)
     dt = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
     dt = jnp.swapaxes(dt, -1, -2)  # [*B, H, T]
-    decay = jnp.exp(segment_sums(dt * align(A.astype(dtype), dt, 1)))
+    decay = pair_decays(dt * align(A.astype(dtype), dt, 1), is_causal)
     if segment_ids is not None:
         check_shape("segment_ids", segment_ids, B.shape[:-2], "[*B, T]")
         decay = jnp.where(same_segment(segment_ids)[..., None, :, :], decay, 0)

@@ -15,6 +15,7 @@ from scanmax.ops.contract import (
     check_shape,
     op,
     require,
+    require_causal_states,
     vary_like,
 )
 from scanmax.ops.softmax import divide
@@ -84,10 +85,7 @@ def tensor_attention_poly(
     _check(*arrays, 3)
     *batch, T, H, K = query.shape
     S, width = first_value.shape[-3], first_value.shape[-1] + 1
-    require(
-        is_causal or (initial_state is None and not return_state),
-        "initial_state and return_state belong to the causal sums; they need is_causal=True.",
-    )
+    require_causal_states(is_causal, initial_state, return_state)
     require(
         not is_causal or T == S,
         f"first_key has shape {first_key.shape}; with is_causal its length is query's, {T}.",

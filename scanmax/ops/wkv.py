@@ -13,7 +13,7 @@ from scanmax.ops.contract import (
     check_shape,
     op,
     platform,
-    require,
+    require_causal_states,
     vary_together,
 )
 from scanmax.ops.recurrence import flat_batch
@@ -85,10 +85,7 @@ def wkv(
     check_choice("form", form, FORMS)
     check_implementation("wkv", implementation, ("xla",))
     _check(key, value, log_decay, bonus, 2)
-    require(
-        is_causal or (initial_state is None and not return_state),
-        "initial_state and return_state belong to the causal recurrence; they need is_causal=True.",
-    )
+    require_causal_states(is_causal, initial_state, return_state)
     batch, dim = key.shape[:-2], key.shape[-1]
     check_shape("initial_state", initial_state, (*batch, 2, dim), "[*B, 2, D]")
     check_shape("segment_ids", segment_ids, key.shape[:-1], "[*B, T]")

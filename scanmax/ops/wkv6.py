@@ -11,7 +11,7 @@ from scanmax.ops.contract import (
     check_rank,
     check_shape,
     op,
-    require,
+    require_causal_states,
 )
 from scanmax.ops.linear_attention import linear_attention_matrix
 from scanmax.ops.recurrence import flat_batch, forget, run, step
@@ -82,10 +82,7 @@ def wkv6(
     check_choice("form", form, FORMS)
     check_implementation("wkv6", implementation, ("xla",))
     _check(query, key, value, log_decay, bonus, 3)
-    require(
-        is_causal or (initial_state is None and not return_state),
-        "initial_state and return_state belong to the causal recurrence; they need is_causal=True.",
-    )
+    require_causal_states(is_causal, initial_state, return_state)
     batch, (heads, width), dim = value.shape[:-3], value.shape[-2:], key.shape[-1]
     check_shape("initial_state", initial_state, (*batch, heads, dim, width), "[*B, H, K, V]")
     check_shape("segment_ids", segment_ids, value.shape[:-2], "[*B, T]")

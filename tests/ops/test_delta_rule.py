@@ -50,8 +50,18 @@ class DeltaRuleTest(OpSuite):
             forms=("recurrent", "chunked"),
             options={"chunk_size": 3, "scale": 0.5},
         ),
+        OpCase(
+            length=9,
+            gated=True,
+            packed=True,
+            full=True,
+            resume=False,
+            options={"chunk_size": 4, "scale": 0.5, "is_causal": False},
+        ),
+        OpCase(length=1, batch=(2,), gated=False, options={"is_causal": False}),
     )
     errors = (
+        ({"is_causal": False}, ValueError, "need is_causal=True"),
         ({"key": lambda x: x[..., 1:]}, ValueError, "key has shape .*the shape of query"),
         ({"value": lambda x: x[..., :1, :]}, ValueError, "value has shape"),
         ({"beta": lambda x: x[..., 1:]}, ValueError, r"beta has shape .*\[\*B, T, H\]"),
@@ -70,6 +80,7 @@ class DeltaRuleMatrixTest(OpSuite):
     cases = (
         OpCase(length=9, batch=(2,), gated=True, full=True, options={"scale": 0.5}),
         OpCase(length=9, gated=False, packed=True),
+        OpCase(length=9, gated=True, packed=True, full=True, options={"is_causal": False}),
     )
     errors = (({"beta": lambda x: x[..., 1:]}, ValueError, "beta has shape"),)
 
@@ -116,6 +127,10 @@ def test_with_orthogonal_keys_it_is_linear_attention():
     query, value, decay = given["query"], given["value"][:, :1], given["log_decay"][:, :1]
     y = ops.delta_rule(query[:, :1], keys, value, jnp.ones((4, 1)), log_decay=decay)
     expected = ops.linear_attention(query[:, :1], keys, value, log_decay=decay)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    both = {"log_decay": decay, "is_causal": False}
+    y = ops.delta_rule(query[:, :1], keys, value, jnp.ones((4, 1)), **both)
+    expected = ops.linear_attention(query[:, :1], keys, value, **both)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
 
 

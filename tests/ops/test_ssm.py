@@ -79,9 +79,18 @@ class SsdTest(OpSuite):
         # one group, no extras
         OpCase(length=7, sizes=(3, 1, 2, 1)),
         OpCase(length=20, batch=(2,), packed=True, options={"chunk_size": 8}),
+        OpCase(
+            length=9,
+            packed=True,
+            full=True,
+            resume=False,
+            options={**EVERYTHING, "chunk_size": 4, "is_causal": False},
+        ),
+        OpCase(length=1, batch=(2,), options={"is_causal": False}),
     )
     errors = (
         *HEADS_ERRORS,
+        ({"is_causal": False}, ValueError, "need is_causal=True"),
         ({"dt": lambda x: x[..., None]}, ValueError, r"dt has shape .*\[\*B, T, H\]"),
         ({"initial_state": lambda x: x[..., 1:]}, ValueError, "initial_state has shape"),
         ({"form": "sideways"}, ValueError, "form='sideways' is not one of"),
@@ -118,8 +127,17 @@ class SelectiveScanTest(OpSuite):
             options={"dt_softplus": True, "chunk_size": 3},
         ),
         OpCase(length=20, batch=(2,), packed=True, options={"chunk_size": 8}),
+        OpCase(
+            length=9,
+            packed=True,
+            full=True,
+            resume=False,
+            options={"dt_softplus": True, "chunk_size": 4, "is_causal": False},
+        ),
+        OpCase(length=1, batch=(2,), options={"is_causal": False}),
     )
     errors = (
+        ({"is_causal": False}, ValueError, "need is_causal=True"),
         ({"A": lambda x: x[1:]}, ValueError, r"A has shape .*\[D, N\]"),
         ({"segment_ids": np.zeros(3, int)}, ValueError, "segment_ids has shape"),
         ({"B": lambda x: x[..., 1:]}, ValueError, r"B has shape .*\[\*B, T, N\]"),
@@ -168,6 +186,7 @@ class SsdMatrixTest(MatrixSuite):
     cases = (
         OpCase(length=9, batch=(2,), full=True, options=EVERYTHING),
         OpCase(length=9, batch=(2,), packed=True, options=EVERYTHING),
+        OpCase(length=9, packed=True, full=True, options={**EVERYTHING, "is_causal": False}),
     )
     errors = HEADS_ERRORS
 
@@ -193,6 +212,7 @@ class SelectiveScanMatrixTest(MatrixSuite):
     cases = (
         OpCase(length=9, batch=(2,), full=True, options={"dt_softplus": True}),
         OpCase(length=9, batch=(2,), packed=True, options={"dt_softplus": True}),
+        OpCase(length=9, packed=True, full=True, options={"is_causal": False}),
     )
     errors = (({"A": lambda x: x[1:]}, ValueError, r"A has shape .*\[D, N\]"),)
 
@@ -224,6 +244,17 @@ def test_duality_ssd_is_linear_attention():
     x, dt, A, B, C = _ssd_inputs(20)
     y = ops.linear_attention(C, B, x * dt[..., None], log_decay=dt * A[None])
     np.testing.assert_allclose(ops.ssd(x, dt, A, B, C), y, rtol=2e-5, atol=1e-5)
+
+
+def test_both_directions_of_ssd_are_those_of_linear_attention():
+    x, dt, A, B, C = _ssd_inputs(20)
+    options = {"is_causal": False, "chunk_size": 8}
+    y = ops.linear_attention(C, B, x * dt[..., None], log_decay=dt * A[None], **options)
+    np.testing.assert_allclose(ops.ssd(x, dt, A, B, C, **options), y, rtol=2e-5, atol=1e-5)
+    one = ops.ssd(x[..., :1], dt, A, B, C, **options)[..., 0]
+    rates = A[:, None] * jnp.ones((1, 4))
+    scan = ops.selective_scan(x[..., 0], dt, rates, B[:, 0], C[:, 0], is_causal=False)
+    np.testing.assert_allclose(one, scan, rtol=2e-5, atol=1e-5)
 
 
 def test_the_selective_scan_is_linear_attention_over_heads_of_width_one():

@@ -72,7 +72,9 @@ class Mamba(Mixer):
         packed = self.packed(segment_ids, state)
         conv, hidden = (None, None) if state is None else (state["conv"], state["ssm"])
         if not self.is_causal:
-            y = self.both(ssm, self.centred(inputs, kernel, bias))
+            filtered = self.centred(inputs, kernel, bias)
+            self.sow_attention(x.shape[1], lambda: ssm.matrix(filtered, is_causal=False))
+            y = ssm(filtered, is_causal=False)
         else:
             filtered, conv = filter_past(inputs, kernel, bias, conv, activation="silu", **packed)
             self.sow_attention(x.shape[1], lambda: ssm.matrix(filtered, **packed))
@@ -111,28 +113,6 @@ class Mamba(Mixer):
             jnp.pad(x, ((0, 0), (0, ahead), (0, 0))), kernel, bias, activation="silu"
         )
         return y[:, ahead:]
-
-    @nn.nowrap
-    def both(self, ssm, x):
-        """The scan in both directions, a token's own term and the skip counted once."""
-        self.sow_attention(x.shape[1], lambda: self.matrix(ssm, x))
-        arrays = ssm.project(x)
-        flipped = {name: jnp.flip(arrays[name], 1) for name in ("dt", "B", "C")}
-        scan = {"dt_softplus": True}
-        y = ops.selective_scan(x, **arrays, **scan)
-        backward = {**arrays, **flipped, "D": None}
-        y = y + jnp.flip(ops.selective_scan(jnp.flip(x, 1), **backward, **scan), 1)
-        exact = arrays["A"].dtype
-        dt = jax.nn.softplus(arrays["dt"].astype(exact) + arrays["dt_bias"][None, None])
-        once = (arrays["B"].astype(exact) * arrays["C"].astype(exact)).sum(-1, keepdims=True)
-        return y - (once * dt * x.astype(exact)).astype(y.dtype)
-
-    @nn.nowrap
-    def matrix(self, ssm, x):
-        """What both scans together multiply tokens by."""
-        forward = ssm.matrix(x)
-        backward = jnp.flip(ssm.matrix(jnp.flip(x, 1)), (-2, -1))
-        return forward + jnp.triu(backward, 1)
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int, dim: int) -> dict[str, Array]:

@@ -208,7 +208,7 @@ class Delta(_Recurrent):
 
     with q, k, v = silu(conv(W x)), q and k divided by their norm. As released, the output norm has
     one scale for all heads and there is no gate. On images the convolution is 3x3 over the grid,
-    which prefix tokens pass by, and the outputs of both directions are added.
+    which prefix tokens pass by, and the rule runs in both directions.
 
     Attributes:
       key_factor, value_factor: widths of keys and values over the model's.
@@ -288,35 +288,21 @@ class Delta(_Recurrent):
 
     @nn.nowrap
     def rule(self, arrays, log_decay, memory, packed):
-        """(y, state) of the delta rule: causal, or the sum of both directions."""
+        """(y, state) of the delta rule."""
         query, key, _, beta = arrays
         length = query.shape[1]
-        both = not self.is_causal
-
-        def flip(x):
-            return None if x is None else jnp.flip(x, 1)
-
-        def matrix():
-            view = ops.delta_rule_matrix(query, key, beta, log_decay=log_decay, **packed)
-            if both:
-                backward = (flip(x) for x in (query, key, beta))
-                back = ops.delta_rule_matrix(*backward, log_decay=flip(log_decay))
-                view = view + jnp.flip(back, (-2, -1))
-            return view
-
-        self.sow_attention(length, matrix)
-        if both:
-            y = ops.delta_rule(*arrays, log_decay=log_decay)
-            back = ops.delta_rule(*(flip(x) for x in arrays), log_decay=flip(log_decay))
-            return y + flip(back), None
+        options = {"log_decay": log_decay, **packed}
+        if not self.is_causal:
+            options["is_causal"] = False
+        self.sow_attention(length, lambda: ops.delta_rule_matrix(query, key, beta, **options))
         if memory is None:
-            return ops.delta_rule(*arrays, log_decay=log_decay, **packed), None
+            return ops.delta_rule(*arrays, **options), None
         if length == 1:
             token = (x[:, 0] for x in arrays)
             decay = None if log_decay is None else log_decay[:, 0]
             y, memory = ops.delta_rule_step(memory, *token, log_decay=decay)
             return y[:, None], memory
-        return ops.delta_rule(*arrays, log_decay=log_decay, initial_state=memory, return_state=True)
+        return ops.delta_rule(*arrays, **options, initial_state=memory, return_state=True)
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int, dim: int) -> dict[str, Array]:

@@ -29,7 +29,8 @@ class SelectiveSsm(nn.Module):
     """S6: dt, B, C = x_proj(x); y = selective_scan(x, softplus(dt_proj(dt)), A, B, C, D).
 
     With `initial_state` [B, C, N] or `return_state` it returns (y, state); one token behind a state
-    takes a step. `matrix` is the hidden attention, D left out.
+    takes a step. Without `is_causal` it runs in both directions. `matrix` is the hidden attention,
+    D left out.
 
     Attributes:
       heads: groups of channels of which `matrix` gives the mean; with one for each it is exact.
@@ -54,6 +55,7 @@ class SelectiveSsm(nn.Module):
         initial_state: Float[Array, "B C N"] | None = None,
         return_state: bool = False,
         segment_ids: Int[Array, "B T"] | None = None,
+        is_causal: bool = True,
     ):
         arrays = self.project(x)
         if initial_state is not None and x.shape[1] == 1:
@@ -67,12 +69,16 @@ class SelectiveSsm(nn.Module):
             "initial_state": initial_state,
             "return_state": return_state or initial_state is not None,
         }
-        if segment_ids is None and splits_tokens():
+        if is_causal and segment_ids is None and splits_tokens():
             return ops.context_selective_scan(x, **arrays, **options)
-        return ops.selective_scan(x, **arrays, segment_ids=segment_ids, **options)
+        options |= {"segment_ids": segment_ids, "is_causal": is_causal}
+        return ops.selective_scan(x, **arrays, **options)
 
     def matrix(
-        self, x: Float[Array, "B T C"], segment_ids: Int[Array, "B T"] | None = None
+        self,
+        x: Float[Array, "B T C"],
+        segment_ids: Int[Array, "B T"] | None = None,
+        is_causal: bool = True,
     ) -> Float[Array, "B H T T"]:
         """The hidden attention, what the scan multiplies tokens by: the mean of each head's."""
         arrays = self.project(x)
@@ -89,6 +95,7 @@ class SelectiveSsm(nn.Module):
                 dt_bias=channel["dt_bias"][None],
                 dt_softplus=True,
                 segment_ids=segment_ids,
+                is_causal=is_causal,
             )
             return total + one[:, 0], None
 

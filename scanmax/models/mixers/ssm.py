@@ -192,16 +192,12 @@ class Ssd(_StateSpace):
     def scan_both(self, xbc, dt, rates, grid=None):
         # Rows one after another: the grid does not matter.
         x, B, C = self.heads_of(xbc)
-        bias, A, D = (rates[name][None, None] for name in ("dt_bias", "A", "D"))
-        dt = jax.nn.softplus(dt.astype(bias.dtype) + bias)
-        decay = {"log_decay": dt * A, "is_causal": False}
+        dt = dt.astype(rates["A"].dtype)
+        options = {"B": B, "C": C, "dt_softplus": True, "is_causal": False}
         self.sow_attention(
-            x.shape[1],
-            lambda: ops.linear_attention_matrix(C, B, **decay) * jnp.swapaxes(dt, 1, 2)[:, :, None],
+            x.shape[1], lambda: ops.ssd_matrix(dt, **options, **{**rates, "D": None})
         )
-        weighted = (x.astype(dt.dtype) * dt[..., None]).astype(x.dtype)
-        y = ops.linear_attention(C, B, weighted, **decay)
-        return y + (x.astype(dt.dtype) * D[..., None]).astype(x.dtype)
+        return ops.ssd(x, dt, **options, **rates)
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int, dim: int) -> dict[str, Array]:

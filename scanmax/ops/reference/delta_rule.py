@@ -13,6 +13,7 @@ def delta_rule(
     beta,
     *,
     log_decay=None,
+    is_causal=True,
     scale=None,
     segment_ids=None,
     initial_state=None,
@@ -20,6 +21,19 @@ def delta_rule(
     precision=None,
 ):
     """S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t (x) v_t, y_t = S_t^T q_t."""
+    if not is_causal:
+        matrix = delta_rule_matrix(
+            query,
+            key,
+            beta,
+            log_decay=log_decay,
+            is_causal=False,
+            scale=scale,
+            segment_ids=segment_ids,
+        )
+        dtype = accumulator_dtype(matrix, value)
+        y = jnp.einsum("...hij,...jhv->...ihv", matrix.astype(dtype), value.astype(dtype))
+        return y.astype(value.dtype)
     dtype = accumulator_dtype(query, key, value, beta, log_decay, initial_state)
     time = value.ndim - 3
     if initial_state is None:
@@ -58,12 +72,28 @@ def delta_rule_step(state, query, key, value, beta, *, log_decay=None, scale=Non
 
 
 def delta_rule_matrix(
-    query, key, beta, *, log_decay=None, scale=None, segment_ids=None, precision=None
+    query,
+    key,
+    beta,
+    *,
+    log_decay=None,
+    is_causal=True,
+    scale=None,
+    segment_ids=None,
+    precision=None,
 ):
     """M_ij = q_i^T (prod_{t = j+1..i} a_t (I - beta_t k_t k_t^T)) k_j beta_j: read off unit values.
 
-    Column j is what the op gives for the values that are 1 at token j and 0 elsewhere.
+    Column j is what the op gives for the values that are 1 at token j and 0 elsewhere. On the other
+    side of the diagonal stands the same matrix of the tokens in reverse.
     """
+    if not is_causal:
+        tokens = {"query": query, "key": key, "beta": beta, "log_decay": log_decay}
+        tokens["segment_ids"] = segment_ids
+        time = query.ndim - 3
+        back = {n: x if x is None else jnp.flip(x, time) for n, x in tokens.items()}
+        past, ahead = (delta_rule_matrix(**given, scale=scale) for given in (tokens, back))
+        return jnp.tril(past) + jnp.triu(jnp.flip(ahead, (-2, -1)), 1)
     length = query.shape[-3]
     unit = jnp.eye(length, dtype=query.dtype)
     unit = align(unit[:, None], query)

@@ -18,11 +18,18 @@ def selective_scan(
     D=None,
     dt_bias=None,
     dt_softplus=False,
+    is_causal=True,
     segment_ids=None,
     initial_state=None,
     return_state=False,
 ):
     """h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, y_t = h_t C_t + D x_t."""
+    if not is_causal:
+        options = {"D": D, "dt_bias": dt_bias, "dt_softplus": dt_softplus, "is_causal": False}
+        matrix = selective_scan_matrix(dt, A, B, C, **options, segment_ids=segment_ids)
+        dtype = accumulator_dtype(matrix, x)
+        y = jnp.einsum("...dij,...jd->...id", matrix.astype(dtype), x.astype(dtype))
+        return y.astype(x.dtype)
     dtype = accumulator_dtype(x, dt, A, B, C, initial_state)
     time = x.ndim - 2
     if initial_state is None:
@@ -61,19 +68,20 @@ def selective_scan_step(state, x, dt, A, B, C, *, D=None, dt_bias=None, dt_softp
 
 
 def selective_scan_matrix(
-    dt, A, B, C, *, D=None, dt_bias=None, dt_softplus=False, segment_ids=None
+    dt, A, B, C, *, D=None, dt_bias=None, dt_softplus=False, is_causal=True, segment_ids=None
 ):
-    """M_ij = sum_n C_in exp(A_n sum of dt over the tokens after j up to i) B_jn dt_j, plus D."""
+    """M_ij = sum_n C_in exp(A_n sum of dt over the tokens next to j up to i) B_jn dt_j, plus D."""
     dtype = accumulator_dtype(dt, A, B, C, D)
     dt = _dt(dt, dt_bias, dt_softplus, dtype)
     i, j, t = jnp.ix_(*[jnp.arange(dt.shape[-2])] * 3)
     steps = dt[..., None, None, :, :]
-    between = align((j < t) & (t <= i), steps, 1)
+    between = align(((j < t) & (t <= i)) | ((i <= t) & (t < j)), steps, 1)
     sums = jnp.where(between, steps, 0).sum(-2)[..., None]  # [*B, T, T, D, 1]
     weights = jnp.exp(sums * align(A.astype(dtype), sums)) * dt[..., None, :, :, None]
     weights = weights * C.astype(dtype)[..., :, None, None, :]
     weights = weights * B.astype(dtype)[..., None, :, None, :]
-    matrix = jnp.tril(jnp.moveaxis(weights.sum(-1), -1, -3))
+    matrix = jnp.moveaxis(weights.sum(-1), -1, -3)
+    matrix = jnp.tril(matrix) if is_causal else matrix
     if segment_ids is not None:
         matrix = jnp.where(in_one_segment(segment_ids)[..., None, :, :], matrix, 0)
     if D is None:

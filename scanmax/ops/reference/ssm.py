@@ -19,12 +19,19 @@ def ssd(
     dt_bias=None,
     dt_softplus=False,
     dt_limit=None,
+    is_causal=True,
     segment_ids=None,
     initial_state=None,
     return_state=False,
     precision=None,
 ):
     """S_t = exp(dt_t A) S_{t-1} + dt_t B_t (x) x_t, y_t = S_t^T C_t + D x_t."""
+    if not is_causal:
+        options = {"D": D, "dt_bias": dt_bias, "dt_softplus": dt_softplus, "dt_limit": dt_limit}
+        matrix = ssd_matrix(dt, A, B, C, **options, is_causal=False, segment_ids=segment_ids)
+        dtype = accumulator_dtype(matrix, x)
+        y = jnp.einsum("...hij,...jhp->...ihp", matrix.astype(dtype), x.astype(dtype))
+        return y.astype(x.dtype)
     dtype = accumulator_dtype(x, dt, A, B, C, initial_state)
     time = x.ndim - 3
     if initial_state is None:
@@ -82,18 +89,20 @@ def ssd_matrix(
     dt_bias=None,
     dt_softplus=False,
     dt_limit=None,
+    is_causal=True,
     segment_ids=None,
     precision=None,
 ):
-    """M_ij = C_i . B_j exp(A sum of dt over the tokens after j up to i) dt_j, plus D on i = j."""
+    """M_ij = C_i . B_j exp(A sum of dt over the tokens next to j up to i) dt_j, plus D."""
     dtype = accumulator_dtype(dt, A, B, C, D)
     dt = _dt(dt, dt_bias, dt_softplus, dt_limit, dtype)
     i, j, t = jnp.ix_(*[jnp.arange(dt.shape[-2])] * 3)
     log_decay = (dt * align(A.astype(dtype), dt))[..., None, None, :, :]
-    between = align((j < t) & (t <= i), log_decay, 1)
+    between = align(((j < t) & (t <= i)) | ((i <= t) & (t < j)), log_decay, 1)
     sums = jnp.where(between, log_decay, 0).sum(-2)  # [*B, T, T, H]
     weights = jnp.exp(sums) * dt[..., None, :, :] * _dots(B, C, dt.shape[-1], dtype)
-    matrix = jnp.tril(jnp.moveaxis(weights, -1, -3))
+    matrix = jnp.moveaxis(weights, -1, -3)
+    matrix = jnp.tril(matrix) if is_causal else matrix
     if segment_ids is not None:
         matrix = jnp.where(in_one_segment(segment_ids)[..., None, :, :], matrix, 0)
     return _plus_skip(matrix, D).astype(C.dtype)
