@@ -39,8 +39,9 @@ def main(argv=None) -> int:
     from benchmarks import harness
 
     if options.list:
+        width = 2 + max(map(len, harness.REGISTRY))
         for name, rows in sorted(harness.REGISTRY.items()):
-            print(f"{name:<16}{(rows.__doc__ or '').strip().splitlines()[0]}")
+            print(f"{name:<{width}}{(rows.__doc__ or '').strip().splitlines()[0]}")
         return 0
     for name in options.case:
         if name not in harness.REGISTRY:
