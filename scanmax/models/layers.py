@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.errors import suggest
+from scanmax.ops.contract import spread
 
 # Axes of parameters. Sharding presets map each of them to a mesh axis or to None.
 PARAMETER_AXES = (
@@ -117,11 +118,6 @@ def constrain_last(x: Float[Array, "B ... C"], axis: str | None = None) -> Array
     return constrain(x, ("batch", *between, axis))
 
 
-def _along(vector: Array, x: Array) -> Array:
-    """A parameter shaped like the last axes of x, with leading axes of size one."""
-    return vector.reshape((1,) * (x.ndim - vector.ndim) + vector.shape)
-
-
 def at_least_float32(dtype: Any) -> Any:
     """float64 for float64, float32 for all else: what statistics and states are kept in."""
     return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
@@ -166,7 +162,7 @@ class Dense(nn.Module):
         if self.use_bias:
             bias_init = partitioned(self.bias_init, self.axes[self.contract :])
             bias = self.param("bias", bias_init, features, self.param_dtype)
-            y = y + _along(bias.astype(self.dtype), y)
+            y = y + spread(bias.astype(self.dtype), y)
         return y.reshape(*leading, *features)
 
 
@@ -217,7 +213,7 @@ class Conv(nn.Module):
                 (self.features,),
                 self.param_dtype,
             )
-            y = y + _along(bias.astype(self.dtype), y)
+            y = y + spread(bias.astype(self.dtype), y)
         return y
 
 
@@ -329,7 +325,7 @@ class LayerScale(nn.Module):
     def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
         init = partitioned(nn.initializers.constant(self.init_value), ("embed",))
         scale = self.param("scale", init, x.shape[-1:], self.param_dtype)
-        return x * _along(scale.astype(x.dtype), x)
+        return x * spread(scale.astype(x.dtype), x)
 
 
 class DropPath(nn.Module):
@@ -430,5 +426,5 @@ class PatchEmbed(nn.Module):
         if self.use_bias:
             init = partitioned(zeros_init, ("embed",))
             bias = self.param("bias", init, (self.features,), self.param_dtype)
-            y = y + _along(bias.astype(self.dtype), y)
+            y = y + spread(bias.astype(self.dtype), y)
         return y

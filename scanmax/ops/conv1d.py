@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from scanmax.ops.contract import accumulator_dtype, align, check_choice, check_rank, check_shape, op
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    align,
+    check_choice,
+    check_rank,
+    check_shape,
+    op,
+    spread,
+)
 from scanmax.ops.scan import segment_starts
 
 ACTIVATIONS = {None: lambda x: x, "silu": jax.nn.silu, "gelu": jax.nn.gelu, "relu": jax.nn.relu}
@@ -72,7 +80,7 @@ def causal_conv1d(
         state = jnp.where((before[..., length:] == runs[..., -1:])[..., None], state, 0)
     dtype = accumulator_dtype(x, kernel, bias)
     y = sum(
-        token.astype(dtype) * align(kernel[w].astype(dtype), x) for w, token in enumerate(tokens)
+        token.astype(dtype) * spread(kernel[w].astype(dtype), x) for w, token in enumerate(tokens)
     )
     y = _finish(y, bias, activation, dtype).astype(x.dtype)
     return (y, state) if return_state else y
@@ -132,5 +140,5 @@ def _check(x, kernel, bias, activation, rank):
 
 def _finish(y, bias, activation, dtype):
     if bias is not None:
-        y = y + align(bias.astype(dtype), y)
+        y = y + spread(bias.astype(dtype), y)
     return ACTIVATIONS[activation](y)

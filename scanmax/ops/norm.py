@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, op, require
+from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, op, require, spread
 
 
 def _affine(y: Array, scale: Array | None, bias: Array | None, dtype) -> Array:
     """Applies per-channel scale and bias to the last axis, then casts to `dtype`."""
     for vector, combine in ((scale, jnp.multiply), (bias, jnp.add)):
         if vector is not None:
-            y = combine(y, vector.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,)))
+            y = combine(y, spread(vector.astype(y.dtype), y))
     return y.astype(dtype)
 
 

@@ -17,6 +17,7 @@ from scanmax.ops.contract import (
     op,
     platform,
     require_causal_states,
+    spread,
     vary_like,
     vary_together,
 )
@@ -128,7 +129,7 @@ def selective_scan(
         own = (B.astype(dtype) * C.astype(dtype)).sum(-1, keepdims=True)
         y = y + scan(reverse=True)[0] - own * steps * x.astype(dtype)
     if D is not None:
-        y = y + align(D.astype(dtype), x) * x.astype(dtype)
+        y = y + spread(D.astype(dtype), x) * x.astype(dtype)
     y = y.astype(x.dtype)
     return (y, state.swapaxes(1, 2).reshape(*batch, dim, states)) if return_state else y
 
@@ -289,7 +290,7 @@ def selective_scan_step(
     state = jnp.exp(dt * align(A.astype(dtype), state)) * state.astype(dtype) + dt * inputs * B
     y = (state * C).sum(-1)
     if D is not None:
-        y = y + align(D.astype(dtype), x) * x.astype(dtype)
+        y = y + spread(D.astype(dtype), x) * x.astype(dtype)
     return y.astype(x.dtype), state
 
 

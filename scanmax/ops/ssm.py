@@ -14,6 +14,7 @@ from scanmax.ops.contract import (
     op,
     require,
     require_causal_states,
+    spread,
 )
 from scanmax.ops.recurrence import flat_batch, forget, repeat_groups, run, run_both_ways, step
 from scanmax.ops.scan import FORMS, pair_decays, same_segment
@@ -100,7 +101,7 @@ def ssd(
     dtype = accumulator_dtype(x, dt, A, B, C, initial_state)
     dt = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
     check_shape("segment_ids", segment_ids, x.shape[:-2], "[*B, T]")
-    log_decay = dt * align(A.astype(dtype), dt)
+    log_decay = dt * spread(A.astype(dtype), dt)
 
     def decays(reverse):
         given = log_decay if segment_ids is None else forget(log_decay, segment_ids, reverse)
@@ -365,7 +366,7 @@ def time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype):
     """Bias, softplus and limits, in accumulator precision."""
     dt = dt.astype(dtype)
     if dt_bias is not None:
-        dt = dt + align(dt_bias.astype(dtype), dt)
+        dt = dt + spread(dt_bias.astype(dtype), dt)
     if dt_softplus:
         dt = jax.nn.softplus(dt)
     return dt if dt_limit is None else jnp.clip(dt, *dt_limit)
@@ -373,7 +374,7 @@ def time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype):
 
 def _token_weights(dt, A, dt_bias, dt_softplus, dt_limit, positive, dtype):
     weight = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
-    weight = weight * align(A.astype(dtype), weight)
+    weight = weight * spread(A.astype(dtype), weight)
     return -weight if positive else weight
 
 
@@ -394,7 +395,7 @@ def with_skip(matrix, D):
 
 def _skip(y, x, D):
     if D is not None:
-        y = y + align(D.astype(y.dtype), x, 1) * x.astype(y.dtype)
+        y = y + spread(D.astype(y.dtype), x, 1) * x.astype(y.dtype)
     return y.astype(x.dtype)
 
 

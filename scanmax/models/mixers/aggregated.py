@@ -18,6 +18,7 @@ from scanmax.models.layers import (
 from scanmax.models.mixers.base import Mixer
 from scanmax.models.mixers.local import as_pair
 from scanmax.models.mixers.position_bias import LogCpb
+from scanmax.ops.contract import spread
 from scanmax.ops.cosine_attention import scaled_queries, unit_vectors
 from scanmax.ops.local_blocks import Offsets
 from scanmax.ops.pooling import pooling_matrix
@@ -160,7 +161,8 @@ class AggregatedAttention(Mixer):
         shape = (self.heads, query.shape[-1], offsets)
         tokens = self.value_of("learnable_tokens", 0.02, shape, ("heads", "kv", None))
         bias = self.value_of("learnable_bias", None, (self.heads, offsets), ("heads", None))
-        return jnp.einsum("bthk,hko->btho", query, tokens) + bias[None, None]
+        weights = jnp.einsum("bthk,hko->btho", query, tokens)
+        return weights + spread(bias, weights)
 
     @nn.nowrap
     def matrix(self, query, key, aggregated, pools):

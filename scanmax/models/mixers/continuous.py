@@ -11,6 +11,7 @@ from scanmax import ops
 from scanmax.models.kernels import SampledKernel, centred_coordinates, past_coordinates
 from scanmax.models.layers import normal_init, partitioned, zeros_init
 from scanmax.models.mixers.long_conv import LongConvolution
+from scanmax.ops.contract import spread
 
 
 class ContinuousConv(LongConvolution):
@@ -67,7 +68,7 @@ class ContinuousConv(LongConvolution):
             y, new = self.convolve(x, lambda lags: self.past_kernel(lags, dim), None, state)
         else:
             y, new = self.convolve_grid(x, self.grid_or_line(x, grid)), None
-        y = y + bias.astype(self.dtype)[None, None]
+        y = y + spread(bias.astype(self.dtype), y)
         y = self.dense(dim, ("embed", "embed"), "out")(y)
         return y if state is None else (y, new)
 

@@ -13,6 +13,7 @@ from scanmax.models.layers import LayerNorm, fan_in_uniform, partitioned
 from scanmax.models.mixers.base import Mixer
 from scanmax.models.mixers.selective_ssm import SelectiveSsm
 from scanmax.models.mixers.ssm import Ssd
+from scanmax.ops.contract import spread
 from scanmax.ops.cross_scan import direction_names
 
 # One module of parameters per direction: the first axis of everything is the direction.
@@ -141,7 +142,7 @@ class GatedScan(Mixer):
         maps = tokens.reshape(x.shape[0], *grid, x.shape[-1])
         maps = ops.depthwise_conv2d(maps, kernel, stride=stride, padding=size // 2)
         y = jnp.concatenate([prefix, maps.reshape(x.shape[0], -1, x.shape[-1])], axis=1)
-        return jax.nn.silu(y + bias[None, None])
+        return jax.nn.silu(y + spread(bias, y))
 
     @nn.nowrap
     def filter_sequences(self, x: Float[Array, "R B T C"], shared: bool = False):

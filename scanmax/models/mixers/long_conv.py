@@ -26,6 +26,7 @@ from scanmax.models.layers import (
     partitioned,
 )
 from scanmax.models.mixers.base import Mixer, filter_past
+from scanmax.ops.contract import spread
 
 KERNEL_INITS = ("random", "geometric")
 
@@ -375,4 +376,4 @@ def short_filter(mixer: Mixer, x: Float[Array, "B T D"], width: int, state=None)
     if mixer.is_causal:
         return filter_past(x, kernel, bias, state)
     y = ops.fft_conv(x, jnp.flip(kernel, 0), mode="bidirectional", form="direct")
-    return y + bias[None, None], None
+    return y + spread(bias, y), None

@@ -23,6 +23,7 @@ from scanmax.models.layers import (
 from scanmax.models.mixers.base import Mixer, filter_past
 from scanmax.models.mixers.linear_attention import attend
 from scanmax.models.mixers.ssm import rate_init, step_init
+from scanmax.ops.contract import spread
 
 
 class _Recurrent(Mixer):
@@ -339,8 +340,8 @@ class GatedDelta(Delta):
             for name, init in inits.items()
         )
         steps = self.dense(self.heads, ("embed", "heads"), "decay", use_bias=False)(x)
-        steps = jax.nn.softplus(steps.astype(dtype) + bias.astype(dtype)[None, None])
-        return -jnp.exp(rate.astype(dtype))[None, None] * steps
+        steps = jax.nn.softplus(steps.astype(dtype) + spread(bias.astype(dtype), steps))
+        return -spread(jnp.exp(rate.astype(dtype)), steps) * steps
 
     @nn.nowrap
     def gate(self, x, width: int):

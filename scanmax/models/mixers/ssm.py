@@ -18,6 +18,7 @@ from scanmax.models.layers import (
     partitioned,
 )
 from scanmax.models.mixers.base import Mixer, filter_past, splits_tokens
+from scanmax.ops.contract import spread
 
 
 def rate_init(lowest: float = 1.0, highest: float = 16.0):
@@ -111,7 +112,7 @@ class _StateSpace(Mixer):
         prefix, tokens = x[:, : self.prefix_tokens], x[:, self.prefix_tokens :]
         maps = ops.depthwise_conv2d(tokens.reshape(x.shape[0], *grid, x.shape[-1]), kernel)
         y = jnp.concatenate([prefix, maps.reshape(tokens.shape)], axis=1)
-        return jax.nn.silu(y + bias[None, None])
+        return jax.nn.silu(y + spread(bias, y))
 
 
 class Ssd(_StateSpace):

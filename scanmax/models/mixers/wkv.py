@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from scanmax import ops
 from scanmax.models.layers import Dense, at_least_float32, ones_init, partitioned, zeros_init
 from scanmax.models.mixers.base import Mixer
+from scanmax.ops.contract import spread
 
 
 def mix_init(power: float, layer: int, layers: int, offset: float = 0.0):
@@ -134,7 +135,7 @@ class Wkv(_Rwkv):
         }
         projected = []
         for name, init in inits.items():
-            mu = self.vector(f"mix_{name}", init, (dim,)).astype(self.dtype)[None, None]
+            mu = spread(self.vector(f"mix_{name}", init, (dim,)).astype(self.dtype), x)
             mixed = mu * x + (1 - mu) * near
             projected.append(self.dense(dim, ("embed", "heads"), name)(mixed))
         receptance, key, value = projected
@@ -240,7 +241,7 @@ class Wkv6(_Rwkv):
             y = ops.wkv6(*arrays, bonus, **options)
         scale = self.vector("norm_scale", ones_init, (self.heads, width)).astype(self.dtype)
         shift = self.vector("norm_bias", zeros_init, (self.heads, width)).astype(self.dtype)
-        y = ops.layer_norm(y, epsilon=self.norm_epsilon) * scale[None, None] + shift[None, None]
+        y = ops.layer_norm(y, epsilon=self.norm_epsilon) * spread(scale, y) + spread(shift, y)
         y = y.reshape(x.shape) * jax.nn.silu(gate)
         y = self.dense(dim, ("heads", "embed"), "out")(y)
         return y if state is None else (y, {"token": x[:, -1], "wkv": sums})
@@ -254,7 +255,7 @@ class Wkv6(_Rwkv):
         def own(name, power=1.0, offset=0.0):
             ramp = mix_init(power, *at, offset)(None, (dim,), jnp.float32)
             mu = self.vector(f"mix_{name}", constant_init(1 - ramp), (dim,))
-            return mu.astype(self.dtype)[None, None]
+            return spread(mu.astype(self.dtype), x)
 
         def small(name, shape, axes):
             values = self.param(name, partitioned(small_init, axes), shape, self.param_dtype)
@@ -280,7 +281,8 @@ class Wkv6(_Rwkv):
         up = small("decay_up", (self.decay_rank, dim), (None, "embed"))
         base = self.vector("decay", ramp_init(-6, -1, ratio), (dim,)).astype(self.dtype)
         hidden = jnp.tanh(jnp.einsum("btd,dr->btr", mixed["decay"], down))
-        decay = base[None, None] + jnp.einsum("btr,rd->btd", hidden, up)
+        decay = jnp.einsum("btr,rd->btd", hidden, up)
+        decay = decay + spread(base, decay)
         projected = [
             self.dense(dim, ("embed", "heads"), name)(mixed[name])
             for name in ("receptance", "key", "value", "gate")
