@@ -28,7 +28,8 @@ The first peer is the reference unless `reference=` gives arrays (or None where 
 compare). Contenders whose layout differs give `result=`, which maps their output to ours. A row
 whose result is wrong is reported as wrong, without a speed, and the run fails.
 
-Figures: `median` and `spread` (half the interquartile range) of the iterations; `speedup` is the
+Figures: `median` and `spread` (half the interquartile range) of the iterations, each timed behind
+a call of its own; `speedup` is the
 median over iterations of (time of the peer / time of ours); `compile` is trace, lowering and XLA
 without caches; `memory` is the peak beyond the inputs. For JAX it is what XLA says of temporaries
 and outputs, or, on a CPU, how far the process grew in one call where that is more: fused products
@@ -279,19 +280,26 @@ def measure(row: Row, *, seconds: float, quick: bool) -> list[dict[str, Any]]:
 
 
 def _alternate(calls, seconds: float, quick: bool) -> dict[str, list[float]]:
-    """Times the calls in turn until the budget is spent: at least 5 rounds, at most 100."""
+    """Times the calls in turn until the budget is spent: at least 5 rounds, at most 100.
+
+    A call of up to a second is made twice, and timed the second time: what the contender before it
+    has done to caches and to the allocator is not its own cost. (Behind one that had freed a
+    gigabyte, a convolution of 3 ms took 30.)
+    """
 
     def timed(call):
         start = time.perf_counter()
         call()
         return time.perf_counter() - start
 
-    # The first round warms up, and tells how many fit.
-    once = sum(timed(call) for call in calls.values())
-    rounds = 2 if quick else int(min(max(seconds / once, 5), 100))
+    # The first round tells how many fit.
+    once = {name: timed(call) for name, call in calls.items()}
+    rounds = 2 if quick else int(min(max(seconds / 2 / sum(once.values()), 5), 100))
     times = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
+            if once[name] < 1:
+                call()
             times[name].append(timed(call))
     return times
 
