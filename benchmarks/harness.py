@@ -280,7 +280,8 @@ def measure(row: Row, *, seconds: float, quick: bool) -> list[dict[str, Any]]:
 
 
 def _alternate(calls, seconds: float, quick: bool) -> dict[str, list[float]]:
-    """Times the calls in turn until the budget is spent: at least 5 rounds, at most 100.
+    """Times the calls in turn until the budget is spent: at most 100 rounds, at least 5, or 2 where a
+    round takes more than ten seconds.
 
     A call of up to a second is made twice, and timed the second time: what the contender before it
     has done to caches and to the allocator is not its own cost. (Behind one that had freed a
@@ -294,7 +295,8 @@ def _alternate(calls, seconds: float, quick: bool) -> dict[str, list[float]]:
 
     # The first round tells how many fit.
     once = {name: timed(call) for name, call in calls.items()}
-    rounds = 2 if quick else int(min(max(seconds / 2 / sum(once.values()), 5), 100))
+    whole = sum(once.values())
+    rounds = 2 if quick else int(min(max(seconds / 2 / whole, 5 if whole < 10 else 2), 100))
     times = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
