@@ -280,8 +280,9 @@ def measure(row: Row, *, seconds: float, quick: bool) -> list[dict[str, Any]]:
 
 
 def _alternate(calls, seconds: float, quick: bool) -> dict[str, list[float]]:
-    """Times the calls in turn until the budget is spent: at most 100 rounds, at least 5, or 2 where a
-    round takes more than ten seconds.
+    """Times the calls in turn until the budget is spent.
+
+    At most 100 rounds, at least 5, or 2 where a round takes more than ten seconds.
 
     A call of up to a second is made twice, and timed the second time: what the contender before it
     has done to caches and to the allocator is not its own cost. (Behind one that had freed a
