@@ -272,17 +272,18 @@ def merge_attention(
     Reference: mctf
     """
     check_rank(3, attention=attention)
-    *batch, H, T, S = attention.shape
+    *batch, _, T, S = attention.shape
     require(S == T, f"attention has shape {attention.shape}; expected [*B, H, T, T].")
     check_shape("groups", groups, (*batch, T), "[*B, T]")
-    # Tokens first: rows are then long, whichever axis is merged.
-    rows = jnp.moveaxis(attention, -3, -2).reshape(*batch, T, H * T)
-    rows = merge_tokens(rows, groups, weights, num_groups=num_groups)
-    columns = jnp.moveaxis(rows.reshape(*batch, num_groups, H, T), -1, -3)
-    columns = columns.reshape(*batch, T, num_groups * H)
-    both = merge_tokens(columns, groups, num_groups=num_groups, reduce="sum")
-    both = both.reshape(*batch, num_groups, num_groups, H)
-    return jnp.transpose(both, (*range(len(batch)), both.ndim - 1, both.ndim - 2, both.ndim - 3))
+
+    def merged(head):  # [*B, T, T]
+        rows = merge_tokens(head, groups, weights, num_groups=num_groups)
+        rows = jnp.swapaxes(rows, -1, -2)
+        columns = merge_tokens(rows, groups, num_groups=num_groups, reduce="sum")
+        return jnp.swapaxes(columns, -1, -2)
+
+    # Head after head: what one leaves halfway is small enough for a cache.
+    return jnp.moveaxis(jax.lax.map(merged, jnp.moveaxis(attention, -3, 0)), 0, -3)
 
 
 @op("remove", "temperatures", "bidirectional", "pooling", "protected", "precision")
