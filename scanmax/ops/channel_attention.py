@@ -210,7 +210,7 @@ def pkcam(
     check_shape("fusion", fusion, (len(previous) + 1,), "[len(previous) + 1]")
     check_shape("output_fusion", output_fusion, (2,), "[2]")
     dtype = accumulator_dtype(x, local_kernel, global_kernel, fusion, output_fusion, *previous)
-    z = jnp.mean(x.astype(dtype), (-3, -2))
+    z = _mean(x, local_kernel, global_kernel, fusion, output_fusion, *previous)
     sources = []
     for i, source in enumerate(previous):
         check_rank(1, **{f"previous[{i}]": source})
@@ -221,8 +221,8 @@ def pkcam(
             f"previous[{i}] has shape {source.shape}; its channels must divide {channels}.",
         )
         sources.append(jnp.tile(source.astype(dtype), channels // width))
-    weights = fusion.astype(dtype)
-    fused = sum((w * source for w, source in zip(weights, sources)), weights[-1] * z)
+    # One product: a sum would be fused into the map's gradient, and computed for every pixel anew.
+    fused = jnp.tensordot(fusion.astype(dtype), jnp.stack([*sources, z]), 1, precision="highest")
     local = jax.nn.sigmoid(_along_channels(z, local_kernel.astype(dtype)))
     far = jax.nn.sigmoid(_along_channels(jax.nn.relu(fused), global_kernel.astype(dtype)))
     near_weight, far_weight = output_fusion.astype(dtype)

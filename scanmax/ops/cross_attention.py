@@ -63,8 +63,14 @@ def attention_rollout(
     share = jnp.asarray(residual, dtype)
     rollout = jnp.broadcast_to(jnp.eye(rows, T, dtype=dtype), (*batch, rows, T))
     for matrix in reversed(matrices):
-        mean = jnp.mean(matrix.astype(dtype), -3)
-        rollout = share * rollout + (1 - share) * jnp.matmul(rollout, mean, precision=precision)
+        heads, matrix = matrix.shape[-3], matrix.astype(dtype)
+        if rows * heads <= T:
+            # few rows: all heads in one product, and no matrix of their means
+            stacked = matrix.reshape(*batch, heads * T, T)
+            read = jnp.matmul(jnp.tile(rollout, heads), stacked, precision=precision) / heads
+        else:
+            read = jnp.matmul(rollout, jnp.mean(matrix, -3), precision=precision)
+        rollout = share * rollout + (1 - share) * read
     return rollout.astype(matrices[0].dtype)
 
 
