@@ -37,12 +37,53 @@ def _checked(similarity, banks, top_k):
 
 def _log_factor(similarity, bank, beta):
     """log of exp(b s) / sum_n exp(b bank_n), per gallery item."""
-    # The products differ for the maximum and for the sum, or XLA would keep them, as it does in
-    # jax.nn.logsumexp: twice the time for a bank out of cache, and the memory of the bank.
-    level = jnp.abs(beta) * jnp.max(jnp.sign(beta) * bank, -2, keepdims=True)
-    level = jax.lax.stop_gradient(jnp.where(jnp.isfinite(level), level, jnp.zeros_like(level)))
-    total = jnp.sum(jnp.exp(beta * bank - level), -2, keepdims=True)
-    return beta * similarity - (level + jnp.log(total))
+    return beta * similarity - _log_totals(bank, beta)
+
+
+@jax.custom_vjp
+def _log_totals(bank, beta):
+    """log sum_n exp(b bank_n), [*B, 1, S].
+
+    The bank is read once, block after block of rows that a cache holds, for its maximum and its sum
+    together: two passes over one that is larger than the caches took longer, and half its memory.
+    """
+    rows, length = 32, bank.shape[-2]
+
+    def add(sums, block):
+        level, total = sums
+        logits = beta * block
+        higher = jnp.maximum(level, jnp.max(logits, -2, keepdims=True))
+        # what is -inf throughout stays at level 0
+        base = jnp.where(jnp.isfinite(higher), higher, jnp.zeros_like(higher))
+        total = total * jnp.exp(level - base) + jnp.exp(logits - base).sum(-2, keepdims=True)
+        return higher, total
+
+    def one(i, sums):
+        return add(sums, jax.lax.dynamic_slice_in_dim(bank, rest + i * rows, rows, -2))
+
+    rest = length % rows
+    level = jnp.full_like(bank[..., :1, :], -jnp.inf)
+    sums = level, jnp.zeros_like(level)
+    if rest:
+        sums = add(sums, bank[..., :rest, :])
+    if length >= rows:
+        sums = jax.lax.fori_loop(0, length // rows, one, sums)
+    level, total = sums
+    return jnp.where(jnp.isfinite(level), level, jnp.zeros_like(level)) + jnp.log(total)
+
+
+def _log_totals_forward(bank, beta):
+    totals = _log_totals(bank, beta)
+    return totals, (bank, beta, totals)
+
+
+def _log_totals_backward(residuals, cotangent):
+    bank, beta, totals = residuals
+    shares = cotangent * jnp.exp(beta * bank - totals)
+    return beta * shares, jnp.sum(shares * bank)
+
+
+_log_totals.defvjp(_log_totals_forward, _log_totals_backward)
 
 
 def _activated(similarity, bank, top_k):
