@@ -48,6 +48,8 @@ def spread(x, like, trailing: int = 0):
     XLA on CPU more than ten times as long.
     """
     first = like.ndim - x.ndim - trailing
+    # Under shard_map the devices sum gradients as small as x then, not as large as `like`.
+    x = vary_like(x, like)
     return jax.lax.broadcast_in_dim(x, like.shape, range(first, first + x.ndim))
 
 
