@@ -352,8 +352,8 @@ def delta_rule_matrix(
 
     matrix = matrix_of(q, k, beta, decays(False))
     if not is_causal:
-        flipped = (jnp.flip(x, -2) for x in (q, k)), (jnp.flip(x, -1) for x in (beta, decays(True)))
-        back = matrix_of(*flipped[0], *flipped[1])
+        tokens = [jnp.flip(x, -2) for x in (q, k)]
+        back = matrix_of(*tokens, jnp.flip(beta, -1), jnp.flip(decays(True), -1))
         matrix = matrix + jnp.triu(jnp.flip(back, (-2, -1)), 1)
     return (matrix if scale is None else matrix * scale).astype(query.dtype)
 

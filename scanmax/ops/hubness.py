@@ -15,6 +15,7 @@ from scanmax.ops.contract import (
     check_shape,
     op,
     require,
+    vary_like,
 )
 
 INACTIVE = ("similarity", "one")
@@ -62,8 +63,8 @@ def _log_totals(bank, beta):
         return add(sums, jax.lax.dynamic_slice_in_dim(bank, rest + i * rows, rows, -2))
 
     rest = length % rows
-    level = jnp.full_like(bank[..., :1, :], -jnp.inf)
-    sums = level, jnp.zeros_like(level)
+    level = vary_like(jnp.full_like(bank[..., :1, :], -jnp.inf), bank, beta)
+    sums = level, vary_like(jnp.zeros_like(level), level)
     if rest:
         sums = add(sums, bank[..., :rest, :])
     if length >= rows:

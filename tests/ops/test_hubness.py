@@ -12,13 +12,14 @@ from scanmax.testing import OpCase, OpSuite, compare
 
 
 class BankSuite(OpSuite):
-    """Similarities in [-1, 1] of 4 queries to 6 items, and banks of 5 and 7."""
+    """Similarities in [-1, 1] of 4 queries to 6 items, and banks of `rows`, else of 5 and 7."""
 
     __test__ = False
     banks = (("bank", 5),)
 
     def make_args(self, rng, case):
-        sizes = (("similarity", 4), *self.banks)
+        rows = getattr(case, "rows", None)
+        sizes = (("similarity", 4), *((name, rows or n) for name, n in self.banks))
         return {name: rng.uniform(-1, 1, (*case.batch, n, 6)) for name, n in sizes}
 
 
@@ -29,6 +30,9 @@ class InvertedSoftmaxTest(BankSuite):
         OpCase(batch=(2,), options={"beta": 3.0}, full=True),
         OpCase(options={"dynamic": True, "log": True}, full=True),
         OpCase(batch=(2, 3), options={"dynamic": True, "top_k": 2}),
+        # banks are summed in blocks of 32 rows: two and a rest, and one without
+        OpCase(batch=(2,), rows=70, options={"beta": 3.0}, full=True),
+        OpCase(rows=32, options={"beta": -3.0, "log": True}, full=True),
     )
     errors = (
         ({"bank": lambda x: x[..., :5]}, ValueError, r"bank has shape \(2, 5, 5\); expected"),
