@@ -16,6 +16,7 @@ from scanmax.ops.contract import (
     op,
     require,
     vary_like,
+    vary_together,
 )
 
 INACTIVE = ("similarity", "one")
@@ -38,7 +39,7 @@ def _checked(similarity, banks, top_k):
 
 def _log_factor(similarity, bank, beta):
     """log of exp(b s) / sum_n exp(b bank_n), per gallery item."""
-    return beta * similarity - _log_totals(bank, beta)
+    return beta * similarity - _log_totals(*vary_together(bank, beta))
 
 
 @jax.custom_vjp
@@ -63,7 +64,7 @@ def _log_totals(bank, beta):
         return add(sums, jax.lax.dynamic_slice_in_dim(bank, rest + i * rows, rows, -2))
 
     rest = length % rows
-    level = vary_like(jnp.full_like(bank[..., :1, :], -jnp.inf), bank, beta)
+    level = vary_like(jnp.full_like(bank[..., :1, :], -jnp.inf), bank)
     sums = level, vary_like(jnp.zeros_like(level), level)
     if rest:
         sums = add(sums, bank[..., :rest, :])
