@@ -32,12 +32,13 @@ class Run:
     rate: float = 0.01
     b2: float = 0.99
     orthogonal: bool = False
+    every: int = 20
 
 
 RUNS = (
     Run("softmax, float32", 2000),
     Run("softmax, float64", 2000, dtype="float64"),
-    Run("StableMax", 6000, loss=stablemax_cross_entropy, b2=0.999),
+    Run("StableMax", 160000, stablemax_cross_entropy, "float64", b2=0.999, every=500),
     Run("softmax, perpGrad", 1000, orthogonal=True),
 )
 
@@ -68,7 +69,7 @@ def _collapsed(logits, labels, dtype):
     return jnp.mean(jnp.take_along_axis(weights, labels[:, None], -1) == 1)
 
 
-def train(run: Run, *, seed: int = 0, every: int = 20, steps: int | None = None):
+def train(run: Run, *, seed: int = 0, steps: int | None = None):
     """Curves of one run, a dict of arrays over steps; it ends early where it has generalised."""
     train, held_out = (
         tuple(jnp.asarray(x) for x in part)
@@ -80,6 +81,8 @@ def train(run: Run, *, seed: int = 0, every: int = 20, steps: int | None = None)
     def loss(params):
         logits = _network(params, train[0]).astype(run.dtype)
         return jnp.mean(run.loss(logits, train[1]))
+
+    every = min(run.every, steps or run.steps)
 
     def step(carry, _):
         params, state = carry

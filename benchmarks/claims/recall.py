@@ -113,7 +113,7 @@ def mqar_attention_and_convolution(quick):
 @claim("mqar-ssd-states", paper="zoology-mqar", by_hand=True)
 def mqar_ssd_states(quick):
     """Trained to recall, two layers of SSD do the better the wider their states."""
-    steps, widths = (10, (2, 8)) if quick else (2000, (2, 8, 32))
+    steps, widths = (10, (2, 8)) if quick else (2000, (1, 2, 4, 8))
 
     def draw(rng, count):
         return associative_recall(rng, count, 32, 4, 64)

@@ -20,15 +20,15 @@ def _finding(what: str, paper: str, share: float, holds: bool) -> Finding:
 @claim("selective-copying", paper="hidden-mamba-attention", by_hand=True)
 def selective_copying(quick):
     """To copy items from among blanks takes selection: Mamba has it, a fixed filter does not."""
-    steps = 10 if quick else 400
+    steps = 10 if quick else 2000
 
     def draw(rng, count):
-        return sequence_tasks.selective_copying(rng, count, 24, 3, 10)
+        return sequence_tasks.selective_copying(rng, count, 64, 6, 10)
 
     options = {"draw": draw, "vocab_size": 10, "width": 32, "learning_rate": 1e-2}
     mamba = train("mamba", {"d_state": 16}, steps, **options)(draw)
-    fixed = train("long_conv", {"max_length": 64}, steps, **options)(draw)
-    task = f"3 items of 8 kinds among 24 tokens, {steps} steps, width 32"
+    fixed = train("long_conv", {"max_length": 128}, steps, **options)(draw)
+    task = f"6 items of 8 kinds among 64 tokens, {steps} steps, width 32"
     return [
         _finding(f"items named by Mamba ({task})", "1", mamba, mamba > 0.95),
         _finding("by long convolutions", "well below", fixed, fixed < mamba - 0.2),
@@ -38,7 +38,6 @@ def selective_copying(quick):
 @claim("induction-heads", paper="zoology-mqar", by_hand=True)
 def induction_heads(quick):
     """Two layers learn to look up what followed a token before, also further back than trained."""
-    steps = 10 if quick else 500
 
     def draw(rng, count, length=32):
         return sequence_tasks.induction_heads(rng, count, length, 16)
@@ -46,7 +45,9 @@ def induction_heads(quick):
     options = {"draw": draw, "vocab_size": 16, "width": 32}
     findings = []
     # with one answer a sequence, attention takes longer to find out
-    for name, fields in (("mamba", {}), ("attention", {"rotary_base": 10000.0})):
+    attention = ("attention", {"rotary_base": 10000.0}, 2000)
+    for name, fields, steps in (("mamba", {}, 500), attention):
+        steps = 10 if quick else steps
         share = train(name, fields, steps, **options)
         right = share(draw)
         what = f"{name}, 32 tokens of 16 kinds, {steps} steps, width 32"

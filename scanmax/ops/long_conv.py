@@ -14,7 +14,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax.ops.contract import (
     accumulator_dtype,
@@ -28,12 +28,16 @@ from scanmax.ops.contract import (
     vary_together,
 )
 from scanmax.ops.conv import depthwise_conv2d
+from scanmax.ops.conv1d import causal_conv1d
 from scanmax.ops.monarch import monarch_transform
+from scanmax.ops.scan import segment_starts
 
 FORMS = (None, "fft", "monarch", "direct")
 MODES = ("causal", "bidirectional", "circular")
 # form=None on CPU: up to here the shifted multiply-adds are faster than the transforms.
 DIRECT_TAPS = 32
+# Packed sequences: within blocks of at most so many tokens by shifted multiply-adds.
+PACKED_BLOCK = 32
 
 
 @op("mode", "return_state", "form")
@@ -43,6 +47,7 @@ def fft_conv(
     skip: Float[Array, " D"] | None = None,
     *,
     mode: str = "causal",
+    segment_ids: Int[Array, "*B T"] | None = None,
     initial_state: Float[Array, "*B _ D"] | None = None,
     return_state: bool = False,
     form: str | None = None,
@@ -61,9 +66,13 @@ def fft_conv(
       kernel: taps per axis, then channels; of any length, but at most T for "circular".
       skip: per channel, the weight of the token itself that is added.
       mode: "causal" (on every axis), "bidirectional" or "circular".
-      initial_state: the L - 1 tokens before the first, oldest first, for causal sequences; zeros
-        by default.
-      return_state: also return the last L - 1 tokens, to go on from.
+      segment_ids: packed causal sequences: where the number changes from a token to the next a new
+        one starts, and nothing passes. Blocks of 2, 4, 8, ... of them are joined by transforms of
+        the one sequence that goes on from a half to the next: T (log T)^2, any number of segments.
+      initial_state: the L - 1 tokens before the first, oldest first, of the first segment, for
+        causal sequences; zeros by default.
+      return_state: also return the last L - 1 tokens, to go on from; zeros in the place of those of
+        segments before the last.
       form: "fft"; "monarch", the same transforms as products with small matrices; "direct",
         shifted multiply-adds, for sequences and maps. None: "direct" on CPU for up to 32 taps in
         all, else "fft".
@@ -72,8 +81,8 @@ def fft_conv(
       The shape and dtype of x; with `return_state` also [*B, L-1, D] in the dtype of x.
 
     Raises:
-      ValueError: arrays of the wrong shape, a state for another mode than "causal" sequences, a
-        circular kernel longer than x, "direct" for volumes, an unknown mode or form.
+      ValueError: arrays of the wrong shape, a state or segments for another mode than "causal"
+        sequences, a circular kernel longer than x, "direct" for volumes, an unknown mode or form.
 
     Example:
       >>> import jax.numpy as jnp
@@ -88,10 +97,11 @@ def fft_conv(
     check_shape("skip", skip, x.shape[-1:], "[D]")
     stateful = initial_state is not None or return_state
     require(
-        not stateful or (mode == "causal" and axes == 1),
-        f"initial_state and return_state need mode='causal' and a sequence; mode is {mode!r} and "
-        f"kernel has shape {kernel.shape}.",
+        not (stateful or segment_ids is not None) or (mode == "causal" and axes == 1),
+        "initial_state, return_state and segment_ids need mode='causal' and a sequence; mode is "
+        f"{mode!r} and kernel has shape {kernel.shape}.",
     )
+    check_shape("segment_ids", segment_ids, x.shape[:-1], "[*B, T]")
     taps, batch = kernel.shape[0], x.shape[: -axes - 1]
     if stateful:
         shape = (*batch, taps - 1, x.shape[-1])
@@ -102,11 +112,21 @@ def fft_conv(
     else:
         extended = x
     dtype = accumulator_dtype(x, kernel, skip)
-    y = _convolve(extended.astype(dtype), kernel.astype(dtype), mode, form, stateful)
+    tokens, weights = extended.astype(dtype), kernel.astype(dtype)
+    window = extended[..., extended.shape[-2] - (taps - 1) :, :]
+    if segment_ids is None:
+        y = _convolve(tokens, weights, mode, form, stateful)
+    else:
+        # the state belongs to the first segment
+        more = [(0, 0)] * len(batch) + [(tokens.shape[-2] - x.shape[-2], 0)]
+        runs = jnp.pad(jnp.cumsum(segment_starts(segment_ids), -1), more)
+        y = _convolve_packed(tokens, weights, runs, form)[..., more[-1][0] :, :]
+        last = runs[..., runs.shape[-1] - (taps - 1) :] == runs[..., -1:]
+        window = jnp.where(last[..., None], window, 0)
     if skip is not None:
         y = y + x.astype(dtype) * align(skip.astype(dtype), x)
     y = y.astype(x.dtype)
-    return (y, extended[..., extended.shape[-2] - (taps - 1) :, :]) if return_state else y
+    return (y, window) if return_state else y
 
 
 @op("mode")
@@ -340,10 +360,7 @@ def _convolve(x, kernel, mode, form, stateful):
         first = (kernel.shape[0] - 1,)
     else:
         kernel, first = _crop(kernel, size, mode)
-    taps = math.prod(kernel.shape[:-1])
-    if form is None:
-        small = platform() == "cpu" and taps <= DIRECT_TAPS and axes < 3 and mode != "circular"
-        form = "direct" if small else "fft"
+    form = _choose(form, kernel, mode)
     if form == "direct":
         return _direct(x, kernel, mode, first, stateful)
     if stateful:
@@ -354,6 +371,53 @@ def _convolve(x, kernel, mode, form, stateful):
         plan = _plan(size, kernel.shape[:-1], first, mode)
     x, kernel = vary_together(x, kernel)
     return _transformed(x, kernel, (plan, first, size, form))
+
+
+def _choose(form, kernel, mode):
+    if form is not None:
+        return form
+    small = math.prod(kernel.shape[:-1]) <= DIRECT_TAPS and kernel.ndim < 4 and mode != "circular"
+    return "direct" if small and platform() == "cpu" else "fft"
+
+
+def _convolve_packed(x, kernel, runs, form):
+    """The causal sums over the tokens of the same run, `runs` [*B, T] being numbers that grow.
+
+    A block is two halves, each convolved by itself, and what the left gives to the right one. Only
+    the run that goes on across the border takes part in that: one convolution, with the others'
+    tokens masked before and their outputs after.
+    """
+    form = _choose(form, kernel, "causal")
+    x, kernel, runs = vary_together(x, kernel, runs)
+    (length, dim), taps = x.shape[-2:], kernel.shape[0]
+    if form == "direct":
+        return causal_conv1d(x, jnp.flip(kernel, 0), segment_ids=runs)
+    levels = max(0, math.ceil(math.log2(length / PACKED_BLOCK)))
+    block = -(-length // 2**levels)
+    lead, pad = x.shape[:-2], (block << levels) - length
+    outer = [(0, 0)] * len(lead)
+    x, runs = jnp.pad(x, [*outer, (0, pad), (0, 0)]), jnp.pad(runs, [*outer, (0, pad)])
+
+    @functools.partial(jax.checkpoint, static_argnums=(3,))
+    def across(x, kernel, runs, half):
+        width = min(half, taps - 1)  # tokens further from the border do not reach across
+        x, runs = x.reshape(*lead, -1, 2, half, dim), runs.reshape(*lead, -1, 2, half)
+        border = runs[..., 0, -1:]
+        left = jnp.where(
+            (runs[..., 0, half - width :] == border)[..., None], x[..., 0, -width:, :], 0
+        )
+        options = ((smooth_length(2 * width),), (width,), (width,), form)
+        y = _transformed(left, kernel[: 2 * width], options)
+        y = jnp.where((runs[..., 1, :width] == border)[..., None], y, 0)
+        y = jnp.pad(y, [*outer, (0, 0), (half, half - width), (0, 0)])
+        return y.reshape(*lead, -1, dim)
+
+    by_block = x.reshape(*lead, -1, block, dim), runs.reshape(*lead, -1, block)
+    y = causal_conv1d(by_block[0], jnp.flip(kernel[:block], 0), segment_ids=by_block[1])
+    y = y.reshape(x.shape)
+    for level in range(levels if taps > 1 else 0):
+        y = y + across(x, kernel, runs, block << level)
+    return y[..., :length, :]
 
 
 def _direct(x, kernel, mode, first, stateful):

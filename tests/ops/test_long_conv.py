@@ -17,7 +17,7 @@ class FftConvTest(OpSuite):
     reference = reference.fft_conv
     step = ops.long_conv_step
     forms = ("fft", "monarch", "direct")
-    sequence = ("x",)
+    sequence = ("x", "segment_ids")
     required_lengths = (1, 7, 65)
     cases = (
         OpCase(length=1, size=(1,), taps=(3,), dim=2),
@@ -35,22 +35,31 @@ class FftConvTest(OpSuite):
         OpCase(length=5, size=(5, 4), taps=(9, 2), dim=2, options={"mode": "bidirectional"}),
         OpCase(length=6, size=(6, 5), taps=(3, 5), dim=2, options={"mode": "circular"}),
         OpCase(length=3, size=(3, 2, 4), taps=(2, 3, 9), dim=2, forms=("fft",)),
+        OpCase(length=130, batch=(2,), size=(130,), taps=(130,), dim=2, segments=5),
+        OpCase(length=131, size=(131,), taps=(24,), dim=2, segments=3),
+        OpCase(length=65, size=(65,), taps=(90,), dim=1, segments=2, forms=("fft", "monarch")),
+        OpCase(length=3, size=(3,), taps=(1,), dim=1, segments=2),
     )
     errors = (
         ({"kernel": lambda k: k[:, 1:]}, ValueError, r"kernel has shape .*\[\*L, D\]"),
         ({"skip": lambda k: k[1:]}, ValueError, r"skip has shape .*\[D\]"),
         ({"initial_state": lambda s: s[..., 1:, :]}, ValueError, "initial_state has shape"),
+        ({"segment_ids": np.zeros(3, int)}, ValueError, "segment_ids has shape"),
         ({"mode": "valid"}, ValueError, "mode='valid' is not one of"),
         ({"mode": "bidirectional"}, ValueError, "need mode='causal'"),
         ({"form": "slow"}, ValueError, "form='slow' is not one of"),
     )
 
     def make_args(self, rng, case):
-        return {
+        args = {
             "x": rng.normal(size=(*case.batch, *case.size, case.dim)),
             "kernel": rng.normal(size=(*case.taps, case.dim)),
             "skip": rng.normal(size=case.dim) if case.length == 7 else None,
         }
+        if hasattr(case, "segments"):
+            lead = (*case.batch, case.length)
+            args["segment_ids"] = np.sort(rng.integers(case.segments, size=lead), -1)
+        return args
 
     def _check_low_precision(self, dtype, tolerance):
         # the state is a window of tokens, kept in their dtype

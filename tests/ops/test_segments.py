@@ -52,6 +52,11 @@ def conv(q, k, v, a, *, form, chunk_size, **options):
     return ops.causal_conv1d(v[:, 0], BONUS, **options)
 
 
+def long_conv(q, k, v, a, *, form, chunk_size, **options):
+    kernel = np.cos(np.arange(11 * DIM)).reshape(11, DIM)  # nearly as long as all segments
+    return ops.fft_conv(v[:, 0], kernel, form="fft", **options)
+
+
 def shift(is_causal=True):
     def call(q, k, v, a, *, form, chunk_size, return_state=False, **options):
         y = ops.token_shift(v[:, 0], is_causal=is_causal, **options)
@@ -77,6 +82,7 @@ CALLS = {
     "wkv6, chunked": wkv6(),
     "wkv6, both ways": wkv6(is_causal=False),
     "convolution": conv,
+    "long convolution": long_conv,
     "token shift": shift(),
     "token shift, both ways": shift(is_causal=False),
 }

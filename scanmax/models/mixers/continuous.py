@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.models.kernels import SampledKernel, centred_coordinates, past_coordinates
@@ -61,12 +61,16 @@ class ContinuousConv(LongConvolution):
         grid: tuple[int, int] | None = None,
         train: bool = False,
         state: Any = None,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         x, dim = x.astype(self.dtype), x.shape[-1]
         bias = self.param("bias", partitioned(zeros_init, ("embed",)), (dim,), self.param_dtype)
         if self.is_causal:
-            y, new = self.convolve(x, lambda lags: self.past_kernel(lags, dim), None, state)
+            y, new = self.convolve(
+                x, lambda lags: self.past_kernel(lags, dim), state=state, segment_ids=segment_ids
+            )
         else:
+            self.packed(segment_ids, state)
             y, new = self.convolve_grid(x, self.grid_or_line(x, grid)), None
         y = y + spread(bias.astype(self.dtype), y)
         y = self.dense(dim, ("embed", "embed"), "out")(y)

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.errors import UserError
@@ -27,6 +27,7 @@ from scanmax.models.layers import (
 )
 from scanmax.models.mixers.base import Mixer, filter_past
 from scanmax.ops.contract import spread
+from scanmax.ops.scan import same_segment
 
 KERNEL_INITS = ("random", "geometric")
 
@@ -38,6 +39,8 @@ class LongConvolution(Mixer):
     channels. Generation keeps the tokens read so far (`ops.long_conv_step`): the state grows with
     the length it is made for, and a token costs as much as the cache is long.
     """
+
+    packs: ClassVar[bool] = True
 
     @property
     def dtypes(self) -> dict[str, Any]:
@@ -69,11 +72,20 @@ class LongConvolution(Mixer):
         return value.astype(at_least_float32(self.dtype))
 
     @nn.nowrap
-    def convolve(self, x, filters: Callable[[int], Array], skip=None, state=None, gates=None):
+    def convolve(
+        self,
+        x,
+        filters: Callable[[int], Array],
+        skip=None,
+        state=None,
+        gates=None,
+        segment_ids=None,
+    ):
         """(y, next state) of x [B, T, D]; filters(n) gives the weights of n lags, [n, ways D].
 
         `gates` (query, key) multiply what comes out and has gone in: of the sown matrix alone.
         """
+        packed = self.packed(segment_ids, state)
         tokens = x.shape[1]
         lags = tokens if state is None else state.shape[1] + 1
         kernel = filters(lags)
@@ -82,13 +94,16 @@ class LongConvolution(Mixer):
             kernel = jnp.concatenate([jnp.flip(after[: lags - 1], 0), before])
         mode = "causal" if self.is_causal else "bidirectional"
         if state is None:
-            self.sow_attention(
-                tokens,
-                lambda: self.by_heads(
-                    ops.long_conv_matrix(kernel, skip, size=tokens, mode=mode), x.shape[0], gates
-                ),
-            )
-            return ops.fft_conv(x, kernel, skip, mode=mode), None
+
+            def matrix():
+                matrix = ops.long_conv_matrix(kernel, skip, size=tokens, mode=mode)
+                matrix = self.by_heads(matrix, x.shape[0], gates)
+                if segment_ids is None:
+                    return matrix
+                return jnp.where(same_segment(segment_ids)[:, None], matrix, 0)
+
+            self.sow_attention(tokens, matrix)
+            return ops.fft_conv(x, kernel, skip, mode=mode, **packed), None
         if tokens == 1:
             y, state = ops.long_conv_step(state, x[:, 0], kernel, skip)
             return y[:, None], state
@@ -148,6 +163,7 @@ class LongConv(LongConvolution):
         grid: tuple[int, int] | None = None,
         train: bool = False,
         state: Any = None,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         if self.kernel_init not in KERNEL_INITS:
             raise UserError(f"kernel_init={self.kernel_init!r} is not one of {KERNEL_INITS}")
@@ -165,7 +181,9 @@ class LongConv(LongConvolution):
         def filters(lags):
             return jnp.pad(kernel[:lags], ((0, max(lags - len(kernel), 0)), (0, 0)))
 
-        y, new = self.convolve(x.astype(self.dtype), filters, self.skip(dim), state)
+        y, new = self.convolve(
+            x.astype(self.dtype), filters, self.skip(dim), state, segment_ids=segment_ids
+        )
         y = self.dense(2 * dim, ("embed", "mlp"), "out")(gelu(y))
         y, gate = jnp.split(y, 2, axis=-1)
         y = y * jax.nn.sigmoid(gate)
@@ -215,6 +233,7 @@ class SgConv(LongConvolution):
         grid: tuple[int, int] | None = None,
         train: bool = False,
         state: Any = None,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         dim = x.shape[-1]
         scales = 1 + max(0, int(np.ceil(np.log2(self.max_length / self.kernel_dim))))
@@ -236,7 +255,11 @@ class SgConv(LongConvolution):
 
         norm = self.variable("batch_stats", "kernel_norm", norm).value
         y, new = self.convolve(
-            x.astype(self.dtype), lambda lags: filters(lags) / norm[None], self.skip(dim), state
+            x.astype(self.dtype),
+            lambda lags: filters(lags) / norm[None],
+            self.skip(dim),
+            state,
+            segment_ids=segment_ids,
         )
         y = self.dense(dim, ("embed", "embed"), "out")(gelu(y))
         return y if state is None else (y, new)
@@ -272,10 +295,11 @@ class BaseConv(LongConvolution):
         grid: tuple[int, int] | None = None,
         train: bool = False,
         state: Any = None,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         x = x.astype(self.dtype)
         gate = self.dense(x.shape[-1], ("embed", "embed"), "projection")(x)
-        y, new = self.filtered(x, gate, state)
+        y, new = self.filtered(x, gate, state, segment_ids)
         if self.activation is not None:
             act = activation(self.activation)
             gate, y = act(gate), act(y)
@@ -285,16 +309,16 @@ class BaseConv(LongConvolution):
         return y if state is None else (y, new)
 
     @nn.nowrap
-    def filtered(self, x, gate, state):
+    def filtered(self, x, gate, state, segment_ids=None):
         dim = x.shape[-1]
         gates = (gate, jnp.ones_like(x))
         if self.kernel_size is not None:
-            return short_filter(self, x, self.kernel_size, state)
+            return short_filter(self, x, self.kernel_size, state, segment_ids)
         filters = ImplicitFilter(
             self.ways * dim, max_length=self.max_length, name="filter", **self.dtypes
         )
         itself = jnp.ones(dim, at_least_float32(self.dtype))
-        return self.convolve(x, filters, itself, state, gates)
+        return self.convolve(x, filters, itself, state, gates, segment_ids)
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int, dim: int) -> Any:
@@ -335,11 +359,12 @@ class Hyena(LongConvolution):
         grid: tuple[int, int] | None = None,
         train: bool = False,
         state: Any = None,
+        segment_ids: Int[Array, "B T"] | None = None,
     ):
         dim = x.shape[-1]
         given = {"short": None, "long": None} if state is None else state
         qkv = self.dense(3 * dim, ("embed", "mlp"), "in_proj")(x)
-        qkv, short = short_filter(self, qkv, self.conv_width, given["short"])
+        qkv, short = short_filter(self, qkv, self.conv_width, given["short"], segment_ids)
         query, key, value = jnp.split(qkv, 3, axis=-1)
         filters = ImplicitFilter(
             self.ways * dim,
@@ -351,7 +376,9 @@ class Hyena(LongConvolution):
             name="filter",
             **self.dtypes,
         )
-        y, long = self.convolve(key * value, filters, self.skip(dim), given["long"], (query, key))
+        y, long = self.convolve(
+            key * value, filters, self.skip(dim), given["long"], (query, key), segment_ids
+        )
         y = self.dense(dim, ("mlp", "embed"), "out_proj")(query * y)
         return y if state is None else (y, {"short": short, "long": long})
 
@@ -363,7 +390,7 @@ class Hyena(LongConvolution):
         }
 
 
-def short_filter(mixer: Mixer, x: Float[Array, "B T D"], width: int, state=None):
+def short_filter(mixer: Mixer, x: Float[Array, "B T D"], width: int, state=None, segment_ids=None):
     """(depthwise convolution over a few tokens plus bias, next state); centred if not causal."""
     init, dtype = fan_in_uniform(fan_in=width), mixer.dtype
     shape = (width, x.shape[-1])
@@ -373,7 +400,8 @@ def short_filter(mixer: Mixer, x: Float[Array, "B T D"], width: int, state=None)
     bias = mixer.param(
         "conv_bias", partitioned(init, ("mlp",)), shape[1:], mixer.param_dtype
     ).astype(dtype)
+    packed = mixer.packed(segment_ids, state)
     if mixer.is_causal:
-        return filter_past(x, kernel, bias, state)
+        return filter_past(x, kernel, bias, state, **packed)
     y = ops.fft_conv(x, jnp.flip(kernel, 0), mode="bidirectional", form="direct")
     return y + spread(bias, y), None

@@ -7,10 +7,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from scanmax.ops.contract import accumulator_dtype, align
+from scanmax.ops.reference.conv1d import causal_conv1d
 
 
-def fft_conv(x, kernel, skip=None, *, mode="causal", initial_state=None, return_state=False):
+def fft_conv(
+    x,
+    kernel,
+    skip=None,
+    *,
+    mode="causal",
+    segment_ids=None,
+    initial_state=None,
+    return_state=False,
+):
     """y_t = skip x_t + sum_j kernel_j x_{t - (j - c)}."""
+    if segment_ids is not None:
+        # the sum over the windows of a short convolution, oldest tap first
+        options = {"initial_state": initial_state, "return_state": True}
+        y, state = causal_conv1d(x, kernel[::-1], segment_ids=segment_ids, **options)
+        dtype = accumulator_dtype(x, kernel, skip)
+        y = y if skip is None else (y + x.astype(dtype) * align(skip.astype(dtype), x))
+        y = y.astype(x.dtype)
+        return (y, state) if return_state else y
     axes, taps = kernel.ndim - 1, kernel.shape[0]
     dtype = accumulator_dtype(x, kernel, skip)
     before = initial_state
