@@ -113,22 +113,27 @@ def mqar_attention_and_convolution(quick):
 @claim("mqar-ssd-states", paper="zoology-mqar", by_hand=True)
 def mqar_ssd_states(quick):
     """Trained to recall, two layers of SSD do the better the wider their states."""
-    steps, widths = (10, (2, 8)) if quick else (2000, (1, 2, 4, 8))
+    # rounding alone has moved the recall of a run by 0.05
+    steps, widths, seeds = (10, (2, 8), (0,)) if quick else (2000, (1, 4, 16), (0, 1))
 
     def draw(rng, count):
         return associative_recall(rng, count, 32, 4, 64)
 
     # With two heads, of two random decays, none may remember long enough.
     options = {"draw": draw, "vocab_size": 64, "heads": 8, "learning_rate": 1e-2}
-    found = [train("ssd", {"state_size": size}, steps, **options)(draw) for size in widths]
+
+    def recalled(size, seed):
+        return train("ssd", {"state_size": size}, steps, seed=seed, **options)(draw)
+
+    found = [np.mean([recalled(size, seed) for seed in seeds]) for size in widths]
     shown = ", ".join(map(str, widths))
     return [
         Finding(
-            f"recall with states of width {shown}, {steps} steps (4 pairs among 32 tokens, 64 "
-            "words, model width 64)",
+            f"recall with states of width {shown}, {steps} steps, mean of {len(seeds)} seeds (4 "
+            "pairs among 32 tokens, 64 words, model width 64)",
             "rises",
             ", ".join(f"{recall:.3f}" for recall in found),
-            all(low < high for low, high in itertools.pairwise(found)),
+            all(bool(low < high) for low, high in itertools.pairwise(found)),
         )
     ]
 

@@ -79,6 +79,18 @@ def vary_together(*arrays):
     return [x if x is None else vary_like(x, *arrays) for x in arrays]
 
 
+def unless_differentiated(alone: Callable, differentiated: Callable) -> Callable:
+    """A function that runs as `alone`, and as `differentiated` where derivatives are taken.
+
+    Both take the same arrays and give the same numbers, to rounding; what is fastest forward is not
+    always what is fastest with its gradient, or keeps the least for it. Derivatives of any order
+    and mode are those of `differentiated`.
+    """
+    function = jax.custom_jvp(alone)
+    function.defjvp(functools.partial(jax.jvp, differentiated))
+    return function
+
+
 def require(condition: bool, message: str) -> None:
     """Raises ValueError(message) unless condition holds; the message names argument and shape."""
     if not condition:

@@ -15,9 +15,10 @@ from scanmax.ops.contract import (
     check_shape,
     op,
     require_causal_states,
+    unless_differentiated,
     vary_together,
 )
-from scanmax.ops.recurrence import flat_batch, forget
+from scanmax.ops.recurrence import flat_batch, forget, one_by_one
 from scanmax.ops.scan import FORMS, join_blocks, segment_sums
 
 
@@ -67,7 +68,8 @@ def delta_rule(
       return_state: also return the S after the last token, of the last segment, in accumulator
         precision.
       form: "recurrent" takes T steps, "chunked" T / chunk_size, "parallel" solves one system of
-        all T tokens. None: "parallel" up to chunk_size tokens, else "chunked".
+        all T tokens. None: "parallel" up to chunk_size tokens, else "chunked"; but on CPU, where no
+        gradient is taken and K V is at most 64 * 64, "recurrent", which is faster there.
       chunk_size: tokens per chunk; 32 trains fastest on CPU.
       precision: of every matrix product, as in jax.lax.dot_general.
       implementation: only "xla".
@@ -125,6 +127,16 @@ def delta_rule(
 
 def _run(tokens, state, *, form, chunk_size, precision):
     """The recurrence over [B, T, ...]: y [B, T, H, V] and the last state [B, H, K, V]."""
+    options = {"chunk_size": chunk_size, "precision": precision}
+    evaluate = functools.partial(_evaluate, form=form, **options)
+    if one_by_one(form, tokens[0].shape[1], chunk_size, *state.shape[-2:]):
+        alone = functools.partial(_evaluate, form="recurrent", **options)
+        evaluate = unless_differentiated(alone, evaluate)
+    return evaluate(tokens, state)
+
+
+def _evaluate(tokens, state, *, form, chunk_size, precision):
+    """The recurrence in the form named, or in chunks."""
     length, heads, width = tokens[2].shape[1:]
     if form == "parallel" or (form is None and length <= chunk_size):
         chunk_size = length
@@ -175,7 +187,7 @@ def _system(key, beta, log_decay, precision):
     return _inverse(lower, precision), decay
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _inverse(lower, precision):
     """(I + L)^-1 of strictly lower triangular L, by blocks of 1, 2, 4, ... tokens.
 
@@ -200,18 +212,11 @@ def _inverse(lower, precision):
     return blocks[..., 0, :length, :length]
 
 
-def _inverse_forward(lower, precision):
-    inverse = _inverse(lower, precision)
-    return inverse, inverse
-
-
-def _inverse_backward(precision, inverse, cotangent):
+@_inverse.defjvp
+def _inverse_tangent(precision, primals, tangents):
     dot = functools.partial(jnp.matmul, precision=precision)
-    transposed = jnp.swapaxes(inverse, -1, -2)
-    return (-jnp.tril(dot(dot(transposed, cotangent), transposed), -1),)
-
-
-_inverse.defvjp(_inverse_forward, _inverse_backward)
+    inverse = _inverse(*primals, precision)
+    return inverse, -dot(dot(inverse, tangents[0]), inverse)
 
 
 def _solve(q, k, v, beta, log_decay, precision):

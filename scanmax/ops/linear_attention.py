@@ -78,7 +78,8 @@ def linear_attention(
       return_state: also return the S after the last token, in accumulator precision; with segments
         that of the last one.
       form: "recurrent" takes T steps, "chunked" T / chunk_size, "parallel" builds the T x T matrix.
-        None: "parallel" up to chunk_size tokens, else "chunked".
+        None: "parallel" up to chunk_size tokens, else "chunked"; but on CPU, where no gradient is
+        taken and K V is at most 64 * 64, "recurrent", which is faster there.
       chunk_size: tokens per chunk (a power of two with decays per channel; rounded up).
       precision: of every matrix product, as in jax.lax.dot_general.
       implementation: only "xla".

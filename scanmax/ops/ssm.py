@@ -72,7 +72,8 @@ def ssd(
       return_state: also return the S after the last token, of the last segment, in accumulator
         precision.
       form: "recurrent" takes T steps, "chunked" T / chunk_size, "parallel" builds the T x T matrix.
-        None: "parallel" up to chunk_size tokens, else "chunked".
+        None: "parallel" up to chunk_size tokens, else "chunked"; but on CPU, where no gradient is
+        taken and N P is at most 64 * 64, "recurrent", which is faster there.
       chunk_size: tokens per chunk.
       precision: of every matrix product, as in jax.lax.dot_general.
       implementation: only "xla".
