@@ -129,8 +129,9 @@ def _run(tokens, state, *, form, chunk_size, precision):
     """The recurrence over [B, T, ...]: y [B, T, H, V] and the last state [B, H, K, V]."""
     options = {"chunk_size": chunk_size, "precision": precision}
     evaluate = functools.partial(_evaluate, form=form, **options)
-    if one_by_one(form, tokens[0].shape[1], chunk_size, *state.shape[-2:]):
-        alone = functools.partial(_evaluate, form="recurrent", **options)
+    length = tokens[0].shape[1]
+    if one_by_one(form, length, chunk_size, *state.shape[-2:]):
+        alone = functools.partial(_evaluate, form="recurrent", **options | {"chunk_size": length})
         evaluate = unless_differentiated(alone, evaluate)
     return evaluate(tokens, state)
 

@@ -95,7 +95,8 @@ def run(
     evaluate = functools.partial(_evaluate, form=form, **options)
     length, width = value.shape[1], value.shape[-1]
     if one_by_one(form, length, chunk_size, query.shape[-1], width):
-        alone = functools.partial(_evaluate, form="recurrent", **options)
+        # one loop: what chunks of it would save, a backward pass needs
+        alone = functools.partial(_evaluate, form="recurrent", **options | {"chunk_size": length})
         evaluate = unless_differentiated(alone, evaluate)
     return evaluate(query, key, value, log_decay, state, weight)
 
