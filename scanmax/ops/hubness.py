@@ -46,6 +46,21 @@ def _log_factor(similarity, bank, beta):
 def _log_totals(bank, beta):
     """log sum_n exp(b bank_n), [*B, 1, S].
 
+    Similarities are small numbers: their plain sums tell by their own size whether anything was
+    lost, and only then is the bank read again with its maxima taken off.
+    """
+    # A beta of its own: where banks are as large as what they normalize, XLA on CPU shares beta's
+    # broadcast between the two, and writes it out.
+    total = jnp.exp(jax.lax.optimization_barrier(beta) * bank).sum(-2, keepdims=True)
+    safe = (total > float(jnp.finfo(total.dtype).tiny) ** (2 / 3)) & jnp.isfinite(total)
+    return jax.lax.cond(
+        jnp.all(safe), lambda *_: jnp.log(total), lambda *x: _protected_log_totals(*x), bank, beta
+    )
+
+
+def _protected_log_totals(bank, beta):
+    """The same for any numbers.
+
     The bank is read once, block after block of rows that a cache holds, for its maximum and its sum
     together: two passes over one that is larger than the caches took longer, and half its memory.
     """
