@@ -133,7 +133,7 @@ def mqar_ssd_states(quick):
             "pairs among 32 tokens, 64 words, model width 64)",
             "rises",
             ", ".join(f"{recall:.3f}" for recall in found),
-            all(bool(low < high) for low, high in itertools.pairwise(found)),
+            all(low < high for low, high in itertools.pairwise(found)),
         )
     ]
 

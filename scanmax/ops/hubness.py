@@ -47,14 +47,15 @@ def _log_totals(bank, beta):
     """log sum_n exp(b bank_n), [*B, 1, S].
 
     Similarities are small numbers: their plain sums tell by their own size whether anything was
-    lost, and only then is the bank read again with its maxima taken off.
+    lost, and only then is the bank read again with its maxima taken off. What falls below the least
+    normal number is no share of a sum far above it; what overflows makes it infinite.
     """
     # A beta of its own: where banks are as large as what they normalize, XLA on CPU shares beta's
     # broadcast between the two, and writes it out.
     total = jnp.exp(jax.lax.optimization_barrier(beta) * bank).sum(-2, keepdims=True)
     safe = (total > float(jnp.finfo(total.dtype).tiny) ** (2 / 3)) & jnp.isfinite(total)
     return jax.lax.cond(
-        jnp.all(safe), lambda *_: jnp.log(total), lambda *x: _protected_log_totals(*x), bank, beta
+        jnp.all(safe), lambda: jnp.log(total), lambda: _protected_log_totals(bank, beta)
     )
 
 

@@ -142,17 +142,24 @@ def test_a_kernel_is_the_same_function_at_twice_the_resolution():
     )
 
 
-def test_one_channel_of_hyena_is_its_matrix():
+@pytest.mark.parametrize("starts", [(0,), (0, 4, 5)])
+def test_one_channel_of_hyena_is_its_matrix(starts):
     mixer = create_mixer("hyena", heads=3, is_causal=True, options={"filter_hidden": 4})
     x = jax.random.normal(jax.random.key(0), (2, 9, 3))
     variables = mixer.init(jax.random.key(1), x)
 
-    y, state = mixer.apply(variables, x, mutable=["intermediates"])
+    ids = jnp.searchsorted(jnp.array(starts), jnp.arange(9), side="right")
+    ids = None if len(starts) == 1 else jnp.broadcast_to(ids, (2, 9))
+    y, state = mixer.apply(variables, x, segment_ids=ids, mutable=["intermediates"])
     matrix = state["intermediates"]["attention"][0]
     params = unbox(variables)["params"]
     qkv = x @ params["in_proj"]["kernel"] + params["in_proj"]["bias"]
-    padded = jnp.pad(qkv, ((0, 0), (2, 0), (0, 0)))
-    qkv = sum(padded[:, w : w + 9] * params["conv_kernel"][w] for w in range(3))
+    filtered = []
+    for first, end in zip(starts, (*starts[1:], 9)):
+        padded = jnp.pad(qkv[:, first:end], ((0, 0), (2, 0), (0, 0)))
+        taps = params["conv_kernel"]
+        filtered.append(sum(padded[:, w : w + end - first] * taps[w] for w in range(3)))
+    qkv = jnp.concatenate(filtered, 1)
     value = (qkv + params["conv_bias"])[..., 6:]
     mixed = jnp.einsum("bhts,bsh->bth", matrix, value)
     expected = mixed @ params["out_proj"]["kernel"] + params["out_proj"]["bias"]

@@ -1,5 +1,7 @@
 """What recurrences with a matrix state do where no form is named: one pass is not the other."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,27 +39,36 @@ CALLS = {
 }
 
 
-def loss(call, form):
-    return lambda *x: jnp.sin(call(*x, form=form)).sum()
+# Program for program: where the forward pass alone goes token by token, in one loop, and chunks.
+TOKENS = {"form": "recurrent", "chunk_size": LENGTH}
+CHUNKS = {"form": "chunked"}
 
 
-@pytest.mark.skipif(platform() != "cpu", reason="chunks serve every pass elsewhere")
+def loss(call, **options):
+    return lambda *x: jnp.sin(call(*x, **options)).sum()
+
+
 @pytest.mark.parametrize("name", list(CALLS))
-def test_forward_alone_goes_token_by_token_and_training_in_chunks(name):
+def test_on_cpu_forward_alone_goes_token_by_token_and_training_in_chunks(name):
     call, inputs = CALLS[name], arrays(4)
-    run = {form: jax.jit(loss(call, form)) for form in (None, "recurrent", "chunked")}
-    train = {form: jax.jit(jax.value_and_grad(loss(call, form))) for form in (None, "chunked")}
-    assert run[None](*inputs) == run["recurrent"](*inputs)
-    assert run["recurrent"](*inputs) != run["chunked"](*inputs)  # rounding tells them apart
-    jax.tree.map(np.testing.assert_array_equal, train[None](*inputs), train["chunked"](*inputs))
+    expected, other = (TOKENS, CHUNKS) if platform() == "cpu" else (CHUNKS, TOKENS)
+    y, expected, other = (
+        jax.jit(functools.partial(call, **options))(*inputs) for options in ({}, expected, other)
+    )
+    np.testing.assert_array_equal(y, expected)
+    assert bool((y != other).any())  # rounding tells them apart
+    trained, chunked = (
+        jax.jit(jax.value_and_grad(loss(call, **options), (0, 1, 2, 3)))(*inputs)
+        for options in ({}, CHUNKS)
+    )
+    jax.tree.map(np.testing.assert_array_equal, trained, chunked)
 
 
-@pytest.mark.skipif(platform() != "cpu", reason="chunks serve every pass elsewhere")
 @pytest.mark.parametrize("name", ["head", "delta"])
 def test_large_states_are_passed_on_by_chunks(name):
     call, inputs = CALLS[name], arrays(72)
-    y = {form: jax.jit(loss(call, form))(*inputs) for form in (None, "chunked")}
-    assert y[None] == y["chunked"]
+    y, chunked = (jax.jit(functools.partial(call, **o))(*inputs) for o in ({}, CHUNKS))
+    np.testing.assert_array_equal(y, chunked)
 
 
 @pytest.mark.parametrize("name", ["head", "wkv6", "delta"])
@@ -67,7 +78,7 @@ def test_derivatives_of_any_mode_and_order(name):
         along = [jnp.cos(x) for x in inputs]
 
         def derivatives(form):
-            function = loss(CALLS[name], form)
+            function = loss(CALLS[name], form=form)
 
             def slope(*x):
                 return jax.jvp(function, x, tuple(along))[1]

@@ -26,7 +26,7 @@ def fft_conv(
         options = {"initial_state": initial_state, "return_state": True}
         y, state = causal_conv1d(x, kernel[::-1], segment_ids=segment_ids, **options)
         dtype = accumulator_dtype(x, kernel, skip)
-        y = y if skip is None else (y + x.astype(dtype) * align(skip.astype(dtype), x))
+        y = y if skip is None else y + x.astype(dtype) * align(skip.astype(dtype), x)
         y = y.astype(x.dtype)
         return (y, state) if return_state else y
     axes, taps = kernel.ndim - 1, kernel.shape[0]
