@@ -63,7 +63,7 @@ class InvertedSoftmaxTest(BankSuite):
                 chex.assert_trees_all_close(found, expected, rtol=1e-9)
 
     def test_a_column_too_small_or_empty_leaves_the_others_right(self):
-        bank = jnp.asarray([[1.0, -400.0, -jnp.inf], [0.5, -401.0, -jnp.inf]])
+        bank = jnp.asarray([[1.0, -4000.0, -jnp.inf], [0.5, -4001.0, -jnp.inf]])  # 0 in double
         y = ops.inverted_softmax(bank[:1], bank, beta=1.0, log=True)
         expected = -np.log1p(np.exp(np.array([-0.5, -1.0])))
         np.testing.assert_allclose(y[0, :2], expected, rtol=1e-6)
