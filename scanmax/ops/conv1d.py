@@ -13,7 +13,7 @@ from scanmax.ops.contract import (
     op,
     spread,
 )
-from scanmax.ops.scan import segment_starts
+from scanmax.ops.segments import segment_starts
 
 ACTIVATIONS = {None: lambda x: x, "silu": jax.nn.silu, "gelu": jax.nn.gelu, "relu": jax.nn.relu}
 

@@ -19,7 +19,8 @@ from scanmax.ops.contract import (
     vary_together,
 )
 from scanmax.ops.recurrence import flat_batch, forget, one_by_one
-from scanmax.ops.scan import FORMS, join_blocks, segment_sums
+from scanmax.ops.scan import join_blocks, segment_sums
+from scanmax.ops.segments import FORMS
 
 
 @op("is_causal", "return_state", "form", "chunk_size", "precision", "implementation")

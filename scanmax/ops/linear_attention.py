@@ -18,8 +18,16 @@ from scanmax.ops.contract import (
     require_causal_states,
 )
 from scanmax.ops.feature_maps import check_feature_map, feature_width, features
-from scanmax.ops.recurrence import flat_batch, forget, repeat_groups, run, run_both_ways, step
-from scanmax.ops.scan import FORMS, pair_decays, same_segment
+from scanmax.ops.recurrence import (
+    decayed_products,
+    flat_batch,
+    forget,
+    repeat_groups,
+    run,
+    run_both_ways,
+    step,
+)
+from scanmax.ops.segments import FORMS, same_segment
 
 
 @op(
@@ -248,13 +256,7 @@ def linear_attention_matrix(
             past = jnp.tri(q.shape[-3], dtype=bool)
             matrix = jnp.where(align(past, matrix), matrix, 0)
     else:
-        # time last: [*B, H, (K,) T]
-        time = -3 if log_decay.ndim == query.ndim else -2
-        decay = pair_decays(jnp.moveaxis(log_decay.astype(dtype), time, -1), is_causal)
-        if log_decay.ndim == query.ndim:
-            matrix = jnp.einsum("...ihk,...jhk,...hkij->...hij", q, k, decay, precision=precision)
-        else:
-            matrix = decay * jnp.einsum("...ihk,...jhk->...hij", q, k, precision=precision)
+        matrix = decayed_products(q, k, log_decay.astype(dtype), is_causal, precision)
     if segment_ids is not None:
         check_shape("segment_ids", segment_ids, query.shape[:-2], "[*B, T]")
         matrix = jnp.where(same_segment(segment_ids)[..., None, :, :], matrix, 0)

@@ -29,7 +29,7 @@ from scanmax.ops.contract import (
 )
 from scanmax.ops.feature_maps import check_feature_map, features
 from scanmax.ops.recurrence import flat_batch, run
-from scanmax.ops.scan import FORMS
+from scanmax.ops.segments import FORMS
 
 
 def attention(

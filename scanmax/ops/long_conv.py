@@ -30,7 +30,7 @@ from scanmax.ops.contract import (
 from scanmax.ops.conv import depthwise_conv2d
 from scanmax.ops.conv1d import causal_conv1d
 from scanmax.ops.monarch import monarch_transform
-from scanmax.ops.scan import segment_starts
+from scanmax.ops.segments import segment_starts
 
 FORMS = (None, "fft", "monarch", "direct")
 MODES = ("causal", "bidirectional", "circular")

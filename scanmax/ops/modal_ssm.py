@@ -19,7 +19,7 @@ from scanmax.ops.contract import (
 )
 from scanmax.ops.long_conv import fft_conv
 from scanmax.ops.recurrence import flat_batch
-from scanmax.ops.scan import FORMS
+from scanmax.ops.segments import FORMS
 
 
 @op("return_state", "form", "chunk_size", "precision", "implementation")

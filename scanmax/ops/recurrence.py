@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from scanmax.ops.contract import align, platform, unless_differentiated, vary_together
-from scanmax.ops.scan import join_blocks, join_ends, segment_starts, segment_sums
+from scanmax.ops.scan import join_blocks, join_ends, pair_decays, segment_sums
+from scanmax.ops.segments import segment_starts
 
 # Numbers in a head's state, K V, up to which tokens one by one outrun chunks on a CPU. Forward
 # alone, heads of 64 by 64 took 0.4 to 1.1 of the time of chunks on one thread and on two; heads of
@@ -65,6 +66,19 @@ def step(state, query, key, value, log_decay=None, *, weight=None, diagonal=True
     after = state + key[..., :, None] * value[..., None, :]
     read = after if diagonal else state
     return jnp.einsum("...k,...kv->...v", query, read, precision=precision), after
+
+
+def decayed_products(query, key, log_decay, is_causal=True, precision=None):
+    """The matrix [*B, H, T, T] that the recurrence without values is: q_i . k_j, decayed.
+
+    query, key [*B, T, H, K], log_decay [*B, T, H] or [*B, T, H, K], all of one dtype.
+    """
+    per_channel = log_decay.ndim == query.ndim
+    # time last: [*B, H, (K,) T]
+    decay = pair_decays(jnp.moveaxis(log_decay, -3 if per_channel else -2, -1), is_causal)
+    if per_channel:
+        return jnp.einsum("...ihk,...jhk,...hkij->...hij", query, key, decay, precision=precision)
+    return decay * jnp.einsum("...ihk,...jhk->...hij", query, key, precision=precision)
 
 
 def run(

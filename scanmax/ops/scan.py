@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Inexact, Int
+from jaxtyping import Array, Float, Inexact, Int
 
 from scanmax.ops.contract import (
     accumulator_dtype,
@@ -19,8 +19,7 @@ from scanmax.ops.contract import (
     require,
     vary_together,
 )
-
-FORMS = (None, "parallel", "chunked", "recurrent")
+from scanmax.ops.segments import FORMS, segment_starts
 
 
 @op("axis", "reverse", "bidirectional", "return_state", "form", "chunk_size", "implementation")
@@ -127,19 +126,6 @@ def diagonal_scan(
         states = states + run(True)[0] - inputs
     states = jnp.moveaxis(states, 0, axis).astype(result)
     return (states, final) if return_state else states
-
-
-def segment_starts(segment_ids: Int[Array, "*B T"], reverse: bool = False) -> Bool[Array, "*B T"]:
-    """Where a token has another number than the token read before it; never the first one read."""
-    changes = segment_ids[..., 1:] != segment_ids[..., :-1]
-    first = jnp.zeros_like(segment_ids[..., :1], bool)
-    return jnp.concatenate([changes, first] if reverse else [first, changes], -1)
-
-
-def same_segment(segment_ids: Int[Array, "*B T"]) -> Bool[Array, "*B T T"]:
-    """Whether two tokens lie in one segment, a run of equal numbers."""
-    runs = jnp.cumsum(segment_starts(segment_ids), -1)
-    return runs[..., :, None] == runs[..., None, :]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

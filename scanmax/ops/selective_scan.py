@@ -22,13 +22,8 @@ from scanmax.ops.contract import (
     vary_together,
 )
 from scanmax.ops.recurrence import flat_batch
-from scanmax.ops.scan import (
-    FORMS,
-    same_segment,
-    scan_leading,
-    segment_starts,
-    segment_sums,
-)
+from scanmax.ops.scan import scan_leading, segment_sums
+from scanmax.ops.segments import FORMS, same_segment, segment_starts
 from scanmax.ops.ssm import time_steps, with_skip
 
 

@@ -17,7 +17,8 @@ from scanmax.ops.contract import (
     spread,
 )
 from scanmax.ops.recurrence import flat_batch, forget, repeat_groups, run, run_both_ways, step
-from scanmax.ops.scan import FORMS, pair_decays, same_segment
+from scanmax.ops.scan import pair_decays
+from scanmax.ops.segments import FORMS, same_segment
 
 # Not static: a traced scalar will do.
 Scalar = Float[Array, ""] | float

@@ -5,7 +5,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from scanmax.ops.contract import align, check_rank, check_shape, op, require
-from scanmax.ops.scan import segment_starts
+from scanmax.ops.segments import segment_starts
 
 
 @op("heads", "is_causal")

@@ -17,7 +17,8 @@ from scanmax.ops.contract import (
     vary_together,
 )
 from scanmax.ops.recurrence import flat_batch
-from scanmax.ops.scan import FORMS, same_segment, scan_leading, segment_starts
+from scanmax.ops.scan import scan_leading
+from scanmax.ops.segments import FORMS, same_segment, segment_starts
 
 # Below every level that a weight can have: the level of no weight at all.
 _NOTHING = -1e30

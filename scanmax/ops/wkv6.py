@@ -13,9 +13,8 @@ from scanmax.ops.contract import (
     op,
     require_causal_states,
 )
-from scanmax.ops.linear_attention import linear_attention_matrix
-from scanmax.ops.recurrence import flat_batch, forget, run, step
-from scanmax.ops.scan import FORMS, same_segment, segment_starts
+from scanmax.ops.recurrence import decayed_products, flat_batch, forget, run, step
+from scanmax.ops.segments import FORMS, same_segment, segment_starts
 
 
 @op("is_causal", "return_state", "form", "chunk_size", "precision", "implementation")
@@ -200,9 +199,7 @@ def wkv6_matrix(
 
     def below(query, key, log_decay):
         key, log_decay = (_delayed(x.astype(dtype)) for x in (key, log_decay))
-        matrix = linear_attention_matrix(
-            query.astype(dtype), key, log_decay=log_decay, precision=precision
-        )
+        matrix = decayed_products(query.astype(dtype), key, log_decay, True, precision)
         # column j holds the token before j
         return jnp.concatenate([matrix[..., 1:], jnp.zeros_like(matrix[..., :1])], -1)
 

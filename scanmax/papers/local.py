@@ -13,7 +13,7 @@ LEDGER = (
         ),
         tests=(
             "tests/ops/test_pooled_attention.py::ConvAdditiveTest",
-            "tests/models/test_mixers.py",
+            "tests/models/mixers/test_mixers.py",
         ),
         reproduced="with its gates at 1 the mixer is DW(DW(Q + K) * V); linear cost in pixels "
         "(docs/claims.md)",
@@ -25,7 +25,7 @@ LEDGER = (
         where=("scanmax.models.mixers.ConvProjection",),
         tests=(
             "tests/parity/test_pooled_parity.py",
-            "tests/models/test_mixers.py",
+            "tests/models/mixers/test_mixers.py",
         ),
     ),
     Paper(
@@ -58,7 +58,7 @@ LEDGER = (
         tests=(
             "tests/ops/test_sparse_attention.py::PerHeadWindowTest",
             "tests/ops/test_sparse_attention.py::StepTest",
-            "tests/models/test_mixers.py",
+            "tests/models/mixers/test_mixers.py",
         ),
     ),
     Paper(
@@ -75,7 +75,7 @@ LEDGER = (
         ),
         tests=(
             "tests/ops/test_sparse_attention.py",
-            "tests/models/test_mixers.py",
+            "tests/models/mixers/test_mixers.py",
         ),
         reproduced="gather form equals the masked matrix; all earlier tokens in two hops; pairs "
         "grow as n^1.5 (docs/claims.md)",
@@ -109,7 +109,7 @@ LEDGER = (
             "tests/ops/test_aggregated_attention.py",
             "tests/ops/test_cosine_attention.py",
             "tests/ops/test_relative_position.py",
-            "tests/models/test_mixers.py",
+            "tests/models/mixers/test_mixers.py",
         ),
         reproduced="one softmax over 9 + P keys without unfolding them (docs/claims.md)",
     ),

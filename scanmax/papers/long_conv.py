@@ -3,7 +3,7 @@
 from scanmax.papers.paper import Paper
 
 _NETS = "tests/models/test_continuous_nets.py"
-_MIXERS = "tests/models/test_mixers.py"
+_MIXERS = "tests/models/mixers/test_mixers.py"
 
 LEDGER = (
     Paper(

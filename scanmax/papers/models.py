@@ -157,7 +157,7 @@ LEDGER = (
         tests=(
             "tests/ops/test_pooled_attention.py::PoolTokensTest",
             "tests/parity/test_pooled_parity.py",
-            "tests/models/test_mixers.py",
+            "tests/models/mixers/test_mixers.py",
         ),
     ),
     Paper(
@@ -176,7 +176,7 @@ LEDGER = (
         tests=(
             "tests/ops/test_window_attention.py",
             "tests/parity/test_local_parity.py",
-            "tests/models/test_mixers.py",
+            "tests/models/mixers/test_mixers.py",
         ),
         reproduced="spatial reduction reaches further at init than windows and 7 x 7 "
         "neighbourhoods (docs/claims.md)",

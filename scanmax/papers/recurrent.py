@@ -20,7 +20,7 @@ LEDGER = (
             "tests/ops/test_wkv.py::BidirectionalWkvTest",
             "tests/ops/test_wkv.py::QuarterShiftTest",
             "tests/parity/test_rwkv_parity.py",
-            "tests/models/test_mixers.py",
+            "tests/models/mixers/test_mixers.py",
             "tests/test_claims.py",
         ),
         reproduced="two scans give the double sum: benchmarks claims wkv-is-its-double-sum; time "
@@ -65,7 +65,7 @@ LEDGER = (
         tests=(
             "tests/ops/test_wkv.py::Wkv6Test",
             "tests/ops/test_wkv.py::TokenShiftTest",
-            "tests/models/test_mixers.py",
+            "tests/models/mixers/test_mixers.py",
             "tests/test_claims.py",
         ),
         reproduced="recurrent, chunked and quadratic form agree: benchmarks claims "

@@ -26,7 +26,7 @@ LEDGER = (
         tests=(
             "tests/ops/test_token_clustering.py::ContextClusterTest",
             "tests/ops/test_token_clustering.py::ContextClusterMatrixTest",
-            "tests/models/test_mixers.py",
+            "tests/models/mixers/test_mixers.py",
         ),
         reproduced="operations linear in the points",
     ),
@@ -70,7 +70,7 @@ LEDGER = (
         tests=(
             "tests/ops/test_token_assignment.py::SlotLogitsTest",
             "tests/ops/test_token_assignment.py::SlotMatrixTest",
-            "tests/models/test_mixers.py",
+            "tests/models/mixers/test_mixers.py",
         ),
         reproduced="without attention the slots give a constant map back",
     ),
@@ -130,7 +130,7 @@ LEDGER = (
         ),
         tests=(
             "tests/models/test_tokens.py::test_tokenizers_and_projector_are_their_equations",
-            "tests/models/test_mixers.py",
+            "tests/models/mixers/test_mixers.py",
         ),
     ),
 )

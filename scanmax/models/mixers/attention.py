@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scanmax import ops
 from scanmax.models.layers import Dense, LayerNorm, constrain
 from scanmax.models.mixers.base import Mixer
-from scanmax.ops.scan import same_segment
+from scanmax.ops.segments import same_segment
 
 
 class Attention(Mixer):

@@ -27,7 +27,7 @@ from scanmax.models.layers import (
 )
 from scanmax.models.mixers.base import Mixer, filter_past
 from scanmax.ops.contract import spread
-from scanmax.ops.scan import same_segment
+from scanmax.ops.segments import same_segment
 
 KERNEL_INITS = ("random", "geometric")
 

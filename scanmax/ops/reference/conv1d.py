@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from scanmax.ops.contract import accumulator_dtype, align
-from scanmax.ops.reference.scan import segment_runs
+from scanmax.ops.reference.segments import segment_runs
 
 _ACTIVATIONS = {None: lambda x: x, "silu": jax.nn.silu, "gelu": jax.nn.gelu, "relu": jax.nn.relu}
 

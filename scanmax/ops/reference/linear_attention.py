@@ -5,6 +5,7 @@ from jax import lax
 
 from scanmax.ops.contract import accumulator_dtype, align
 from scanmax.ops.reference.feature_maps import features
+from scanmax.ops.reference.segments import in_one_segment
 
 
 def linear_attention(
@@ -137,14 +138,6 @@ def linear_attention_matrix(
         matrix = jnp.where(total == 0, 0, matrix / jnp.where(total == 0, 1, total))
     matrix = matrix if scale is None else matrix * scale
     return matrix.astype(query.dtype)
-
-
-def in_one_segment(segment_ids):
-    """[*B, T, T]: no number changes from one token to the other."""
-    i, j, t = jnp.ix_(*[jnp.arange(segment_ids.shape[-1])] * 3)
-    changes = jnp.diff(segment_ids, axis=-1, prepend=segment_ids[..., :1]) != 0
-    between = ((j < t) & (t <= i)) | ((i < t) & (t <= j))
-    return ~jnp.any(changes[..., None, None, :] & align(between, changes[..., None, None, :]), -1)
 
 
 def _per_head(x, heads):

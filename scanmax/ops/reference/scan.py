@@ -43,9 +43,3 @@ def diagonal_scan(
     is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
     states = jnp.moveaxis(states, 0, axis).astype(dtype if is_complex else x.dtype)
     return (states, state) if return_state else states
-
-
-def segment_runs(segment_ids):
-    """The number of changes up to each token."""
-    first = segment_ids[..., :1]
-    return jnp.cumsum(jnp.diff(segment_ids, axis=-1, prepend=first) != 0, -1)

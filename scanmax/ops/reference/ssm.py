@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from scanmax.ops.contract import accumulator_dtype, align
-from scanmax.ops.reference.linear_attention import in_one_segment
+from scanmax.ops.reference.segments import in_one_segment
 
 
 def ssd(
