@@ -77,7 +77,7 @@ def causal_matrix(name: str) -> np.ndarray | None:
     try:
         return matrix(name, is_causal=True)
     except ValueError as error:
-        # the words by which every mixer without one says so (tests/models/test_mixers.py)
+        # the words by which every mixer without one says so (tests/models/mixers/test_mixers.py)
         if "no causal form" in str(error):
             return None
         raise

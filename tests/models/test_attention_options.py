@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from test_mixers import GRID, PREFIX, compiled, mixer_and_variables
+from small_mixers import GRID, PREFIX, compiled, mixer_and_variables
 
 from scanmax import ops
 from scanmax.models.mixers.position_bias import LogCpb, RelativePositionBias

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_mixers import DIM, GRID, PREFIX, TOKENS, mixer_and_variables
+from small_mixers import DIM, GRID, PREFIX, TOKENS, mixer_and_variables
 
 from scanmax import ops
 

@@ -4,7 +4,7 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_mixers import GRID, PREFIX, TOKENS, compiled, mixer_and_variables
+from small_mixers import GRID, PREFIX, TOKENS, compiled, mixer_and_variables
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_mixers import GRID, PREFIX, TOKENS, mixer_and_variables
+from small_mixers import GRID, PREFIX, TOKENS, mixer_and_variables
 
 from scanmax import ops
 

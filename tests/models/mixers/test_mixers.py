@@ -1,7 +1,6 @@
 """Every registered mixer: in both hosts, in other orders, in parts; CASES says what each keeps."""
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
