@@ -5,7 +5,7 @@ because under it a wrong shape raises the hook's error instead of the op's. Call
 """
 
 import doctest
-import importlib
+import importlib.util
 import inspect
 import pathlib
 import sys
@@ -32,14 +32,16 @@ def main() -> int:
 
     failures, calls = [], 0
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    for name in (name for name in dir(ops) if name.islower() and not name.startswith("_")):
+    for name in (name for name in ops.__all__ if name.islower()):
         function = getattr(ops, name)
         if callable(function):
             text = inspect.getdoc(function)
             runner.run(doctest.DocTestParser().get_doctest(text, {}, name, None, 0))
-    for path in sorted((TESTS / "ops").glob("test_*.py")):
-        sys.path.insert(0, str(path.parent))
-        for suite in vars(importlib.import_module(path.stem)).values():
+    for path in sorted((TESTS / "ops").rglob("test_*.py")):
+        spec = importlib.util.spec_from_file_location("_".join(path.parts[-2:]), path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for suite in vars(module).values():
             if isinstance(suite, type) and issubclass(suite, OpSuite) and suite.__test__:
                 test = suite()
                 with jax.enable_x64(True):

@@ -17,8 +17,14 @@ from scanmax.testing.op_case import BACKEND_OPTIONS
 
 TESTS = pathlib.Path(__file__).parent
 SECTIONS = ("Args", "Returns", "Raises", "Example", "Reference")
-NAMES = sorted(name for name in vars(ops) if not name.startswith("_"))
+NAMES = list(ops.__all__)
 OPS = [name for name in NAMES if callable(getattr(ops, name)) and name.islower()]
+
+
+def room_of(module: str, package: str) -> str:
+    """The family that a module lives in; its own name where it stands at the root."""
+    assert module.startswith(f"{package}."), f"{module} is not of {package}"
+    return module.removeprefix(f"{package}.").split(".")[0]
 
 
 def described(name: str) -> dict[str, str]:
@@ -31,15 +37,35 @@ def described(name: str) -> dict[str, str]:
 
 
 def test_the_public_names_are_ops_and_their_vocabulary():
-    modules = {name for name in NAMES if inspect.ismodule(getattr(ops, name))}
-    others = set(NAMES) - set(OPS) - modules
+    others = set(NAMES) - set(OPS)
     assert OPS
+    assert not [name for name in NAMES if inspect.ismodule(getattr(ops, name))]
+    assert dir(ops) == NAMES
     for name in others:
         value = getattr(ops, name)
         if isinstance(value, type):
             assert value.__doc__, name
         else:
             assert name.isupper(), f"ops.{name} is neither an op, a class, nor a constant"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from scanmax.ops.softmax.softmax.positive import softmax_one",
+        "import scanmax.ops.softmax.softmax.sparse",
+        "import importlib; importlib.import_module('scanmax.ops.softmax')",
+        "from scanmax.ops.reference.softmax.softmax import sparse",
+        "import scanmax.ops.reference.softmax.softmax.positive",
+    ],
+)
+def test_an_op_wins_over_the_family_of_its_name(first):
+    """`ops.softmax` is the op, whatever of the family `softmax` is imported before or after."""
+    code = "{}; from scanmax import ops; from scanmax.ops import reference; {}; {}"
+    calls = "assert abs(ops.softmax([0.0, 0.0])[0] - 0.5) + reference.softmax.__code__.co_argcount"
+    for code in (code.format(first, "pass", calls), code.format("pass", first, calls)):
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -59,7 +85,9 @@ def test_op_has_a_twin_of_the_same_signature(name):
     assert hasattr(reference, name), f"ops.reference has no {name}"
     twin = getattr(reference, name)
     assert not hasattr(twin, "lower"), "a reference is never jitted"
-    assert twin.__module__ == f"{reference.__name__}.{pathlib.Path(twin.__code__.co_filename).stem}"
+    assert room_of(twin.__module__, "scanmax.ops.reference") == room_of(
+        getattr(ops, name).__module__, "scanmax.ops"
+    )
 
     def signature(function):
         parameters = inspect.signature(function).parameters
@@ -106,7 +134,7 @@ def test_example_runs(name):
 def compared_ops() -> set[str]:
     """Ops that a suite of tests/ops compares, or that a module there calls beside their twins."""
     found = set()
-    for path in sorted((TESTS / "ops").glob("test_*.py")):
+    for path in sorted((TESTS / "ops").rglob("test_*.py")):
         spec = importlib.util.spec_from_file_location(f"api_walk_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

@@ -65,7 +65,7 @@ class LanguageModelSuite(ModelSuite):
 
 def test_every_family_has_one_suite():
     families = []
-    for path in [pathlib.Path(__file__), *sorted(TESTS.glob("models/test_*.py"))]:
+    for path in [pathlib.Path(__file__), *sorted(TESTS.glob("models/**/test_*.py"))]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef) and [ast.unparse(base) for base in node.bases] == [
                 "ModelSuite"

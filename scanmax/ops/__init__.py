@@ -3,6 +3,8 @@
 Every name here has a twin in `scanmax.ops.reference`, the plain equation, with the same signature.
 """
 
+import types as _types
+
 from scanmax.ops.aggregated_attention import aggregated_attention as aggregated_attention
 from scanmax.ops.aggregated_attention import (
     aggregated_attention_matrix as aggregated_attention_matrix,
@@ -74,10 +76,6 @@ from scanmax.ops.heterogeneous_attention import heterogeneous_attention as heter
 from scanmax.ops.heterogeneous_attention import (
     heterogeneous_attention_matrix as heterogeneous_attention_matrix,
 )
-from scanmax.ops.hubness import dual_inverted_softmax as dual_inverted_softmax
-from scanmax.ops.hubness import hubness as hubness
-from scanmax.ops.hubness import inverted_softmax as inverted_softmax
-from scanmax.ops.hubness import k_occurrence as k_occurrence
 from scanmax.ops.hyper_zzw import hyper_zzw as hyper_zzw
 from scanmax.ops.inline_attention import inline_attention as inline_attention
 from scanmax.ops.inline_attention import inline_attention_matrix as inline_attention_matrix
@@ -185,22 +183,26 @@ from scanmax.ops.soft_causal_attention import soft_causal_attention as soft_caus
 from scanmax.ops.soft_causal_attention import (
     soft_causal_attention_matrix as soft_causal_attention_matrix,
 )
-from scanmax.ops.softmax import extexp as extexp
-from scanmax.ops.softmax import extexp_add as extexp_add
-from scanmax.ops.softmax import extexp_sum as extexp_sum
-from scanmax.ops.softmax import log_softmax as log_softmax
-from scanmax.ops.softmax import log_stablemax as log_stablemax
-from scanmax.ops.softmax import sigmoid_weights as sigmoid_weights
-from scanmax.ops.softmax import softmax as softmax
-from scanmax.ops.softmax import stablemax as stablemax
-from scanmax.ops.softmax_positive import relu_softmax as relu_softmax
-from scanmax.ops.softmax_positive import reweight_power as reweight_power
-from scanmax.ops.softmax_positive import softmax_one as softmax_one
-from scanmax.ops.softmax_positive import softplus_softmax as softplus_softmax
-from scanmax.ops.softmax_positive import squared_relu_softmax as squared_relu_softmax
-from scanmax.ops.softmax_positive import two_quad as two_quad
-from scanmax.ops.softmax_sparse import entmax15 as entmax15
-from scanmax.ops.softmax_sparse import sparsemax as sparsemax
+from scanmax.ops.softmax.hubness import dual_inverted_softmax as dual_inverted_softmax
+from scanmax.ops.softmax.hubness import hubness as hubness
+from scanmax.ops.softmax.hubness import inverted_softmax as inverted_softmax
+from scanmax.ops.softmax.hubness import k_occurrence as k_occurrence
+from scanmax.ops.softmax.positive import relu_softmax as relu_softmax
+from scanmax.ops.softmax.positive import reweight_power as reweight_power
+from scanmax.ops.softmax.positive import softmax_one as softmax_one
+from scanmax.ops.softmax.positive import softplus_softmax as softplus_softmax
+from scanmax.ops.softmax.positive import squared_relu_softmax as squared_relu_softmax
+from scanmax.ops.softmax.positive import two_quad as two_quad
+from scanmax.ops.softmax.softmax import extexp as extexp
+from scanmax.ops.softmax.softmax import extexp_add as extexp_add
+from scanmax.ops.softmax.softmax import extexp_sum as extexp_sum
+from scanmax.ops.softmax.softmax import log_softmax as log_softmax
+from scanmax.ops.softmax.softmax import log_stablemax as log_stablemax
+from scanmax.ops.softmax.softmax import sigmoid_weights as sigmoid_weights
+from scanmax.ops.softmax.softmax import softmax as softmax
+from scanmax.ops.softmax.softmax import stablemax as stablemax
+from scanmax.ops.softmax.sparse import entmax15 as entmax15
+from scanmax.ops.softmax.sparse import sparsemax as sparsemax
 from scanmax.ops.sparse_attention import sparse_attention as sparse_attention
 from scanmax.ops.sparse_attention import sparse_attention_matrix as sparse_attention_matrix
 from scanmax.ops.sparse_attention import sparse_attention_step as sparse_attention_step
@@ -243,3 +245,15 @@ from scanmax.ops.wkv import wkv_step as wkv_step
 from scanmax.ops.wkv6 import wkv6 as wkv6
 from scanmax.ops.wkv6 import wkv6_matrix as wkv6_matrix
 from scanmax.ops.wkv6 import wkv6_step as wkv6_step
+
+# The families are packages of this one, but no public names: importing one of them set the name
+# `softmax` to a package before the op took it above, and no later import sets it again.
+__all__ = [
+    _name
+    for _name, _value in sorted(globals().items())
+    if not _name.startswith("_") and not isinstance(_value, _types.ModuleType)
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from scanmax.ops.attention_streaming import visible_keys
 from scanmax.ops.contract import accumulator_dtype
 from scanmax.ops.normalizer import row_scores
-from scanmax.ops.softmax import divide
+from scanmax.ops.softmax.softmax import divide
 
 
 def _per_key_head(x, groups):

@@ -29,7 +29,7 @@ from scanmax.ops.attention_streaming import (
     row_statistic,
 )
 from scanmax.ops.normalizer import Threshold
-from scanmax.ops.softmax import divide
+from scanmax.ops.softmax.softmax import divide
 
 # Newton's method rises to the threshold: sparsemax ends after finitely many steps (6 on normal
 # logits), 1.5-entmax converges quadratically.

@@ -26,7 +26,7 @@ from jax import lax
 
 from scanmax.ops.contract import accumulator_dtype, vary_like
 from scanmax.ops.normalizer import Normalizer, needs_passes
-from scanmax.ops.softmax import divide
+from scanmax.ops.softmax.softmax import divide
 
 
 @dataclasses.dataclass(frozen=True)

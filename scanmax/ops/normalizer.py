@@ -26,8 +26,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from scanmax.ops.contract import check_choice, require
-from scanmax.ops.softmax import divide, extexp, power_of_two, stable_score
-from scanmax.ops.softmax_positive import (
+from scanmax.ops.softmax.positive import (
     check_reweighting,
     length_factor,
     reweighting_score,
@@ -35,7 +34,8 @@ from scanmax.ops.softmax_positive import (
     squared_relu_score,
     two_quad_score,
 )
-from scanmax.ops.softmax_sparse import entmax15, entmax15_score, sparsemax, sparsemax_score
+from scanmax.ops.softmax.softmax import divide, extexp, power_of_two, stable_score
+from scanmax.ops.softmax.sparse import entmax15, entmax15_score, sparsemax, sparsemax_score
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from scanmax.ops.contract import (
     vary_like,
     vary_together,
 )
-from scanmax.ops.softmax import divide
+from scanmax.ops.softmax.softmax import divide
 
 FORMS = (None, "parallel", "chunked")
 # form=None: up to this many logits per head the whole tensor costs what streaming does.

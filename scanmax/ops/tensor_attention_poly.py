@@ -18,7 +18,7 @@ from scanmax.ops.contract import (
     require_causal_states,
     vary_like,
 )
-from scanmax.ops.softmax import divide
+from scanmax.ops.softmax.softmax import divide
 
 
 @op("degree", "bound", "is_causal", "return_state", "chunk_size", "precision")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, op, require
-from scanmax.ops.softmax import softmax
+from scanmax.ops.softmax.softmax import softmax
 
 _LEAST_NORM = 1e-12
 

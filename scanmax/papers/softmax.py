@@ -13,7 +13,7 @@ LEDGER = (
             "scanmax.ops.k_occurrence",
             "scanmax.ops.hubness",
         ),
-        tests=("tests/ops/test_hubness.py",),
+        tests=("tests/ops/softmax/test_hubness.py",),
         reproduced="on shifted synthetic queries hubs vanish and recall rises "
         "(dual-inverted-softmax in docs/claims.md); there the query bank alone does better still",
     ),
@@ -42,7 +42,7 @@ LEDGER = (
             "scanmax.ops.SoftplusReweighted",
         ),
         tests=(
-            "tests/ops/test_softmax_positive.py",
+            "tests/ops/softmax/test_positive.py",
             "tests/ops/test_attention_normalizers.py",
         ),
         reproduced="no overflow at logits of 1e4 in half precision; the entropy over length of "
@@ -63,7 +63,7 @@ LEDGER = (
             "scanmax.ops.heterogeneous_attention",
         ),
         tests=(
-            "tests/ops/test_softmax_positive.py",
+            "tests/ops/softmax/test_positive.py",
             "tests/ops/test_attention_normalizers.py",
             "tests/ops/test_heterogeneous_attention.py",
             "tests/ops/test_scaling_attention.py",
@@ -76,7 +76,7 @@ LEDGER = (
         "GPU kernel or training runs",
         where=("scanmax.ops.sigmoid_weights", "scanmax.ops.Sigmoid"),
         tests=(
-            "tests/ops/test_softmax.py::SigmoidWeightsTest",
+            "tests/ops/softmax/test_softmax.py::SigmoidWeightsTest",
             "tests/ops/test_attention.py::DotProductAttentionTest",
             "tests/ops/test_attention.py::AttentionStepTest",
             "tests/test_papers.py::test_sigmoid_attention_needs_its_bias",
@@ -116,9 +116,9 @@ LEDGER = (
             "scanmax.data.modular.modular_arithmetic",
         ),
         tests=(
-            "tests/ops/test_softmax.py::StablemaxTest",
-            "tests/ops/test_softmax.py::LogStablemaxTest",
-            "tests/ops/test_softmax.py::NumericsTest",
+            "tests/ops/softmax/test_softmax.py::StablemaxTest",
+            "tests/ops/softmax/test_softmax.py::LogStablemaxTest",
+            "tests/ops/softmax/test_softmax.py::NumericsTest",
             "tests/train/test_losses_metrics.py::test_stablemax_cross_entropy",
             "tests/train/test_optim.py::test_perp_grad_is_orthogonal_and_keeps_the_norm",
             "tests/data/test_modular.py",
@@ -139,9 +139,9 @@ LEDGER = (
             "scanmax.ops.TwoPassSoftmax",
         ),
         tests=(
-            "tests/ops/test_softmax.py::SoftmaxTest",
-            "tests/ops/test_softmax.py::ExtexpTest",
-            "tests/ops/test_softmax.py::NumericsTest",
+            "tests/ops/softmax/test_softmax.py::SoftmaxTest",
+            "tests/ops/softmax/test_softmax.py::ExtexpTest",
+            "tests/ops/softmax/test_softmax.py::NumericsTest",
         ),
         reproduced="no overflow without a pass for the maximum; the speed-up is not claimed",
     ),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scanmax.errors import UserError, suggest
-from scanmax.ops.softmax import log_stablemax
+from scanmax.ops.softmax.softmax import log_stablemax
 
 
 def _targets(

@@ -42,8 +42,12 @@ def own_family():
 
 
 def test_every_file_that_registers_is_listed():
-    files = pathlib.Path(models.__file__).parent.glob("*.py")
-    registering = {file.stem for file in files if "\nregister_family(" in file.read_text()}
+    root = pathlib.Path(models.__file__).parent
+    registering = {
+        ".".join(file.relative_to(root).with_suffix("").parts)
+        for file in root.rglob("*.py")
+        if "\nregister_family(" in file.read_text()
+    }
     assert registering == set(registry.FAMILY_MODULES)
 
 

@@ -3,6 +3,8 @@
 They are written to be read, and are the ground truth of the tests (in float64).
 """
 
+import types as _types
+
 from scanmax.ops.reference.aggregated_attention import aggregated_attention as aggregated_attention
 from scanmax.ops.reference.aggregated_attention import (
     aggregated_attention_matrix as aggregated_attention_matrix,
@@ -90,10 +92,6 @@ from scanmax.ops.reference.heterogeneous_attention import (
 from scanmax.ops.reference.heterogeneous_attention import (
     heterogeneous_attention_matrix as heterogeneous_attention_matrix,
 )
-from scanmax.ops.reference.hubness import dual_inverted_softmax as dual_inverted_softmax
-from scanmax.ops.reference.hubness import hubness as hubness
-from scanmax.ops.reference.hubness import inverted_softmax as inverted_softmax
-from scanmax.ops.reference.hubness import k_occurrence as k_occurrence
 from scanmax.ops.reference.hyper_zzw import hyper_zzw as hyper_zzw
 from scanmax.ops.reference.inline_attention import inline_attention as inline_attention
 from scanmax.ops.reference.inline_attention import (
@@ -203,22 +201,26 @@ from scanmax.ops.reference.soft_causal_attention import (
 from scanmax.ops.reference.soft_causal_attention import (
     soft_causal_attention_matrix as soft_causal_attention_matrix,
 )
-from scanmax.ops.reference.softmax import extexp as extexp
-from scanmax.ops.reference.softmax import extexp_add as extexp_add
-from scanmax.ops.reference.softmax import extexp_sum as extexp_sum
-from scanmax.ops.reference.softmax import log_softmax as log_softmax
-from scanmax.ops.reference.softmax import log_stablemax as log_stablemax
-from scanmax.ops.reference.softmax import sigmoid_weights as sigmoid_weights
-from scanmax.ops.reference.softmax import softmax as softmax
-from scanmax.ops.reference.softmax import stablemax as stablemax
-from scanmax.ops.reference.softmax_positive import relu_softmax as relu_softmax
-from scanmax.ops.reference.softmax_positive import reweight_power as reweight_power
-from scanmax.ops.reference.softmax_positive import softmax_one as softmax_one
-from scanmax.ops.reference.softmax_positive import softplus_softmax as softplus_softmax
-from scanmax.ops.reference.softmax_positive import squared_relu_softmax as squared_relu_softmax
-from scanmax.ops.reference.softmax_positive import two_quad as two_quad
-from scanmax.ops.reference.softmax_sparse import entmax15 as entmax15
-from scanmax.ops.reference.softmax_sparse import sparsemax as sparsemax
+from scanmax.ops.reference.softmax.hubness import dual_inverted_softmax as dual_inverted_softmax
+from scanmax.ops.reference.softmax.hubness import hubness as hubness
+from scanmax.ops.reference.softmax.hubness import inverted_softmax as inverted_softmax
+from scanmax.ops.reference.softmax.hubness import k_occurrence as k_occurrence
+from scanmax.ops.reference.softmax.positive import relu_softmax as relu_softmax
+from scanmax.ops.reference.softmax.positive import reweight_power as reweight_power
+from scanmax.ops.reference.softmax.positive import softmax_one as softmax_one
+from scanmax.ops.reference.softmax.positive import softplus_softmax as softplus_softmax
+from scanmax.ops.reference.softmax.positive import squared_relu_softmax as squared_relu_softmax
+from scanmax.ops.reference.softmax.positive import two_quad as two_quad
+from scanmax.ops.reference.softmax.softmax import extexp as extexp
+from scanmax.ops.reference.softmax.softmax import extexp_add as extexp_add
+from scanmax.ops.reference.softmax.softmax import extexp_sum as extexp_sum
+from scanmax.ops.reference.softmax.softmax import log_softmax as log_softmax
+from scanmax.ops.reference.softmax.softmax import log_stablemax as log_stablemax
+from scanmax.ops.reference.softmax.softmax import sigmoid_weights as sigmoid_weights
+from scanmax.ops.reference.softmax.softmax import softmax as softmax
+from scanmax.ops.reference.softmax.softmax import stablemax as stablemax
+from scanmax.ops.reference.softmax.sparse import entmax15 as entmax15
+from scanmax.ops.reference.softmax.sparse import sparsemax as sparsemax
 from scanmax.ops.reference.sparse_attention import sparse_attention as sparse_attention
 from scanmax.ops.reference.sparse_attention import (
     sparse_attention_matrix as sparse_attention_matrix,
@@ -269,3 +271,14 @@ from scanmax.ops.reference.wkv import wkv_step as wkv_step
 from scanmax.ops.reference.wkv6 import wkv6 as wkv6
 from scanmax.ops.reference.wkv6 import wkv6_matrix as wkv6_matrix
 from scanmax.ops.reference.wkv6 import wkv6_step as wkv6_step
+
+# Functions alone, without the packages of the families.
+__all__ = [
+    _name
+    for _name, _value in sorted(globals().items())
+    if not _name.startswith("_") and not isinstance(_value, _types.ModuleType)
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

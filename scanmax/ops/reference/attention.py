@@ -3,8 +3,7 @@
 import jax.numpy as jnp
 
 from scanmax.ops import normalizer as kinds
-from scanmax.ops.reference.softmax import sigmoid_weights, softmax, stablemax
-from scanmax.ops.reference.softmax_positive import (
+from scanmax.ops.reference.softmax.positive import (
     relu_softmax,
     reweight_power,
     softmax_one,
@@ -12,7 +11,8 @@ from scanmax.ops.reference.softmax_positive import (
     squared_relu_softmax,
     two_quad,
 )
-from scanmax.ops.reference.softmax_sparse import entmax15, sparsemax
+from scanmax.ops.reference.softmax.softmax import sigmoid_weights, softmax, stablemax
+from scanmax.ops.reference.softmax.sparse import entmax15, sparsemax
 
 
 def _weights(normalizer, logits, where, num_keys):

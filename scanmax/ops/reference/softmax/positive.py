@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from scanmax.ops.reference.softmax import _largest
+from scanmax.ops.reference.softmax.softmax import _largest
 
 
 def _taking_part(logits, where):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from scanmax.ops.reference.softmax import _largest
+from scanmax.ops.reference.softmax.softmax import _largest
 
 
 def _at_threshold(score, logits, axis, where, span):

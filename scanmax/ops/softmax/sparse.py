@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from scanmax.ops.contract import op
-from scanmax.ops.softmax import _finite, _prepare, divide
+from scanmax.ops.softmax.softmax import _finite, _prepare, divide
 
 
 def sparsemax_score(x: Array) -> Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from scanmax.ops.contract import op, require
-from scanmax.ops.softmax import _finite, _prepare, divide
+from scanmax.ops.softmax.softmax import _finite, _prepare, divide
 
 
 def masked_score(score, x: Array) -> Array:

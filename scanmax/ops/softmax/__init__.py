@@ -1,0 +1,1 @@
+"""Functions that turn logits into weights, and banks that correct them."""
