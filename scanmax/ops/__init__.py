@@ -9,12 +9,82 @@ from scanmax.ops.aggregated_attention import aggregated_attention as aggregated_
 from scanmax.ops.aggregated_attention import (
     aggregated_attention_matrix as aggregated_attention_matrix,
 )
-from scanmax.ops.attention import attention_matrix as attention_matrix
-from scanmax.ops.attention import dot_product_attention as dot_product_attention
-from scanmax.ops.attention_cache import KVCache as KVCache
-from scanmax.ops.attention_cache import attention_step as attention_step
-from scanmax.ops.attention_cache import extend_kv_cache as extend_kv_cache
-from scanmax.ops.attention_cache import init_kv_cache as init_kv_cache
+from scanmax.ops.attention.cache import KVCache as KVCache
+from scanmax.ops.attention.cache import attention_step as attention_step
+from scanmax.ops.attention.cache import extend_kv_cache as extend_kv_cache
+from scanmax.ops.attention.cache import init_kv_cache as init_kv_cache
+from scanmax.ops.attention.convolution import (
+    convolution_attention_weights as convolution_attention_weights,
+)
+from scanmax.ops.attention.cosine import (
+    length_scaled_cosine_attention as length_scaled_cosine_attention,
+)
+from scanmax.ops.attention.cosine import (
+    length_scaled_cosine_attention_matrix as length_scaled_cosine_attention_matrix,
+)
+from scanmax.ops.attention.cross import attention_rollout as attention_rollout
+from scanmax.ops.attention.cross import conditional_cross_attention as conditional_cross_attention
+from scanmax.ops.attention.cross import global_local_cross_attention as global_local_cross_attention
+from scanmax.ops.attention.cross import pairwise_cross_attention as pairwise_cross_attention
+from scanmax.ops.attention.distance import alibi_slopes as alibi_slopes
+from scanmax.ops.attention.distance import decay_mask_1d as decay_mask_1d
+from scanmax.ops.attention.distance import decay_mask_2d as decay_mask_2d
+from scanmax.ops.attention.distance import distance_attention as distance_attention
+from scanmax.ops.attention.distance import distance_attention_matrix as distance_attention_matrix
+from scanmax.ops.attention.dot_product import attention_matrix as attention_matrix
+from scanmax.ops.attention.dot_product import dot_product_attention as dot_product_attention
+from scanmax.ops.attention.gpsa import gpsa as gpsa
+from scanmax.ops.attention.gpsa import gpsa_matrix as gpsa_matrix
+from scanmax.ops.attention.gpsa import gpsa_position_weight as gpsa_position_weight
+from scanmax.ops.attention.heterogeneous import heterogeneous_attention as heterogeneous_attention
+from scanmax.ops.attention.heterogeneous import (
+    heterogeneous_attention_matrix as heterogeneous_attention_matrix,
+)
+from scanmax.ops.attention.manhattan import manhattan_attention as manhattan_attention
+from scanmax.ops.attention.manhattan import manhattan_attention_matrix as manhattan_attention_matrix
+from scanmax.ops.attention.manhattan import manhattan_log_decay as manhattan_log_decay
+from scanmax.ops.attention.moh import head_load_balance as head_load_balance
+from scanmax.ops.attention.moh import moh_attention as moh_attention
+from scanmax.ops.attention.moh import moh_attention_matrix as moh_attention_matrix
+from scanmax.ops.attention.moh import moh_gates as moh_gates
+from scanmax.ops.attention.normalizer import NORMALIZERS as NORMALIZERS
+from scanmax.ops.attention.normalizer import Entmax15 as Entmax15
+from scanmax.ops.attention.normalizer import Normalizer as Normalizer
+from scanmax.ops.attention.normalizer import ReluSoftmax as ReluSoftmax
+from scanmax.ops.attention.normalizer import Reweighted as Reweighted
+from scanmax.ops.attention.normalizer import Sigmoid as Sigmoid
+from scanmax.ops.attention.normalizer import Softmax as Softmax
+from scanmax.ops.attention.normalizer import SoftmaxOne as SoftmaxOne
+from scanmax.ops.attention.normalizer import Softplus as Softplus
+from scanmax.ops.attention.normalizer import SoftplusReweighted as SoftplusReweighted
+from scanmax.ops.attention.normalizer import Sparsemax as Sparsemax
+from scanmax.ops.attention.normalizer import SquaredRelu as SquaredRelu
+from scanmax.ops.attention.normalizer import Stablemax as Stablemax
+from scanmax.ops.attention.normalizer import Threshold as Threshold
+from scanmax.ops.attention.normalizer import TwoPassSoftmax as TwoPassSoftmax
+from scanmax.ops.attention.normalizer import TwoQuad as TwoQuad
+from scanmax.ops.attention.relative_position import log_spaced_coordinates as log_spaced_coordinates
+from scanmax.ops.attention.relative_position import relative_position_bias as relative_position_bias
+from scanmax.ops.attention.relative_position import (
+    relative_position_index as relative_position_index,
+)
+from scanmax.ops.attention.selective import selective_attention as selective_attention
+from scanmax.ops.attention.selective import selective_attention_matrix as selective_attention_matrix
+from scanmax.ops.attention.selective import selective_temperature as selective_temperature
+from scanmax.ops.attention.soft import newton_pinv as newton_pinv
+from scanmax.ops.attention.soft import soft_attention as soft_attention
+from scanmax.ops.attention.soft import soft_attention_matrix as soft_attention_matrix
+from scanmax.ops.attention.soft_causal import soft_causal_attention as soft_causal_attention
+from scanmax.ops.attention.soft_causal import (
+    soft_causal_attention_matrix as soft_causal_attention_matrix,
+)
+from scanmax.ops.attention.tensor import khatri_rao as khatri_rao
+from scanmax.ops.attention.tensor import tensor_attention as tensor_attention
+from scanmax.ops.attention.tensor import tensor_attention_weights as tensor_attention_weights
+from scanmax.ops.attention.tensor_polynomial import tensor_attention_poly as tensor_attention_poly
+from scanmax.ops.attention.tensor_polynomial import (
+    tensor_attention_poly_step as tensor_attention_poly_step,
+)
 from scanmax.ops.channel_attention import cbam_channel_gate as cbam_channel_gate
 from scanmax.ops.channel_attention import cbam_spatial_gate as cbam_spatial_gate
 from scanmax.ops.channel_attention import channel_summary as channel_summary
@@ -33,19 +103,6 @@ from scanmax.ops.conv import patchify as patchify
 from scanmax.ops.conv1d import causal_conv1d as causal_conv1d
 from scanmax.ops.conv1d import causal_conv1d_step as causal_conv1d_step
 from scanmax.ops.conv_additive import conv_additive_attention as conv_additive_attention
-from scanmax.ops.conv_attention import (
-    convolution_attention_weights as convolution_attention_weights,
-)
-from scanmax.ops.cosine_attention import (
-    length_scaled_cosine_attention as length_scaled_cosine_attention,
-)
-from scanmax.ops.cosine_attention import (
-    length_scaled_cosine_attention_matrix as length_scaled_cosine_attention_matrix,
-)
-from scanmax.ops.cross_attention import attention_rollout as attention_rollout
-from scanmax.ops.cross_attention import conditional_cross_attention as conditional_cross_attention
-from scanmax.ops.cross_attention import global_local_cross_attention as global_local_cross_attention
-from scanmax.ops.cross_attention import pairwise_cross_attention as pairwise_cross_attention
 from scanmax.ops.cross_covariance import cross_covariance_attention as cross_covariance_attention
 from scanmax.ops.cross_covariance import cross_covariance_matrix as cross_covariance_matrix
 from scanmax.ops.cross_scan import cross_merge as cross_merge
@@ -58,24 +115,12 @@ from scanmax.ops.cyclic_shift import (
 from scanmax.ops.delta_rule import delta_rule as delta_rule
 from scanmax.ops.delta_rule import delta_rule_matrix as delta_rule_matrix
 from scanmax.ops.delta_rule import delta_rule_step as delta_rule_step
-from scanmax.ops.distance_attention import alibi_slopes as alibi_slopes
-from scanmax.ops.distance_attention import decay_mask_1d as decay_mask_1d
-from scanmax.ops.distance_attention import decay_mask_2d as decay_mask_2d
-from scanmax.ops.distance_attention import distance_attention as distance_attention
-from scanmax.ops.distance_attention import distance_attention_matrix as distance_attention_matrix
 from scanmax.ops.experts import combine_experts as combine_experts
 from scanmax.ops.experts import dispatch_to_experts as dispatch_to_experts
 from scanmax.ops.experts import expert_gates as expert_gates
 from scanmax.ops.feature_maps import FEATURE_MAPS as FEATURE_MAPS
 from scanmax.ops.feature_maps import orthogonal_random_features as orthogonal_random_features
 from scanmax.ops.feature_maps import positive_random_features as positive_random_features
-from scanmax.ops.gpsa import gpsa as gpsa
-from scanmax.ops.gpsa import gpsa_matrix as gpsa_matrix
-from scanmax.ops.gpsa import gpsa_position_weight as gpsa_position_weight
-from scanmax.ops.heterogeneous_attention import heterogeneous_attention as heterogeneous_attention
-from scanmax.ops.heterogeneous_attention import (
-    heterogeneous_attention_matrix as heterogeneous_attention_matrix,
-)
 from scanmax.ops.hyper_zzw import hyper_zzw as hyper_zzw
 from scanmax.ops.inline_attention import inline_attention as inline_attention
 from scanmax.ops.inline_attention import inline_attention_matrix as inline_attention_matrix
@@ -106,19 +151,12 @@ from scanmax.ops.long_kernels import squash_kernel as squash_kernel
 from scanmax.ops.mala import mala_attention as mala_attention
 from scanmax.ops.mala import mala_attention_matrix as mala_attention_matrix
 from scanmax.ops.mala import mala_attention_step as mala_attention_step
-from scanmax.ops.manhattan_attention import manhattan_attention as manhattan_attention
-from scanmax.ops.manhattan_attention import manhattan_attention_matrix as manhattan_attention_matrix
-from scanmax.ops.manhattan_attention import manhattan_log_decay as manhattan_log_decay
 from scanmax.ops.modal_ssm import hankel_order as hankel_order
 from scanmax.ops.modal_ssm import hankel_singular_values as hankel_singular_values
 from scanmax.ops.modal_ssm import modal_ssm as modal_ssm
 from scanmax.ops.modal_ssm import modal_ssm_filter as modal_ssm_filter
 from scanmax.ops.modal_ssm import modal_ssm_matrix as modal_ssm_matrix
 from scanmax.ops.modal_ssm import modal_ssm_step as modal_ssm_step
-from scanmax.ops.moh import head_load_balance as head_load_balance
-from scanmax.ops.moh import moh_attention as moh_attention
-from scanmax.ops.moh import moh_attention_matrix as moh_attention_matrix
-from scanmax.ops.moh import moh_gates as moh_gates
 from scanmax.ops.monarch import monarch_fft as monarch_fft
 from scanmax.ops.norm import batch_norm as batch_norm
 from scanmax.ops.norm import batch_statistics as batch_statistics
@@ -126,22 +164,6 @@ from scanmax.ops.norm import gated_rms_norm as gated_rms_norm
 from scanmax.ops.norm import group_norm as group_norm
 from scanmax.ops.norm import layer_norm as layer_norm
 from scanmax.ops.norm import rms_norm as rms_norm
-from scanmax.ops.normalizer import NORMALIZERS as NORMALIZERS
-from scanmax.ops.normalizer import Entmax15 as Entmax15
-from scanmax.ops.normalizer import Normalizer as Normalizer
-from scanmax.ops.normalizer import ReluSoftmax as ReluSoftmax
-from scanmax.ops.normalizer import Reweighted as Reweighted
-from scanmax.ops.normalizer import Sigmoid as Sigmoid
-from scanmax.ops.normalizer import Softmax as Softmax
-from scanmax.ops.normalizer import SoftmaxOne as SoftmaxOne
-from scanmax.ops.normalizer import Softplus as Softplus
-from scanmax.ops.normalizer import SoftplusReweighted as SoftplusReweighted
-from scanmax.ops.normalizer import Sparsemax as Sparsemax
-from scanmax.ops.normalizer import SquaredRelu as SquaredRelu
-from scanmax.ops.normalizer import Stablemax as Stablemax
-from scanmax.ops.normalizer import Threshold as Threshold
-from scanmax.ops.normalizer import TwoPassSoftmax as TwoPassSoftmax
-from scanmax.ops.normalizer import TwoQuad as TwoQuad
 from scanmax.ops.per_head_window import per_head_window_attention as per_head_window_attention
 from scanmax.ops.per_head_window import (
     per_head_window_attention_matrix as per_head_window_attention_matrix,
@@ -163,26 +185,13 @@ from scanmax.ops.position import sincos_1d as sincos_1d
 from scanmax.ops.position import sincos_2d as sincos_2d
 from scanmax.ops.rala import rala_attention as rala_attention
 from scanmax.ops.rala import rala_attention_matrix as rala_attention_matrix
-from scanmax.ops.relative_position import log_spaced_coordinates as log_spaced_coordinates
-from scanmax.ops.relative_position import relative_position_bias as relative_position_bias
-from scanmax.ops.relative_position import relative_position_index as relative_position_index
 from scanmax.ops.scaling_attention import scaling_attention as scaling_attention
 from scanmax.ops.scaling_attention import scaling_attention_matrix as scaling_attention_matrix
 from scanmax.ops.scaling_attention import scaling_attention_step as scaling_attention_step
 from scanmax.ops.scan import diagonal_scan as diagonal_scan
-from scanmax.ops.selective_attention import selective_attention as selective_attention
-from scanmax.ops.selective_attention import selective_attention_matrix as selective_attention_matrix
-from scanmax.ops.selective_attention import selective_temperature as selective_temperature
 from scanmax.ops.selective_scan import selective_scan as selective_scan
 from scanmax.ops.selective_scan import selective_scan_matrix as selective_scan_matrix
 from scanmax.ops.selective_scan import selective_scan_step as selective_scan_step
-from scanmax.ops.soft_attention import newton_pinv as newton_pinv
-from scanmax.ops.soft_attention import soft_attention as soft_attention
-from scanmax.ops.soft_attention import soft_attention_matrix as soft_attention_matrix
-from scanmax.ops.soft_causal_attention import soft_causal_attention as soft_causal_attention
-from scanmax.ops.soft_causal_attention import (
-    soft_causal_attention_matrix as soft_causal_attention_matrix,
-)
 from scanmax.ops.softmax.hubness import dual_inverted_softmax as dual_inverted_softmax
 from scanmax.ops.softmax.hubness import hubness as hubness
 from scanmax.ops.softmax.hubness import inverted_softmax as inverted_softmax
@@ -212,13 +221,6 @@ from scanmax.ops.ssm import nc_ssd_matrix as nc_ssd_matrix
 from scanmax.ops.ssm import ssd as ssd
 from scanmax.ops.ssm import ssd_matrix as ssd_matrix
 from scanmax.ops.ssm import ssd_step as ssd_step
-from scanmax.ops.tensor_attention import khatri_rao as khatri_rao
-from scanmax.ops.tensor_attention import tensor_attention as tensor_attention
-from scanmax.ops.tensor_attention import tensor_attention_weights as tensor_attention_weights
-from scanmax.ops.tensor_attention_poly import tensor_attention_poly as tensor_attention_poly
-from scanmax.ops.tensor_attention_poly import (
-    tensor_attention_poly_step as tensor_attention_poly_step,
-)
 from scanmax.ops.token_assignment import aggregate_tokens as aggregate_tokens
 from scanmax.ops.token_assignment import dispatch_tokens as dispatch_tokens
 from scanmax.ops.token_assignment import set_pool as set_pool

@@ -5,7 +5,8 @@ import math
 
 from jaxtyping import Array, Float
 
-from scanmax.ops.attention import scale_of
+from scanmax.ops.attention.dot_product import scale_of
+from scanmax.ops.attention.normalizer import Normalizer, get_normalizer
 from scanmax.ops.contract import check_shape, op, require
 from scanmax.ops.local_blocks import (
     Offsets,
@@ -17,7 +18,6 @@ from scanmax.ops.local_blocks import (
     matrix_of,
 )
 from scanmax.ops.local_patterns import pair
-from scanmax.ops.normalizer import Normalizer, get_normalizer
 
 Pair = int | tuple[int, int]
 

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from scanmax.ops.attention_passes import attend_rows, sweep_keys, weigh_passes
-from scanmax.ops.attention_streaming import (
+from scanmax.ops.attention.normalizer import needs_passes
+from scanmax.ops.attention.passes import attend_rows, sweep_keys, weigh_passes
+from scanmax.ops.attention.streaming import (
     _Blocks,
     add_keys,
     backward,
@@ -28,7 +29,6 @@ from scanmax.ops.attention_streaming import (
     weigh_rows,
 )
 from scanmax.ops.contract import accumulator_dtype, vary_like
-from scanmax.ops.normalizer import needs_passes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,17 +9,17 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from scanmax.ops.attention import (
+from scanmax.ops.attention.dot_product import (
     Window,
     check_arrays,
     dot_product_attention,
     scale_of,
     window_of,
 )
+from scanmax.ops.attention.normalizer import Normalizer, get_normalizer
+from scanmax.ops.attention.streaming import Plan
 from scanmax.ops.attention_ring import Ring, ring
-from scanmax.ops.attention_streaming import Plan
 from scanmax.ops.contract import axis_devices, check_choice, op, require, vary_together
-from scanmax.ops.normalizer import Normalizer, get_normalizer
 
 FORMS = (None, "ring", "all_to_all")
 ORDERS = ("contiguous", "zigzag")

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from scanmax.ops.attention.normalizer import Normalizer, row_scores
 from scanmax.ops.contract import (
     accumulator_dtype,
     check_rank,
@@ -22,7 +23,6 @@ from scanmax.ops.contract import (
     require,
 )
 from scanmax.ops.local_patterns import Cut
-from scanmax.ops.normalizer import Normalizer, row_scores
 
 
 @dataclasses.dataclass(frozen=True)

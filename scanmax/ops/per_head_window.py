@@ -5,9 +5,10 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax.ops.attention import attention_matrix, scale_of
-from scanmax.ops.attention_cache import KVCache
-from scanmax.ops.attention_parts import (
+from scanmax.ops.attention.cache import KVCache
+from scanmax.ops.attention.dot_product import attention_matrix, scale_of
+from scanmax.ops.attention.normalizer import Normalizer
+from scanmax.ops.attention.parts import (
     attend_part,
     attend_with_prefix,
     blocks_of,
@@ -21,7 +22,6 @@ from scanmax.ops.attention_parts import (
     with_neighbours,
 )
 from scanmax.ops.contract import check_rank, op, require
-from scanmax.ops.normalizer import Normalizer
 
 # A length, or (alpha, beta) for alpha + beta N.
 Span = int | tuple[float, float]

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from scanmax.ops.attention import attention_matrix, dot_product_attention
+from scanmax.ops.attention.dot_product import attention_matrix, dot_product_attention
+from scanmax.ops.attention.normalizer import Normalizer
 from scanmax.ops.contract import (
     accumulator_dtype,
     align,
@@ -15,7 +16,6 @@ from scanmax.ops.contract import (
     op,
     require,
 )
-from scanmax.ops.normalizer import Normalizer
 from scanmax.ops.pooling import pooling_matrix
 
 REMAINDERS = ("drop", "keep")

@@ -9,7 +9,8 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax.ops.attention import scale_of
+from scanmax.ops.attention.dot_product import scale_of
+from scanmax.ops.attention.normalizer import Normalizer, get_normalizer
 from scanmax.ops.contract import check_choice, check_shape, op, require
 from scanmax.ops.local_blocks import (
     Terms,
@@ -21,7 +22,6 @@ from scanmax.ops.local_blocks import (
     matrix_of,
 )
 from scanmax.ops.local_patterns import cut, halo_axis, pair, window_axis
-from scanmax.ops.normalizer import Normalizer, get_normalizer
 
 Pair = int | tuple[int, int]
 

@@ -24,7 +24,7 @@ LEDGER = (
         covers="attention with the queries of a condition; not the multi-space embedding head or "
         "the triplet loss; how many queries a condition has is left open",
         where=("scanmax.ops.conditional_cross_attention",),
-        tests=("tests/ops/test_cross_attention.py::ConditionalCrossAttentionTest",),
+        tests=("tests/ops/attention/test_cross.py::ConditionalCrossAttentionTest",),
     ),
     Paper(
         "convit-gpsa",
@@ -38,8 +38,8 @@ LEDGER = (
             "scanmax.models.mixers.Gpsa",
         ),
         tests=(
-            "tests/ops/test_gpsa.py::GpsaTest",
-            "tests/ops/test_gpsa.py::test_sharp_and_gated_it_is_a_convolution_at_any_grid",
+            "tests/ops/attention/test_gpsa.py::GpsaTest",
+            "tests/ops/attention/test_gpsa.py::test_sharp_and_gated_it_is_a_convolution_at_any_grid",
             "tests/parity/test_heads_parity.py::test_gpsa_equals_timm",
             "tests/parity/test_heads_parity.py::test_gpsa_starts_as_timm",
             "tests/test_claims.py::test_a_claim_holds",
@@ -58,9 +58,9 @@ LEDGER = (
             "scanmax.train.losses.uncertainty_weighted",
         ),
         tests=(
-            "tests/ops/test_cross_attention.py::AttentionRolloutTest",
-            "tests/ops/test_cross_attention.py::GlobalLocalCrossAttentionTest",
-            "tests/ops/test_cross_attention.py::PairwiseCrossAttentionTest",
+            "tests/ops/attention/test_cross.py::AttentionRolloutTest",
+            "tests/ops/attention/test_cross.py::GlobalLocalCrossAttentionTest",
+            "tests/ops/attention/test_cross.py::PairwiseCrossAttentionTest",
             "tests/train/test_losses_metrics.py::"
             "test_uncertainty_weights_are_best_at_the_log_of_each_loss",
             "tests/test_claims.py::test_a_claim_holds",
@@ -80,7 +80,7 @@ LEDGER = (
             "scanmax.models.mixers.MixtureOfHeads",
         ),
         tests=(
-            "tests/ops/test_moh.py",
+            "tests/ops/attention/test_moh.py",
             "tests/models/test_channel_modules.py::test_moh_sows_its_balance_in_training_alone",
             "tests/train/test_step.py::test_what_a_model_sows_as_a_loss_is_added",
             "tests/test_claims.py::test_a_claim_holds",
@@ -117,9 +117,9 @@ LEDGER = (
             "scanmax.models.mixers.Manhattan",
         ),
         tests=(
-            "tests/ops/test_manhattan_attention.py",
-            "tests/ops/test_distance_attention.py",
-            "tests/models/test_attention_options.py",
+            "tests/ops/attention/test_manhattan.py",
+            "tests/ops/attention/test_distance.py",
+            "tests/models/mixers/attention/test_options.py",
             "tests/test_claims.py::test_a_claim_holds",
         ),
         reproduced="the 2-D mask is the product of two 1-D masks; time of the decomposed form over "
@@ -144,7 +144,7 @@ LEDGER = (
         where=(
             "scanmax.ops.context_attention",
             "scanmax.ops.zigzag_order",
-            "scanmax.models.mixers.attention.Attention",
+            "scanmax.models.mixers.attention.dot_product.Attention",
         ),
         tests=(
             "tests/ops/test_context_attention.py",
@@ -159,7 +159,7 @@ LEDGER = (
         "start of training; not heads narrower than a patch or the two-phase training",
         where=("scanmax.ops.convolution_attention_weights",),
         tests=(
-            "tests/ops/test_conv_attention.py",
+            "tests/ops/attention/test_convolution.py",
             "tests/test_claims.py::test_a_claim_holds",
         ),
         reproduced="equality with the convolution for kernels of 3, 5, 7 over patches of 2 and 4, "

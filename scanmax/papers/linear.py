@@ -64,8 +64,8 @@ LEDGER = (
             "scanmax.models.mixers.Soft",
         ),
         tests=(
-            "tests/ops/test_soft_attention.py",
-            "tests/models/test_higher_order_mixers.py",
+            "tests/ops/attention/test_soft.py",
+            "tests/models/mixers/attention/test_higher_order.py",
         ),
         reproduced="the iteration finds the pseudo-inverse; all tokens as landmarks give the "
         "kernel; the normalisation bounds the norm; time linear in T (time-slopes)",
@@ -83,8 +83,8 @@ LEDGER = (
             "scanmax.models.mixers.Tensor",
         ),
         tests=(
-            "tests/ops/test_tensor_attention.py",
-            "tests/models/test_higher_order_mixers.py::test_tensor_reads_pairs",
+            "tests/ops/attention/test_tensor.py",
+            "tests/models/mixers/attention/test_higher_order.py::test_tensor_reads_pairs",
             "tests/data/test_sequence_tasks.py::test_match3_is_what_all_triples_say",
         ),
         reproduced="one head solves Match3 by construction and by training, softmax attention of "

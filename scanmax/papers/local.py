@@ -107,8 +107,8 @@ LEDGER = (
         ),
         tests=(
             "tests/ops/test_aggregated_attention.py",
-            "tests/ops/test_cosine_attention.py",
-            "tests/ops/test_relative_position.py",
+            "tests/ops/attention/test_cosine.py",
+            "tests/ops/attention/test_relative_position.py",
             "tests/models/mixers/test_mixers.py",
         ),
         reproduced="one softmax over 9 + P keys without unfolding them (docs/claims.md)",

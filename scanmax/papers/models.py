@@ -72,8 +72,8 @@ LEDGER = (
             "scanmax.train.schedules.soft_mask_strength",
         ),
         tests=(
-            "tests/ops/test_distance_attention.py::SoftCausalAttentionTest",
-            "tests/models/test_attention_options.py",
+            "tests/ops/attention/test_distance.py::SoftCausalAttentionTest",
+            "tests/models/mixers/attention/test_options.py",
             "tests/train/test_optim.py::test_the_soft_mask_ends_when_it_should",
         ),
     ),

@@ -43,7 +43,7 @@ LEDGER = (
         ),
         tests=(
             "tests/ops/softmax/test_positive.py",
-            "tests/ops/test_attention_normalizers.py",
+            "tests/ops/attention/test_normalizer.py",
         ),
         reproduced="no overflow at logits of 1e4 in half precision; the entropy over length of "
         "random queries and keys (lssa-entropy in docs/claims.md) is not flatter for LSSA",
@@ -64,8 +64,8 @@ LEDGER = (
         ),
         tests=(
             "tests/ops/softmax/test_positive.py",
-            "tests/ops/test_attention_normalizers.py",
-            "tests/ops/test_heterogeneous_attention.py",
+            "tests/ops/attention/test_normalizer.py",
+            "tests/ops/attention/test_heterogeneous.py",
             "tests/ops/test_scaling_attention.py",
         ),
         reproduced="rows of ReLU softmax sum to 1 or 0",
@@ -77,8 +77,8 @@ LEDGER = (
         where=("scanmax.ops.sigmoid_weights", "scanmax.ops.Sigmoid"),
         tests=(
             "tests/ops/softmax/test_softmax.py::SigmoidWeightsTest",
-            "tests/ops/test_attention.py::DotProductAttentionTest",
-            "tests/ops/test_attention.py::AttentionStepTest",
+            "tests/ops/attention/test_dot_product.py::DotProductAttentionTest",
+            "tests/ops/attention/test_dot_product.py::AttentionStepTest",
             "tests/test_papers.py::test_sigmoid_attention_needs_its_bias",
         ),
         reproduced="with the bias the output keeps softmax's scale from 64 to 2048 keys, without "
@@ -95,8 +95,8 @@ LEDGER = (
             "scanmax.models.mixers.SelectiveAttention",
         ),
         tests=(
-            "tests/ops/test_selective_attention.py",
-            "tests/models/test_attention_options.py",
+            "tests/ops/attention/test_selective.py",
+            "tests/models/mixers/attention/test_options.py",
             "tests/test_claims.py::test_a_claim_holds",
         ),
         reproduced="the entropy of a row stays where it is as the context grows; less than 0.5% "

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from scanmax import ops
-from scanmax.ops import attention_parts, reference
+from scanmax.ops import reference
+from scanmax.ops.attention import parts
 from scanmax.testing import OpCase, OpSuite, compare
 
 
@@ -202,8 +203,8 @@ def test_any_number_of_logits_at_a_time(limit, monkeypatch):
 
         return [jax.value_and_grad(loss)(arrays, module) for module in (ops, reference)]
 
-    monkeypatch.setitem(attention_parts.PART_LOGITS, "cpu", limit)
-    monkeypatch.setattr(attention_parts, "PART_LOGITS_ELSEWHERE", limit)
+    monkeypatch.setitem(parts.PART_LOGITS, "cpu", limit)
+    monkeypatch.setattr(parts, "PART_LOGITS_ELSEWHERE", limit)
     ops.sparse_attention.clear_cache()
     compare.assert_relative(*values_and_gradients(arrays), 1e-5)
     ops.sparse_attention.clear_cache()

@@ -6,7 +6,18 @@ from typing import Any
 
 from scanmax.errors import UserError, suggest
 from scanmax.models.mixers.aggregated import AggregatedAttention as AggregatedAttention
-from scanmax.models.mixers.attention import Attention as Attention
+from scanmax.models.mixers.attention.cosine import CosineAttention as CosineAttention
+from scanmax.models.mixers.attention.decay import Alibi as Alibi
+from scanmax.models.mixers.attention.decay import Manhattan as Manhattan
+from scanmax.models.mixers.attention.decay import ManhattanDecomposed as ManhattanDecomposed
+from scanmax.models.mixers.attention.dot_product import Attention as Attention
+from scanmax.models.mixers.attention.gpsa import Gpsa as Gpsa
+from scanmax.models.mixers.attention.heterogeneous import Heterogeneous as Heterogeneous
+from scanmax.models.mixers.attention.moh import MixtureOfHeads as MixtureOfHeads
+from scanmax.models.mixers.attention.selective import SelectiveAttention as SelectiveAttention
+from scanmax.models.mixers.attention.soft import Soft as Soft
+from scanmax.models.mixers.attention.soft_causal import SoftCausal as SoftCausal
+from scanmax.models.mixers.attention.tensor import Tensor as Tensor
 from scanmax.models.mixers.base import Mixer as Mixer
 from scanmax.models.mixers.continuous import CkConv as CkConv
 from scanmax.models.mixers.continuous import ContinuousConv as ContinuousConv
@@ -15,18 +26,12 @@ from scanmax.models.mixers.continuous import SmpConv as SmpConv
 from scanmax.models.mixers.conv_mixers import ConvAdditive as ConvAdditive
 from scanmax.models.mixers.conv_mixers import ConvProjection as ConvProjection
 from scanmax.models.mixers.conv_mixers import Lkca as Lkca
-from scanmax.models.mixers.cosine import CosineAttention as CosineAttention
 from scanmax.models.mixers.cross_scan import Mamba2FourWay as Mamba2FourWay
 from scanmax.models.mixers.cross_scan import MambaBidirectional as MambaBidirectional
 from scanmax.models.mixers.cross_scan import MambaFourWay as MambaFourWay
-from scanmax.models.mixers.decay import Alibi as Alibi
-from scanmax.models.mixers.decay import Manhattan as Manhattan
-from scanmax.models.mixers.decay import ManhattanDecomposed as ManhattanDecomposed
 from scanmax.models.mixers.gated_linear import GatedAttention as GatedAttention
 from scanmax.models.mixers.gated_linear import Mala as Mala
 from scanmax.models.mixers.gated_linear import Rala as Rala
-from scanmax.models.mixers.gpsa import Gpsa as Gpsa
-from scanmax.models.mixers.heterogeneous import Heterogeneous as Heterogeneous
 from scanmax.models.mixers.hyper_zzw import HyperZzw as HyperZzw
 from scanmax.models.mixers.linear_attention import LinearAttention as LinearAttention
 from scanmax.models.mixers.linear_family import CrossCovariance as CrossCovariance
@@ -44,7 +49,6 @@ from scanmax.models.mixers.long_conv import LongConv as LongConv
 from scanmax.models.mixers.long_conv import SgConv as SgConv
 from scanmax.models.mixers.mamba import Mamba as Mamba
 from scanmax.models.mixers.mamba2 import Mamba2 as Mamba2
-from scanmax.models.mixers.moh import MixtureOfHeads as MixtureOfHeads
 from scanmax.models.mixers.multi_scale import MambaMultiScale as MambaMultiScale
 from scanmax.models.mixers.pooled import Pooled as Pooled
 from scanmax.models.mixers.pooled import SpatialReduction as SpatialReduction
@@ -52,19 +56,15 @@ from scanmax.models.mixers.recurrent import Delta as Delta
 from scanmax.models.mixers.recurrent import GatedDelta as GatedDelta
 from scanmax.models.mixers.recurrent import Gla as Gla
 from scanmax.models.mixers.recurrent import Retention as Retention
-from scanmax.models.mixers.selective import SelectiveAttention as SelectiveAttention
 from scanmax.models.mixers.selective_channel import SelectiveChannel as SelectiveChannel
 from scanmax.models.mixers.slots import ContextCluster as ContextCluster
 from scanmax.models.mixers.slots import Slots as Slots
 from scanmax.models.mixers.slots import VisualTokens as VisualTokens
-from scanmax.models.mixers.soft import Soft as Soft
-from scanmax.models.mixers.soft_causal import SoftCausal as SoftCausal
 from scanmax.models.mixers.sparse import PerHeadWindow as PerHeadWindow
 from scanmax.models.mixers.sparse import SparseFixed as SparseFixed
 from scanmax.models.mixers.sparse import SparseStrided as SparseStrided
 from scanmax.models.mixers.ssm import NcSsd as NcSsd
 from scanmax.models.mixers.ssm import Ssd as Ssd
-from scanmax.models.mixers.tensor import Tensor as Tensor
 from scanmax.models.mixers.wkv import Wkv as Wkv
 from scanmax.models.mixers.wkv import Wkv6 as Wkv6
 

@@ -9,11 +9,91 @@ from scanmax.ops.reference.aggregated_attention import aggregated_attention as a
 from scanmax.ops.reference.aggregated_attention import (
     aggregated_attention_matrix as aggregated_attention_matrix,
 )
-from scanmax.ops.reference.attention import attention_matrix as attention_matrix
-from scanmax.ops.reference.attention import attention_step as attention_step
-from scanmax.ops.reference.attention import dot_product_attention as dot_product_attention
-from scanmax.ops.reference.attention import extend_kv_cache as extend_kv_cache
-from scanmax.ops.reference.attention import init_kv_cache as init_kv_cache
+from scanmax.ops.reference.attention.convolution import (
+    convolution_attention_weights as convolution_attention_weights,
+)
+from scanmax.ops.reference.attention.cosine import (
+    length_scaled_cosine_attention as length_scaled_cosine_attention,
+)
+from scanmax.ops.reference.attention.cosine import (
+    length_scaled_cosine_attention_matrix as length_scaled_cosine_attention_matrix,
+)
+from scanmax.ops.reference.attention.cross import attention_rollout as attention_rollout
+from scanmax.ops.reference.attention.cross import (
+    conditional_cross_attention as conditional_cross_attention,
+)
+from scanmax.ops.reference.attention.cross import (
+    global_local_cross_attention as global_local_cross_attention,
+)
+from scanmax.ops.reference.attention.cross import (
+    pairwise_cross_attention as pairwise_cross_attention,
+)
+from scanmax.ops.reference.attention.distance import alibi_slopes as alibi_slopes
+from scanmax.ops.reference.attention.distance import decay_mask_1d as decay_mask_1d
+from scanmax.ops.reference.attention.distance import decay_mask_2d as decay_mask_2d
+from scanmax.ops.reference.attention.distance import distance_attention as distance_attention
+from scanmax.ops.reference.attention.distance import (
+    distance_attention_matrix as distance_attention_matrix,
+)
+from scanmax.ops.reference.attention.dot_product import attention_matrix as attention_matrix
+from scanmax.ops.reference.attention.dot_product import attention_step as attention_step
+from scanmax.ops.reference.attention.dot_product import (
+    dot_product_attention as dot_product_attention,
+)
+from scanmax.ops.reference.attention.dot_product import extend_kv_cache as extend_kv_cache
+from scanmax.ops.reference.attention.dot_product import init_kv_cache as init_kv_cache
+from scanmax.ops.reference.attention.gpsa import gpsa as gpsa
+from scanmax.ops.reference.attention.gpsa import gpsa_matrix as gpsa_matrix
+from scanmax.ops.reference.attention.gpsa import gpsa_position_weight as gpsa_position_weight
+from scanmax.ops.reference.attention.heterogeneous import (
+    heterogeneous_attention as heterogeneous_attention,
+)
+from scanmax.ops.reference.attention.heterogeneous import (
+    heterogeneous_attention_matrix as heterogeneous_attention_matrix,
+)
+from scanmax.ops.reference.attention.manhattan import manhattan_attention as manhattan_attention
+from scanmax.ops.reference.attention.manhattan import (
+    manhattan_attention_matrix as manhattan_attention_matrix,
+)
+from scanmax.ops.reference.attention.manhattan import manhattan_log_decay as manhattan_log_decay
+from scanmax.ops.reference.attention.moh import head_load_balance as head_load_balance
+from scanmax.ops.reference.attention.moh import moh_attention as moh_attention
+from scanmax.ops.reference.attention.moh import moh_attention_matrix as moh_attention_matrix
+from scanmax.ops.reference.attention.moh import moh_gates as moh_gates
+from scanmax.ops.reference.attention.relative_position import (
+    log_spaced_coordinates as log_spaced_coordinates,
+)
+from scanmax.ops.reference.attention.relative_position import (
+    relative_position_bias as relative_position_bias,
+)
+from scanmax.ops.reference.attention.relative_position import (
+    relative_position_index as relative_position_index,
+)
+from scanmax.ops.reference.attention.selective import selective_attention as selective_attention
+from scanmax.ops.reference.attention.selective import (
+    selective_attention_matrix as selective_attention_matrix,
+)
+from scanmax.ops.reference.attention.selective import selective_temperature as selective_temperature
+from scanmax.ops.reference.attention.soft import newton_pinv as newton_pinv
+from scanmax.ops.reference.attention.soft import soft_attention as soft_attention
+from scanmax.ops.reference.attention.soft import soft_attention_matrix as soft_attention_matrix
+from scanmax.ops.reference.attention.soft_causal import (
+    soft_causal_attention as soft_causal_attention,
+)
+from scanmax.ops.reference.attention.soft_causal import (
+    soft_causal_attention_matrix as soft_causal_attention_matrix,
+)
+from scanmax.ops.reference.attention.tensor import khatri_rao as khatri_rao
+from scanmax.ops.reference.attention.tensor import tensor_attention as tensor_attention
+from scanmax.ops.reference.attention.tensor import (
+    tensor_attention_weights as tensor_attention_weights,
+)
+from scanmax.ops.reference.attention.tensor_polynomial import (
+    tensor_attention_poly as tensor_attention_poly,
+)
+from scanmax.ops.reference.attention.tensor_polynomial import (
+    tensor_attention_poly_step as tensor_attention_poly_step,
+)
 from scanmax.ops.reference.channel_attention import cbam_channel_gate as cbam_channel_gate
 from scanmax.ops.reference.channel_attention import cbam_spatial_gate as cbam_spatial_gate
 from scanmax.ops.reference.channel_attention import channel_summary as channel_summary
@@ -34,25 +114,6 @@ from scanmax.ops.reference.conv import patchify as patchify
 from scanmax.ops.reference.conv1d import causal_conv1d as causal_conv1d
 from scanmax.ops.reference.conv1d import causal_conv1d_step as causal_conv1d_step
 from scanmax.ops.reference.conv_additive import conv_additive_attention as conv_additive_attention
-from scanmax.ops.reference.conv_attention import (
-    convolution_attention_weights as convolution_attention_weights,
-)
-from scanmax.ops.reference.cosine_attention import (
-    length_scaled_cosine_attention as length_scaled_cosine_attention,
-)
-from scanmax.ops.reference.cosine_attention import (
-    length_scaled_cosine_attention_matrix as length_scaled_cosine_attention_matrix,
-)
-from scanmax.ops.reference.cross_attention import attention_rollout as attention_rollout
-from scanmax.ops.reference.cross_attention import (
-    conditional_cross_attention as conditional_cross_attention,
-)
-from scanmax.ops.reference.cross_attention import (
-    global_local_cross_attention as global_local_cross_attention,
-)
-from scanmax.ops.reference.cross_attention import (
-    pairwise_cross_attention as pairwise_cross_attention,
-)
 from scanmax.ops.reference.cross_covariance import (
     cross_covariance_attention as cross_covariance_attention,
 )
@@ -69,13 +130,6 @@ from scanmax.ops.reference.cyclic_shift import (
 from scanmax.ops.reference.delta_rule import delta_rule as delta_rule
 from scanmax.ops.reference.delta_rule import delta_rule_matrix as delta_rule_matrix
 from scanmax.ops.reference.delta_rule import delta_rule_step as delta_rule_step
-from scanmax.ops.reference.distance_attention import alibi_slopes as alibi_slopes
-from scanmax.ops.reference.distance_attention import decay_mask_1d as decay_mask_1d
-from scanmax.ops.reference.distance_attention import decay_mask_2d as decay_mask_2d
-from scanmax.ops.reference.distance_attention import distance_attention as distance_attention
-from scanmax.ops.reference.distance_attention import (
-    distance_attention_matrix as distance_attention_matrix,
-)
 from scanmax.ops.reference.experts import combine_experts as combine_experts
 from scanmax.ops.reference.experts import dispatch_to_experts as dispatch_to_experts
 from scanmax.ops.reference.experts import expert_gates as expert_gates
@@ -83,15 +137,6 @@ from scanmax.ops.reference.feature_maps import (
     orthogonal_random_features as orthogonal_random_features,
 )
 from scanmax.ops.reference.feature_maps import positive_random_features as positive_random_features
-from scanmax.ops.reference.gpsa import gpsa as gpsa
-from scanmax.ops.reference.gpsa import gpsa_matrix as gpsa_matrix
-from scanmax.ops.reference.gpsa import gpsa_position_weight as gpsa_position_weight
-from scanmax.ops.reference.heterogeneous_attention import (
-    heterogeneous_attention as heterogeneous_attention,
-)
-from scanmax.ops.reference.heterogeneous_attention import (
-    heterogeneous_attention_matrix as heterogeneous_attention_matrix,
-)
 from scanmax.ops.reference.hyper_zzw import hyper_zzw as hyper_zzw
 from scanmax.ops.reference.inline_attention import inline_attention as inline_attention
 from scanmax.ops.reference.inline_attention import (
@@ -126,21 +171,12 @@ from scanmax.ops.reference.long_kernels import squash_kernel as squash_kernel
 from scanmax.ops.reference.mala import mala_attention as mala_attention
 from scanmax.ops.reference.mala import mala_attention_matrix as mala_attention_matrix
 from scanmax.ops.reference.mala import mala_attention_step as mala_attention_step
-from scanmax.ops.reference.manhattan_attention import manhattan_attention as manhattan_attention
-from scanmax.ops.reference.manhattan_attention import (
-    manhattan_attention_matrix as manhattan_attention_matrix,
-)
-from scanmax.ops.reference.manhattan_attention import manhattan_log_decay as manhattan_log_decay
 from scanmax.ops.reference.modal_ssm import hankel_order as hankel_order
 from scanmax.ops.reference.modal_ssm import hankel_singular_values as hankel_singular_values
 from scanmax.ops.reference.modal_ssm import modal_ssm as modal_ssm
 from scanmax.ops.reference.modal_ssm import modal_ssm_filter as modal_ssm_filter
 from scanmax.ops.reference.modal_ssm import modal_ssm_matrix as modal_ssm_matrix
 from scanmax.ops.reference.modal_ssm import modal_ssm_step as modal_ssm_step
-from scanmax.ops.reference.moh import head_load_balance as head_load_balance
-from scanmax.ops.reference.moh import moh_attention as moh_attention
-from scanmax.ops.reference.moh import moh_attention_matrix as moh_attention_matrix
-from scanmax.ops.reference.moh import moh_gates as moh_gates
 from scanmax.ops.reference.monarch import monarch_fft as monarch_fft
 from scanmax.ops.reference.norm import batch_norm as batch_norm
 from scanmax.ops.reference.norm import batch_statistics as batch_statistics
@@ -173,34 +209,15 @@ from scanmax.ops.reference.position import sincos_1d as sincos_1d
 from scanmax.ops.reference.position import sincos_2d as sincos_2d
 from scanmax.ops.reference.rala import rala_attention as rala_attention
 from scanmax.ops.reference.rala import rala_attention_matrix as rala_attention_matrix
-from scanmax.ops.reference.relative_position import log_spaced_coordinates as log_spaced_coordinates
-from scanmax.ops.reference.relative_position import relative_position_bias as relative_position_bias
-from scanmax.ops.reference.relative_position import (
-    relative_position_index as relative_position_index,
-)
 from scanmax.ops.reference.scaling_attention import scaling_attention as scaling_attention
 from scanmax.ops.reference.scaling_attention import (
     scaling_attention_matrix as scaling_attention_matrix,
 )
 from scanmax.ops.reference.scaling_attention import scaling_attention_step as scaling_attention_step
 from scanmax.ops.reference.scan import diagonal_scan as diagonal_scan
-from scanmax.ops.reference.selective_attention import selective_attention as selective_attention
-from scanmax.ops.reference.selective_attention import (
-    selective_attention_matrix as selective_attention_matrix,
-)
-from scanmax.ops.reference.selective_attention import selective_temperature as selective_temperature
 from scanmax.ops.reference.selective_scan import selective_scan as selective_scan
 from scanmax.ops.reference.selective_scan import selective_scan_matrix as selective_scan_matrix
 from scanmax.ops.reference.selective_scan import selective_scan_step as selective_scan_step
-from scanmax.ops.reference.soft_attention import newton_pinv as newton_pinv
-from scanmax.ops.reference.soft_attention import soft_attention as soft_attention
-from scanmax.ops.reference.soft_attention import soft_attention_matrix as soft_attention_matrix
-from scanmax.ops.reference.soft_causal_attention import (
-    soft_causal_attention as soft_causal_attention,
-)
-from scanmax.ops.reference.soft_causal_attention import (
-    soft_causal_attention_matrix as soft_causal_attention_matrix,
-)
 from scanmax.ops.reference.softmax.hubness import dual_inverted_softmax as dual_inverted_softmax
 from scanmax.ops.reference.softmax.hubness import hubness as hubness
 from scanmax.ops.reference.softmax.hubness import inverted_softmax as inverted_softmax
@@ -232,17 +249,6 @@ from scanmax.ops.reference.ssm import nc_ssd_matrix as nc_ssd_matrix
 from scanmax.ops.reference.ssm import ssd as ssd
 from scanmax.ops.reference.ssm import ssd_matrix as ssd_matrix
 from scanmax.ops.reference.ssm import ssd_step as ssd_step
-from scanmax.ops.reference.tensor_attention import khatri_rao as khatri_rao
-from scanmax.ops.reference.tensor_attention import tensor_attention as tensor_attention
-from scanmax.ops.reference.tensor_attention import (
-    tensor_attention_weights as tensor_attention_weights,
-)
-from scanmax.ops.reference.tensor_attention_poly import (
-    tensor_attention_poly as tensor_attention_poly,
-)
-from scanmax.ops.reference.tensor_attention_poly import (
-    tensor_attention_poly_step as tensor_attention_poly_step,
-)
 from scanmax.ops.reference.token_assignment import aggregate_tokens as aggregate_tokens
 from scanmax.ops.reference.token_assignment import dispatch_tokens as dispatch_tokens
 from scanmax.ops.reference.token_assignment import set_pool as set_pool

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from scanmax.ops.reference.attention import attention_matrix
+from scanmax.ops.reference.attention.dot_product import attention_matrix
 
 
 def _pair(value):

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from scanmax.ops.reference.attention import dot_product_attention
+from scanmax.ops.reference.attention.dot_product import dot_product_attention
 
 
 def zigzag_order(length, devices):

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from scanmax.ops.normalizer import get_normalizer
-from scanmax.ops.reference.attention import _weights
+from scanmax.ops.attention.normalizer import get_normalizer
+from scanmax.ops.reference.attention.dot_product import _weights
 
 
 def _pair(value):

@@ -3,7 +3,11 @@
 import jax.numpy as jnp
 import numpy as np
 
-from scanmax.ops.reference.attention import attention_matrix, dot_product_attention, extend_kv_cache
+from scanmax.ops.reference.attention.dot_product import (
+    attention_matrix,
+    dot_product_attention,
+    extend_kv_cache,
+)
 
 
 def _mask(length, windows, sinks, is_causal, rule_length, prefix_tokens):

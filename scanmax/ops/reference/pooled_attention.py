@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from scanmax.ops.reference.attention import attention_matrix, dot_product_attention
+from scanmax.ops.reference.attention.dot_product import attention_matrix, dot_product_attention
 
 
 def pool_tokens(x, window, *, remainder="drop"):

@@ -1,0 +1,1 @@
+"""Dot-product attention: how it is evaluated, and what changes its weights."""

@@ -1,0 +1,76 @@
+"""Mixture-of-head attention, as its equations."""
+
+import jax
+import jax.numpy as jnp
+
+from scanmax.ops.reference.attention.dot_product import attention_matrix
+
+
+def _is_chosen(p, top_k):
+    """Whether fewer than top_k heads of the token are larger, or equal and earlier."""
+    i = jnp.arange(p.shape[-1])
+    earlier = jnp.broadcast_to(i[:, None] < i[None], (*p.shape, p.shape[-1]))
+    left, right = p[..., :, None], p[..., None, :]
+    before = (left > right) | ((left == right) & earlier)
+    return jnp.sum(before, -2) < top_k
+
+
+def moh_gates(routed_logits, shared_logits=None, balance_logits=None, *, top_k, rescale=True):
+    """gates = [a softmax(shared), b top_k(softmax(routed))], (a, b) = softmax(balance)."""
+    p = jax.nn.softmax(routed_logits, -1)
+    p = jnp.where(_is_chosen(p, top_k), p, 0.0)
+    shared = jnp.zeros_like(p[..., :0])
+    if shared_logits is not None:
+        shared = jax.nn.softmax(shared_logits, -1)
+    if rescale:
+        p = top_k * p / jnp.sum(p, -1, keepdims=True)
+        shared = shared_logits.shape[-1] * shared if shared_logits is not None else shared
+    if balance_logits is not None:
+        pair = jax.nn.softmax(balance_logits, -1) * (2.0 if rescale else 1.0)
+        shared, p = shared * pair[..., :1], p * pair[..., 1:]
+    return jnp.concatenate([shared, p], -1)
+
+
+def head_load_balance(routed_logits, *, top_k, rescale=True):
+    """sum_i P_i f_i, times the number of heads."""
+    p = jax.nn.softmax(routed_logits, -1).reshape(-1, routed_logits.shape[-1])
+    f = jnp.mean(_is_chosen(p, top_k).astype(p.dtype), 0)
+    return jnp.sum(jnp.mean(p, 0) * f) * (p.shape[-1] if rescale else 1)
+
+
+def moh_attention_matrix(
+    query, key, gates, *, scale=None, is_causal=False, normalizer="softmax", precision=None
+):
+    """A_hts = g_th P_hts."""
+    weights = attention_matrix(
+        query, key, scale=scale, is_causal=is_causal, normalizer=normalizer, precision=precision
+    )
+    gates = jnp.swapaxes(gates, -1, -2)[..., None]
+    return jnp.where(gates == 0, 0.0, gates * weights)
+
+
+def moh_attention(
+    query,
+    key,
+    value,
+    gates,
+    *,
+    shared_heads,
+    top_k,
+    scale=None,
+    is_causal=False,
+    normalizer="softmax",
+    precision=None,
+):
+    """y_th = sum_s A_hts v_sh: which heads are shared or routed changes nothing."""
+    weights = moh_attention_matrix(
+        query,
+        key,
+        gates,
+        scale=scale,
+        is_causal=is_causal,
+        normalizer=normalizer,
+        precision=precision,
+    )
+    value = jnp.repeat(value, query.shape[-2] // value.shape[-2], axis=-2)
+    return jnp.einsum("...hts,...shv->...thv", weights, value, precision=precision)

@@ -1,0 +1,113 @@
+"""Length-scaled cosine attention against its equation, and what its users rely on."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scanmax import ops
+from scanmax.ops import reference
+from scanmax.ops.attention.cosine import unit_vectors
+from scanmax.testing import OpCase, OpSuite, compare
+
+
+class CosineSuite(OpSuite):
+    __test__ = False
+    sequence = ("query", "key", "value")
+    required_lengths = (1, 7)
+    required_batch_ranks = (1, 2)
+
+    def make_args(self, rng, case):
+        batch, T, S = case.batch, case.length, getattr(case, "source", case.length)
+        args = {
+            # long enough vectors for finite differences
+            "query": 3 * rng.normal(size=(*batch, T, 4, 5)),
+            "key": 3 * rng.normal(size=(*batch, S, 2, 5)),
+            "value": rng.normal(size=(*batch, S, 2, 3)),
+            "temperature": rng.normal(size=4),
+        }
+        if getattr(case, "embedding", False):
+            args["query_embedding"] = rng.normal(size=(4, 5))
+            args["bias"] = rng.normal(size=(4, T, S))
+        if hasattr(case, "counts"):
+            args["num_keys"] = rng.integers(1, 12, size=case.counts)
+        if hasattr(case, "key_lengths"):
+            args["key_value_seq_lengths"] = np.asarray(case.key_lengths, np.int32)
+        return args
+
+
+class LengthScaledCosineAttentionTest(CosineSuite):
+    op = ops.length_scaled_cosine_attention
+    reference = reference.length_scaled_cosine_attention
+    forms = ("parallel", "chunked")
+    cases = (
+        OpCase(
+            length=7,
+            source=9,
+            batch=(2,),
+            embedding=True,
+            counts=(2, 7),
+            forms=("parallel",),
+            full=True,
+        ),
+        OpCase(
+            length=7,
+            batch=(2,),
+            key_lengths=(7, 3),
+            forms=("chunked",),
+            options={"is_causal": True},
+        ),
+        OpCase(
+            length=1,
+            batch=(1, 2),
+            counts=(1,),
+            forms=("parallel",),
+            options={"normalizer": "stablemax"},
+        ),
+    )
+    errors = (
+        ({"temperature": lambda x: x[:3]}, ValueError, r"temperature has shape \(3,\)"),
+        ({"query_embedding": lambda x: x[:, :3]}, ValueError, "query_embedding has shape"),
+        ({"num_keys": lambda x: x[:, :3]}, ValueError, r"num_keys has shape \(2, 3\)"),
+    )
+
+
+class LengthScaledCosineAttentionMatrixTest(CosineSuite):
+    op = ops.length_scaled_cosine_attention_matrix
+    reference = reference.length_scaled_cosine_attention_matrix
+    sequence = ()
+    cases = (
+        OpCase(length=7, source=9, batch=(2,), embedding=True, counts=(2, 7), full=True),
+        OpCase(length=7, batch=(2,), key_lengths=(7, 3), options={"is_causal": True}),
+    )
+
+    def make_args(self, rng, case):
+        args = super().make_args(rng, case)
+        args.pop("value")
+        return args
+
+
+class CosineTest(chex.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.enterContext(jax.enable_x64(True))
+
+    def test_a_vector_of_zeros_stays_zero_with_finite_gradient(self):
+        x = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+        chex.assert_trees_all_close(unit_vectors(x), jnp.array([[0.0, 0.0], [0.6, 0.8]]))
+        chex.assert_tree_all_finite(jax.grad(lambda x: unit_vectors(x)[:, 0].sum())(x))
+
+    def test_the_length_of_queries_and_keys_does_not_matter(self):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 6, 2, 4)))
+        tau = jnp.array([0.3, 1.0])
+        compare.assert_relative(
+            ops.length_scaled_cosine_attention(5 * x, 0.1 * x, x, tau),
+            ops.length_scaled_cosine_attention(x, x, x, tau),
+            1e-12,
+        )
+
+    def test_as_many_keys_again_change_nothing_but_the_scale(self):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 1, 4)))
+        twice, tau = jnp.concatenate([x, x]), jnp.array([1.0])
+        y = ops.length_scaled_cosine_attention(x, twice, twice, tau, num_keys=6)
+        compare.assert_relative(y, ops.length_scaled_cosine_attention(x, x, x, tau), 1e-12)
