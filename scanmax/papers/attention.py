@@ -147,7 +147,7 @@ LEDGER = (
             "scanmax.models.mixers.attention.dot_product.Attention",
         ),
         tests=(
-            "tests/ops/test_context_attention.py",
+            "tests/ops/context/test_attention.py",
             "tests/train/test_sharded_models.py::test_sharded_models_equal_one_device",
         ),
         reproduced="memory of a device is its share, 1 / devices; the factor of 40 on four GPUs "

@@ -102,12 +102,12 @@ from scanmax.ops.reference.channel_attention import (
 )
 from scanmax.ops.reference.channel_attention import pkcam as pkcam
 from scanmax.ops.reference.channel_attention import squeeze_excite as squeeze_excite
-from scanmax.ops.reference.context_attention import context_attention as context_attention
-from scanmax.ops.reference.context_attention import zigzag_order as zigzag_order
-from scanmax.ops.reference.context_scan import context_diagonal_scan as context_diagonal_scan
-from scanmax.ops.reference.context_scan import context_linear_attention as context_linear_attention
-from scanmax.ops.reference.context_scan import context_selective_scan as context_selective_scan
-from scanmax.ops.reference.context_scan import context_ssd as context_ssd
+from scanmax.ops.reference.context.attention import context_attention as context_attention
+from scanmax.ops.reference.context.attention import zigzag_order as zigzag_order
+from scanmax.ops.reference.context.scan import context_diagonal_scan as context_diagonal_scan
+from scanmax.ops.reference.context.scan import context_linear_attention as context_linear_attention
+from scanmax.ops.reference.context.scan import context_selective_scan as context_selective_scan
+from scanmax.ops.reference.context.scan import context_ssd as context_ssd
 from scanmax.ops.reference.conv import conv2d as conv2d
 from scanmax.ops.reference.conv import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.reference.conv import patchify as patchify

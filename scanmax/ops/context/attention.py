@@ -18,7 +18,7 @@ from scanmax.ops.attention.dot_product import (
 )
 from scanmax.ops.attention.normalizer import Normalizer, get_normalizer
 from scanmax.ops.attention.streaming import Plan
-from scanmax.ops.attention_ring import Ring, ring
+from scanmax.ops.context.ring import Ring, ring
 from scanmax.ops.contract import axis_devices, check_choice, op, require, vary_together
 
 FORMS = (None, "ring", "all_to_all")

@@ -1,0 +1,1 @@
+"""One sequence over many devices: a ring of keys, heads exchanged, states passed on."""
