@@ -5,10 +5,6 @@ Every name here has a twin in `scanmax.ops.reference`, the plain equation, with 
 
 import types as _types
 
-from scanmax.ops.aggregated_attention import aggregated_attention as aggregated_attention
-from scanmax.ops.aggregated_attention import (
-    aggregated_attention_matrix as aggregated_attention_matrix,
-)
 from scanmax.ops.attention.cache import KVCache as KVCache
 from scanmax.ops.attention.cache import attention_step as attention_step
 from scanmax.ops.attention.cache import extend_kv_cache as extend_kv_cache
@@ -102,16 +98,12 @@ from scanmax.ops.conv import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.conv import patchify as patchify
 from scanmax.ops.conv1d import causal_conv1d as causal_conv1d
 from scanmax.ops.conv1d import causal_conv1d_step as causal_conv1d_step
-from scanmax.ops.conv_additive import conv_additive_attention as conv_additive_attention
 from scanmax.ops.cross_covariance import cross_covariance_attention as cross_covariance_attention
 from scanmax.ops.cross_covariance import cross_covariance_matrix as cross_covariance_matrix
 from scanmax.ops.cross_scan import cross_merge as cross_merge
 from scanmax.ops.cross_scan import cross_scan as cross_scan
 from scanmax.ops.cross_scan import multi_scale_merge as multi_scale_merge
 from scanmax.ops.cross_scan import multi_scale_scan as multi_scale_scan
-from scanmax.ops.cyclic_shift import (
-    multi_directional_cyclic_shift as multi_directional_cyclic_shift,
-)
 from scanmax.ops.delta_rule import delta_rule as delta_rule
 from scanmax.ops.delta_rule import delta_rule_matrix as delta_rule_matrix
 from scanmax.ops.delta_rule import delta_rule_step as delta_rule_step
@@ -132,14 +124,42 @@ from scanmax.ops.kmeans_attention import (
 from scanmax.ops.linear_attention import linear_attention as linear_attention
 from scanmax.ops.linear_attention import linear_attention_matrix as linear_attention_matrix
 from scanmax.ops.linear_attention import linear_attention_step as linear_attention_step
-from scanmax.ops.lkca import lkca as lkca
-from scanmax.ops.lkca import lkca_matrix as lkca_matrix
-from scanmax.ops.local_attention import msa_conv as msa_conv
-from scanmax.ops.local_attention import msa_conv_matrix as msa_conv_matrix
-from scanmax.ops.local_attention import neighborhood_attention as neighborhood_attention
-from scanmax.ops.local_attention import (
+from scanmax.ops.local.aggregated import aggregated_attention as aggregated_attention
+from scanmax.ops.local.aggregated import (
+    aggregated_attention_matrix as aggregated_attention_matrix,
+)
+from scanmax.ops.local.conv_additive import conv_additive_attention as conv_additive_attention
+from scanmax.ops.local.cyclic_shift import (
+    multi_directional_cyclic_shift as multi_directional_cyclic_shift,
+)
+from scanmax.ops.local.lkca import lkca as lkca
+from scanmax.ops.local.lkca import lkca_matrix as lkca_matrix
+from scanmax.ops.local.neighborhood import msa_conv as msa_conv
+from scanmax.ops.local.neighborhood import msa_conv_matrix as msa_conv_matrix
+from scanmax.ops.local.neighborhood import neighborhood_attention as neighborhood_attention
+from scanmax.ops.local.neighborhood import (
     neighborhood_attention_matrix as neighborhood_attention_matrix,
 )
+from scanmax.ops.local.per_head_window import per_head_window_attention as per_head_window_attention
+from scanmax.ops.local.per_head_window import (
+    per_head_window_attention_matrix as per_head_window_attention_matrix,
+)
+from scanmax.ops.local.per_head_window import (
+    per_head_window_attention_step as per_head_window_attention_step,
+)
+from scanmax.ops.local.pooled import pool_tokens as pool_tokens
+from scanmax.ops.local.pooled import spatial_reduction_attention as spatial_reduction_attention
+from scanmax.ops.local.pooled import (
+    spatial_reduction_attention_matrix as spatial_reduction_attention_matrix,
+)
+from scanmax.ops.local.sparse import sparse_attention as sparse_attention
+from scanmax.ops.local.sparse import sparse_attention_matrix as sparse_attention_matrix
+from scanmax.ops.local.sparse import sparse_attention_step as sparse_attention_step
+from scanmax.ops.local.sparse import sparse_pattern as sparse_pattern
+from scanmax.ops.local.window import halo_attention as halo_attention
+from scanmax.ops.local.window import halo_attention_matrix as halo_attention_matrix
+from scanmax.ops.local.window import window_attention as window_attention
+from scanmax.ops.local.window import window_attention_matrix as window_attention_matrix
 from scanmax.ops.long_conv import fft_conv as fft_conv
 from scanmax.ops.long_conv import fft_conv_dense as fft_conv_dense
 from scanmax.ops.long_conv import long_conv_matrix as long_conv_matrix
@@ -164,18 +184,6 @@ from scanmax.ops.norm import gated_rms_norm as gated_rms_norm
 from scanmax.ops.norm import group_norm as group_norm
 from scanmax.ops.norm import layer_norm as layer_norm
 from scanmax.ops.norm import rms_norm as rms_norm
-from scanmax.ops.per_head_window import per_head_window_attention as per_head_window_attention
-from scanmax.ops.per_head_window import (
-    per_head_window_attention_matrix as per_head_window_attention_matrix,
-)
-from scanmax.ops.per_head_window import (
-    per_head_window_attention_step as per_head_window_attention_step,
-)
-from scanmax.ops.pooled_attention import pool_tokens as pool_tokens
-from scanmax.ops.pooled_attention import spatial_reduction_attention as spatial_reduction_attention
-from scanmax.ops.pooled_attention import (
-    spatial_reduction_attention_matrix as spatial_reduction_attention_matrix,
-)
 from scanmax.ops.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
 from scanmax.ops.position import fourier_positions as fourier_positions
 from scanmax.ops.position import resample_positions as resample_positions
@@ -212,10 +220,6 @@ from scanmax.ops.softmax.softmax import softmax as softmax
 from scanmax.ops.softmax.softmax import stablemax as stablemax
 from scanmax.ops.softmax.sparse import entmax15 as entmax15
 from scanmax.ops.softmax.sparse import sparsemax as sparsemax
-from scanmax.ops.sparse_attention import sparse_attention as sparse_attention
-from scanmax.ops.sparse_attention import sparse_attention_matrix as sparse_attention_matrix
-from scanmax.ops.sparse_attention import sparse_attention_step as sparse_attention_step
-from scanmax.ops.sparse_attention import sparse_pattern as sparse_pattern
 from scanmax.ops.ssm import nc_ssd as nc_ssd
 from scanmax.ops.ssm import nc_ssd_matrix as nc_ssd_matrix
 from scanmax.ops.ssm import ssd as ssd
@@ -237,10 +241,6 @@ from scanmax.ops.token_merging import merge_tokens as merge_tokens
 from scanmax.ops.token_reorganize import token_reorganize as token_reorganize
 from scanmax.ops.token_shift import quarter_shift as quarter_shift
 from scanmax.ops.token_shift import token_shift as token_shift
-from scanmax.ops.window_attention import halo_attention as halo_attention
-from scanmax.ops.window_attention import halo_attention_matrix as halo_attention_matrix
-from scanmax.ops.window_attention import window_attention as window_attention
-from scanmax.ops.window_attention import window_attention_matrix as window_attention_matrix
 from scanmax.ops.wkv import wkv as wkv
 from scanmax.ops.wkv import wkv_matrix as wkv_matrix
 from scanmax.ops.wkv import wkv_step as wkv_step

@@ -12,7 +12,7 @@ LEDGER = (
             "scanmax.models.mixers.ConvAdditive",
         ),
         tests=(
-            "tests/ops/test_pooled_attention.py::ConvAdditiveTest",
+            "tests/ops/local/test_pooled.py::ConvAdditiveTest",
             "tests/models/mixers/test_mixers.py",
         ),
         reproduced="with its gates at 1 the mixer is DW(DW(Q + K) * V); linear cost in pixels "
@@ -39,9 +39,9 @@ LEDGER = (
             "scanmax.models.mixers.Lkca",
         ),
         tests=(
-            "tests/ops/test_pooled_attention.py::LkcaTest",
-            "tests/ops/test_pooled_attention.py::LkcaMatrixTest",
-            "tests/ops/test_pooled_attention.py::test_the_lkca_matrix_is_block_toeplitz",
+            "tests/ops/local/test_pooled.py::LkcaTest",
+            "tests/ops/local/test_pooled.py::LkcaMatrixTest",
+            "tests/ops/local/test_pooled.py::test_the_lkca_matrix_is_block_toeplitz",
         ),
         reproduced="both forms are equal, the matrix is block-Toeplitz (docs/claims.md)",
     ),
@@ -56,8 +56,8 @@ LEDGER = (
             "scanmax.models.mixers.PerHeadWindow",
         ),
         tests=(
-            "tests/ops/test_sparse_attention.py::PerHeadWindowTest",
-            "tests/ops/test_sparse_attention.py::StepTest",
+            "tests/ops/local/test_sparse.py::PerHeadWindowTest",
+            "tests/ops/local/test_sparse.py::StepTest",
             "tests/models/mixers/test_mixers.py",
         ),
     ),
@@ -74,7 +74,7 @@ LEDGER = (
             "scanmax.models.mixers.SparseFixed",
         ),
         tests=(
-            "tests/ops/test_sparse_attention.py",
+            "tests/ops/local/test_sparse.py",
             "tests/models/mixers/test_mixers.py",
         ),
         reproduced="gather form equals the masked matrix; all earlier tokens in two hops; pairs "
@@ -90,7 +90,7 @@ LEDGER = (
             "scanmax.ops.multi_directional_cyclic_shift",
             "scanmax.models.mixers.MsaConv",
         ),
-        tests=("tests/ops/test_local_attention.py", "tests/models/test_local_mixers.py"),
+        tests=("tests/ops/local/test_neighborhood.py", "tests/models/mixers/local/test_maps.py"),
         reproduced="an average filter for equal scores; the same interior at 64 and 96 pixels "
         "(docs/claims.md)",
     ),
@@ -106,7 +106,7 @@ LEDGER = (
             "scanmax.models.mixers.CosineAttention",
         ),
         tests=(
-            "tests/ops/test_aggregated_attention.py",
+            "tests/ops/local/test_aggregated.py",
             "tests/ops/attention/test_cosine.py",
             "tests/ops/attention/test_relative_position.py",
             "tests/models/mixers/test_mixers.py",

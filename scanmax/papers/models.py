@@ -155,7 +155,7 @@ LEDGER = (
         "not MHCA, the hybrid blocks, the merged norms or the three models",
         where=("scanmax.ops.pool_tokens", "scanmax.models.mixers.Pooled"),
         tests=(
-            "tests/ops/test_pooled_attention.py::PoolTokensTest",
+            "tests/ops/local/test_pooled.py::PoolTokensTest",
             "tests/parity/test_pooled_parity.py",
             "tests/models/mixers/test_mixers.py",
         ),
@@ -174,7 +174,7 @@ LEDGER = (
             "scanmax.models.mixers.SpatialReduction",
         ),
         tests=(
-            "tests/ops/test_window_attention.py",
+            "tests/ops/local/test_window.py",
             "tests/parity/test_local_parity.py",
             "tests/models/mixers/test_mixers.py",
         ),

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from scanmax.errors import UserError, suggest
-from scanmax.models.mixers.aggregated import AggregatedAttention as AggregatedAttention
 from scanmax.models.mixers.attention.cosine import CosineAttention as CosineAttention
 from scanmax.models.mixers.attention.decay import Alibi as Alibi
 from scanmax.models.mixers.attention.decay import Manhattan as Manhattan
@@ -23,9 +22,6 @@ from scanmax.models.mixers.continuous import CkConv as CkConv
 from scanmax.models.mixers.continuous import ContinuousConv as ContinuousConv
 from scanmax.models.mixers.continuous import FlexConv as FlexConv
 from scanmax.models.mixers.continuous import SmpConv as SmpConv
-from scanmax.models.mixers.conv_mixers import ConvAdditive as ConvAdditive
-from scanmax.models.mixers.conv_mixers import ConvProjection as ConvProjection
-from scanmax.models.mixers.conv_mixers import Lkca as Lkca
 from scanmax.models.mixers.cross_scan import Mamba2FourWay as Mamba2FourWay
 from scanmax.models.mixers.cross_scan import MambaBidirectional as MambaBidirectional
 from scanmax.models.mixers.cross_scan import MambaFourWay as MambaFourWay
@@ -38,11 +34,20 @@ from scanmax.models.mixers.linear_family import CrossCovariance as CrossCovarian
 from scanmax.models.mixers.linear_family import Inline as Inline
 from scanmax.models.mixers.linear_family import Performer as Performer
 from scanmax.models.mixers.linear_family import Scaling as Scaling
-from scanmax.models.mixers.local import HaloAttention as HaloAttention
-from scanmax.models.mixers.local import MsaConv as MsaConv
-from scanmax.models.mixers.local import NeighborhoodAttention as NeighborhoodAttention
-from scanmax.models.mixers.local import ShiftedWindowAttention as ShiftedWindowAttention
-from scanmax.models.mixers.local import WindowAttention as WindowAttention
+from scanmax.models.mixers.local.aggregated import AggregatedAttention as AggregatedAttention
+from scanmax.models.mixers.local.convolved import ConvAdditive as ConvAdditive
+from scanmax.models.mixers.local.convolved import ConvProjection as ConvProjection
+from scanmax.models.mixers.local.convolved import Lkca as Lkca
+from scanmax.models.mixers.local.maps import HaloAttention as HaloAttention
+from scanmax.models.mixers.local.maps import MsaConv as MsaConv
+from scanmax.models.mixers.local.maps import NeighborhoodAttention as NeighborhoodAttention
+from scanmax.models.mixers.local.maps import ShiftedWindowAttention as ShiftedWindowAttention
+from scanmax.models.mixers.local.maps import WindowAttention as WindowAttention
+from scanmax.models.mixers.local.pooled import Pooled as Pooled
+from scanmax.models.mixers.local.pooled import SpatialReduction as SpatialReduction
+from scanmax.models.mixers.local.sparse import PerHeadWindow as PerHeadWindow
+from scanmax.models.mixers.local.sparse import SparseFixed as SparseFixed
+from scanmax.models.mixers.local.sparse import SparseStrided as SparseStrided
 from scanmax.models.mixers.long_conv import BaseConv as BaseConv
 from scanmax.models.mixers.long_conv import Hyena as Hyena
 from scanmax.models.mixers.long_conv import LongConv as LongConv
@@ -50,8 +55,6 @@ from scanmax.models.mixers.long_conv import SgConv as SgConv
 from scanmax.models.mixers.mamba import Mamba as Mamba
 from scanmax.models.mixers.mamba2 import Mamba2 as Mamba2
 from scanmax.models.mixers.multi_scale import MambaMultiScale as MambaMultiScale
-from scanmax.models.mixers.pooled import Pooled as Pooled
-from scanmax.models.mixers.pooled import SpatialReduction as SpatialReduction
 from scanmax.models.mixers.recurrent import Delta as Delta
 from scanmax.models.mixers.recurrent import GatedDelta as GatedDelta
 from scanmax.models.mixers.recurrent import Gla as Gla
@@ -60,9 +63,6 @@ from scanmax.models.mixers.selective_channel import SelectiveChannel as Selectiv
 from scanmax.models.mixers.slots import ContextCluster as ContextCluster
 from scanmax.models.mixers.slots import Slots as Slots
 from scanmax.models.mixers.slots import VisualTokens as VisualTokens
-from scanmax.models.mixers.sparse import PerHeadWindow as PerHeadWindow
-from scanmax.models.mixers.sparse import SparseFixed as SparseFixed
-from scanmax.models.mixers.sparse import SparseStrided as SparseStrided
 from scanmax.models.mixers.ssm import NcSsd as NcSsd
 from scanmax.models.mixers.ssm import Ssd as Ssd
 from scanmax.models.mixers.wkv import Wkv as Wkv

@@ -5,10 +5,6 @@ They are written to be read, and are the ground truth of the tests (in float64).
 
 import types as _types
 
-from scanmax.ops.reference.aggregated_attention import aggregated_attention as aggregated_attention
-from scanmax.ops.reference.aggregated_attention import (
-    aggregated_attention_matrix as aggregated_attention_matrix,
-)
 from scanmax.ops.reference.attention.convolution import (
     convolution_attention_weights as convolution_attention_weights,
 )
@@ -113,7 +109,6 @@ from scanmax.ops.reference.conv import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.reference.conv import patchify as patchify
 from scanmax.ops.reference.conv1d import causal_conv1d as causal_conv1d
 from scanmax.ops.reference.conv1d import causal_conv1d_step as causal_conv1d_step
-from scanmax.ops.reference.conv_additive import conv_additive_attention as conv_additive_attention
 from scanmax.ops.reference.cross_covariance import (
     cross_covariance_attention as cross_covariance_attention,
 )
@@ -124,9 +119,6 @@ from scanmax.ops.reference.cross_scan import cross_merge as cross_merge
 from scanmax.ops.reference.cross_scan import cross_scan as cross_scan
 from scanmax.ops.reference.cross_scan import multi_scale_merge as multi_scale_merge
 from scanmax.ops.reference.cross_scan import multi_scale_scan as multi_scale_scan
-from scanmax.ops.reference.cyclic_shift import (
-    multi_directional_cyclic_shift as multi_directional_cyclic_shift,
-)
 from scanmax.ops.reference.delta_rule import delta_rule as delta_rule
 from scanmax.ops.reference.delta_rule import delta_rule_matrix as delta_rule_matrix
 from scanmax.ops.reference.delta_rule import delta_rule_step as delta_rule_step
@@ -152,13 +144,53 @@ from scanmax.ops.reference.linear_attention import (
     linear_attention_matrix as linear_attention_matrix,
 )
 from scanmax.ops.reference.linear_attention import linear_attention_step as linear_attention_step
-from scanmax.ops.reference.lkca import lkca as lkca
-from scanmax.ops.reference.lkca import lkca_matrix as lkca_matrix
-from scanmax.ops.reference.local_attention import msa_conv as msa_conv
-from scanmax.ops.reference.local_attention import msa_conv_matrix as msa_conv_matrix
-from scanmax.ops.reference.local_attention import neighborhood_attention as neighborhood_attention
-from scanmax.ops.reference.local_attention import (
+from scanmax.ops.reference.local.aggregated import aggregated_attention as aggregated_attention
+from scanmax.ops.reference.local.aggregated import (
+    aggregated_attention_matrix as aggregated_attention_matrix,
+)
+from scanmax.ops.reference.local.conv_additive import (
+    conv_additive_attention as conv_additive_attention,
+)
+from scanmax.ops.reference.local.cyclic_shift import (
+    multi_directional_cyclic_shift as multi_directional_cyclic_shift,
+)
+from scanmax.ops.reference.local.lkca import lkca as lkca
+from scanmax.ops.reference.local.lkca import lkca_matrix as lkca_matrix
+from scanmax.ops.reference.local.neighborhood import msa_conv as msa_conv
+from scanmax.ops.reference.local.neighborhood import msa_conv_matrix as msa_conv_matrix
+from scanmax.ops.reference.local.neighborhood import (
+    neighborhood_attention as neighborhood_attention,
+)
+from scanmax.ops.reference.local.neighborhood import (
     neighborhood_attention_matrix as neighborhood_attention_matrix,
+)
+from scanmax.ops.reference.local.per_head_window import (
+    per_head_window_attention as per_head_window_attention,
+)
+from scanmax.ops.reference.local.per_head_window import (
+    per_head_window_attention_matrix as per_head_window_attention_matrix,
+)
+from scanmax.ops.reference.local.per_head_window import (
+    per_head_window_attention_step as per_head_window_attention_step,
+)
+from scanmax.ops.reference.local.pooled import pool_tokens as pool_tokens
+from scanmax.ops.reference.local.pooled import (
+    spatial_reduction_attention as spatial_reduction_attention,
+)
+from scanmax.ops.reference.local.pooled import (
+    spatial_reduction_attention_matrix as spatial_reduction_attention_matrix,
+)
+from scanmax.ops.reference.local.sparse import sparse_attention as sparse_attention
+from scanmax.ops.reference.local.sparse import (
+    sparse_attention_matrix as sparse_attention_matrix,
+)
+from scanmax.ops.reference.local.sparse import sparse_attention_step as sparse_attention_step
+from scanmax.ops.reference.local.sparse import sparse_pattern as sparse_pattern
+from scanmax.ops.reference.local.window import halo_attention as halo_attention
+from scanmax.ops.reference.local.window import halo_attention_matrix as halo_attention_matrix
+from scanmax.ops.reference.local.window import window_attention as window_attention
+from scanmax.ops.reference.local.window import (
+    window_attention_matrix as window_attention_matrix,
 )
 from scanmax.ops.reference.long_conv import fft_conv as fft_conv
 from scanmax.ops.reference.long_conv import fft_conv_dense as fft_conv_dense
@@ -184,22 +216,6 @@ from scanmax.ops.reference.norm import gated_rms_norm as gated_rms_norm
 from scanmax.ops.reference.norm import group_norm as group_norm
 from scanmax.ops.reference.norm import layer_norm as layer_norm
 from scanmax.ops.reference.norm import rms_norm as rms_norm
-from scanmax.ops.reference.per_head_window import (
-    per_head_window_attention as per_head_window_attention,
-)
-from scanmax.ops.reference.per_head_window import (
-    per_head_window_attention_matrix as per_head_window_attention_matrix,
-)
-from scanmax.ops.reference.per_head_window import (
-    per_head_window_attention_step as per_head_window_attention_step,
-)
-from scanmax.ops.reference.pooled_attention import pool_tokens as pool_tokens
-from scanmax.ops.reference.pooled_attention import (
-    spatial_reduction_attention as spatial_reduction_attention,
-)
-from scanmax.ops.reference.pooled_attention import (
-    spatial_reduction_attention_matrix as spatial_reduction_attention_matrix,
-)
 from scanmax.ops.reference.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
 from scanmax.ops.reference.position import fourier_positions as fourier_positions
 from scanmax.ops.reference.position import resample_positions as resample_positions
@@ -238,12 +254,6 @@ from scanmax.ops.reference.softmax.softmax import softmax as softmax
 from scanmax.ops.reference.softmax.softmax import stablemax as stablemax
 from scanmax.ops.reference.softmax.sparse import entmax15 as entmax15
 from scanmax.ops.reference.softmax.sparse import sparsemax as sparsemax
-from scanmax.ops.reference.sparse_attention import sparse_attention as sparse_attention
-from scanmax.ops.reference.sparse_attention import (
-    sparse_attention_matrix as sparse_attention_matrix,
-)
-from scanmax.ops.reference.sparse_attention import sparse_attention_step as sparse_attention_step
-from scanmax.ops.reference.sparse_attention import sparse_pattern as sparse_pattern
 from scanmax.ops.reference.ssm import nc_ssd as nc_ssd
 from scanmax.ops.reference.ssm import nc_ssd_matrix as nc_ssd_matrix
 from scanmax.ops.reference.ssm import ssd as ssd
@@ -265,12 +275,6 @@ from scanmax.ops.reference.token_merging import merge_tokens as merge_tokens
 from scanmax.ops.reference.token_reorganize import token_reorganize as token_reorganize
 from scanmax.ops.reference.token_shift import quarter_shift as quarter_shift
 from scanmax.ops.reference.token_shift import token_shift as token_shift
-from scanmax.ops.reference.window_attention import halo_attention as halo_attention
-from scanmax.ops.reference.window_attention import halo_attention_matrix as halo_attention_matrix
-from scanmax.ops.reference.window_attention import window_attention as window_attention
-from scanmax.ops.reference.window_attention import (
-    window_attention_matrix as window_attention_matrix,
-)
 from scanmax.ops.reference.wkv import wkv as wkv
 from scanmax.ops.reference.wkv import wkv_matrix as wkv_matrix
 from scanmax.ops.reference.wkv import wkv_step as wkv_step

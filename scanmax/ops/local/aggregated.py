@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from scanmax.ops.attention.dot_product import scale_of
 from scanmax.ops.attention.normalizer import Normalizer, get_normalizer
 from scanmax.ops.contract import check_shape, op, require
-from scanmax.ops.local_blocks import (
+from scanmax.ops.local.blocks import (
     Offsets,
     Terms,
     as_maps,
@@ -17,7 +17,7 @@ from scanmax.ops.local_blocks import (
     check_table,
     matrix_of,
 )
-from scanmax.ops.local_patterns import pair
+from scanmax.ops.local.patterns import pair
 
 Pair = int | tuple[int, int]
 

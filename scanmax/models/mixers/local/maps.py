@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from scanmax import ops
 from scanmax.models.layers import normal_init, partitioned
 from scanmax.models.mixers.base import Mixer
-from scanmax.ops.local_blocks import matrix_of
+from scanmax.ops.local.blocks import matrix_of
 
 Pair = int | tuple[int, int]
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from scanmax.ops.attention.dot_product import scale_of
 from scanmax.ops.attention.normalizer import Normalizer, get_normalizer
 from scanmax.ops.contract import check_choice, check_shape, op, require
-from scanmax.ops.local_blocks import (
+from scanmax.ops.local.blocks import (
     Terms,
     as_maps,
     attend_blocks,
@@ -21,7 +21,7 @@ from scanmax.ops.local_blocks import (
     count,
     matrix_of,
 )
-from scanmax.ops.local_patterns import cut, halo_axis, pair, window_axis
+from scanmax.ops.local.patterns import cut, halo_axis, pair, window_axis
 
 Pair = int | tuple[int, int]
 

@@ -22,7 +22,7 @@ from scanmax.ops.contract import (
     platform,
     require,
 )
-from scanmax.ops.local_patterns import Cut
+from scanmax.ops.local.patterns import Cut
 
 
 @dataclasses.dataclass(frozen=True)

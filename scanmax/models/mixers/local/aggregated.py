@@ -17,10 +17,10 @@ from scanmax.models.layers import (
 )
 from scanmax.models.mixers.attention.position_bias import LogCpb
 from scanmax.models.mixers.base import Mixer
-from scanmax.models.mixers.local import as_pair
+from scanmax.models.mixers.local.maps import as_pair
 from scanmax.ops.attention.cosine import scaled_queries, unit_vectors
 from scanmax.ops.contract import spread
-from scanmax.ops.local_blocks import Offsets
+from scanmax.ops.local.blocks import Offsets
 from scanmax.ops.pooling import pooling_matrix
 
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from scanmax.ops.reference.local_attention import (
+from scanmax.ops.reference.local.neighborhood import (
     _around,
     _dense,
     _lookup,

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from scanmax.ops.attention.dot_product import scale_of
 from scanmax.ops.attention.normalizer import Normalizer, get_normalizer
 from scanmax.ops.contract import check_choice, op, require
-from scanmax.ops.local_blocks import (
+from scanmax.ops.local.blocks import (
     Offsets,
     Terms,
     as_maps,
@@ -22,7 +22,7 @@ from scanmax.ops.local_blocks import (
     count,
     matrix_of,
 )
-from scanmax.ops.local_patterns import cut, even_block, neighborhood_axis, pair
+from scanmax.ops.local.patterns import cut, even_block, neighborhood_axis, pair
 
 Pair = int | tuple[int, int]
 

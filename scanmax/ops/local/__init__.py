@@ -1,0 +1,1 @@
+"""Attention that reads few keys: windows, neighbourhoods, sparse patterns, pooled keys."""
