@@ -98,8 +98,6 @@ from scanmax.ops.conv import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.conv import patchify as patchify
 from scanmax.ops.conv1d import causal_conv1d as causal_conv1d
 from scanmax.ops.conv1d import causal_conv1d_step as causal_conv1d_step
-from scanmax.ops.cross_covariance import cross_covariance_attention as cross_covariance_attention
-from scanmax.ops.cross_covariance import cross_covariance_matrix as cross_covariance_matrix
 from scanmax.ops.cross_scan import cross_merge as cross_merge
 from scanmax.ops.cross_scan import cross_scan as cross_scan
 from scanmax.ops.cross_scan import multi_scale_merge as multi_scale_merge
@@ -110,20 +108,32 @@ from scanmax.ops.delta_rule import delta_rule_step as delta_rule_step
 from scanmax.ops.experts import combine_experts as combine_experts
 from scanmax.ops.experts import dispatch_to_experts as dispatch_to_experts
 from scanmax.ops.experts import expert_gates as expert_gates
-from scanmax.ops.feature_maps import FEATURE_MAPS as FEATURE_MAPS
-from scanmax.ops.feature_maps import orthogonal_random_features as orthogonal_random_features
-from scanmax.ops.feature_maps import positive_random_features as positive_random_features
 from scanmax.ops.hyper_zzw import hyper_zzw as hyper_zzw
-from scanmax.ops.inline_attention import inline_attention as inline_attention
-from scanmax.ops.inline_attention import inline_attention_matrix as inline_attention_matrix
-from scanmax.ops.inline_attention import inline_attention_step as inline_attention_step
 from scanmax.ops.kmeans_attention import kmeans_cross_attention as kmeans_cross_attention
 from scanmax.ops.kmeans_attention import (
     kmeans_cross_attention_matrix as kmeans_cross_attention_matrix,
 )
-from scanmax.ops.linear_attention import linear_attention as linear_attention
-from scanmax.ops.linear_attention import linear_attention_matrix as linear_attention_matrix
-from scanmax.ops.linear_attention import linear_attention_step as linear_attention_step
+from scanmax.ops.linear.attention import linear_attention as linear_attention
+from scanmax.ops.linear.attention import linear_attention_matrix as linear_attention_matrix
+from scanmax.ops.linear.attention import linear_attention_step as linear_attention_step
+from scanmax.ops.linear.cross_covariance import (
+    cross_covariance_attention as cross_covariance_attention,
+)
+from scanmax.ops.linear.cross_covariance import cross_covariance_matrix as cross_covariance_matrix
+from scanmax.ops.linear.feature_maps import FEATURE_MAPS as FEATURE_MAPS
+from scanmax.ops.linear.feature_maps import orthogonal_random_features as orthogonal_random_features
+from scanmax.ops.linear.feature_maps import positive_random_features as positive_random_features
+from scanmax.ops.linear.inline import inline_attention as inline_attention
+from scanmax.ops.linear.inline import inline_attention_matrix as inline_attention_matrix
+from scanmax.ops.linear.inline import inline_attention_step as inline_attention_step
+from scanmax.ops.linear.mala import mala_attention as mala_attention
+from scanmax.ops.linear.mala import mala_attention_matrix as mala_attention_matrix
+from scanmax.ops.linear.mala import mala_attention_step as mala_attention_step
+from scanmax.ops.linear.rala import rala_attention as rala_attention
+from scanmax.ops.linear.rala import rala_attention_matrix as rala_attention_matrix
+from scanmax.ops.linear.scaling import scaling_attention as scaling_attention
+from scanmax.ops.linear.scaling import scaling_attention_matrix as scaling_attention_matrix
+from scanmax.ops.linear.scaling import scaling_attention_step as scaling_attention_step
 from scanmax.ops.local.aggregated import aggregated_attention as aggregated_attention
 from scanmax.ops.local.aggregated import (
     aggregated_attention_matrix as aggregated_attention_matrix,
@@ -168,9 +178,6 @@ from scanmax.ops.long_kernels import point_kernel as point_kernel
 from scanmax.ops.long_kernels import sgconv_kernel as sgconv_kernel
 from scanmax.ops.long_kernels import smooth_kernel as smooth_kernel
 from scanmax.ops.long_kernels import squash_kernel as squash_kernel
-from scanmax.ops.mala import mala_attention as mala_attention
-from scanmax.ops.mala import mala_attention_matrix as mala_attention_matrix
-from scanmax.ops.mala import mala_attention_step as mala_attention_step
 from scanmax.ops.modal_ssm import hankel_order as hankel_order
 from scanmax.ops.modal_ssm import hankel_singular_values as hankel_singular_values
 from scanmax.ops.modal_ssm import modal_ssm as modal_ssm
@@ -191,11 +198,6 @@ from scanmax.ops.position import rotary as rotary
 from scanmax.ops.position import rotary_2d as rotary_2d
 from scanmax.ops.position import sincos_1d as sincos_1d
 from scanmax.ops.position import sincos_2d as sincos_2d
-from scanmax.ops.rala import rala_attention as rala_attention
-from scanmax.ops.rala import rala_attention_matrix as rala_attention_matrix
-from scanmax.ops.scaling_attention import scaling_attention as scaling_attention
-from scanmax.ops.scaling_attention import scaling_attention_matrix as scaling_attention_matrix
-from scanmax.ops.scaling_attention import scaling_attention_step as scaling_attention_step
 from scanmax.ops.scan import diagonal_scan as diagonal_scan
 from scanmax.ops.selective_scan import selective_scan as selective_scan
 from scanmax.ops.selective_scan import selective_scan_matrix as selective_scan_matrix

@@ -10,9 +10,9 @@ LEDGER = (
         "authors' code; not the windowed form or the InLine models",
         where=("scanmax.ops.inline_attention", "scanmax.models.mixers.Inline"),
         tests=(
-            "tests/ops/test_linear_normalisations.py::InlineAttentionTest",
-            "tests/ops/test_linear_normalisations.py::test_matrices",
-            "tests/models/test_linear_mixers.py::test_the_image_chooses_the_taps_of_its_values",
+            "tests/ops/linear/test_normalisations.py::InlineAttentionTest",
+            "tests/ops/linear/test_normalisations.py::test_matrices",
+            "tests/models/mixers/linear/test_fused.py::test_the_image_chooses_the_taps_of_its_values",
             "tests/test_claims.py",
         ),
         reproduced="rows sum to one; q and 2 q collide in linear attention, not here: "
@@ -26,9 +26,9 @@ LEDGER = (
         "models",
         where=("scanmax.ops.mala_attention", "scanmax.models.mixers.Mala"),
         tests=(
-            "tests/ops/test_linear_normalisations.py::MalaAttentionTest",
-            "tests/ops/test_linear_normalisations.py::test_the_released_order_of_operations",
-            "tests/models/test_linear_mixers.py",
+            "tests/ops/linear/test_normalisations.py::MalaAttentionTest",
+            "tests/ops/linear/test_normalisations.py::test_the_released_order_of_operations",
+            "tests/models/mixers/linear/test_fused.py",
             "tests/test_claims.py",
         ),
         reproduced="rows sum to one and sharpen with the query, linear attention's do not: "
@@ -45,8 +45,8 @@ LEDGER = (
             "scanmax.models.mixers.GatedAttention",
         ),
         tests=(
-            "tests/ops/test_linear_normalisations.py::RalaAttentionTest",
-            "tests/models/test_linear_mixers.py",
+            "tests/ops/linear/test_normalisations.py::RalaAttentionTest",
+            "tests/models/mixers/linear/test_fused.py",
             "tests/test_claims.py",
         ),
         reproduced="rank of the outputs of linear attention, RALA and softmax, on random tokens: "
@@ -96,7 +96,7 @@ LEDGER = (
         "class attention or the models",
         where=("scanmax.ops.cross_covariance_attention", "scanmax.models.mixers.CrossCovariance"),
         tests=(
-            "tests/ops/test_cross_covariance.py::CrossCovarianceAttentionTest",
+            "tests/ops/linear/test_cross_covariance.py::CrossCovarianceAttentionTest",
             "tests/parity/test_xcit_parity.py",
         ),
         reproduced="time linear in the tokens: benchmarks claims time-slopes",
@@ -120,7 +120,7 @@ LEDGER = (
         tests=(
             "tests/data/test_sequence_tasks.py::test_recalled_values_are_those_after_the_keys",
             "tests/ops/test_delta_rule.py",
-            "tests/models/test_recurrent_mixers.py",
+            "tests/models/mixers/linear/test_recurrent.py",
             "tests/parity/test_delta_rule_parity.py",
             "tests/test_claims.py",
         ),

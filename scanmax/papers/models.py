@@ -190,7 +190,7 @@ LEDGER = (
             "scanmax.ops.orthogonal_random_features",
             "scanmax.models.mixers.Performer",
         ),
-        tests=("tests/ops/test_feature_maps.py", "tests/test_claims.py"),
+        tests=("tests/ops/linear/test_feature_maps.py", "tests/test_claims.py"),
         reproduced="the error falls as about one over the root of the features: "
         "benchmarks claims performer-error",
     ),

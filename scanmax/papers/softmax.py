@@ -66,7 +66,7 @@ LEDGER = (
             "tests/ops/softmax/test_positive.py",
             "tests/ops/attention/test_normalizer.py",
             "tests/ops/attention/test_heterogeneous.py",
-            "tests/ops/test_scaling_attention.py",
+            "tests/ops/linear/test_scaling.py",
         ),
         reproduced="rows of ReLU softmax sum to 1 or 0",
     ),

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 from scanmax.ops.attention.dot_product import attention_matrix, dot_product_attention
 from scanmax.ops.attention.normalizer import ReluSoftmax
 from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, op, require
-from scanmax.ops.scaling_attention import scaling_attention, scaling_attention_matrix
+from scanmax.ops.linear.scaling import scaling_attention, scaling_attention_matrix
 
 
 def _share(query, key, alpha, dtype):

@@ -23,8 +23,8 @@ from scanmax.ops.contract import (
     require,
     vary_together,
 )
-from scanmax.ops.feature_maps import check_feature_map, features
-from scanmax.ops.linear_attention import linear_attention
+from scanmax.ops.linear.attention import linear_attention
+from scanmax.ops.linear.feature_maps import check_feature_map, features
 from scanmax.ops.recurrence import repeat_groups
 from scanmax.ops.scan import diagonal_scan
 from scanmax.ops.selective_scan import selective_scan

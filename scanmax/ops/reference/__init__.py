@@ -109,12 +109,6 @@ from scanmax.ops.reference.conv import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.reference.conv import patchify as patchify
 from scanmax.ops.reference.conv1d import causal_conv1d as causal_conv1d
 from scanmax.ops.reference.conv1d import causal_conv1d_step as causal_conv1d_step
-from scanmax.ops.reference.cross_covariance import (
-    cross_covariance_attention as cross_covariance_attention,
-)
-from scanmax.ops.reference.cross_covariance import (
-    cross_covariance_matrix as cross_covariance_matrix,
-)
 from scanmax.ops.reference.cross_scan import cross_merge as cross_merge
 from scanmax.ops.reference.cross_scan import cross_scan as cross_scan
 from scanmax.ops.reference.cross_scan import multi_scale_merge as multi_scale_merge
@@ -125,25 +119,43 @@ from scanmax.ops.reference.delta_rule import delta_rule_step as delta_rule_step
 from scanmax.ops.reference.experts import combine_experts as combine_experts
 from scanmax.ops.reference.experts import dispatch_to_experts as dispatch_to_experts
 from scanmax.ops.reference.experts import expert_gates as expert_gates
-from scanmax.ops.reference.feature_maps import (
-    orthogonal_random_features as orthogonal_random_features,
-)
-from scanmax.ops.reference.feature_maps import positive_random_features as positive_random_features
 from scanmax.ops.reference.hyper_zzw import hyper_zzw as hyper_zzw
-from scanmax.ops.reference.inline_attention import inline_attention as inline_attention
-from scanmax.ops.reference.inline_attention import (
-    inline_attention_matrix as inline_attention_matrix,
-)
-from scanmax.ops.reference.inline_attention import inline_attention_step as inline_attention_step
 from scanmax.ops.reference.kmeans_attention import kmeans_cross_attention as kmeans_cross_attention
 from scanmax.ops.reference.kmeans_attention import (
     kmeans_cross_attention_matrix as kmeans_cross_attention_matrix,
 )
-from scanmax.ops.reference.linear_attention import linear_attention as linear_attention
-from scanmax.ops.reference.linear_attention import (
+from scanmax.ops.reference.linear.attention import linear_attention as linear_attention
+from scanmax.ops.reference.linear.attention import (
     linear_attention_matrix as linear_attention_matrix,
 )
-from scanmax.ops.reference.linear_attention import linear_attention_step as linear_attention_step
+from scanmax.ops.reference.linear.attention import linear_attention_step as linear_attention_step
+from scanmax.ops.reference.linear.cross_covariance import (
+    cross_covariance_attention as cross_covariance_attention,
+)
+from scanmax.ops.reference.linear.cross_covariance import (
+    cross_covariance_matrix as cross_covariance_matrix,
+)
+from scanmax.ops.reference.linear.feature_maps import (
+    orthogonal_random_features as orthogonal_random_features,
+)
+from scanmax.ops.reference.linear.feature_maps import (
+    positive_random_features as positive_random_features,
+)
+from scanmax.ops.reference.linear.inline import inline_attention as inline_attention
+from scanmax.ops.reference.linear.inline import (
+    inline_attention_matrix as inline_attention_matrix,
+)
+from scanmax.ops.reference.linear.inline import inline_attention_step as inline_attention_step
+from scanmax.ops.reference.linear.mala import mala_attention as mala_attention
+from scanmax.ops.reference.linear.mala import mala_attention_matrix as mala_attention_matrix
+from scanmax.ops.reference.linear.mala import mala_attention_step as mala_attention_step
+from scanmax.ops.reference.linear.rala import rala_attention as rala_attention
+from scanmax.ops.reference.linear.rala import rala_attention_matrix as rala_attention_matrix
+from scanmax.ops.reference.linear.scaling import scaling_attention as scaling_attention
+from scanmax.ops.reference.linear.scaling import (
+    scaling_attention_matrix as scaling_attention_matrix,
+)
+from scanmax.ops.reference.linear.scaling import scaling_attention_step as scaling_attention_step
 from scanmax.ops.reference.local.aggregated import aggregated_attention as aggregated_attention
 from scanmax.ops.reference.local.aggregated import (
     aggregated_attention_matrix as aggregated_attention_matrix,
@@ -200,9 +212,6 @@ from scanmax.ops.reference.long_kernels import point_kernel as point_kernel
 from scanmax.ops.reference.long_kernels import sgconv_kernel as sgconv_kernel
 from scanmax.ops.reference.long_kernels import smooth_kernel as smooth_kernel
 from scanmax.ops.reference.long_kernels import squash_kernel as squash_kernel
-from scanmax.ops.reference.mala import mala_attention as mala_attention
-from scanmax.ops.reference.mala import mala_attention_matrix as mala_attention_matrix
-from scanmax.ops.reference.mala import mala_attention_step as mala_attention_step
 from scanmax.ops.reference.modal_ssm import hankel_order as hankel_order
 from scanmax.ops.reference.modal_ssm import hankel_singular_values as hankel_singular_values
 from scanmax.ops.reference.modal_ssm import modal_ssm as modal_ssm
@@ -223,13 +232,6 @@ from scanmax.ops.reference.position import rotary as rotary
 from scanmax.ops.reference.position import rotary_2d as rotary_2d
 from scanmax.ops.reference.position import sincos_1d as sincos_1d
 from scanmax.ops.reference.position import sincos_2d as sincos_2d
-from scanmax.ops.reference.rala import rala_attention as rala_attention
-from scanmax.ops.reference.rala import rala_attention_matrix as rala_attention_matrix
-from scanmax.ops.reference.scaling_attention import scaling_attention as scaling_attention
-from scanmax.ops.reference.scaling_attention import (
-    scaling_attention_matrix as scaling_attention_matrix,
-)
-from scanmax.ops.reference.scaling_attention import scaling_attention_step as scaling_attention_step
 from scanmax.ops.reference.scan import diagonal_scan as diagonal_scan
 from scanmax.ops.reference.selective_scan import selective_scan as selective_scan
 from scanmax.ops.reference.selective_scan import selective_scan_matrix as selective_scan_matrix

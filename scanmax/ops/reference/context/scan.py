@@ -1,6 +1,6 @@
 """Scans of sequences that are split over devices: the equations know of no devices."""
 
-from scanmax.ops.reference.linear_attention import linear_attention
+from scanmax.ops.reference.linear.attention import linear_attention
 from scanmax.ops.reference.scan import diagonal_scan
 from scanmax.ops.reference.selective_scan import selective_scan
 from scanmax.ops.reference.ssm import ssd

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from scanmax import ops
 from scanmax.models.layers import Conv, Dense, at_least_float32
 from scanmax.models.mixers.base import Mixer
-from scanmax.models.mixers.linear_attention import attend
+from scanmax.models.mixers.linear.attention import attend
 
 
 class GatedAttention(Mixer):

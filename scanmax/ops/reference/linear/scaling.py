@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from scanmax.ops.contract import accumulator_dtype
-from scanmax.ops.reference.linear_order import apply_matrix, by_token, pairs, seen, sums
+from scanmax.ops.reference.linear.order import apply_matrix, by_token, pairs, seen, sums
 
 
 def scaling_attention(

@@ -17,7 +17,7 @@ from scanmax.ops.contract import (
     require,
     require_causal_states,
 )
-from scanmax.ops.feature_maps import check_feature_map, feature_width, features
+from scanmax.ops.linear.feature_maps import check_feature_map, feature_width, features
 from scanmax.ops.recurrence import (
     decayed_products,
     flat_batch,

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax.ops import linear_order
 from scanmax.ops.contract import (
     accumulator_dtype,
     check_choice,
@@ -14,7 +13,8 @@ from scanmax.ops.contract import (
     check_shape,
     op,
 )
-from scanmax.ops.feature_maps import check_feature_map, features
+from scanmax.ops.linear import order
+from scanmax.ops.linear.feature_maps import check_feature_map, features
 
 
 @op("feature_map", "epsilon", "form", "precision", "implementation")
@@ -83,8 +83,8 @@ def rala_attention(
     check_shape("gate", gate, value.shape, "the shape of value")
     dtype = value.dtype
     query, key, turned = _weighed(query, key, turned_query, turned_key, feature_map, scale)
-    linear_order.check(query, key, value, turned=turned)
-    y, _ = linear_order.attend(
+    order.check(query, key, value, turned=turned)
+    y, _ = order.attend(
         _rule(epsilon),
         query,
         key,
@@ -144,17 +144,17 @@ def rala_attention_matrix(
     check_feature_map(feature_map)
     dtype = query.dtype
     query, key, turned = _weighed(query, key, turned_query, turned_key, feature_map, scale)
-    linear_order.check(query, key, None, turned=turned)
-    return linear_order.weights(
+    order.check(query, key, None, turned=turned)
+    return order.weights(
         _rule(epsilon), query, key, turned=turned, average=True, precision=precision
     ).astype(dtype)
 
 
 def _weighed(query, key, turned_query, turned_key, feature_map, scale):
     """phi(q), alpha phi(k), and the turned pair with its keys weighed alike."""
-    scale = linear_order.default_scale(scale, query)
+    scale = order.default_scale(scale, query)
     query, key = features(query, feature_map), features(key, feature_map)
-    linear_order.check(query, key, None, turned=(turned_query, turned_key))
+    order.check(query, key, None, turned=(turned_query, turned_key))
     dtype = accumulator_dtype(query, key)
     mean = query.mean(-3, keepdims=True, dtype=dtype)
     logits = (mean * key.astype(dtype)).sum(-1, keepdims=True) * scale  # [*B, T, H, 1]

@@ -21,7 +21,7 @@ from scanmax.models.layers import (
     partitioned,
 )
 from scanmax.models.mixers.base import Mixer, filter_past
-from scanmax.models.mixers.linear_attention import attend
+from scanmax.models.mixers.linear.attention import attend
 from scanmax.models.mixers.ssm import rate_init, step_init
 from scanmax.ops.contract import spread
 

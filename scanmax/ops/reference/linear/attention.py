@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from scanmax.ops.contract import accumulator_dtype, align
-from scanmax.ops.reference.feature_maps import features
+from scanmax.ops.reference.linear.feature_maps import features
 from scanmax.ops.reference.segments import in_one_segment
 
 

@@ -2,8 +2,8 @@
 
 from jaxtyping import Array, Float
 
-from scanmax.ops import linear_order
 from scanmax.ops.contract import op
+from scanmax.ops.linear import order
 
 
 @op("is_causal", "return_state", "form", "chunk_size", "precision", "implementation")
@@ -59,7 +59,7 @@ def scaling_attention(
 
     Reference: mpcvit
     """
-    return linear_order.attention(
+    return order.attention(
         "scaling_attention",
         _rule,
         query,
@@ -115,7 +115,7 @@ def scaling_attention_step(
     Reference: mpcvit
     """
     options = {"scale": scale, "average": True, "precision": precision}
-    return linear_order.attention_step(_rule, state, query, key, value, **options)
+    return order.attention_step(_rule, state, query, key, value, **options)
 
 
 @op("is_causal", "precision")
@@ -155,7 +155,7 @@ def scaling_attention_matrix(
     Reference: mpcvit
     """
     options = {"scale": scale, "average": True, "precision": precision}
-    return linear_order.attention_matrix(_rule, query, key, is_causal=is_causal, **options)
+    return order.attention_matrix(_rule, query, key, is_causal=is_causal, **options)
 
 
 def _rule(total, count):

@@ -19,7 +19,7 @@ from scanmax.models.layers import (
     partitioned,
 )
 from scanmax.models.mixers.base import Mixer
-from scanmax.models.mixers.linear_attention import attend
+from scanmax.models.mixers.linear.attention import attend
 
 
 class Fused(Mixer):

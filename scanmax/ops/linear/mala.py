@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax.ops import linear_order
 from scanmax.ops.contract import op
+from scanmax.ops.linear import order
 
 
 @op(
@@ -87,7 +87,7 @@ def mala_attention(
 
     Reference: mala-magnitude-aware-linear-attention
     """
-    return linear_order.attention(
+    return order.attention(
         "mala_attention",
         _rule(epsilon),
         query,
@@ -156,7 +156,7 @@ def mala_attention_step(
     """
     options = {"feature_map": feature_map, "scale": scale, "average": average}
     options |= {"turned": (turned_query, turned_key), "precision": precision}
-    return linear_order.attention_step(_rule(epsilon), state, query, key, value, **options)
+    return order.attention_step(_rule(epsilon), state, query, key, value, **options)
 
 
 @op("feature_map", "average", "epsilon", "is_causal", "precision")
@@ -207,7 +207,7 @@ def mala_attention_matrix(
     """
     options = {"feature_map": feature_map, "scale": scale, "average": average}
     options |= {"turned": (turned_query, turned_key), "precision": precision}
-    return linear_order.attention_matrix(_rule(epsilon), query, key, is_causal=is_causal, **options)
+    return order.attention_matrix(_rule(epsilon), query, key, is_causal=is_causal, **options)
 
 
 def _rule(epsilon):

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float
 
-from scanmax.ops import linear_order
 from scanmax.ops.contract import op
+from scanmax.ops.linear import order
 
 
 @op(
@@ -79,7 +79,7 @@ def inline_attention(
 
     Reference: inline-attention
     """
-    return linear_order.attention(
+    return order.attention(
         "inline_attention",
         _rule,
         query,
@@ -140,9 +140,7 @@ def inline_attention_step(
     Reference: inline-attention
     """
     options = {"feature_map": feature_map, "scale": scale, "average": average}
-    return linear_order.attention_step(
-        _rule, state, query, key, value, precision=precision, **options
-    )
+    return order.attention_step(_rule, state, query, key, value, precision=precision, **options)
 
 
 @op("feature_map", "average", "is_causal", "precision")
@@ -186,7 +184,7 @@ def inline_attention_matrix(
     Reference: inline-attention
     """
     options = {"feature_map": feature_map, "scale": scale, "average": average}
-    return linear_order.attention_matrix(
+    return order.attention_matrix(
         _rule, query, key, is_causal=is_causal, precision=precision, **options
     )
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from scanmax.ops.contract import accumulator_dtype
-from scanmax.ops.reference.feature_maps import features
-from scanmax.ops.reference.linear_order import apply_matrix, pairs
+from scanmax.ops.reference.linear.feature_maps import features
+from scanmax.ops.reference.linear.order import apply_matrix, pairs
 
 
 def rala_attention(

@@ -1,0 +1,1 @@
+"""Attention in linear order: feature maps, and what stands for the softmax sum."""
