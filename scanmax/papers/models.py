@@ -49,10 +49,10 @@ LEDGER = (
             "scanmax.models.mixers.MambaBidirectional",
         ),
         tests=(
-            "tests/ops/test_ssm.py::SelectiveScanTest",
-            "tests/ops/test_ssm.py::SelectiveScanMatrixTest",
-            "tests/ops/test_ssm.py::SsdMatrixTest",
-            "tests/models/test_scan_mixers.py::test_the_sown_matrix_is_what_the_scans_apply",
+            "tests/ops/scan/test_ssd.py::SelectiveScanTest",
+            "tests/ops/scan/test_ssd.py::SelectiveScanMatrixTest",
+            "tests/ops/scan/test_ssd.py::SsdMatrixTest",
+            "tests/models/mixers/scan/test_scans.py::test_the_sown_matrix_is_what_the_scans_apply",
             "tests/test_claims.py",
         ),
         reproduced="scan, recurrence and attention matrix of one layer give equal outputs: "
@@ -92,8 +92,8 @@ LEDGER = (
             "scanmax.models.mamba2.Mamba2LM",
         ),
         tests=(
-            "tests/ops/test_ssm.py::SsdTest",
-            "tests/ops/test_ssm.py::test_duality_ssd_is_linear_attention",
+            "tests/ops/scan/test_ssd.py::SsdTest",
+            "tests/ops/scan/test_ssd.py::test_duality_ssd_is_linear_attention",
             "tests/models/test_mamba2.py",
             "tests/models/test_weights.py::test_original_mamba2_names",
             "tests/parity/test_mamba2_parity.py",
@@ -119,10 +119,10 @@ LEDGER = (
             "scanmax.models.tsm2.Tsm2",
         ),
         tests=(
-            "tests/ops/test_cross_scan.py::CrossScanTest",
-            "tests/ops/test_cross_scan.py::CrossMergeTest",
+            "tests/ops/scan/test_cross.py::CrossScanTest",
+            "tests/ops/scan/test_cross.py::CrossMergeTest",
             "tests/models/test_mambamixer.py",
-            "tests/models/test_scan_mixers.py",
+            "tests/models/mixers/scan/test_scans.py",
             "tests/models/test_tsm2.py",
         ),
         reproduced="series that depend on each other are forecast better together: benchmarks "
@@ -140,9 +140,9 @@ LEDGER = (
             "scanmax.models.msvmamba.MsVMamba",
         ),
         tests=(
-            "tests/ops/test_cross_scan.py",
+            "tests/ops/scan/test_cross.py",
             "tests/models/test_msvmamba.py::MsVMambaSuite",
-            "tests/models/test_scan_mixers.py",
+            "tests/models/mixers/scan/test_scans.py",
             "tests/test_claims.py",
         ),
         reproduced="1.75 T tokens instead of 4 T: benchmarks claims multi-scale-tokens, and what "
@@ -205,14 +205,14 @@ LEDGER = (
             "scanmax.models.vssd.Vssd",
         ),
         tests=(
-            "tests/ops/test_ssm.py::NonCausalSsdTest",
-            "tests/ops/test_ssm.py::NonCausalSsdMatrixTest",
-            "tests/ops/test_ssm.py::"
+            "tests/ops/scan/test_ssd.py::NonCausalSsdTest",
+            "tests/ops/scan/test_ssd.py::NonCausalSsdMatrixTest",
+            "tests/ops/scan/test_ssd.py::"
             "test_non_causal_is_both_directions_without_decay_less_the_diagonal",
-            "tests/ops/test_ssm.py::test_non_causal_does_not_know_the_order_of_tokens",
+            "tests/ops/scan/test_ssd.py::test_non_causal_does_not_know_the_order_of_tokens",
             "tests/models/test_vssd.py::VssdSuite",
             "tests/models/test_vssd.py::GoldenTest",
-            "tests/ops/test_cross_scan.py::test_nc_ssd_is_what_all_scans_become_without_decay",
+            "tests/ops/scan/test_cross.py::test_nc_ssd_is_what_all_scans_become_without_decay",
             "tests/test_claims.py",
         ),
         reproduced="both directions of the scan, and four, collapse into one global sum, which no "

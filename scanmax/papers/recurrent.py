@@ -16,9 +16,9 @@ LEDGER = (
             "scanmax.models.mixers.Wkv",
         ),
         tests=(
-            "tests/ops/test_wkv.py::WkvTest",
-            "tests/ops/test_wkv.py::BidirectionalWkvTest",
-            "tests/ops/test_wkv.py::QuarterShiftTest",
+            "tests/ops/scan/test_wkv.py::WkvTest",
+            "tests/ops/scan/test_wkv.py::BidirectionalWkvTest",
+            "tests/ops/scan/test_wkv.py::QuarterShiftTest",
             "tests/parity/test_rwkv_parity.py",
             "tests/models/mixers/test_mixers.py",
             "tests/test_claims.py",
@@ -40,7 +40,7 @@ LEDGER = (
             "scanmax.train.distill.distill_filter",
         ),
         tests=(
-            "tests/ops/test_modal_ssm.py",
+            "tests/ops/scan/test_modal.py",
             "tests/train/test_distill.py",
             "tests/test_claims.py",
         ),
@@ -63,8 +63,8 @@ LEDGER = (
             "scanmax.models.mixers.Wkv6",
         ),
         tests=(
-            "tests/ops/test_wkv.py::Wkv6Test",
-            "tests/ops/test_wkv.py::TokenShiftTest",
+            "tests/ops/scan/test_wkv.py::Wkv6Test",
+            "tests/ops/scan/test_wkv.py::TokenShiftTest",
             "tests/models/mixers/test_mixers.py",
             "tests/test_claims.py",
         ),

@@ -22,9 +22,6 @@ from scanmax.models.mixers.continuous import CkConv as CkConv
 from scanmax.models.mixers.continuous import ContinuousConv as ContinuousConv
 from scanmax.models.mixers.continuous import FlexConv as FlexConv
 from scanmax.models.mixers.continuous import SmpConv as SmpConv
-from scanmax.models.mixers.cross_scan import Mamba2FourWay as Mamba2FourWay
-from scanmax.models.mixers.cross_scan import MambaBidirectional as MambaBidirectional
-from scanmax.models.mixers.cross_scan import MambaFourWay as MambaFourWay
 from scanmax.models.mixers.hyper_zzw import HyperZzw as HyperZzw
 from scanmax.models.mixers.linear.attention import LinearAttention as LinearAttention
 from scanmax.models.mixers.linear.fused import CrossCovariance as CrossCovariance
@@ -56,17 +53,20 @@ from scanmax.models.mixers.long_conv import BaseConv as BaseConv
 from scanmax.models.mixers.long_conv import Hyena as Hyena
 from scanmax.models.mixers.long_conv import LongConv as LongConv
 from scanmax.models.mixers.long_conv import SgConv as SgConv
-from scanmax.models.mixers.mamba import Mamba as Mamba
-from scanmax.models.mixers.mamba2 import Mamba2 as Mamba2
-from scanmax.models.mixers.multi_scale import MambaMultiScale as MambaMultiScale
-from scanmax.models.mixers.selective_channel import SelectiveChannel as SelectiveChannel
+from scanmax.models.mixers.scan.cross import Mamba2FourWay as Mamba2FourWay
+from scanmax.models.mixers.scan.cross import MambaBidirectional as MambaBidirectional
+from scanmax.models.mixers.scan.cross import MambaFourWay as MambaFourWay
+from scanmax.models.mixers.scan.mamba import Mamba as Mamba
+from scanmax.models.mixers.scan.mamba2 import Mamba2 as Mamba2
+from scanmax.models.mixers.scan.multi_scale import MambaMultiScale as MambaMultiScale
+from scanmax.models.mixers.scan.selective_channel import SelectiveChannel as SelectiveChannel
+from scanmax.models.mixers.scan.ssd import NcSsd as NcSsd
+from scanmax.models.mixers.scan.ssd import Ssd as Ssd
+from scanmax.models.mixers.scan.wkv import Wkv as Wkv
+from scanmax.models.mixers.scan.wkv import Wkv6 as Wkv6
 from scanmax.models.mixers.slots import ContextCluster as ContextCluster
 from scanmax.models.mixers.slots import Slots as Slots
 from scanmax.models.mixers.slots import VisualTokens as VisualTokens
-from scanmax.models.mixers.ssm import NcSsd as NcSsd
-from scanmax.models.mixers.ssm import Ssd as Ssd
-from scanmax.models.mixers.wkv import Wkv as Wkv
-from scanmax.models.mixers.wkv import Wkv6 as Wkv6
 
 MIXERS: dict[str, type[Mixer]] = {
     "aggregated": AggregatedAttention,

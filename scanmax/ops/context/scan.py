@@ -25,10 +25,10 @@ from scanmax.ops.contract import (
 )
 from scanmax.ops.linear.attention import linear_attention
 from scanmax.ops.linear.feature_maps import check_feature_map, features
-from scanmax.ops.recurrence import repeat_groups
-from scanmax.ops.scan import diagonal_scan
-from scanmax.ops.selective_scan import selective_scan
-from scanmax.ops.ssm import ssd, time_steps
+from scanmax.ops.scan.diagonal import diagonal_scan
+from scanmax.ops.scan.recurrence import repeat_groups
+from scanmax.ops.scan.selective import selective_scan
+from scanmax.ops.scan.ssd import ssd, time_steps
 
 Mesh = jax.sharding.Mesh
 

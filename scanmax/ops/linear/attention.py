@@ -18,7 +18,7 @@ from scanmax.ops.contract import (
     require_causal_states,
 )
 from scanmax.ops.linear.feature_maps import check_feature_map, feature_width, features
-from scanmax.ops.recurrence import (
+from scanmax.ops.scan.recurrence import (
     decayed_products,
     flat_batch,
     forget,

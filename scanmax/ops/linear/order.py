@@ -28,7 +28,7 @@ from scanmax.ops.contract import (
     require_causal_states,
 )
 from scanmax.ops.linear.feature_maps import check_feature_map, features
-from scanmax.ops.recurrence import flat_batch, run
+from scanmax.ops.scan.recurrence import flat_batch, run
 from scanmax.ops.segments import FORMS
 
 

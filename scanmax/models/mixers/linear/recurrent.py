@@ -22,7 +22,7 @@ from scanmax.models.layers import (
 )
 from scanmax.models.mixers.base import Mixer, filter_past
 from scanmax.models.mixers.linear.attention import attend
-from scanmax.models.mixers.ssm import rate_init, step_init
+from scanmax.models.mixers.scan.ssd import rate_init, step_init
 from scanmax.ops.contract import spread
 
 

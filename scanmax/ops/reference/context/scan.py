@@ -1,9 +1,9 @@
 """Scans of sequences that are split over devices: the equations know of no devices."""
 
 from scanmax.ops.reference.linear.attention import linear_attention
-from scanmax.ops.reference.scan import diagonal_scan
-from scanmax.ops.reference.selective_scan import selective_scan
-from scanmax.ops.reference.ssm import ssd
+from scanmax.ops.reference.scan.diagonal import diagonal_scan
+from scanmax.ops.reference.scan.selective import selective_scan
+from scanmax.ops.reference.scan.ssd import ssd
 
 
 def context_diagonal_scan(decay, x, *, reverse=False, initial_state=None, return_state=False):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from scanmax.ops.contract import align, platform, unless_differentiated, vary_together
-from scanmax.ops.scan import join_blocks, join_ends, pair_decays, segment_sums
+from scanmax.ops.scan.diagonal import join_blocks, join_ends, pair_decays, segment_sums
 from scanmax.ops.segments import segment_starts
 
 # Numbers in a head's state, K V, up to which tokens one by one outrun chunks on a CPU. Forward

@@ -18,7 +18,7 @@ from scanmax.ops.contract import (
     vary_together,
 )
 from scanmax.ops.long_conv import fft_conv
-from scanmax.ops.recurrence import flat_batch
+from scanmax.ops.scan.recurrence import flat_batch
 from scanmax.ops.segments import FORMS
 
 

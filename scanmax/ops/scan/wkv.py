@@ -16,8 +16,8 @@ from scanmax.ops.contract import (
     require_causal_states,
     vary_together,
 )
-from scanmax.ops.recurrence import flat_batch
-from scanmax.ops.scan import scan_leading
+from scanmax.ops.scan.diagonal import scan_leading
+from scanmax.ops.scan.recurrence import flat_batch
 from scanmax.ops.segments import FORMS, same_segment, segment_starts
 
 # Below every level that a weight can have: the level of no weight at all.

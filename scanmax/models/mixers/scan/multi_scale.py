@@ -8,9 +8,9 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.models.channel_attention import SqueezeExcite
-from scanmax.models.mixers.cross_scan import GatedScan, PerDirection, add_prefix, split_prefix
-from scanmax.models.mixers.selective_ssm import SelectiveSsm
-from scanmax.ops.cross_scan import SMALL_DIRECTIONS
+from scanmax.models.mixers.scan.cross import GatedScan, PerDirection, add_prefix, split_prefix
+from scanmax.models.mixers.scan.selective import SelectiveSsm
+from scanmax.ops.scan.cross import SMALL_DIRECTIONS
 
 
 class MambaMultiScale(GatedScan):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from scanmax.models.mixers.cross_scan import GatedScan, PerDirection
+from scanmax.models.mixers.scan.cross import GatedScan, PerDirection
 
 
 class SelectiveChannel(GatedScan):

@@ -16,7 +16,7 @@ from scanmax.models.layers import (
     partitioned,
 )
 from scanmax.models.mixers.base import splits_tokens
-from scanmax.models.mixers.ssm import step_init
+from scanmax.models.mixers.scan.ssd import step_init
 
 
 def diagonal_init(key, shape, dtype):

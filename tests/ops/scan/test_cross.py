@@ -7,7 +7,7 @@ import pytest
 
 from scanmax import ops
 from scanmax.ops import reference
-from scanmax.ops.cross_scan import DIRECTIONS
+from scanmax.ops.scan.cross import DIRECTIONS
 from scanmax.testing import OpCase, OpSuite
 
 

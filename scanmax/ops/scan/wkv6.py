@@ -13,7 +13,7 @@ from scanmax.ops.contract import (
     op,
     require_causal_states,
 )
-from scanmax.ops.recurrence import decayed_products, flat_batch, forget, run, step
+from scanmax.ops.scan.recurrence import decayed_products, flat_batch, forget, run, step
 from scanmax.ops.segments import FORMS, same_segment, segment_starts
 
 

@@ -18,8 +18,8 @@ from scanmax.ops.contract import (
     unless_differentiated,
     vary_together,
 )
-from scanmax.ops.recurrence import flat_batch, forget, one_by_one
-from scanmax.ops.scan import join_blocks, segment_sums
+from scanmax.ops.scan.diagonal import join_blocks, segment_sums
+from scanmax.ops.scan.recurrence import flat_batch, forget, one_by_one
 from scanmax.ops.segments import FORMS
 
 

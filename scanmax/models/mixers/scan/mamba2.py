@@ -3,7 +3,7 @@
 import flax.linen as nn
 
 from scanmax.models.layers import Dense, fan_in_uniform
-from scanmax.models.mixers.ssm import Ssd
+from scanmax.models.mixers.scan.ssd import Ssd
 
 
 class Mamba2(Ssd):

@@ -11,10 +11,10 @@ from jaxtyping import Array, Float
 from scanmax import ops
 from scanmax.models.layers import LayerNorm, fan_in_uniform, partitioned
 from scanmax.models.mixers.base import Mixer
-from scanmax.models.mixers.selective_ssm import SelectiveSsm
-from scanmax.models.mixers.ssm import Ssd
+from scanmax.models.mixers.scan.selective import SelectiveSsm
+from scanmax.models.mixers.scan.ssd import Ssd
 from scanmax.ops.contract import spread
-from scanmax.ops.cross_scan import direction_names
+from scanmax.ops.scan.cross import direction_names
 
 # One module of parameters per direction: the first axis of everything is the direction.
 PerDirection = nn.vmap(

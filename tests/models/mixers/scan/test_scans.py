@@ -8,13 +8,13 @@ import pytest
 
 from scanmax import ops
 from scanmax.models.mixers import create_mixer
-from scanmax.models.mixers.cross_scan import (
+from scanmax.models.mixers.scan.cross import (
     from_sequences,
     merge_matrices,
     sequence_places,
     to_sequences,
 )
-from scanmax.models.mixers.selective_ssm import SelectiveSsm
+from scanmax.models.mixers.scan.selective import SelectiveSsm
 
 GRID, PREFIX, DIM = (2, 3), 2, 4
 TOKENS = PREFIX + GRID[0] * GRID[1]

@@ -7,7 +7,7 @@ import pytest
 
 from scanmax import ops
 from scanmax.ops import reference
-from scanmax.ops.scan import segment_sums
+from scanmax.ops.scan.diagonal import segment_sums
 from scanmax.testing import OpCase, OpSuite
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from scanmax import ops
 from scanmax.models.layers import Dense, fan_in_uniform, partitioned
 from scanmax.models.mixers.base import Mixer, filter_past
-from scanmax.models.mixers.selective_ssm import SelectiveSsm
+from scanmax.models.mixers.scan.selective import SelectiveSsm
 
 
 class Mamba(Mixer):

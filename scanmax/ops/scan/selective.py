@@ -21,10 +21,10 @@ from scanmax.ops.contract import (
     vary_like,
     vary_together,
 )
-from scanmax.ops.recurrence import flat_batch
-from scanmax.ops.scan import scan_leading, segment_sums
+from scanmax.ops.scan.diagonal import scan_leading, segment_sums
+from scanmax.ops.scan.recurrence import flat_batch
+from scanmax.ops.scan.ssd import time_steps, with_skip
 from scanmax.ops.segments import FORMS, same_segment, segment_starts
-from scanmax.ops.ssm import time_steps, with_skip
 
 
 @op("dt_softplus", "is_causal", "return_state", "form", "chunk_size", "implementation")

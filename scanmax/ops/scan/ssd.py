@@ -16,8 +16,8 @@ from scanmax.ops.contract import (
     require_causal_states,
     spread,
 )
-from scanmax.ops.recurrence import flat_batch, forget, repeat_groups, run, run_both_ways, step
-from scanmax.ops.scan import pair_decays
+from scanmax.ops.scan.diagonal import pair_decays
+from scanmax.ops.scan.recurrence import flat_batch, forget, repeat_groups, run, run_both_ways, step
 from scanmax.ops.segments import FORMS, same_segment
 
 # Not static: a traced scalar will do.
