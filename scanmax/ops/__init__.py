@@ -93,15 +93,26 @@ from scanmax.ops.context.scan import context_diagonal_scan as context_diagonal_s
 from scanmax.ops.context.scan import context_linear_attention as context_linear_attention
 from scanmax.ops.context.scan import context_selective_scan as context_selective_scan
 from scanmax.ops.context.scan import context_ssd as context_ssd
-from scanmax.ops.conv import conv2d as conv2d
-from scanmax.ops.conv import depthwise_conv2d as depthwise_conv2d
-from scanmax.ops.conv import patchify as patchify
-from scanmax.ops.conv1d import causal_conv1d as causal_conv1d
-from scanmax.ops.conv1d import causal_conv1d_step as causal_conv1d_step
+from scanmax.ops.conv.conv1d import causal_conv1d as causal_conv1d
+from scanmax.ops.conv.conv1d import causal_conv1d_step as causal_conv1d_step
+from scanmax.ops.conv.conv2d import conv2d as conv2d
+from scanmax.ops.conv.conv2d import depthwise_conv2d as depthwise_conv2d
+from scanmax.ops.conv.conv2d import patchify as patchify
+from scanmax.ops.conv.hyper_zzw import hyper_zzw as hyper_zzw
+from scanmax.ops.conv.long import fft_conv as fft_conv
+from scanmax.ops.conv.long import fft_conv_dense as fft_conv_dense
+from scanmax.ops.conv.long import long_conv_matrix as long_conv_matrix
+from scanmax.ops.conv.long import long_conv_step as long_conv_step
+from scanmax.ops.conv.long_kernels import point_kernel as point_kernel
+from scanmax.ops.conv.long_kernels import sgconv_kernel as sgconv_kernel
+from scanmax.ops.conv.long_kernels import smooth_kernel as smooth_kernel
+from scanmax.ops.conv.long_kernels import squash_kernel as squash_kernel
+from scanmax.ops.conv.monarch import monarch_fft as monarch_fft
+from scanmax.ops.conv.token_shift import quarter_shift as quarter_shift
+from scanmax.ops.conv.token_shift import token_shift as token_shift
 from scanmax.ops.experts import combine_experts as combine_experts
 from scanmax.ops.experts import dispatch_to_experts as dispatch_to_experts
 from scanmax.ops.experts import expert_gates as expert_gates
-from scanmax.ops.hyper_zzw import hyper_zzw as hyper_zzw
 from scanmax.ops.kmeans_attention import kmeans_cross_attention as kmeans_cross_attention
 from scanmax.ops.kmeans_attention import (
     kmeans_cross_attention_matrix as kmeans_cross_attention_matrix,
@@ -163,15 +174,6 @@ from scanmax.ops.local.window import halo_attention as halo_attention
 from scanmax.ops.local.window import halo_attention_matrix as halo_attention_matrix
 from scanmax.ops.local.window import window_attention as window_attention
 from scanmax.ops.local.window import window_attention_matrix as window_attention_matrix
-from scanmax.ops.long_conv import fft_conv as fft_conv
-from scanmax.ops.long_conv import fft_conv_dense as fft_conv_dense
-from scanmax.ops.long_conv import long_conv_matrix as long_conv_matrix
-from scanmax.ops.long_conv import long_conv_step as long_conv_step
-from scanmax.ops.long_kernels import point_kernel as point_kernel
-from scanmax.ops.long_kernels import sgconv_kernel as sgconv_kernel
-from scanmax.ops.long_kernels import smooth_kernel as smooth_kernel
-from scanmax.ops.long_kernels import squash_kernel as squash_kernel
-from scanmax.ops.monarch import monarch_fft as monarch_fft
 from scanmax.ops.norm import batch_norm as batch_norm
 from scanmax.ops.norm import batch_statistics as batch_statistics
 from scanmax.ops.norm import gated_rms_norm as gated_rms_norm
@@ -247,8 +249,6 @@ from scanmax.ops.token_merging import fuse_tokens as fuse_tokens
 from scanmax.ops.token_merging import merge_attention as merge_attention
 from scanmax.ops.token_merging import merge_tokens as merge_tokens
 from scanmax.ops.token_reorganize import token_reorganize as token_reorganize
-from scanmax.ops.token_shift import quarter_shift as quarter_shift
-from scanmax.ops.token_shift import token_shift as token_shift
 
 # The families are packages of this one, but no public names: importing one of them set the name
 # `softmax` to a package before the op took it above, and no later import sets it again.

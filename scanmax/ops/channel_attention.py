@@ -19,7 +19,7 @@ from scanmax.ops.contract import (
     op,
     require,
 )
-from scanmax.ops.conv import conv2d
+from scanmax.ops.conv.conv2d import conv2d
 
 GATES = ("sigmoid", "hard_sigmoid")
 

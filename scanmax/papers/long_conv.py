@@ -14,9 +14,9 @@ LEDGER = (
         "with learned blocks",
         where=("scanmax.ops.fft_conv", "scanmax.ops.monarch_fft", "scanmax.models.mixers.LongConv"),
         tests=(
-            "tests/ops/test_long_conv.py::FftConvTest",
-            "tests/ops/test_long_conv.py::test_monarch_with_learned_blocks",
-            "tests/ops/test_long_kernels.py::SquashKernelTest",
+            "tests/ops/conv/test_long.py::FftConvTest",
+            "tests/ops/conv/test_long.py::test_monarch_with_learned_blocks",
+            "tests/ops/conv/test_long_kernels.py::SquashKernelTest",
             _MIXERS,
             "tests/test_claims.py",
         ),
@@ -28,7 +28,11 @@ LEDGER = (
         covers="the multi-scale kernel (both arrangements and interpolations), the norm frozen at "
         "the start, the layer as a mixer; not the variant with learned decay, or the benchmarks",
         where=("scanmax.ops.sgconv_kernel", "scanmax.models.mixers.SgConv"),
-        tests=("tests/ops/test_long_kernels.py::SgconvKernelTest", _MIXERS, "tests/test_claims.py"),
+        tests=(
+            "tests/ops/conv/test_long_kernels.py::SgconvKernelTest",
+            _MIXERS,
+            "tests/test_claims.py",
+        ),
         reproduced="parameters grow as log L: benchmarks claims sgconv-parameters",
     ),
     Paper(
@@ -82,8 +86,8 @@ LEDGER = (
         "Terminator, which the public material read does not settle",
         where=("scanmax.ops.hyper_zzw", "scanmax.models.mixers.HyperZzw"),
         tests=(
-            "tests/ops/test_hyper_zzw.py::HyperZzwTest",
-            "tests/ops/test_hyper_zzw.py::test_an_output_reads_its_row_and_its_column",
+            "tests/ops/conv/test_hyper_zzw.py::HyperZzwTest",
+            "tests/ops/conv/test_hyper_zzw.py::test_an_output_reads_its_row_and_its_column",
             _MIXERS,
         ),
     ),
@@ -92,7 +96,11 @@ LEDGER = (
         covers="the kernel of moving points in any dimension, shared or per channel, plain or "
         "averaged, a depthwise mixer; not the small kernel beside it, or the ImageNet networks",
         where=("scanmax.ops.point_kernel", "scanmax.models.mixers.SmpConv"),
-        tests=("tests/ops/test_long_kernels.py::PointKernelTest", _MIXERS, "tests/test_claims.py"),
+        tests=(
+            "tests/ops/conv/test_long_kernels.py::PointKernelTest",
+            _MIXERS,
+            "tests/test_claims.py",
+        ),
         reproduced="points of one cell make any kernel: benchmarks claims smpconv-points",
     ),
 )

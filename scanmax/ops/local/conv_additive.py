@@ -4,7 +4,7 @@ import jax
 from jaxtyping import Array, Float
 
 from scanmax.ops.contract import accumulator_dtype, align, check_rank, check_shape, op
-from scanmax.ops.conv import depthwise_conv2d
+from scanmax.ops.conv.conv2d import depthwise_conv2d
 
 
 @op()

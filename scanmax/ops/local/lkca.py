@@ -12,7 +12,7 @@ from scanmax.ops.contract import (
     op,
     require,
 )
-from scanmax.ops.conv import depthwise_conv2d
+from scanmax.ops.conv.conv2d import depthwise_conv2d
 
 FORMS = (None, "parallel", "conv")
 # form=None: a tap of the convolution costs what this many entries of the matrix product do (CPU; a

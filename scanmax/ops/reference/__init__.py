@@ -104,15 +104,26 @@ from scanmax.ops.reference.context.scan import context_diagonal_scan as context_
 from scanmax.ops.reference.context.scan import context_linear_attention as context_linear_attention
 from scanmax.ops.reference.context.scan import context_selective_scan as context_selective_scan
 from scanmax.ops.reference.context.scan import context_ssd as context_ssd
-from scanmax.ops.reference.conv import conv2d as conv2d
-from scanmax.ops.reference.conv import depthwise_conv2d as depthwise_conv2d
-from scanmax.ops.reference.conv import patchify as patchify
-from scanmax.ops.reference.conv1d import causal_conv1d as causal_conv1d
-from scanmax.ops.reference.conv1d import causal_conv1d_step as causal_conv1d_step
+from scanmax.ops.reference.conv.conv1d import causal_conv1d as causal_conv1d
+from scanmax.ops.reference.conv.conv1d import causal_conv1d_step as causal_conv1d_step
+from scanmax.ops.reference.conv.conv2d import conv2d as conv2d
+from scanmax.ops.reference.conv.conv2d import depthwise_conv2d as depthwise_conv2d
+from scanmax.ops.reference.conv.conv2d import patchify as patchify
+from scanmax.ops.reference.conv.hyper_zzw import hyper_zzw as hyper_zzw
+from scanmax.ops.reference.conv.long import fft_conv as fft_conv
+from scanmax.ops.reference.conv.long import fft_conv_dense as fft_conv_dense
+from scanmax.ops.reference.conv.long import long_conv_matrix as long_conv_matrix
+from scanmax.ops.reference.conv.long import long_conv_step as long_conv_step
+from scanmax.ops.reference.conv.long_kernels import point_kernel as point_kernel
+from scanmax.ops.reference.conv.long_kernels import sgconv_kernel as sgconv_kernel
+from scanmax.ops.reference.conv.long_kernels import smooth_kernel as smooth_kernel
+from scanmax.ops.reference.conv.long_kernels import squash_kernel as squash_kernel
+from scanmax.ops.reference.conv.monarch import monarch_fft as monarch_fft
+from scanmax.ops.reference.conv.token_shift import quarter_shift as quarter_shift
+from scanmax.ops.reference.conv.token_shift import token_shift as token_shift
 from scanmax.ops.reference.experts import combine_experts as combine_experts
 from scanmax.ops.reference.experts import dispatch_to_experts as dispatch_to_experts
 from scanmax.ops.reference.experts import expert_gates as expert_gates
-from scanmax.ops.reference.hyper_zzw import hyper_zzw as hyper_zzw
 from scanmax.ops.reference.kmeans_attention import kmeans_cross_attention as kmeans_cross_attention
 from scanmax.ops.reference.kmeans_attention import (
     kmeans_cross_attention_matrix as kmeans_cross_attention_matrix,
@@ -197,15 +208,6 @@ from scanmax.ops.reference.local.window import window_attention as window_attent
 from scanmax.ops.reference.local.window import (
     window_attention_matrix as window_attention_matrix,
 )
-from scanmax.ops.reference.long_conv import fft_conv as fft_conv
-from scanmax.ops.reference.long_conv import fft_conv_dense as fft_conv_dense
-from scanmax.ops.reference.long_conv import long_conv_matrix as long_conv_matrix
-from scanmax.ops.reference.long_conv import long_conv_step as long_conv_step
-from scanmax.ops.reference.long_kernels import point_kernel as point_kernel
-from scanmax.ops.reference.long_kernels import sgconv_kernel as sgconv_kernel
-from scanmax.ops.reference.long_kernels import smooth_kernel as smooth_kernel
-from scanmax.ops.reference.long_kernels import squash_kernel as squash_kernel
-from scanmax.ops.reference.monarch import monarch_fft as monarch_fft
 from scanmax.ops.reference.norm import batch_norm as batch_norm
 from scanmax.ops.reference.norm import batch_statistics as batch_statistics
 from scanmax.ops.reference.norm import gated_rms_norm as gated_rms_norm
@@ -281,8 +283,6 @@ from scanmax.ops.reference.token_merging import fuse_tokens as fuse_tokens
 from scanmax.ops.reference.token_merging import merge_attention as merge_attention
 from scanmax.ops.reference.token_merging import merge_tokens as merge_tokens
 from scanmax.ops.reference.token_reorganize import token_reorganize as token_reorganize
-from scanmax.ops.reference.token_shift import quarter_shift as quarter_shift
-from scanmax.ops.reference.token_shift import token_shift as token_shift
 
 # Functions alone, without the packages of the families.
 __all__ = [

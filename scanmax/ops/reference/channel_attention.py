@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from scanmax.ops.reference.conv import conv2d
+from scanmax.ops.reference.conv.conv2d import conv2d
 
 
 def _times(x, gate):

@@ -17,7 +17,7 @@ from scanmax.ops.contract import (
     require,
     vary_together,
 )
-from scanmax.ops.long_conv import fft_conv
+from scanmax.ops.conv.long import fft_conv
 from scanmax.ops.scan.recurrence import flat_batch
 from scanmax.ops.segments import FORMS
 

@@ -2,7 +2,7 @@
 
 import jax
 
-from scanmax.ops.reference.conv import depthwise_conv2d
+from scanmax.ops.reference.conv.conv2d import depthwise_conv2d
 
 
 def _phi(x, spatial, channel):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scanmax.ops.contract import accumulator_dtype, align
-from scanmax.ops.reference.conv1d import causal_conv1d
+from scanmax.ops.reference.conv.conv1d import causal_conv1d
 
 
 def fft_conv(

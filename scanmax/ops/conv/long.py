@@ -27,9 +27,9 @@ from scanmax.ops.contract import (
     require,
     vary_together,
 )
-from scanmax.ops.conv import depthwise_conv2d
-from scanmax.ops.conv1d import causal_conv1d
-from scanmax.ops.monarch import monarch_transform
+from scanmax.ops.conv.conv1d import causal_conv1d
+from scanmax.ops.conv.conv2d import depthwise_conv2d
+from scanmax.ops.conv.monarch import monarch_transform
 from scanmax.ops.segments import segment_starts
 
 FORMS = (None, "fft", "monarch", "direct")

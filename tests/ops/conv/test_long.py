@@ -7,8 +7,8 @@ import pytest
 
 from scanmax import ops
 from scanmax.ops import reference
-from scanmax.ops.long_conv import smooth_length
-from scanmax.ops.monarch import monarch_factors
+from scanmax.ops.conv.long import smooth_length
+from scanmax.ops.conv.monarch import monarch_factors
 from scanmax.testing import OpCase, OpSuite
 
 
