@@ -113,10 +113,6 @@ from scanmax.ops.conv.token_shift import token_shift as token_shift
 from scanmax.ops.experts import combine_experts as combine_experts
 from scanmax.ops.experts import dispatch_to_experts as dispatch_to_experts
 from scanmax.ops.experts import expert_gates as expert_gates
-from scanmax.ops.kmeans_attention import kmeans_cross_attention as kmeans_cross_attention
-from scanmax.ops.kmeans_attention import (
-    kmeans_cross_attention_matrix as kmeans_cross_attention_matrix,
-)
 from scanmax.ops.linear.attention import linear_attention as linear_attention
 from scanmax.ops.linear.attention import linear_attention_matrix as linear_attention_matrix
 from scanmax.ops.linear.attention import linear_attention_step as linear_attention_step
@@ -180,7 +176,6 @@ from scanmax.ops.norm import gated_rms_norm as gated_rms_norm
 from scanmax.ops.norm import group_norm as group_norm
 from scanmax.ops.norm import layer_norm as layer_norm
 from scanmax.ops.norm import rms_norm as rms_norm
-from scanmax.ops.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
 from scanmax.ops.position import fourier_positions as fourier_positions
 from scanmax.ops.position import resample_positions as resample_positions
 from scanmax.ops.position import rotary as rotary
@@ -235,20 +230,25 @@ from scanmax.ops.softmax.softmax import softmax as softmax
 from scanmax.ops.softmax.softmax import stablemax as stablemax
 from scanmax.ops.softmax.sparse import entmax15 as entmax15
 from scanmax.ops.softmax.sparse import sparsemax as sparsemax
-from scanmax.ops.token_assignment import aggregate_tokens as aggregate_tokens
-from scanmax.ops.token_assignment import dispatch_tokens as dispatch_tokens
-from scanmax.ops.token_assignment import set_pool as set_pool
-from scanmax.ops.token_assignment import slot_logits as slot_logits
-from scanmax.ops.token_assignment import slot_matrix as slot_matrix
-from scanmax.ops.token_clustering import context_cluster as context_cluster
-from scanmax.ops.token_clustering import context_cluster_matrix as context_cluster_matrix
-from scanmax.ops.token_clustering import token_clustering as token_clustering
-from scanmax.ops.token_clustering import token_reconstruction as token_reconstruction
-from scanmax.ops.token_merging import bipartite_soft_matching as bipartite_soft_matching
-from scanmax.ops.token_merging import fuse_tokens as fuse_tokens
-from scanmax.ops.token_merging import merge_attention as merge_attention
-from scanmax.ops.token_merging import merge_tokens as merge_tokens
-from scanmax.ops.token_reorganize import token_reorganize as token_reorganize
+from scanmax.ops.tokens.assignment import aggregate_tokens as aggregate_tokens
+from scanmax.ops.tokens.assignment import dispatch_tokens as dispatch_tokens
+from scanmax.ops.tokens.assignment import set_pool as set_pool
+from scanmax.ops.tokens.assignment import slot_logits as slot_logits
+from scanmax.ops.tokens.assignment import slot_matrix as slot_matrix
+from scanmax.ops.tokens.clustering import context_cluster as context_cluster
+from scanmax.ops.tokens.clustering import context_cluster_matrix as context_cluster_matrix
+from scanmax.ops.tokens.clustering import token_clustering as token_clustering
+from scanmax.ops.tokens.clustering import token_reconstruction as token_reconstruction
+from scanmax.ops.tokens.kmeans import kmeans_cross_attention as kmeans_cross_attention
+from scanmax.ops.tokens.kmeans import (
+    kmeans_cross_attention_matrix as kmeans_cross_attention_matrix,
+)
+from scanmax.ops.tokens.merging import bipartite_soft_matching as bipartite_soft_matching
+from scanmax.ops.tokens.merging import fuse_tokens as fuse_tokens
+from scanmax.ops.tokens.merging import merge_attention as merge_attention
+from scanmax.ops.tokens.merging import merge_tokens as merge_tokens
+from scanmax.ops.tokens.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
+from scanmax.ops.tokens.reorganize import token_reorganize as token_reorganize
 
 # The families are packages of this one, but no public names: importing one of them set the name
 # `softmax` to a package before the op took it above, and no later import sets it again.

@@ -9,7 +9,7 @@ LEDGER = (
         "reconstruction",
         where=("scanmax.ops.set_pool", "scanmax.models.tokens.AttentionalSetPool"),
         tests=(
-            "tests/ops/test_token_assignment.py::SetPoolTest",
+            "tests/ops/tokens/test_assignment.py::SetPoolTest",
             "tests/models/test_tokens.py::test_modules_train",
         ),
         reproduced="the order of a set does not matter, a set of one is its element",
@@ -24,8 +24,8 @@ LEDGER = (
             "scanmax.models.mixers.ContextCluster",
         ),
         tests=(
-            "tests/ops/test_token_clustering.py::ContextClusterTest",
-            "tests/ops/test_token_clustering.py::ContextClusterMatrixTest",
+            "tests/ops/tokens/test_clustering.py::ContextClusterTest",
+            "tests/ops/tokens/test_clustering.py::ContextClusterMatrixTest",
             "tests/models/mixers/test_mixers.py",
         ),
         reproduced="operations linear in the points",
@@ -39,7 +39,7 @@ LEDGER = (
             "scanmax.models.token_reduction.TokenReduction",
         ),
         tests=(
-            "tests/ops/test_token_merging.py::TokenReorganizeTest",
+            "tests/ops/tokens/test_merging.py::TokenReorganizeTest",
             "tests/models/test_tokens.py::test_keeping_all_is_the_plain_model_to_the_bit",
             "tests/models/test_tokens.py::test_multiply_adds_of_the_published_schedules",
         ),
@@ -51,8 +51,8 @@ LEDGER = (
         "paper has it; not the wrapper around a trained ViT",
         where=("scanmax.ops.token_clustering", "scanmax.ops.token_reconstruction"),
         tests=(
-            "tests/ops/test_token_clustering.py::TokenClusteringTest",
-            "tests/ops/test_token_clustering.py::TokenReconstructionTest",
+            "tests/ops/tokens/test_clustering.py::TokenClusteringTest",
+            "tests/ops/tokens/test_clustering.py::TokenReconstructionTest",
         ),
         reproduced="the identity with a centre per token, near lossless on piecewise constant maps",
     ),
@@ -68,8 +68,8 @@ LEDGER = (
             "scanmax.models.mixers.Slots",
         ),
         tests=(
-            "tests/ops/test_token_assignment.py::SlotLogitsTest",
-            "tests/ops/test_token_assignment.py::SlotMatrixTest",
+            "tests/ops/tokens/test_assignment.py::SlotLogitsTest",
+            "tests/ops/tokens/test_assignment.py::SlotMatrixTest",
             "tests/models/mixers/test_mixers.py",
         ),
         reproduced="without attention the slots give a constant map back",
@@ -81,7 +81,7 @@ LEDGER = (
             "scanmax.ops.kmeans_cross_attention",
             "scanmax.ops.kmeans_cross_attention_matrix",
         ),
-        tests=("tests/ops/test_token_clustering.py::KmeansCrossAttentionTest",),
+        tests=("tests/ops/tokens/test_clustering.py::KmeansCrossAttentionTest",),
         reproduced="spherical k-means step for step",
     ),
     Paper(
@@ -97,8 +97,8 @@ LEDGER = (
             "scanmax.models.token_reduction.TokenReduction",
         ),
         tests=(
-            "tests/ops/test_token_merging.py::MatchingTest",
-            "tests/ops/test_token_merging.py::FuseTokensTest",
+            "tests/ops/tokens/test_merging.py::MatchingTest",
+            "tests/ops/tokens/test_merging.py::FuseTokensTest",
             "tests/models/test_tokens.py::test_merging_equal_tokens_changes_nothing",
             "tests/models/test_tokens.py::test_multiply_adds_of_the_published_schedules",
         ),
@@ -113,7 +113,7 @@ LEDGER = (
             "scanmax.models.tokens.ReverseTokenSlimming",
         ),
         tests=(
-            "tests/ops/test_token_assignment.py::AggregateTokensTest",
+            "tests/ops/tokens/test_assignment.py::AggregateTokensTest",
             "tests/models/test_tokens.py::test_slimmed_tokens_lie_between_the_tokens",
         ),
     ),

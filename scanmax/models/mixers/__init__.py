@@ -64,9 +64,9 @@ from scanmax.models.mixers.scan.ssd import NcSsd as NcSsd
 from scanmax.models.mixers.scan.ssd import Ssd as Ssd
 from scanmax.models.mixers.scan.wkv import Wkv as Wkv
 from scanmax.models.mixers.scan.wkv import Wkv6 as Wkv6
-from scanmax.models.mixers.slots import ContextCluster as ContextCluster
-from scanmax.models.mixers.slots import Slots as Slots
-from scanmax.models.mixers.slots import VisualTokens as VisualTokens
+from scanmax.models.mixers.tokens.slots import ContextCluster as ContextCluster
+from scanmax.models.mixers.tokens.slots import Slots as Slots
+from scanmax.models.mixers.tokens.slots import VisualTokens as VisualTokens
 
 MIXERS: dict[str, type[Mixer]] = {
     "aggregated": AggregatedAttention,

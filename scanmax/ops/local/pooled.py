@@ -16,7 +16,7 @@ from scanmax.ops.contract import (
     op,
     require,
 )
-from scanmax.ops.pooling import pooling_matrix
+from scanmax.ops.tokens.pooling import pooling_matrix
 
 REMAINDERS = ("drop", "keep")
 Pair = int | tuple[int, int]

@@ -124,10 +124,6 @@ from scanmax.ops.reference.conv.token_shift import token_shift as token_shift
 from scanmax.ops.reference.experts import combine_experts as combine_experts
 from scanmax.ops.reference.experts import dispatch_to_experts as dispatch_to_experts
 from scanmax.ops.reference.experts import expert_gates as expert_gates
-from scanmax.ops.reference.kmeans_attention import kmeans_cross_attention as kmeans_cross_attention
-from scanmax.ops.reference.kmeans_attention import (
-    kmeans_cross_attention_matrix as kmeans_cross_attention_matrix,
-)
 from scanmax.ops.reference.linear.attention import linear_attention as linear_attention
 from scanmax.ops.reference.linear.attention import (
     linear_attention_matrix as linear_attention_matrix,
@@ -214,7 +210,6 @@ from scanmax.ops.reference.norm import gated_rms_norm as gated_rms_norm
 from scanmax.ops.reference.norm import group_norm as group_norm
 from scanmax.ops.reference.norm import layer_norm as layer_norm
 from scanmax.ops.reference.norm import rms_norm as rms_norm
-from scanmax.ops.reference.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
 from scanmax.ops.reference.position import fourier_positions as fourier_positions
 from scanmax.ops.reference.position import resample_positions as resample_positions
 from scanmax.ops.reference.position import rotary as rotary
@@ -269,20 +264,25 @@ from scanmax.ops.reference.softmax.softmax import softmax as softmax
 from scanmax.ops.reference.softmax.softmax import stablemax as stablemax
 from scanmax.ops.reference.softmax.sparse import entmax15 as entmax15
 from scanmax.ops.reference.softmax.sparse import sparsemax as sparsemax
-from scanmax.ops.reference.token_assignment import aggregate_tokens as aggregate_tokens
-from scanmax.ops.reference.token_assignment import dispatch_tokens as dispatch_tokens
-from scanmax.ops.reference.token_assignment import set_pool as set_pool
-from scanmax.ops.reference.token_assignment import slot_logits as slot_logits
-from scanmax.ops.reference.token_assignment import slot_matrix as slot_matrix
-from scanmax.ops.reference.token_clustering import context_cluster as context_cluster
-from scanmax.ops.reference.token_clustering import context_cluster_matrix as context_cluster_matrix
-from scanmax.ops.reference.token_clustering import token_clustering as token_clustering
-from scanmax.ops.reference.token_clustering import token_reconstruction as token_reconstruction
-from scanmax.ops.reference.token_merging import bipartite_soft_matching as bipartite_soft_matching
-from scanmax.ops.reference.token_merging import fuse_tokens as fuse_tokens
-from scanmax.ops.reference.token_merging import merge_attention as merge_attention
-from scanmax.ops.reference.token_merging import merge_tokens as merge_tokens
-from scanmax.ops.reference.token_reorganize import token_reorganize as token_reorganize
+from scanmax.ops.reference.tokens.assignment import aggregate_tokens as aggregate_tokens
+from scanmax.ops.reference.tokens.assignment import dispatch_tokens as dispatch_tokens
+from scanmax.ops.reference.tokens.assignment import set_pool as set_pool
+from scanmax.ops.reference.tokens.assignment import slot_logits as slot_logits
+from scanmax.ops.reference.tokens.assignment import slot_matrix as slot_matrix
+from scanmax.ops.reference.tokens.clustering import context_cluster as context_cluster
+from scanmax.ops.reference.tokens.clustering import context_cluster_matrix as context_cluster_matrix
+from scanmax.ops.reference.tokens.clustering import token_clustering as token_clustering
+from scanmax.ops.reference.tokens.clustering import token_reconstruction as token_reconstruction
+from scanmax.ops.reference.tokens.kmeans import kmeans_cross_attention as kmeans_cross_attention
+from scanmax.ops.reference.tokens.kmeans import (
+    kmeans_cross_attention_matrix as kmeans_cross_attention_matrix,
+)
+from scanmax.ops.reference.tokens.merging import bipartite_soft_matching as bipartite_soft_matching
+from scanmax.ops.reference.tokens.merging import fuse_tokens as fuse_tokens
+from scanmax.ops.reference.tokens.merging import merge_attention as merge_attention
+from scanmax.ops.reference.tokens.merging import merge_tokens as merge_tokens
+from scanmax.ops.reference.tokens.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
+from scanmax.ops.reference.tokens.reorganize import token_reorganize as token_reorganize
 
 # Functions alone, without the packages of the families.
 __all__ = [

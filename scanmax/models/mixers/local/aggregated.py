@@ -21,7 +21,7 @@ from scanmax.models.mixers.local.maps import as_pair
 from scanmax.ops.attention.cosine import scaled_queries, unit_vectors
 from scanmax.ops.contract import spread
 from scanmax.ops.local.blocks import Offsets
-from scanmax.ops.pooling import pooling_matrix
+from scanmax.ops.tokens.pooling import pooling_matrix
 
 
 class AggregatedAttention(Mixer):

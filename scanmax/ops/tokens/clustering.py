@@ -17,8 +17,8 @@ from scanmax.ops.contract import (
     require,
     vary_like,
 )
-from scanmax.ops.pooling import adaptive_avg_pool2d
-from scanmax.ops.token_assignment import unit
+from scanmax.ops.tokens.assignment import unit
+from scanmax.ops.tokens.pooling import adaptive_avg_pool2d
 
 
 class _Axis:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from scanmax.ops.reference.pooling import adaptive_avg_pool2d
+from scanmax.ops.reference.tokens.pooling import adaptive_avg_pool2d
 
 
 def token_clustering(x, size, *, scale=0.05, iterations=5, window=7, precision=None):

@@ -19,7 +19,7 @@ from scanmax.ops.contract import (
     op,
     require,
 )
-from scanmax.ops.token_assignment import unit
+from scanmax.ops.tokens.assignment import unit
 
 Temperatures = tuple[float | None, float | None, float | None]
 

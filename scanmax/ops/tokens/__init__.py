@@ -1,0 +1,1 @@
+"""Fewer tokens: assignment, clustering, merging, pooling."""
