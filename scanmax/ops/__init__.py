@@ -81,12 +81,17 @@ from scanmax.ops.attention.tensor_polynomial import tensor_attention_poly as ten
 from scanmax.ops.attention.tensor_polynomial import (
     tensor_attention_poly_step as tensor_attention_poly_step,
 )
-from scanmax.ops.channel_attention import cbam_channel_gate as cbam_channel_gate
-from scanmax.ops.channel_attention import cbam_spatial_gate as cbam_spatial_gate
-from scanmax.ops.channel_attention import channel_summary as channel_summary
-from scanmax.ops.channel_attention import efficient_channel_attention as efficient_channel_attention
-from scanmax.ops.channel_attention import pkcam as pkcam
-from scanmax.ops.channel_attention import squeeze_excite as squeeze_excite
+from scanmax.ops.channels.attention import cbam_channel_gate as cbam_channel_gate
+from scanmax.ops.channels.attention import cbam_spatial_gate as cbam_spatial_gate
+from scanmax.ops.channels.attention import channel_summary as channel_summary
+from scanmax.ops.channels.attention import (
+    efficient_channel_attention as efficient_channel_attention,
+)
+from scanmax.ops.channels.attention import pkcam as pkcam
+from scanmax.ops.channels.attention import squeeze_excite as squeeze_excite
+from scanmax.ops.channels.experts import combine_experts as combine_experts
+from scanmax.ops.channels.experts import dispatch_to_experts as dispatch_to_experts
+from scanmax.ops.channels.experts import expert_gates as expert_gates
 from scanmax.ops.context.attention import context_attention as context_attention
 from scanmax.ops.context.attention import zigzag_order as zigzag_order
 from scanmax.ops.context.scan import context_diagonal_scan as context_diagonal_scan
@@ -110,9 +115,6 @@ from scanmax.ops.conv.long_kernels import squash_kernel as squash_kernel
 from scanmax.ops.conv.monarch import monarch_fft as monarch_fft
 from scanmax.ops.conv.token_shift import quarter_shift as quarter_shift
 from scanmax.ops.conv.token_shift import token_shift as token_shift
-from scanmax.ops.experts import combine_experts as combine_experts
-from scanmax.ops.experts import dispatch_to_experts as dispatch_to_experts
-from scanmax.ops.experts import expert_gates as expert_gates
 from scanmax.ops.linear.attention import linear_attention as linear_attention
 from scanmax.ops.linear.attention import linear_attention_matrix as linear_attention_matrix
 from scanmax.ops.linear.attention import linear_attention_step as linear_attention_step

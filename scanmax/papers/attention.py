@@ -13,8 +13,8 @@ LEDGER = (
             "scanmax.models.channel_attention.Cbam",
         ),
         tests=(
-            "tests/ops/test_channel_attention.py::CbamChannelGateTest",
-            "tests/ops/test_channel_attention.py::CbamSpatialGateTest",
+            "tests/ops/channels/test_attention.py::CbamChannelGateTest",
+            "tests/ops/channels/test_attention.py::CbamSpatialGateTest",
             "tests/models/test_channel_modules.py::test_the_cbam_module_is_its_two_ops",
             "tests/parity/test_heads_parity.py::test_cbam_equals_timm",
         ),
@@ -98,8 +98,8 @@ LEDGER = (
             "scanmax.models.channel_attention.Pkcam",
         ),
         tests=(
-            "tests/ops/test_channel_attention.py::EfficientChannelAttentionTest",
-            "tests/ops/test_channel_attention.py::PkcamTest",
+            "tests/ops/channels/test_attention.py::EfficientChannelAttentionTest",
+            "tests/ops/channels/test_attention.py::PkcamTest",
             "tests/models/test_channel_modules.py::test_pkcam_has_as_many_weights_as_the_authors",
             "tests/parity/test_heads_parity.py::test_eca_equals_timm",
         ),
@@ -130,7 +130,7 @@ LEDGER = (
         covers="the gate, as an op, a module and an option of every block; not the ResNets",
         where=("scanmax.ops.squeeze_excite", "scanmax.models.channel_attention.SqueezeExcite"),
         tests=(
-            "tests/ops/test_channel_attention.py::SqueezeExciteTest",
+            "tests/ops/channels/test_attention.py::SqueezeExciteTest",
             "tests/models/test_channel_modules.py::test_blocks_take_every_gate",
             "tests/parity/test_heads_parity.py::test_squeeze_excite_equals_timm",
         ),

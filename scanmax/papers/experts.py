@@ -28,7 +28,7 @@ LEDGER = (
             "scanmax.models.experts.ExpertMlp",
         ),
         tests=(
-            "tests/ops/test_experts.py",
+            "tests/ops/channels/test_experts.py",
             "tests/models/test_expert_mlp.py::test_it_is_a_loop_over_experts_and_tokens",
         ),
     ),

@@ -90,14 +90,17 @@ from scanmax.ops.reference.attention.tensor_polynomial import (
 from scanmax.ops.reference.attention.tensor_polynomial import (
     tensor_attention_poly_step as tensor_attention_poly_step,
 )
-from scanmax.ops.reference.channel_attention import cbam_channel_gate as cbam_channel_gate
-from scanmax.ops.reference.channel_attention import cbam_spatial_gate as cbam_spatial_gate
-from scanmax.ops.reference.channel_attention import channel_summary as channel_summary
-from scanmax.ops.reference.channel_attention import (
+from scanmax.ops.reference.channels.attention import cbam_channel_gate as cbam_channel_gate
+from scanmax.ops.reference.channels.attention import cbam_spatial_gate as cbam_spatial_gate
+from scanmax.ops.reference.channels.attention import channel_summary as channel_summary
+from scanmax.ops.reference.channels.attention import (
     efficient_channel_attention as efficient_channel_attention,
 )
-from scanmax.ops.reference.channel_attention import pkcam as pkcam
-from scanmax.ops.reference.channel_attention import squeeze_excite as squeeze_excite
+from scanmax.ops.reference.channels.attention import pkcam as pkcam
+from scanmax.ops.reference.channels.attention import squeeze_excite as squeeze_excite
+from scanmax.ops.reference.channels.experts import combine_experts as combine_experts
+from scanmax.ops.reference.channels.experts import dispatch_to_experts as dispatch_to_experts
+from scanmax.ops.reference.channels.experts import expert_gates as expert_gates
 from scanmax.ops.reference.context.attention import context_attention as context_attention
 from scanmax.ops.reference.context.attention import zigzag_order as zigzag_order
 from scanmax.ops.reference.context.scan import context_diagonal_scan as context_diagonal_scan
@@ -121,9 +124,6 @@ from scanmax.ops.reference.conv.long_kernels import squash_kernel as squash_kern
 from scanmax.ops.reference.conv.monarch import monarch_fft as monarch_fft
 from scanmax.ops.reference.conv.token_shift import quarter_shift as quarter_shift
 from scanmax.ops.reference.conv.token_shift import token_shift as token_shift
-from scanmax.ops.reference.experts import combine_experts as combine_experts
-from scanmax.ops.reference.experts import dispatch_to_experts as dispatch_to_experts
-from scanmax.ops.reference.experts import expert_gates as expert_gates
 from scanmax.ops.reference.linear.attention import linear_attention as linear_attention
 from scanmax.ops.reference.linear.attention import (
     linear_attention_matrix as linear_attention_matrix,

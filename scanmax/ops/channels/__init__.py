@@ -1,0 +1,1 @@
+"""Gates of channels, and the way to experts and back."""
