@@ -12,8 +12,8 @@ from benchmarks.claims import Finding, claim
 from benchmarks.claims.slopes import slope
 from scanmax import ops
 from scanmax.models import create_model
-from scanmax.models.kernels import GaussianMask
 from scanmax.models.mixers import create_mixer
+from scanmax.models.parts.kernels import GaussianMask
 
 
 @slope("fft_conv, causal")

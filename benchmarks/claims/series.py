@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from benchmarks.claims import Finding, claim
-from scanmax.models.tsm2 import Tsm2
+from scanmax.models.sequence.tsm2 import Tsm2
 
 PAST, FUTURE, VARIATES, LAG = 32, 4, 6, 4
 

@@ -10,7 +10,7 @@ from benchmarks.claims import Finding, claim
 from benchmarks.claims.slopes import heads, slope
 from scanmax import create_model, ops
 from scanmax.models.analysis import count_multiply_adds
-from scanmax.models.token_reduction import TokenReduction
+from scanmax.models.vision.token_reduction import TokenReduction
 
 
 def _multiply_adds(name: str, **reduction) -> float:

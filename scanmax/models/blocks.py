@@ -9,8 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scanmax.errors import UserError, suggest
-from scanmax.models.channel_attention import create_channel_attention
-from scanmax.models.experts import ExpertMlp
 from scanmax.models.layers import (
     Conv,
     DropPath,
@@ -21,6 +19,8 @@ from scanmax.models.layers import (
     fan_in_uniform,
 )
 from scanmax.models.mixers import MIXERS, create_mixer, options_of
+from scanmax.models.parts.channel_attention import create_channel_attention
+from scanmax.models.parts.experts import ExpertMlp
 
 NORMS = {"layer_norm": LayerNorm, "rms_norm": RmsNorm}
 

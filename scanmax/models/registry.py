@@ -1,6 +1,7 @@
 """Names of architectures: families, their published variants, and how a name becomes a module.
 
-A family is one file of `scanmax.models`: a flax module and a VARIANTS table, registered at its end.
+A family is one file of `scanmax.models.vision`, `language` or `sequence`: a flax module and a
+VARIANTS table, registered at its end.
 
 >>> VARIANTS = {
 ...     "deit_tiny_patch16_224": Variant(
@@ -24,20 +25,20 @@ from flax.core import FrozenDict
 
 from scanmax.errors import UserError, suggest
 
-# The family files of this package; each is imported when a name is first asked for.
+# The families: files of the rooms of this package; each is imported when a name is first asked for.
 FAMILY_MODULES = (
-    "ccnn",
-    "ckcnn",
-    "convnext",
-    "flexnet",
-    "lm",
-    "mamba",
-    "mamba2",
-    "mambamixer",
-    "msvmamba",
-    "pyramid",
-    "vit",
-    "vssd",
+    "language.lm",
+    "language.mamba",
+    "language.mamba2",
+    "sequence.ccnn",
+    "sequence.ckcnn",
+    "sequence.flexnet",
+    "vision.convnext",
+    "vision.mambamixer",
+    "vision.msvmamba",
+    "vision.pyramid",
+    "vision.vit",
+    "vision.vssd",
 )
 
 INPUT_KINDS = ("image", "tokens")

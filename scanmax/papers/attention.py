@@ -10,12 +10,12 @@ LEDGER = (
         where=(
             "scanmax.ops.cbam_channel_gate",
             "scanmax.ops.cbam_spatial_gate",
-            "scanmax.models.channel_attention.Cbam",
+            "scanmax.models.parts.channel_attention.Cbam",
         ),
         tests=(
             "tests/ops/channels/test_attention.py::CbamChannelGateTest",
             "tests/ops/channels/test_attention.py::CbamSpatialGateTest",
-            "tests/models/test_channel_modules.py::test_the_cbam_module_is_its_two_ops",
+            "tests/models/parts/test_channel_attention.py::test_the_cbam_module_is_its_two_ops",
             "tests/parity/test_heads_parity.py::test_cbam_equals_timm",
         ),
     ),
@@ -81,7 +81,7 @@ LEDGER = (
         ),
         tests=(
             "tests/ops/attention/test_moh.py",
-            "tests/models/test_channel_modules.py::test_moh_sows_its_balance_in_training_alone",
+            "tests/models/parts/test_channel_attention.py::test_moh_sows_its_balance_in_training_alone",
             "tests/train/test_step.py::test_what_a_model_sows_as_a_loss_is_added",
             "tests/test_claims.py::test_a_claim_holds",
         ),
@@ -95,12 +95,12 @@ LEDGER = (
         where=(
             "scanmax.ops.efficient_channel_attention",
             "scanmax.ops.pkcam",
-            "scanmax.models.channel_attention.Pkcam",
+            "scanmax.models.parts.channel_attention.Pkcam",
         ),
         tests=(
             "tests/ops/channels/test_attention.py::EfficientChannelAttentionTest",
             "tests/ops/channels/test_attention.py::PkcamTest",
-            "tests/models/test_channel_modules.py::test_pkcam_has_as_many_weights_as_the_authors",
+            "tests/models/parts/test_channel_attention.py::test_pkcam_has_as_many_weights_as_the_authors",
             "tests/parity/test_heads_parity.py::test_eca_equals_timm",
         ),
         reproduced="k + k + (S + 1) + 2 weights a block",
@@ -128,10 +128,13 @@ LEDGER = (
     Paper(
         "se-net",
         covers="the gate, as an op, a module and an option of every block; not the ResNets",
-        where=("scanmax.ops.squeeze_excite", "scanmax.models.channel_attention.SqueezeExcite"),
+        where=(
+            "scanmax.ops.squeeze_excite",
+            "scanmax.models.parts.channel_attention.SqueezeExcite",
+        ),
         tests=(
             "tests/ops/channels/test_attention.py::SqueezeExciteTest",
-            "tests/models/test_channel_modules.py::test_blocks_take_every_gate",
+            "tests/models/parts/test_channel_attention.py::test_blocks_take_every_gate",
             "tests/parity/test_heads_parity.py::test_squeeze_excite_equals_timm",
         ),
     ),

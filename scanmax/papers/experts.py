@@ -8,7 +8,7 @@ LEDGER = (
         covers="attention and experts over different axes of one mesh by rules, experts over the "
         "axes of batch, heads or both, tokens dropped or not, exchanged by all-to-all; not "
         "pipelines, nor messages of varying length",
-        where=("scanmax.models.experts.ExpertMlp", "scanmax.train.sharding.get_preset"),
+        where=("scanmax.models.parts.experts.ExpertMlp", "scanmax.train.sharding.get_preset"),
         tests=(
             "tests/train/test_sharding.py::test_experts_take_their_devices_from_the_batch",
             "tests/train/test_sharded_models.py::test_sharded_models_equal_one_device",
@@ -25,11 +25,11 @@ LEDGER = (
             "scanmax.ops.expert_gates",
             "scanmax.ops.dispatch_to_experts",
             "scanmax.ops.combine_experts",
-            "scanmax.models.experts.ExpertMlp",
+            "scanmax.models.parts.experts.ExpertMlp",
         ),
         tests=(
             "tests/ops/channels/test_experts.py",
-            "tests/models/test_expert_mlp.py::test_it_is_a_loop_over_experts_and_tokens",
+            "tests/models/parts/test_experts.py::test_it_is_a_loop_over_experts_and_tokens",
         ),
     ),
 )

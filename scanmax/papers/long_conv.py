@@ -2,7 +2,7 @@
 
 from scanmax.papers.paper import Paper
 
-_NETS = "tests/models/test_continuous_nets.py"
+_NETS = "tests/models/sequence/test_continuous_nets.py"
 _MIXERS = "tests/models/mixers/test_mixers.py"
 
 LEDGER = (
@@ -41,8 +41,8 @@ LEDGER = (
         "with the counts of the public code, a depthwise mixer; not irregular sampling, or the "
         "smoothing of the released code at other resolutions",
         where=(
-            "scanmax.models.kernels.Siren",
-            "scanmax.models.ckcnn.Ckcnn",
+            "scanmax.models.parts.kernels.Siren",
+            "scanmax.models.sequence.ckcnn.Ckcnn",
             "scanmax.models.mixers.CkConv",
         ),
         tests=(f"{_NETS}::CkcnnSuite", f"{_NETS}::test_generated_kernels_keep_the_variance"),
@@ -56,9 +56,9 @@ LEDGER = (
         "the Nyquist penalty, FlexNet-16, a depthwise mixer; not the FlexTCN configurations, which "
         "are not public, or steerable kernels",
         where=(
-            "scanmax.models.kernels.Magnet",
-            "scanmax.models.kernels.GaussianMask",
-            "scanmax.models.flexnet.FlexNet",
+            "scanmax.models.parts.kernels.Magnet",
+            "scanmax.models.parts.kernels.GaussianMask",
+            "scanmax.models.sequence.flexnet.FlexNet",
             "scanmax.models.mixers.FlexConv",
         ),
         tests=(
@@ -74,7 +74,10 @@ LEDGER = (
         "ccnn-nd",
         covers="separable convolutions with one generator for sequences, images and volumes, the "
         "networks of 4 x 140 and 6 x 380 with the counts of the public code; not point clouds",
-        where=("scanmax.models.ccnn.Ccnn", "scanmax.models.continuous_net.KernelConv"),
+        where=(
+            "scanmax.models.sequence.ccnn.Ccnn",
+            "scanmax.models.sequence.continuous_net.KernelConv",
+        ),
         tests=(f"{_NETS}::CcnnSuite", f"{_NETS}::test_volumes_take_the_same_layer"),
         reproduced="digits pixel by pixel: benchmarks claims sequential-digits-families",
     ),

@@ -7,7 +7,7 @@ LEDGER = (
         "convnext",
         covers="the five sizes, feature maps, training at any image size, weights of timm and of "
         "the authors; not the isotropic variants or the roadmap from ResNet",
-        where=("scanmax.models.convnext.ConvNext", "scanmax.ops.depthwise_conv2d"),
+        where=("scanmax.models.vision.convnext.ConvNext", "scanmax.ops.depthwise_conv2d"),
         tests=(
             "tests/test_registry.py::ConvNextSuite",
             "tests/models/test_weights.py::test_golden",
@@ -21,7 +21,7 @@ LEDGER = (
         covers="Ti, S and B, the distilled models with their token, 384 pixels; hard and soft "
         "distillation; the recipe as a config, not trained on ImageNet here; weights of timm",
         where=(
-            "scanmax.models.vit.VisionTransformer",
+            "scanmax.models.vision.vit.VisionTransformer",
             "scanmax.train.losses.hard_distillation",
             "scanmax.train.losses.soft_distillation",
             "scanmax.configs.imagenet_deit_small",
@@ -89,12 +89,12 @@ LEDGER = (
             "scanmax.ops.causal_conv1d",
             "scanmax.ops.gated_rms_norm",
             "scanmax.models.mixers.Mamba2",
-            "scanmax.models.mamba2.Mamba2LM",
+            "scanmax.models.language.mamba2.Mamba2LM",
         ),
         tests=(
             "tests/ops/scan/test_ssd.py::SsdTest",
             "tests/ops/scan/test_ssd.py::test_duality_ssd_is_linear_attention",
-            "tests/models/test_mamba2.py",
+            "tests/models/language/test_mamba2.py",
             "tests/models/test_weights.py::test_original_mamba2_names",
             "tests/parity/test_mamba2_parity.py",
             "tests/parity/test_ssm_parity.py",
@@ -115,15 +115,15 @@ LEDGER = (
             "scanmax.ops.cross_merge",
             "scanmax.models.mixers.MambaFourWay",
             "scanmax.models.mixers.SelectiveChannel",
-            "scanmax.models.mambamixer.ViM2",
-            "scanmax.models.tsm2.Tsm2",
+            "scanmax.models.vision.mambamixer.ViM2",
+            "scanmax.models.sequence.tsm2.Tsm2",
         ),
         tests=(
             "tests/ops/scan/test_cross.py::CrossScanTest",
             "tests/ops/scan/test_cross.py::CrossMergeTest",
-            "tests/models/test_mambamixer.py",
+            "tests/models/vision/test_mambamixer.py",
             "tests/models/mixers/scan/test_scans.py",
-            "tests/models/test_tsm2.py",
+            "tests/models/sequence/test_tsm2.py",
         ),
         reproduced="series that depend on each other are forecast better together: benchmarks "
         "claims tsm2-cross-variates",
@@ -137,11 +137,11 @@ LEDGER = (
             "scanmax.ops.multi_scale_scan",
             "scanmax.ops.multi_scale_merge",
             "scanmax.models.mixers.MambaMultiScale",
-            "scanmax.models.msvmamba.MsVMamba",
+            "scanmax.models.vision.msvmamba.MsVMamba",
         ),
         tests=(
             "tests/ops/scan/test_cross.py",
-            "tests/models/test_msvmamba.py::MsVMambaSuite",
+            "tests/models/vision/test_msvmamba.py::MsVMambaSuite",
             "tests/models/mixers/scan/test_scans.py",
             "tests/test_claims.py",
         ),
@@ -202,7 +202,7 @@ LEDGER = (
             "scanmax.ops.nc_ssd",
             "scanmax.ops.nc_ssd_matrix",
             "scanmax.models.mixers.NcSsd",
-            "scanmax.models.vssd.Vssd",
+            "scanmax.models.vision.vssd.Vssd",
         ),
         tests=(
             "tests/ops/scan/test_ssd.py::NonCausalSsdTest",
@@ -210,8 +210,8 @@ LEDGER = (
             "tests/ops/scan/test_ssd.py::"
             "test_non_causal_is_both_directions_without_decay_less_the_diagonal",
             "tests/ops/scan/test_ssd.py::test_non_causal_does_not_know_the_order_of_tokens",
-            "tests/models/test_vssd.py::VssdSuite",
-            "tests/models/test_vssd.py::GoldenTest",
+            "tests/models/vision/test_vssd.py::VssdSuite",
+            "tests/models/vision/test_vssd.py::GoldenTest",
             "tests/ops/scan/test_cross.py::test_nc_ssd_is_what_all_scans_become_without_decay",
             "tests/test_claims.py",
         ),

@@ -7,10 +7,10 @@ LEDGER = (
         "attsets",
         covers="the pooling, with masks, and its module; not the two-phase schedule or the 3-D "
         "reconstruction",
-        where=("scanmax.ops.set_pool", "scanmax.models.tokens.AttentionalSetPool"),
+        where=("scanmax.ops.set_pool", "scanmax.models.parts.tokens.AttentionalSetPool"),
         tests=(
             "tests/ops/tokens/test_assignment.py::SetPoolTest",
-            "tests/models/test_tokens.py::test_modules_train",
+            "tests/models/parts/test_tokens.py::test_modules_train",
         ),
         reproduced="the order of a set does not matter, a set of one is its element",
     ),
@@ -36,12 +36,12 @@ LEDGER = (
         "token_reduction; not the warm-up of the keep rate or training on ImageNet",
         where=(
             "scanmax.ops.token_reorganize",
-            "scanmax.models.token_reduction.TokenReduction",
+            "scanmax.models.vision.token_reduction.TokenReduction",
         ),
         tests=(
             "tests/ops/tokens/test_merging.py::TokenReorganizeTest",
-            "tests/models/test_tokens.py::test_keeping_all_is_the_plain_model_to_the_bit",
-            "tests/models/test_tokens.py::test_multiply_adds_of_the_published_schedules",
+            "tests/models/parts/test_tokens.py::test_keeping_all_is_the_plain_model_to_the_bit",
+            "tests/models/parts/test_tokens.py::test_multiply_adds_of_the_published_schedules",
         ),
         reproduced="multiply-adds of DeiT-S at six keep rates",
     ),
@@ -94,13 +94,13 @@ LEDGER = (
             "scanmax.ops.merge_tokens",
             "scanmax.ops.merge_attention",
             "scanmax.ops.fuse_tokens",
-            "scanmax.models.token_reduction.TokenReduction",
+            "scanmax.models.vision.token_reduction.TokenReduction",
         ),
         tests=(
             "tests/ops/tokens/test_merging.py::MatchingTest",
             "tests/ops/tokens/test_merging.py::FuseTokensTest",
-            "tests/models/test_tokens.py::test_merging_equal_tokens_changes_nothing",
-            "tests/models/test_tokens.py::test_multiply_adds_of_the_published_schedules",
+            "tests/models/parts/test_tokens.py::test_merging_equal_tokens_changes_nothing",
+            "tests/models/parts/test_tokens.py::test_multiply_adds_of_the_published_schedules",
         ),
         reproduced="multiply-adds of DeiT-T and DeiT-S with 16 tokens fused per block",
     ),
@@ -109,12 +109,12 @@ LEDGER = (
         covers="token slimming and its reverse as modules; not the SiT models or the distillation",
         where=(
             "scanmax.ops.aggregate_tokens",
-            "scanmax.models.tokens.TokenSlimming",
-            "scanmax.models.tokens.ReverseTokenSlimming",
+            "scanmax.models.parts.tokens.TokenSlimming",
+            "scanmax.models.parts.tokens.ReverseTokenSlimming",
         ),
         tests=(
             "tests/ops/tokens/test_assignment.py::AggregateTokensTest",
-            "tests/models/test_tokens.py::test_slimmed_tokens_lie_between_the_tokens",
+            "tests/models/parts/test_tokens.py::test_slimmed_tokens_lie_between_the_tokens",
         ),
     ),
     Paper(
@@ -122,14 +122,14 @@ LEDGER = (
         covers="filter and recurrent tokenizer, the layer between tokens, the projector, and the "
         "three as a mixer of any host; not VT-ResNet or VT-FPN",
         where=(
-            "scanmax.models.tokens.FilterTokenizer",
-            "scanmax.models.tokens.RecurrentTokenizer",
-            "scanmax.models.tokens.TokenTransformer",
-            "scanmax.models.tokens.TokenProjector",
+            "scanmax.models.parts.tokens.FilterTokenizer",
+            "scanmax.models.parts.tokens.RecurrentTokenizer",
+            "scanmax.models.parts.tokens.TokenTransformer",
+            "scanmax.models.parts.tokens.TokenProjector",
             "scanmax.models.mixers.VisualTokens",
         ),
         tests=(
-            "tests/models/test_tokens.py::test_tokenizers_and_projector_are_their_equations",
+            "tests/models/parts/test_tokens.py::test_tokenizers_and_projector_are_their_equations",
             "tests/models/mixers/test_mixers.py",
         ),
     ),

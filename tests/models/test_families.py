@@ -69,7 +69,7 @@ def test_a_wrong_table_is_refused():
         register_family("own", Own, {"own_tiny": row(width=3)})
     with pytest.raises(ValueError, match="input_kind='audio'"):
         register_family("own", Own, {}, input_kind="audio")
-    with pytest.raises(ValueError, match=r"registered by scanmax\.models\.vit"):
+    with pytest.raises(ValueError, match=r"registered by scanmax\.models\.vision\.vit"):
         register_family("vit", Own, {})
     with pytest.raises(ValueError, match="'own_tiny' of 'other' is a model of 'own'"):
         register_family("other", Own, {"own_tiny": row()})

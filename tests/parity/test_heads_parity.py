@@ -8,9 +8,9 @@ import pytest
 import tolerances
 
 from benchmarks.peers import import_peer
-from scanmax.models.channel_attention import Cbam, EfficientChannelAttention, SqueezeExcite
-from scanmax.models.class_attention import ClassAttention
 from scanmax.models.mixers import create_mixer
+from scanmax.models.parts.channel_attention import Cbam, EfficientChannelAttention, SqueezeExcite
+from scanmax.models.parts.class_attention import ClassAttention
 from scanmax.testing import compare
 
 pytestmark = pytest.mark.parity

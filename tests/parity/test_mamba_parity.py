@@ -7,7 +7,7 @@ from parity.agreement import assert_agrees
 
 import scanmax
 from scanmax.models.generation import generate
-from scanmax.models.mamba import VARIANTS
+from scanmax.models.language.mamba import VARIANTS
 from scanmax.models.weights import load_weights
 
 pytestmark = pytest.mark.parity

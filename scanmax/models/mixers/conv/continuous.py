@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scanmax import ops
-from scanmax.models.kernels import SampledKernel, centred_coordinates, past_coordinates
 from scanmax.models.layers import normal_init, partitioned, zeros_init
 from scanmax.models.mixers.conv.long import LongConvolution
+from scanmax.models.parts.kernels import SampledKernel, centred_coordinates, past_coordinates
 from scanmax.ops.contract import spread
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.kernels import SampledKernel
 from scanmax.models.layers import LayerNorm, gelu, normal_init, partitioned
 from scanmax.models.mixers.base import Mixer
+from scanmax.models.parts.kernels import SampledKernel
 
 
 class HyperZzw(Mixer):

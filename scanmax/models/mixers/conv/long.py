@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.errors import UserError
-from scanmax.models.kernels import ImplicitFilter
 from scanmax.models.layers import (
     Dense,
     activation,
@@ -26,6 +25,7 @@ from scanmax.models.layers import (
     partitioned,
 )
 from scanmax.models.mixers.base import Mixer, filter_past
+from scanmax.models.parts.kernels import ImplicitFilter
 from scanmax.ops.contract import spread
 from scanmax.ops.segments import same_segment
 

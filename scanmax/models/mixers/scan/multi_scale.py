@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.channel_attention import SqueezeExcite
 from scanmax.models.mixers.scan.cross import GatedScan, PerDirection, add_prefix, split_prefix
 from scanmax.models.mixers.scan.selective import SelectiveSsm
+from scanmax.models.parts.channel_attention import SqueezeExcite
 from scanmax.ops.scan.cross import SMALL_DIRECTIONS
 
 

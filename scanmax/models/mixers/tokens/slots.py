@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from scanmax import ops
 from scanmax.models.layers import Conv, Dense, fan_in_uniform, normal_init, partitioned
 from scanmax.models.mixers.base import Mixer
-from scanmax.models.tokens import FilterTokenizer, TokenProjector, TokenTransformer
+from scanmax.models.parts.tokens import FilterTokenizer, TokenProjector, TokenTransformer
 
 
 class Slots(Mixer):

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.models.layers import Dense, Mlp, ones_init, partitioned, zeros_init
-from scanmax.models.mambamixer import average
 from scanmax.models.mixers import create_mixer
+from scanmax.models.parts.average import average
 
 
 class Tsm2(nn.Module):

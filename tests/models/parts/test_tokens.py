@@ -10,8 +10,7 @@ import pytest
 from scanmax.errors import UserError
 from scanmax.models import create_model
 from scanmax.models.analysis import count_multiply_adds
-from scanmax.models.token_reduction import TokenReduction
-from scanmax.models.tokens import (
+from scanmax.models.parts.tokens import (
     AttentionalSetPool,
     FilterTokenizer,
     RecurrentTokenizer,
@@ -20,6 +19,7 @@ from scanmax.models.tokens import (
     TokenSlimming,
     TokenTransformer,
 )
+from scanmax.models.vision.token_reduction import TokenReduction
 
 X, TOKENS = (
     jax.random.normal(jax.random.key(seed), shape)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scanmax.models.mambamixer import MixerStage
+from scanmax.models.vision.mambamixer import MixerStage
 from scanmax.testing import ModelCase, ModelSuite
 
 

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 
 from scanmax.models.blocks import Block
 from scanmax.models.layers import Conv, Dense, activation, constrain_last, fan_in_uniform
-from scanmax.models.pyramid import Pyramid
 from scanmax.models.registry import Variant, register_family
+from scanmax.models.vision.pyramid import Pyramid
 
 
 class ConvFfn(nn.Module):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scanmax.models.tsm2 import Tsm2
+from scanmax.models.sequence.tsm2 import Tsm2
 from scanmax.testing.model_suite import COMPILER_OPTIONS
 
 TIME, VARIATES, HORIZON = 6, 3, 2

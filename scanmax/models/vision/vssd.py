@@ -15,8 +15,8 @@ import jax
 from jaxtyping import Array, Float
 
 from scanmax.models.layers import BatchNorm, Conv, fan_in_uniform
-from scanmax.models.pyramid import Pyramid
 from scanmax.models.registry import Variant, register_family
+from scanmax.models.vision.pyramid import Pyramid
 
 # Width inside the downsampling, over the width it gives.
 _DOWNSAMPLE_RATIO = 4

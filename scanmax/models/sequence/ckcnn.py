@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from scanmax.models.continuous_net import ContinuousNet, KernelBlock
 from scanmax.models.layers import DropPath
 from scanmax.models.registry import Variant, register_family
+from scanmax.models.sequence.continuous_net import ContinuousNet, KernelBlock
 
 
 class TcnBlock(KernelBlock):

@@ -10,14 +10,14 @@ import pytest
 import scanmax
 from scanmax import ops
 from scanmax.errors import UserError
-from scanmax.models.channel_attention import (
+from scanmax.models.mixers import create_mixer
+from scanmax.models.parts.channel_attention import (
     CHANNEL_ATTENTION,
     Cbam,
     Pkcam,
     create_channel_attention,
 )
-from scanmax.models.class_attention import ClassAttention
-from scanmax.models.mixers import create_mixer
+from scanmax.models.parts.class_attention import ClassAttention
 from scanmax.testing.model_suite import COMPILER_OPTIONS
 
 SMALL = {"dim": 64, "depth": 2, "heads": 2, "img_size": 16, "patch_size": 4, "num_classes": 3}

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 from scanmax import ops
 from scanmax.errors import UserError
 from scanmax.models.blocks import apply_blocks
-from scanmax.models.kernels import SampledKernel, centred_coordinates, past_coordinates
 from scanmax.models.layers import (
     BatchNorm,
     Dense,
@@ -24,6 +23,7 @@ from scanmax.models.layers import (
     partitioned,
     zeros_init,
 )
+from scanmax.models.parts.kernels import SampledKernel, centred_coordinates, past_coordinates
 from scanmax.models.registry import Feature
 
 NORMS = ("batch", "group")

@@ -9,7 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from scanmax.models.lm import LanguageModel
+from scanmax.models.language.lm import LanguageModel
 from scanmax.models.registry import Variant, register_family
 
 

@@ -11,9 +11,9 @@ not built.
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from scanmax.models.continuous_net import ContinuousNet, KernelBlock, KernelConv, Norm
 from scanmax.models.layers import Dense, DropPath, gelu
 from scanmax.models.registry import Variant, register_family
+from scanmax.models.sequence.continuous_net import ContinuousNet, KernelBlock, KernelConv, Norm
 
 
 class CcnnBlock(KernelBlock):

@@ -11,7 +11,7 @@ import pytest
 
 import scanmax
 from scanmax.errors import UserError
-from scanmax.models.experts import ExpertMlp
+from scanmax.models.parts.experts import ExpertMlp
 
 D, T, E = 6, 6, 4
 

@@ -23,7 +23,7 @@ from scanmax.models.layers import (
     partitioned,
 )
 from scanmax.models.registry import Feature, Variant, register_family
-from scanmax.models.token_reduction import ReducingBlock, TokenReduction
+from scanmax.models.vision.token_reduction import ReducingBlock, TokenReduction
 
 POOLS = ("token", "avg")
 POSITIONS = ("learned", "sincos", "fourier", "none")

@@ -8,9 +8,9 @@ from flax.linen import unbox
 
 from scanmax.errors import UserError
 from scanmax.models import create_model
-from scanmax.models.continuous_net import KernelConv
-from scanmax.models.kernels import SampledKernel, centred_coordinates
 from scanmax.models.mixers import create_mixer
+from scanmax.models.parts.kernels import SampledKernel, centred_coordinates
+from scanmax.models.sequence.continuous_net import KernelConv
 from scanmax.testing import ModelCase, ModelSuite
 
 SMALL = {"dims": (4, 6), "num_classes": 3}

@@ -7,7 +7,7 @@ paper says that ViM2 reduces; its input is a learned weighted sum of all outputs
 stage, at the start the last one alone. How the channel mixer is fed the paper does not settle, see
 `mixers.SelectiveChannel`. The paper counts 20, 43 and 74 million parameters where these models have
 24.0, 43.7 and 75.6: the first cannot follow from the table with a block that fits the others. The
-forecaster TSM2 is in models/tsm2.py.
+forecaster TSM2 is in models/sequence/tsm2.py.
 """
 
 from collections.abc import Mapping
@@ -19,25 +19,11 @@ from jaxtyping import Array, Float
 
 from scanmax.errors import UserError
 from scanmax.models.blocks import create_norm, names_per_block
-from scanmax.models.layers import DropPath, partitioned
+from scanmax.models.layers import DropPath
 from scanmax.models.mixers import create_mixer, options_of
-from scanmax.models.msvmamba import PatchMergingPyramid
+from scanmax.models.parts.average import average
 from scanmax.models.registry import Variant, register_family
-
-
-def last_init(key, shape, dtype):
-    """Zeros, and a one at the last place."""
-    return jnp.zeros(shape, dtype).at[-1].set(1)
-
-
-def average(module: nn.Module, outputs: list[Array], name: str) -> Array:
-    """The sum of what there is by weights that `module` learns; of one output alone, itself."""
-    if len(outputs) == 1:
-        return outputs[0]
-    init = partitioned(last_init, (None,))
-    weights = module.param(name, init, (len(outputs),), module.param_dtype)
-    weights = weights.astype(outputs[0].dtype)
-    return sum(weights[i] * y for i, y in enumerate(outputs))
+from scanmax.models.vision.msvmamba import PatchMergingPyramid
 
 
 class MixerStage(nn.Module):

@@ -1,0 +1,1 @@
+"""Architectures for images: one family a file, with its VARIANTS table."""
