@@ -40,6 +40,41 @@ ALLOWED = {
     # Whatever setup.py declares, and never models or the trainer.
     "scanmax.data": {"scanmax.cli", "scanmax.errors", ANY},
 }
+# The families, lowest first: a family imports those before it, in `ops`, `ops.reference` and
+# `models.mixers` alike. A new one takes its place here.
+FAMILIES = (
+    "softmax",
+    "conv",
+    "spectral",
+    "mlp",
+    "scan",
+    "linear",
+    "attention",
+    "tokens",
+    "local",
+    "channels",
+    "context",
+)
+GROUND = ("contract", "segments", "norm", "position")
+# The rooms and files of a package, lowest first.
+ROOMS = {
+    "scanmax.ops": (*GROUND, *FAMILIES, "reference"),
+    "scanmax.ops.reference": (*GROUND, *FAMILIES),
+    "scanmax.models.mixers": ("base", *FAMILIES),
+    "scanmax.models": (
+        "registry",
+        "layers",
+        "weights",
+        "parts",
+        "mixers",
+        "blocks",
+        "vision",
+        "language",
+        "sequence",
+        "generation",
+        "analysis",
+    ),
+}
 # Nothing outside of these knows the trainer.
 ABOVE = {"scanmax.train", "scanmax.configs"}
 
@@ -58,6 +93,65 @@ def imports(path: pathlib.Path) -> set[str]:
 
 def is_within(module: str, packages) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def module_of(path: pathlib.Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str, package: str) -> str:
+    """The folder or file of the package that a module lies in, "" for one from elsewhere."""
+    return module.removeprefix(f"{package}.").split(".")[0] if is_within(module, {package}) else ""
+
+
+def upward(path: pathlib.Path, package: str) -> list[str]:
+    """Modules of the package that a file imports from a room above its own."""
+    order = ROOMS[package]
+    own = order.index(room_of(module_of(path), package))
+    return sorted(
+        module
+        for module in imports(path)
+        if room_of(module, package) in order and order.index(room_of(module, package)) > own
+    )
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Names that lead from one to the next and back to the first; empty where there are none."""
+    done: set[str] = set()
+
+    def walk(name, way):
+        if name in way:
+            return way[way.index(name) :]
+        if name in done:
+            return []
+        for following in sorted(graph.get(name, ())):
+            found = walk(following, [*way, name])
+            if found:
+                return found
+        done.add(name)
+        return []
+
+    for name in sorted(graph):
+        found = walk(name, [])
+        if found:
+            return found
+    return []
+
+
+def import_graph(files: list[pathlib.Path]) -> dict[str, set[str]]:
+    """Which module imports which: what a name means is the longest module that it starts with."""
+    known = {module_of(path): path for path in files}
+
+    def meant(name):
+        while name and name not in known:
+            name = name.rpartition(".")[0]
+        return name
+
+    return {
+        module: {meant(name) for name in imports(path)} - {"", module}
+        for module, path in known.items()
+    }
 
 
 def layer_files(layer: str) -> list[pathlib.Path]:
@@ -85,6 +179,44 @@ def test_nothing_below_knows_the_trainer():
             continue
         for module in imports(path):
             assert not is_within(module, ABOVE), f"{path.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize("package", sorted(ROOMS))
+def test_a_room_imports_no_room_above_it(package):
+    folder = ROOT / package.replace(".", "/")
+    entries = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+    entries = {name for name in entries if not name.startswith("__")}
+    assert entries <= set(ROOMS[package]), "a new room takes its place in ROOMS"
+    for path in layer_files(package):
+        if path.parent == folder and path.stem.startswith("__"):
+            continue
+        assert not upward(path, package), (
+            f"{path.relative_to(ROOT)} imports {upward(path, package)}"
+        )
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert not circle(import_graph(SOURCES))
+
+
+def test_circles_and_steps_up_are_found(tmp_path, monkeypatch):
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    path = tmp_path / "scanmax/ops/softmax/wrong.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "from scanmax.ops.contract import op\n"
+        "def f():\n    from scanmax.ops.attention.streaming import stream\n"
+    )
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    assert upward(path, "scanmax.ops") == ["scanmax.ops.attention.streaming.stream"]
+
+
+@pytest.mark.parametrize("package", sorted(ROOMS))
+def test_a_file_does_not_repeat_the_name_of_its_room(package):
+    for path in layer_files(package):
+        room = path.parent.name
+        assert room == path.stem or room not in path.stem.split("_"), path.relative_to(ROOT)
 
 
 def test_the_rule_can_fail(tmp_path):

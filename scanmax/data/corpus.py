@@ -12,7 +12,7 @@ import numpy as np
 
 from scanmax.data import ngram
 from scanmax.data.config import DataConfig
-from scanmax.data.sources import Source
+from scanmax.data.source import Source
 from scanmax.errors import UserError
 
 BLOCK_BYTES = 4096

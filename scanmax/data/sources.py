@@ -1,9 +1,4 @@
-"""Where examples come from: random-access sequences of examples, by name.
-
-An image example is {"image": uint8 [Y, X, C], "label": int}; a token example is
-{"tokens": int32 [T + 1]}, one of labelled tokens {"tokens", "targets": int32 [T]}, where -1
-asks nothing, and a series {"series": float32 [T, C], "target": float32}.
-"""
+"""Sources of data by name: ours, made up or from Python itself, and the image sets of TFDS."""
 
 import dataclasses
 import pathlib
@@ -13,40 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from scanmax.data import corpus, synthetic, task_source
 from scanmax.data.config import DataConfig
+from scanmax.data.source import IMAGENET_NORMALISATION, Source
 from scanmax.errors import UserError, suggest
 
 # Split sets whose decoded examples fit in this are decoded once.
 CACHED_BYTES = 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """An opened source.
-
-    Attributes:
-      kind: "image", "tokens", "labelled_tokens" or "series".
-      train: Training examples by index.
-      eval: Held-out examples by index.
-      shape: Shape of an image, None where it varies; (T + 1,) of tokens; of what a task shows.
-      num_classes: Classes, or the size of the vocabulary.
-      class_names: Names of the classes.
-      mean: Mean per channel of intensities in [0, 1].
-      std: Deviation per channel.
-      baselines: Computes figures of simple models on the held-out part, by name.
-      decode: Turns tokens into text.
-    """
-
-    kind: str
-    train: Sequence[Any]
-    eval: Sequence[Any]
-    shape: tuple[int | None, ...]
-    num_classes: int
-    class_names: tuple[str, ...] = ()
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    baselines: Callable[[], dict[str, float]] = dict
-    decode: Callable[[np.ndarray], str] = str
 
 
 class Cached:
@@ -116,32 +84,14 @@ def open_source(config: DataConfig) -> Source:
     )
 
 
-def open_bytes(config: DataConfig) -> Source:
-    from scanmax.data import corpus
-
-    return corpus.open_source(config)
-
-
-def open_synthetic(config: DataConfig) -> Source:
-    from scanmax.data import synthetic
-
-    return synthetic.open_source(config)
-
-
-def open_task(config: DataConfig) -> Source:
-    from scanmax.data import task_source
-
-    return task_source.open_source(config)
-
-
 SOURCES: dict[str, Callable[[DataConfig], Source]] = {
-    "adding": open_task,
-    "bytes": open_bytes,
-    "copy_memory": open_task,
-    "induction_heads": open_task,
-    "mqar": open_task,
-    "selective_copying": open_task,
-    "synthetic": open_synthetic,
+    "adding": task_source.open_source,
+    "bytes": corpus.open_source,
+    "copy_memory": task_source.open_source,
+    "induction_heads": task_source.open_source,
+    "mqar": task_source.open_source,
+    "selective_copying": task_source.open_source,
+    "synthetic": synthetic.open_source,
 }
 # TFDS builders of ours, registered with TFDS when their module is imported.
 BUILDERS = {"digits": "scanmax.data.digits"}
@@ -151,7 +101,6 @@ NORMALISATION = {
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "mnist": ((0.1307,), (0.3081,)),
 }
-IMAGENET_NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # Names of the held-out part, best first; where a set has none of them the config must say.
 EVAL_SPLITS = ("validation", "test")
 

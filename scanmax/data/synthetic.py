@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 from scanmax.data.config import DataConfig
-from scanmax.data.sources import IMAGENET_NORMALISATION, Source
+from scanmax.data.source import IMAGENET_NORMALISATION, Source
 from scanmax.errors import UserError, suggest
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from scanmax.data import sequence_tasks
 from scanmax.data.config import DataConfig
-from scanmax.data.sources import Source
+from scanmax.data.source import Source
 from scanmax.errors import UserError, suggest
 
 # Name -> (what draws it, its options, kind of data). `sequence_length` is every task's length.

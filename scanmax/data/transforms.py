@@ -9,7 +9,7 @@ import numpy as np
 
 from scanmax.data import augment
 from scanmax.data.config import AugmentConfig, DataConfig
-from scanmax.data.sources import Source
+from scanmax.data.source import Source
 from scanmax.errors import UserError
 
 Batch = dict[str, np.ndarray]

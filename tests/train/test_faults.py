@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from toy_run import MODEL, ToyData, copy, last_state, rows, toy_config
 
-from scanmax.data import load, sources
+from scanmax.data import load, source, sources, synthetic
 from scanmax.data.config import DataConfig
 from scanmax.errors import UserError
 from scanmax.train.build import build
@@ -208,7 +208,7 @@ def test_skipping_what_is_not_finite_leaves_the_state_and_has_a_bound(tmp_path, 
 
 
 def test_a_bad_record_is_named_or_passed_over_in_the_same_order(monkeypatch, capsys):
-    made = sources.open_synthetic(
+    made = synthetic.open_source(
         DataConfig(kwargs={"examples": 16, "eval_examples": 4, "size": 4, "classes": 16})
     )
 
@@ -222,7 +222,7 @@ def test_a_bad_record_is_named_or_passed_over_in_the_same_order(monkeypatch, cap
             return made.train[index]
 
     broken = types.SimpleNamespace(**{**vars(made), "train": Broken()})
-    broken = sources.Source(**vars(broken))
+    broken = source.Source(**vars(broken))
     monkeypatch.setitem(sources.SOURCES, "broken", lambda config: broken)
 
     def labels(start, count, **fields):

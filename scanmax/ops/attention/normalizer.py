@@ -1,6 +1,6 @@
 """What attention does to a row of logits: a positive score, divided by its row sum or not.
 
-The evaluation by blocks in `attention_streaming` and the one by the matrix in `attention_parallel`
+The evaluation by blocks in `attention.streaming` and the one by the matrix in `attention.parallel`
 are written once, against this interface. A new normalizer is a subclass of a few lines:
 
     @dataclasses.dataclass(frozen=True)
@@ -12,7 +12,7 @@ are written once, against this interface. A new normalizer is a subclass of a fe
 
 It is static under jit, so it is a frozen dataclass: equal fields make equal normalizers.
 
-Two kinds need more than one pass over the keys (`attention_passes` streams them): a
+Two kinds need more than one pass over the keys (`attention.passes` streams them): a
 `Reweighted` one scores its weights again, a `Threshold` one first finds the row's threshold.
 """
 

@@ -38,7 +38,7 @@ MAX_STEPS = 64
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def stream_passes(plan, query, key, value, bias, mask, scale, key_lengths, *terms):
-    """Attention by blocks, as `attention_streaming.stream`."""
+    """Attention by blocks, as `attention.streaming.stream`."""
     arrays = (query, key, value, bias, mask, scale, key_lengths, *terms)
     return _forward(plan, *arrays, keep=False)[0]
 

@@ -9,7 +9,7 @@ each block of weights P and of logit gradients dL from them:
 
 Blocks that `is_causal` or `local_window_size` empties are never visited, in either pass.
 
-A normalizer that needs several passes over the keys is evaluated by `attention_passes`, on the
+A normalizer that needs several passes over the keys is evaluated by `attention.passes`, on the
 blocks and with the backward pass of this module.
 
 Arrays are head-first inside, with query heads [G, R] over G key heads, so that each block is one

@@ -2,9 +2,9 @@
 
 Inside shard_map. Each device holds 1 / P of the tokens: one run of them ("contiguous"), or two, one
 from either end of the sequence ("zigzag"). In step s the keys of device d - s lie on device d. A
-piece of queries meets a piece of keys in the blocks of `attention_streaming`, told where in the
+piece of queries meets a piece of keys in the blocks of `attention.streaming`, told where in the
 sequence the two begin; blocks that causality or a window empties are skipped there, so a whole
-piece may cost nothing. A normalizer that reads the keys several times (`attention_passes`) sends
+piece may cost nothing. A normalizer that reads the keys several times (`attention.passes`) sends
 them round once per pass. The backward pass goes round once more, with the gradients of keys and
 values travelling beside them: after P steps they are home.
 """
@@ -137,7 +137,7 @@ def _travel(where, travelling, kept, meet):
 
 
 class _Rows:
-    """All rows of this device, [pieces, nq, ...]: what `attention_passes` evaluates.
+    """All rows of this device, [pieces, nq, ...]: what `attention.passes` evaluates.
 
     Each pass over the keys is one round of them.
     """

@@ -1,6 +1,6 @@
 """The two evaluations that every local attention shares; neither makes a T x T matrix.
 
-`attend_blocks` takes any pattern of `local_patterns`: blocks of queries against the keys that they
+`attend_blocks` takes any pattern of `local.patterns`: blocks of queries against the keys that they
 read together, one row of blocks at a time, so that only that row's logits exist. `attend_offsets`
 takes neighbourhoods: all queries against one offset at a time, which for 3 x 3 keys is faster than
 the unneeded products of a block. Both compute the logits again for the gradient: training keeps

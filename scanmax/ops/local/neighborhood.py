@@ -1,6 +1,6 @@
 """Attention of each pixel to the k x k pixels around it: neighbourhoods and MSA-Conv.
 
-Cost and memory are linear in the pixels, the backward pass included; `local_blocks` evaluates them.
+Cost and memory are linear in the pixels, the backward pass included; `local.blocks` evaluates them.
 """
 
 import functools

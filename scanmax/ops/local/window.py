@@ -1,6 +1,6 @@
 """Attention within windows, shifted windows, and blocks of queries with a halo of keys around them.
 
-Cost and memory are linear in the pixels, the backward pass included; `local_blocks` evaluates them.
+Cost and memory are linear in the pixels, the backward pass included; `local.blocks` evaluates them.
 """
 
 import functools

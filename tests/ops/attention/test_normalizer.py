@@ -10,7 +10,8 @@ from jax.sharding import AxisType, PartitionSpec
 
 from scanmax import ops
 from scanmax.models.mixers import MIXERS
-from scanmax.ops import attention_streaming, reference
+from scanmax.ops import reference
+from scanmax.ops.attention import streaming
 from scanmax.testing import OpCase, OpSuite, compare
 
 SEVERAL = ("lssar", "sparsemax", "entmax15")
@@ -140,9 +141,9 @@ class WeightsTest(chex.TestCase):
 
     def test_one_pass_streaming_refuses_what_needs_several(self):
         (x,) = self.arrays((1, 4, 1, 4))
-        plan = attention_streaming.Plan(ops.Sparsemax(), None, None, None, (2, 2), None)
+        plan = streaming.Plan(ops.Sparsemax(), None, None, None, (2, 2), None)
         with self.assertRaisesRegex(NotImplementedError, "several passes"):
-            attention_streaming.stream(plan, x, x, x, None, None, jnp.asarray(1.0), None)
+            streaming.stream(plan, x, x, x, None, None, jnp.asarray(1.0), None)
 
     def test_steps_equal_the_whole(self):
         tokens = self.arrays((2, 5, 4, 5), (2, 5, 2, 5), (2, 5, 2, 3))

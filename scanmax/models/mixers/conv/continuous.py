@@ -17,9 +17,9 @@ from scanmax.ops.contract import spread
 class ContinuousConv(LongConvolution):
     """A depthwise convolution whose kernel is generated from its offsets, and a linear map.
 
-    y = W (x * k + b), k sampled from a function on [-1, 1]^A (models/kernels.py): the separable
+    y = W (x * k + b), k sampled from a function on [-1, 1]^A (parts/kernels.py): the separable
     convolution of CCNN, for any of the generators; the papers' own layers, where every channel
-    reads every channel, are in models/ckcnn.py and models/flexnet.py.
+    reads every channel, are in sequence/ckcnn.py and sequence/flexnet.py.
 
     On a grid the function has two coordinates and the kernel as many taps as `kernel_size` says, or
     reaches over the whole map, whatever its size: the offset of one map's side is then 1, so that a
