@@ -1,6 +1,7 @@
 """The house keeps its order: who imports whom, how long files are, how fast scanmax starts."""
 
 import ast
+import functools
 import json
 import pathlib
 import re
@@ -79,6 +80,7 @@ ROOMS = {
 ABOVE = {"scanmax.train", "scanmax.configs"}
 
 
+@functools.cache
 def imports(path: pathlib.Path) -> set[str]:
     """Modules that a file imports, at the top or inside of functions."""
     found = set()
@@ -190,9 +192,8 @@ def test_a_room_imports_no_room_above_it(package):
     for path in layer_files(package):
         if path.parent == folder and path.stem.startswith("__"):
             continue
-        assert not upward(path, package), (
-            f"{path.relative_to(ROOT)} imports {upward(path, package)}"
-        )
+        above = upward(path, package)
+        assert not above, f"{path.relative_to(ROOT)} imports {above}"
 
 
 def test_no_modules_import_each_other_in_a_circle():
