@@ -1,33 +1,35 @@
 """The ledger: which papers are in the code, where, how each is verified, what is reproduced.
 
 `python -m scanmax.papers` prints docs/papers.md; a test checks that every name and test exists. A
-paper is entered, in the module of its kind, when what its row claims works.
+paper is entered, in the module of its family, when what its row claims works.
 """
 
 from scanmax.papers import (
     attention,
-    experts,
+    channels,
+    context,
+    conv,
     linear,
     local,
-    long_conv,
-    models,
-    recurrent,
+    scan,
     softmax,
     tokens,
+    vision,
 )
 from scanmax.papers.paper import Paper as Paper
 from scanmax.papers.titles import TITLES as TITLES
 
 LEDGER = (
     attention.LEDGER
-    + experts.LEDGER
+    + channels.LEDGER
+    + context.LEDGER
+    + conv.LEDGER
     + linear.LEDGER
     + local.LEDGER
-    + long_conv.LEDGER
-    + models.LEDGER
-    + recurrent.LEDGER
+    + scan.LEDGER
     + softmax.LEDGER
     + tokens.LEDGER
+    + vision.LEDGER
 )
 
 

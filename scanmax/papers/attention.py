@@ -1,24 +1,8 @@
-"""Attention: heads, positions, across images and devices, and gates of channels."""
+"""Dot-product attention: heads, positions, temperatures, across images, of higher order."""
 
 from scanmax.papers.paper import Paper
 
 LEDGER = (
-    Paper(
-        "cbam",
-        covers="both gates and the module with its norm, in any block; not the pooling variants of "
-        "the released code (Lp, log-sum-exp), BAM or the ResNets",
-        where=(
-            "scanmax.ops.cbam_channel_gate",
-            "scanmax.ops.cbam_spatial_gate",
-            "scanmax.models.parts.channel_attention.Cbam",
-        ),
-        tests=(
-            "tests/ops/channels/test_attention.py::CbamChannelGateTest",
-            "tests/ops/channels/test_attention.py::CbamSpatialGateTest",
-            "tests/models/parts/test_channel_attention.py::test_the_cbam_module_is_its_two_ops",
-            "tests/parity/test_heads_parity.py::test_cbam_equals_timm",
-        ),
-    ),
     Paper(
         "conditional-cross-attention",
         covers="attention with the queries of a condition; not the multi-space embedding head or "
@@ -68,6 +52,35 @@ LEDGER = (
         reproduced="without the pair, and with all queries, both are plain attention",
     ),
     Paper(
+        "icl-linreg-multihead-softmax",
+        covers="the prompts, the one-layer model, the debiased predictor and its risk in closed "
+        "form, longer prompts; not covariates that are not isotropic, several tasks, the dynamics",
+        where=("scanmax.data.sequence_tasks.linear_regression", "scanmax.ops.softmax"),
+        tests=(
+            "tests/data/test_sequence_tasks.py::"
+            "test_regression_prompts_are_linear_with_the_noise_they_say",
+        ),
+        reproduced="icl-regression in docs/claims.md: diagonal KQ of two signs, zero-sum OV, the "
+        "risk of the debiased predictor; with its picture",
+    ),
+    Paper(
+        "illama",
+        covers="the soft causal mask after the softmax (released) and before it, whole and by "
+        "blocks, with its schedule and a mixer whose class token stands last; rotary positions; "
+        "not the four models",
+        where=(
+            "scanmax.ops.soft_causal_attention",
+            "scanmax.ops.rotary",
+            "scanmax.models.mixers.SoftCausal",
+            "scanmax.train.schedules.soft_mask_strength",
+        ),
+        tests=(
+            "tests/ops/attention/test_distance.py::SoftCausalAttentionTest",
+            "tests/models/mixers/attention/test_options.py",
+            "tests/train/test_optim.py::test_the_soft_mask_ends_when_it_should",
+        ),
+    ),
+    Paper(
         "moh",
         covers="gates of shared and routed heads as released and as printed, attention masked and "
         "gathered, the load-balance loss in the trainer, the mixer with a cache; not MoH-ViT on "
@@ -87,23 +100,6 @@ LEDGER = (
         ),
         reproduced="with all heads on and gates of one it is multi-head attention; even routing "
         "has the least load-balance loss while tokens agree, though not the least of all",
-    ),
-    Paper(
-        "pkcam",
-        covers="ECA, and PKCAM over it with earlier stages, released form; not its SE and SRM "
-        "variants or the ResNets",
-        where=(
-            "scanmax.ops.efficient_channel_attention",
-            "scanmax.ops.pkcam",
-            "scanmax.models.parts.channel_attention.Pkcam",
-        ),
-        tests=(
-            "tests/ops/channels/test_attention.py::EfficientChannelAttentionTest",
-            "tests/ops/channels/test_attention.py::PkcamTest",
-            "tests/models/parts/test_channel_attention.py::test_pkcam_has_as_many_weights_as_the_authors",
-            "tests/parity/test_heads_parity.py::test_eca_equals_timm",
-        ),
-        reproduced="k + k + (S + 1) + 2 weights a block",
     ),
     Paper(
         "rmt-masa",
@@ -126,35 +122,60 @@ LEDGER = (
         "HW (docs/claims.md)",
     ),
     Paper(
-        "se-net",
-        covers="the gate, as an op, a module and an option of every block; not the ResNets",
+        "soft-softmax-free",
+        covers="the Gaussian kernel, exact and through landmarks, the pseudo-inverse by Newton "
+        "with its own gradient, the symmetric normalisation of SOFT++, the mixer with the released "
+        "landmarks; not the pyramids' exact blocks, or training on ImageNet",
         where=(
-            "scanmax.ops.squeeze_excite",
-            "scanmax.models.parts.channel_attention.SqueezeExcite",
+            "scanmax.ops.newton_pinv",
+            "scanmax.ops.soft_attention",
+            "scanmax.ops.soft_attention_matrix",
+            "scanmax.models.mixers.Soft",
         ),
         tests=(
-            "tests/ops/channels/test_attention.py::SqueezeExciteTest",
-            "tests/models/parts/test_channel_attention.py::test_blocks_take_every_gate",
-            "tests/parity/test_heads_parity.py::test_squeeze_excite_equals_timm",
+            "tests/ops/attention/test_soft.py",
+            "tests/models/mixers/attention/test_higher_order.py",
         ),
+        reproduced="the iteration finds the pseudo-inverse; all tokens as landmarks give the "
+        "kernel; the normalisation bounds the norm; time linear in T (time-slopes)",
     ),
     Paper(
-        "unified-long-sequence-dmha",
-        covers="attention over devices by query rows (a ring of keys, with the balanced causal "
-        "order) and by heads, every normalizer, gradients included, and in the trainer's models; "
-        "the layout is this project's, the paper does not say its own. Not the survey's other "
-        "models, nor the sparse-capacity one",
+        "ssa-selective-self-attention",
+        covers="temperatures of queries (token and position term, summed or multiplied, which is "
+        "not settled) and of values, the released position-only variant, and the mixer, which "
+        "generates; not the fine-tuning of language models",
         where=(
-            "scanmax.ops.context_attention",
-            "scanmax.ops.zigzag_order",
-            "scanmax.models.mixers.attention.dot_product.Attention",
+            "scanmax.ops.selective_attention",
+            "scanmax.ops.selective_temperature",
+            "scanmax.models.mixers.SelectiveAttention",
         ),
         tests=(
-            "tests/ops/context/test_attention.py",
-            "tests/train/test_sharded_models.py::test_sharded_models_equal_one_device",
+            "tests/ops/attention/test_selective.py",
+            "tests/models/mixers/attention/test_options.py",
+            "tests/test_claims.py::test_a_claim_holds",
         ),
-        reproduced="memory of a device is its share, 1 / devices; the factor of 40 on four GPUs "
-        "was not measured",
+        reproduced="the entropy of a row stays where it is as the context grows; less than 0.5% "
+        "new parameters (docs/claims.md)",
+    ),
+    Paper(
+        "tensor-attention",
+        covers="third-order attention exact, by blocks of pairs in linear memory and causal, with "
+        "masks; the low-rank polynomial form, causal with its state; the mixer; not orders above "
+        "three or the hardness proofs",
+        where=(
+            "scanmax.ops.tensor_attention",
+            "scanmax.ops.tensor_attention_weights",
+            "scanmax.ops.tensor_attention_poly",
+            "scanmax.ops.khatri_rao",
+            "scanmax.models.mixers.Tensor",
+        ),
+        tests=(
+            "tests/ops/attention/test_tensor.py",
+            "tests/models/mixers/attention/test_higher_order.py::test_tensor_reads_pairs",
+            "tests/data/test_sequence_tasks.py::test_match3_is_what_all_triples_say",
+        ),
+        reproduced="one head solves Match3 by construction and by training, softmax attention of "
+        "its size does not; the polynomial's error by degree and entries; times near T^3 and T",
     ),
     Paper(
         "vit-performs-convolution",

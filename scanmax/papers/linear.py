@@ -1,4 +1,4 @@
-"""Attention in linear order, by landmarks, over channels, and of third order."""
+"""Attention in linear order, and over channels."""
 
 from scanmax.papers.paper import Paper
 
@@ -53,42 +53,17 @@ LEDGER = (
         "benchmarks claims linear-attention-rank",
     ),
     Paper(
-        "soft-softmax-free",
-        covers="the Gaussian kernel, exact and through landmarks, the pseudo-inverse by Newton "
-        "with its own gradient, the symmetric normalisation of SOFT++, the mixer with the released "
-        "landmarks; not the pyramids' exact blocks, or training on ImageNet",
+        "t2t-vit",
+        covers="positive orthogonal random features of the Performer variant, as ops and a mixer; "
+        "not the soft split, the token transformer or the models",
         where=(
-            "scanmax.ops.newton_pinv",
-            "scanmax.ops.soft_attention",
-            "scanmax.ops.soft_attention_matrix",
-            "scanmax.models.mixers.Soft",
+            "scanmax.ops.positive_random_features",
+            "scanmax.ops.orthogonal_random_features",
+            "scanmax.models.mixers.Performer",
         ),
-        tests=(
-            "tests/ops/attention/test_soft.py",
-            "tests/models/mixers/attention/test_higher_order.py",
-        ),
-        reproduced="the iteration finds the pseudo-inverse; all tokens as landmarks give the "
-        "kernel; the normalisation bounds the norm; time linear in T (time-slopes)",
-    ),
-    Paper(
-        "tensor-attention",
-        covers="third-order attention exact, by blocks of pairs in linear memory and causal, with "
-        "masks; the low-rank polynomial form, causal with its state; the mixer; not orders above "
-        "three or the hardness proofs",
-        where=(
-            "scanmax.ops.tensor_attention",
-            "scanmax.ops.tensor_attention_weights",
-            "scanmax.ops.tensor_attention_poly",
-            "scanmax.ops.khatri_rao",
-            "scanmax.models.mixers.Tensor",
-        ),
-        tests=(
-            "tests/ops/attention/test_tensor.py",
-            "tests/models/mixers/attention/test_higher_order.py::test_tensor_reads_pairs",
-            "tests/data/test_sequence_tasks.py::test_match3_is_what_all_triples_say",
-        ),
-        reproduced="one head solves Match3 by construction and by training, softmax attention of "
-        "its size does not; the polynomial's error by degree and entries; times near T^3 and T",
+        tests=("tests/ops/linear/test_feature_maps.py", "tests/test_claims.py"),
+        reproduced="the error falls as about one over the root of the features: "
+        "benchmarks claims performer-error",
     ),
     Paper(
         "xcit",
@@ -100,32 +75,5 @@ LEDGER = (
             "tests/parity/test_xcit_parity.py",
         ),
         reproduced="time linear in the tokens: benchmarks claims time-slopes",
-    ),
-    Paper(
-        "zoology-mqar",
-        covers="multi-query associative recall as published, smaller; the gated base convolution; "
-        "of the mixers that its code stores, gated linear attention and the delta rule, gated or "
-        "not, by chunks, with state, step and matrix; not the hybrids with selected tokens, or the "
-        "Pile",
-        where=(
-            "scanmax.data.sequence_tasks.associative_recall",
-            "scanmax.models.mixers.BaseConv",
-            "scanmax.models.mixers.Gla",
-            "scanmax.models.mixers.Delta",
-            "scanmax.models.mixers.GatedDelta",
-            "scanmax.ops.delta_rule",
-            "scanmax.ops.delta_rule_step",
-            "scanmax.ops.delta_rule_matrix",
-        ),
-        tests=(
-            "tests/data/test_sequence_tasks.py::test_recalled_values_are_those_after_the_keys",
-            "tests/ops/scan/test_delta_rule.py",
-            "tests/models/mixers/linear/test_recurrent.py",
-            "tests/parity/test_delta_rule_parity.py",
-            "tests/test_claims.py",
-        ),
-        reproduced="attention recalls where the gated convolution does not: benchmarks "
-        "claims mqar-attention-and-convolution; what a state holds: recall-by-state-width, and "
-        "trained: mqar-ssd-states; induction-heads",
     ),
 )

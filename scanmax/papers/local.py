@@ -62,6 +62,17 @@ LEDGER = (
         ),
     ),
     Paper(
+        "next-vit",
+        covers="E-MHSA: keys of means over consecutive tokens with batch norm, as ops and mixer; "
+        "not MHCA, the hybrid blocks, the merged norms or the three models",
+        where=("scanmax.ops.pool_tokens", "scanmax.models.mixers.Pooled"),
+        tests=(
+            "tests/ops/local/test_pooled.py::PoolTokensTest",
+            "tests/parity/test_pooled_parity.py",
+            "tests/models/mixers/test_mixers.py",
+        ),
+    ),
+    Paper(
         "sparse-transformer",
         covers="the strided and the fixed pattern in gather form, merged, by heads, or one alone, "
         "with distinct summaries per head, causal and both ways, step by step; not the residual "
@@ -79,6 +90,27 @@ LEDGER = (
         ),
         reproduced="gather form equals the masked matrix; all earlier tokens in two hops; pairs "
         "grow as n^1.5 (docs/claims.md)",
+    ),
+    Paper(
+        "stm-evaluation",
+        covers="window, shifted-window and halo attention as ops and mixers, with their positions, "
+        "spatial reduction as a mixer; not the unified host and its five families, DCNv3, or the "
+        "invariance tests",
+        where=(
+            "scanmax.ops.window_attention",
+            "scanmax.ops.halo_attention",
+            "scanmax.models.mixers.WindowAttention",
+            "scanmax.models.mixers.ShiftedWindowAttention",
+            "scanmax.models.mixers.HaloAttention",
+            "scanmax.models.mixers.SpatialReduction",
+        ),
+        tests=(
+            "tests/ops/local/test_window.py",
+            "tests/parity/test_local_parity.py",
+            "tests/models/mixers/test_mixers.py",
+        ),
+        reproduced="spatial reduction reaches further at init than windows and 7 x 7 "
+        "neighbourhoods (docs/claims.md)",
     ),
     Paper(
         "tic-msa-conv",

@@ -1,4 +1,4 @@
-"""Softmax variants, and what attention does with them."""
+"""Functions that turn logits into weights."""
 
 from scanmax.papers.paper import Paper
 
@@ -16,18 +16,6 @@ LEDGER = (
         tests=("tests/ops/softmax/test_hubness.py",),
         reproduced="on shifted synthetic queries hubs vanish and recall rises "
         "(dual-inverted-softmax in docs/claims.md); there the query bank alone does better still",
-    ),
-    Paper(
-        "icl-linreg-multihead-softmax",
-        covers="the prompts, the one-layer model, the debiased predictor and its risk in closed "
-        "form, longer prompts; not covariates that are not isotropic, several tasks, the dynamics",
-        where=("scanmax.data.sequence_tasks.linear_regression", "scanmax.ops.softmax"),
-        tests=(
-            "tests/data/test_sequence_tasks.py::"
-            "test_regression_prompts_are_linear_with_the_noise_they_say",
-        ),
-        reproduced="icl-regression in docs/claims.md: diagonal KQ of two signs, zero-sum OV, the "
-        "risk of the debiased predictor; with its picture",
     ),
     Paper(
         "lssar-softplus-attention",
@@ -83,24 +71,6 @@ LEDGER = (
         ),
         reproduced="with the bias the output keeps softmax's scale from 64 to 2048 keys, without "
         "it the excess grows with their number",
-    ),
-    Paper(
-        "ssa-selective-self-attention",
-        covers="temperatures of queries (token and position term, summed or multiplied, which is "
-        "not settled) and of values, the released position-only variant, and the mixer, which "
-        "generates; not the fine-tuning of language models",
-        where=(
-            "scanmax.ops.selective_attention",
-            "scanmax.ops.selective_temperature",
-            "scanmax.models.mixers.SelectiveAttention",
-        ),
-        tests=(
-            "tests/ops/attention/test_selective.py",
-            "tests/models/mixers/attention/test_options.py",
-            "tests/test_claims.py::test_a_claim_holds",
-        ),
-        reproduced="the entropy of a row stays where it is as the context grows; less than 0.5% "
-        "new parameters (docs/claims.md)",
     ),
     Paper(
         "stablemax-perpgrad",

@@ -1,40 +1,30 @@
-"""Architectures, and the state-space duality under them."""
+"""Recurrences: state spaces, RWKV, the delta rule, and the models of images made of them."""
 
 from scanmax.papers.paper import Paper
 
 LEDGER = (
     Paper(
-        "convnext",
-        covers="the five sizes, feature maps, training at any image size, weights of timm and of "
-        "the authors; not the isotropic variants or the roadmap from ResNet",
-        where=("scanmax.models.vision.convnext.ConvNext", "scanmax.ops.depthwise_conv2d"),
-        tests=(
-            "tests/test_registry.py::ConvNextSuite",
-            "tests/models/test_weights.py::test_golden",
-            "tests/parity/test_convnext_parity.py",
-            "tests/test_papers.py::test_published_multiply_adds",
-        ),
-        reproduced="parameters of T to XL to the last one; GFLOPs of T, S, B, L",
-    ),
-    Paper(
-        "deit",
-        covers="Ti, S and B, the distilled models with their token, 384 pixels; hard and soft "
-        "distillation; the recipe as a config, not trained on ImageNet here; weights of timm",
+        "diffusion-rwkv",
+        covers="the bidirectional wkv and the causal one of RWKV-4 in log space, three forms with "
+        "step and state, their matrix; the Q-shift; the spatial mix as a mixer of both kinds with "
+        "the released start; not the channel mix, the diffusion models or their sampling",
         where=(
-            "scanmax.models.vision.vit.VisionTransformer",
-            "scanmax.train.losses.hard_distillation",
-            "scanmax.train.losses.soft_distillation",
-            "scanmax.configs.imagenet_deit_small",
+            "scanmax.ops.wkv",
+            "scanmax.ops.wkv_step",
+            "scanmax.ops.wkv_matrix",
+            "scanmax.ops.quarter_shift",
+            "scanmax.models.mixers.Wkv",
         ),
         tests=(
-            "tests/test_registry.py::VitSuite",
-            "tests/models/test_weights.py::test_golden",
-            "tests/parity/test_vit_parity.py",
-            "tests/train/test_losses_metrics.py::test_distillation",
-            "tests/train/test_configs.py",
-            "tests/test_papers.py::test_published_multiply_adds",
+            "tests/ops/scan/test_wkv.py::WkvTest",
+            "tests/ops/scan/test_wkv.py::BidirectionalWkvTest",
+            "tests/ops/scan/test_wkv.py::QuarterShiftTest",
+            "tests/parity/test_rwkv_parity.py",
+            "tests/models/mixers/test_mixers.py",
+            "tests/test_claims.py",
         ),
-        reproduced="parameters of all eight models to the last one; GFLOPs of Ti, S, B",
+        reproduced="two scans give the double sum: benchmarks claims wkv-is-its-double-sum; time "
+        "linear in the tokens: time-slopes",
     ),
     Paper(
         "hidden-mamba-attention",
@@ -61,21 +51,26 @@ LEDGER = (
         "selective-copying",
     ),
     Paper(
-        "illama",
-        covers="the soft causal mask after the softmax (released) and before it, whole and by "
-        "blocks, with its schedule and a mixer whose class token stands last; rotary positions; "
-        "not the four models",
+        "laughing-hyena",
+        covers="the modal recurrence by steps, by chunks and by FFT, with state and step; "
+        "distillation of filters from a balanced truncation on by gradients; Hankel singular "
+        "values and the order they ask for; not MultiHyena or the distillation of trained models",
         where=(
-            "scanmax.ops.soft_causal_attention",
-            "scanmax.ops.rotary",
-            "scanmax.models.mixers.SoftCausal",
-            "scanmax.train.schedules.soft_mask_strength",
+            "scanmax.ops.modal_ssm",
+            "scanmax.ops.modal_ssm_step",
+            "scanmax.ops.modal_ssm_filter",
+            "scanmax.ops.hankel_singular_values",
+            "scanmax.ops.hankel_order",
+            "scanmax.train.distill.distill_filter",
         ),
         tests=(
-            "tests/ops/attention/test_distance.py::SoftCausalAttentionTest",
-            "tests/models/mixers/attention/test_options.py",
-            "tests/train/test_optim.py::test_the_soft_mask_ends_when_it_should",
+            "tests/ops/scan/test_modal.py",
+            "tests/train/test_distill.py",
+            "tests/test_claims.py",
         ),
+        reproduced="the error falls with the order as the Hankel values foretell: benchmarks "
+        "claims hankel-values-foretell-the-error; a token costs the same behind any number of "
+        "others: distilled-filters-generate-in-constant-time",
     ),
     Paper(
         "mamba2-ssd",
@@ -150,49 +145,27 @@ LEDGER = (
         "authors' modules",
     ),
     Paper(
-        "next-vit",
-        covers="E-MHSA: keys of means over consecutive tokens with batch norm, as ops and mixer; "
-        "not MHCA, the hybrid blocks, the merged norms or the three models",
-        where=("scanmax.ops.pool_tokens", "scanmax.models.mixers.Pooled"),
-        tests=(
-            "tests/ops/local/test_pooled.py::PoolTokensTest",
-            "tests/parity/test_pooled_parity.py",
-            "tests/models/mixers/test_mixers.py",
-        ),
-    ),
-    Paper(
-        "stm-evaluation",
-        covers="window, shifted-window and halo attention as ops and mixers, with their positions, "
-        "spatial reduction as a mixer; not the unified host and its five families, DCNv3, or the "
-        "invariance tests",
+        "rwkv-clip",
+        covers="the wkv of RWKV-6 in three forms with step and state, causal and in both "
+        "directions as the released kernels of both towers run it, its matrix; the token shifts; "
+        "the spatial mix as a mixer with data-dependent mixing and the released start; not the "
+        "channel mix, the towers or their contrastive training",
         where=(
-            "scanmax.ops.window_attention",
-            "scanmax.ops.halo_attention",
-            "scanmax.models.mixers.WindowAttention",
-            "scanmax.models.mixers.ShiftedWindowAttention",
-            "scanmax.models.mixers.HaloAttention",
-            "scanmax.models.mixers.SpatialReduction",
+            "scanmax.ops.wkv6",
+            "scanmax.ops.wkv6_step",
+            "scanmax.ops.wkv6_matrix",
+            "scanmax.ops.token_shift",
+            "scanmax.ops.quarter_shift",
+            "scanmax.models.mixers.Wkv6",
         ),
         tests=(
-            "tests/ops/local/test_window.py",
-            "tests/parity/test_local_parity.py",
+            "tests/ops/scan/test_wkv.py::Wkv6Test",
+            "tests/ops/scan/test_wkv.py::TokenShiftTest",
             "tests/models/mixers/test_mixers.py",
+            "tests/test_claims.py",
         ),
-        reproduced="spatial reduction reaches further at init than windows and 7 x 7 "
-        "neighbourhoods (docs/claims.md)",
-    ),
-    Paper(
-        "t2t-vit",
-        covers="positive orthogonal random features of the Performer variant, as ops and a mixer; "
-        "not the soft split, the token transformer or the models",
-        where=(
-            "scanmax.ops.positive_random_features",
-            "scanmax.ops.orthogonal_random_features",
-            "scanmax.models.mixers.Performer",
-        ),
-        tests=("tests/ops/linear/test_feature_maps.py", "tests/test_claims.py"),
-        reproduced="the error falls as about one over the root of the features: "
-        "benchmarks claims performer-error",
+        reproduced="recurrent, chunked and quadratic form agree: benchmarks claims "
+        "wkv6-forms-agree; time linear in the tokens: time-slopes",
     ),
     Paper(
         "vssd",
@@ -218,5 +191,32 @@ LEDGER = (
         reproduced="both directions of the scan, and four, collapse into one global sum, which no "
         "order of the tokens changes: benchmarks claims nc-ssd-order; time linear in the tokens: "
         "nc-ssd-linear",
+    ),
+    Paper(
+        "zoology-mqar",
+        covers="multi-query associative recall as published, smaller; the gated base convolution; "
+        "of the mixers that its code stores, gated linear attention and the delta rule, gated or "
+        "not, by chunks, with state, step and matrix; not the hybrids with selected tokens, or the "
+        "Pile",
+        where=(
+            "scanmax.data.sequence_tasks.associative_recall",
+            "scanmax.models.mixers.BaseConv",
+            "scanmax.models.mixers.Gla",
+            "scanmax.models.mixers.Delta",
+            "scanmax.models.mixers.GatedDelta",
+            "scanmax.ops.delta_rule",
+            "scanmax.ops.delta_rule_step",
+            "scanmax.ops.delta_rule_matrix",
+        ),
+        tests=(
+            "tests/data/test_sequence_tasks.py::test_recalled_values_are_those_after_the_keys",
+            "tests/ops/scan/test_delta_rule.py",
+            "tests/models/mixers/linear/test_recurrent.py",
+            "tests/parity/test_delta_rule_parity.py",
+            "tests/test_claims.py",
+        ),
+        reproduced="attention recalls where the gated convolution does not: benchmarks "
+        "claims mqar-attention-and-convolution; what a state holds: recall-by-state-width, and "
+        "trained: mqar-ssd-states; induction-heads",
     ),
 )

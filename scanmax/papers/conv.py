@@ -1,4 +1,4 @@
-"""Convolutions as long as their input, and generated kernels."""
+"""Long convolutions, explicit and generated, and the networks made of them."""
 
 from scanmax.papers.paper import Paper
 

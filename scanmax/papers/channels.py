@@ -1,0 +1,81 @@
+"""Gates of channels, and mixtures of experts."""
+
+from scanmax.papers.paper import Paper
+
+LEDGER = (
+    Paper(
+        "cbam",
+        covers="both gates and the module with its norm, in any block; not the pooling variants of "
+        "the released code (Lp, log-sum-exp), BAM or the ResNets",
+        where=(
+            "scanmax.ops.cbam_channel_gate",
+            "scanmax.ops.cbam_spatial_gate",
+            "scanmax.models.parts.channel_attention.Cbam",
+        ),
+        tests=(
+            "tests/ops/channels/test_attention.py::CbamChannelGateTest",
+            "tests/ops/channels/test_attention.py::CbamSpatialGateTest",
+            "tests/models/parts/test_channel_attention.py::test_the_cbam_module_is_its_two_ops",
+            "tests/parity/test_heads_parity.py::test_cbam_equals_timm",
+        ),
+    ),
+    Paper(
+        "moe-parallel-folding",
+        covers="attention and experts over different axes of one mesh by rules, experts over the "
+        "axes of batch, heads or both, tokens dropped or not, exchanged by all-to-all; not "
+        "pipelines, nor messages of varying length",
+        where=("scanmax.models.parts.experts.ExpertMlp", "scanmax.train.sharding.get_preset"),
+        tests=(
+            "tests/train/test_sharding.py::test_experts_take_their_devices_from_the_batch",
+            "tests/train/test_sharded_models.py::test_sharded_models_equal_one_device",
+        ),
+        reproduced="loss and gradients are those of one device under each mapping tried",
+    ),
+    Paper(
+        "pkcam",
+        covers="ECA, and PKCAM over it with earlier stages, released form; not its SE and SRM "
+        "variants or the ResNets",
+        where=(
+            "scanmax.ops.efficient_channel_attention",
+            "scanmax.ops.pkcam",
+            "scanmax.models.parts.channel_attention.Pkcam",
+        ),
+        tests=(
+            "tests/ops/channels/test_attention.py::EfficientChannelAttentionTest",
+            "tests/ops/channels/test_attention.py::PkcamTest",
+            "tests/models/parts/test_channel_attention.py::test_pkcam_has_as_many_weights_as_the_authors",
+            "tests/parity/test_heads_parity.py::test_eca_equals_timm",
+        ),
+        reproduced="k + k + (S + 1) + 2 weights a block",
+    ),
+    Paper(
+        "se-net",
+        covers="the gate, as an op, a module and an option of every block; not the ResNets",
+        where=(
+            "scanmax.ops.squeeze_excite",
+            "scanmax.models.parts.channel_attention.SqueezeExcite",
+        ),
+        tests=(
+            "tests/ops/channels/test_attention.py::SqueezeExciteTest",
+            "tests/models/parts/test_channel_attention.py::test_blocks_take_every_gate",
+            "tests/parity/test_heads_parity.py::test_squeeze_excite_equals_timm",
+        ),
+    ),
+    Paper(
+        "sparsely-gated-moe",
+        covers="top-k gates of a softmax, room for some tokens of a sequence, the way to experts "
+        "and back, the MLP of experts in ViT and language models with the load-balance loss of its "
+        "successors (GShard, Switch) and a router z-loss; not noisy gates, the losses on "
+        "importance and load, or hierarchies",
+        where=(
+            "scanmax.ops.expert_gates",
+            "scanmax.ops.dispatch_to_experts",
+            "scanmax.ops.combine_experts",
+            "scanmax.models.parts.experts.ExpertMlp",
+        ),
+        tests=(
+            "tests/ops/channels/test_experts.py",
+            "tests/models/parts/test_experts.py::test_it_is_a_loop_over_experts_and_tokens",
+        ),
+    ),
+)
