@@ -33,9 +33,9 @@ def main(argv=None) -> int:
     if options.case[:1] == ["claims"]:
         return measure_claims(options.case[1:], options)
     folder = pathlib.Path(__file__).parent
-    for module in pkgutil.iter_modules([str(folder)]):
-        if not module.name.startswith("__"):
-            importlib.import_module(f"benchmarks.{module.name}")
+    for module in pkgutil.walk_packages([str(folder)], "benchmarks."):
+        if not module.name.startswith(("benchmarks.__", "benchmarks.claims")):
+            importlib.import_module(module.name)
     from benchmarks import harness
 
     if options.list:

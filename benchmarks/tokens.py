@@ -258,3 +258,30 @@ def set_pool(quick: bool):
         arrays = normal(*[(batch, N, 512)] * 2)
         peers = {"jax_peers": {"plain JAX": plain}, "torch_peers": {"torch": in_torch}}
         yield from op_rows(f"{batch} sets of {N}, width 512", ops.set_pool, arrays, **peers)
+
+
+def _fused_by_matrix(x, attention, remove):
+    """The same groups, tokens and attention merged by products with their matrix."""
+    importance = jax.lax.stop_gradient(attention.mean((-3, -2)))
+    groups = ops.bipartite_soft_matching(x, importance, remove=remove)
+    member = jax.nn.one_hot(groups, x.shape[-2] - remove, axis=-2)
+    weights = member * importance[:, None]
+    weights = weights / weights.sum(-1, keepdims=True)
+    merged = jnp.einsum("bgi,bhij,bkj->bhgk", weights, attention, member)
+    return jnp.concatenate([(weights @ x).ravel(), merged.ravel()])
+
+
+@benchmark("fuse_tokens")
+def fuse_tokens(quick: bool):
+    """ops.fuse_tokens by three criteria, attention merged too, against products with the groups."""
+    for T, batch in ((65, 2),) if quick else ((197, 8), (1025, 1)):
+        x, logits = normal((batch, T, 384), (batch, 6, T, T))
+        attention = np.asarray(jax.nn.softmax(logits, -1))
+
+        def ours(x, attention):
+            x, attention, _ = ops.fuse_tokens(x, attention, remove=16)
+            return jnp.concatenate([x.ravel(), attention.ravel()])
+
+        peers = {"matrix": functools.partial(_fused_by_matrix, remove=16)}
+        title = f"{batch} x {T} tokens, width 384, 6 heads"
+        yield from op_rows(title, ours, [x, attention], jax_peers=peers)

@@ -1,7 +1,8 @@
 """Claims of the papers, run again: `python -m benchmarks claims [NAME ...]` writes docs/claims.md.
 
-A claim is a function of this folder's modules. Its docstring's first line is what the paper says;
-it returns findings, each the paper's figure beside the one measured here:
+A claim is a function of the module of its family, here or in the folder of the family. Its
+docstring's first line is what the paper says; it returns findings, each the paper's figure beside
+the one measured here:
 
     @claim("uniform-weights", paper="sigmoid-attention")
     def uniform_weights(quick):
@@ -88,9 +89,9 @@ def save_figure(figure, name: str) -> None:
 
 
 def load_claims() -> dict[str, Claim]:
-    """All claims, from every module of this folder."""
-    for module in pkgutil.iter_modules([str(FOLDER)]):
-        importlib.import_module(f"benchmarks.claims.{module.name}")
+    """All claims, from every module of this folder and those in it."""
+    for module in pkgutil.walk_packages([str(FOLDER)], f"{__name__}."):
+        importlib.import_module(module.name)
     return CLAIMS
 
 

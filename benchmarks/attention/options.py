@@ -5,7 +5,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.claims.attention_options import grid_of
+from benchmarks.claims.attention.options import grid_of
 from benchmarks.harness import benchmark, to_torch
 from benchmarks.passes import heads_first, normal, op_rows
 from scanmax import ops

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 
 from benchmarks.claims import Finding, claim
-from benchmarks.claims.long_conv import accuracy, digits, trained
-from benchmarks.claims.recall import train
+from benchmarks.claims.conv import accuracy, digits, trained
+from benchmarks.claims.language.recall import train
 from scanmax.configs.digits_sequential import NETWORKS
 from scanmax.data import sequence_tasks
 from scanmax.models import create_model

@@ -99,36 +99,3 @@ def attention_rollout(quick: bool):
         peers = {"whole product": functools.partial(_whole_product, rows=1)}
         title = f"{batch} x {T} tokens, {len(matrices)} layers, 6 heads"
         yield from op_rows(title, ours, matrices, jax_peers=peers)
-
-
-@benchmark("hubness")
-def hubness(quick: bool):
-    """Inverted and dual inverted softmax over banks against plain JAX and torch, float32."""
-
-    def inverted(similarity, bank):
-        return jnp.exp(20 * similarity) / jnp.exp(20 * bank).sum(-2)
-
-    def dual(similarity, queries, gallery):
-        return inverted(similarity, queries) * inverted(similarity, gallery)
-
-    def inverted_torch(similarity, bank):
-        return (20 * similarity).exp() / (20 * bank).exp().sum(-2)
-
-    def dual_torch(similarity, queries, gallery):
-        return inverted_torch(similarity, queries) * inverted_torch(similarity, gallery)
-
-    for T, S in ((32, 64),) if quick else ((1024, 1024), (1000, 8192)):
-        # cosine similarities: the plain forms have no protection against overflow
-        arrays = [np.tanh(x) for x in normal((T, S), (2 * T, S), (T, S), scale=0.3)]
-        for name, ours, plain, peer, count in (
-            ("inverted", ops.inverted_softmax, inverted, inverted_torch, 2),
-            ("dual inverted", ops.dual_inverted_softmax, dual, dual_torch, 3),
-        ):
-            yield from op_rows(
-                f"{name}, {T} queries, {S} items",
-                ours,
-                arrays[:count],
-                jax_peers={"plain JAX": plain},
-                torch_peers={"torch": peer},
-                training=False,
-            )

@@ -1,6 +1,7 @@
 """Softmax-free attention by landmarks, and third-order attention, against their dense forms."""
 
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks.harness import benchmark
 from benchmarks.passes import normal, op_rows
@@ -76,4 +77,23 @@ def tensor_attention(quick: bool):
             training=trains,
             name="polynomial",
             tolerance=0.02,
+        )
+
+
+@benchmark("newton_pinv")
+def newton_pinv(quick: bool):
+    """ops.newton_pinv of kernels between landmarks against singular values in JAX and torch."""
+    import torch
+
+    for batch, M in [(2, 16)] if quick else [(64, 49), (8, 196)]:
+        (points,) = normal((batch, M, 32), scale=2.0)
+        square = np.square(points[:, :, None] - points[:, None]).sum(-1)
+        kernel = np.exp(-square / (2 * 32**0.5)) + 0.01 * np.eye(M, dtype=np.float32)
+        yield from op_rows(
+            f"{batch} x {M} x {M}",
+            ops.newton_pinv,
+            [kernel.astype(np.float32)],
+            jax_peers={"jnp.linalg.pinv": jnp.linalg.pinv},
+            torch_peers={"torch.linalg.pinv": torch.linalg.pinv},
+            tolerance=1e-2,
         )

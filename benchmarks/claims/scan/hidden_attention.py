@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.claims import Finding, claim, save_figure
-from benchmarks.claims.long_conv import digits, trained
+from benchmarks.claims.conv import digits, trained
 from scanmax import ops
 from scanmax.models import create_model
 

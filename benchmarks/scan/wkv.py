@@ -1,4 +1,4 @@
-"""RWKV, modal state spaces and the language models of Mamba against torch and naive forms."""
+"""RWKV and modal state spaces against torch and naive forms."""
 
 import functools
 
@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import scanmax
 from benchmarks.harness import Row, benchmark, jax_contender, to_torch, torch_contender
 from benchmarks.peers import import_peer
 from scanmax import ops
-from scanmax.models.weights import load_weights
 
 RNG = np.random.default_rng(0)
 
@@ -148,83 +146,3 @@ def modal_ssm(quick: bool):
         arguments = [RNG.normal(size=(1, length, dim)).astype(np.float32)]
         title = f"T={length}, {dim} channels of {modes} modes"
         yield from _both(title, forms[None], peers, arguments, 1e-4)
-
-
-def _language_model(family: str, network, model, length: int, title: str):
-    """A row: logits and all gradients of one sequence, against transformers in eager torch."""
-    import torch
-
-    tokens = RNG.integers(0, 256, size=(1, length)).astype(np.int32)
-    cotangent = RNG.normal(size=(1, length, 256)).astype(np.float32)
-    weights = {key: value.detach().numpy() for key, value in network.state_dict().items()}
-
-    def as_ours(tensors):
-        return jax.tree.map(
-            lambda leaf: leaf.unbox() if hasattr(leaf, "unbox") else leaf,
-            load_weights(model, tensors, (length,)),
-            is_leaf=lambda leaf: hasattr(leaf, "unbox"),
-        )
-
-    def step(variables, tokens, cotangent):
-        def loss(variables):
-            logits = model.apply(variables, tokens, train=True)
-            return jnp.sum(logits * cotangent), logits
-
-        gradients, logits = jax.grad(loss, has_aux=True)(variables)
-        return logits, gradients
-
-    inputs, weight = torch.as_tensor(tokens, dtype=torch.long), to_torch(cotangent)
-
-    def peer():
-        network.zero_grad()
-        logits = network(inputs, use_cache=False).logits
-        (logits * weight).sum().backward()
-        return logits
-
-    def result(logits):
-        gradients = {name: value.grad.numpy() for name, value in network.named_parameters()}
-        return logits.detach(), as_ours(gradients)
-
-    return Row(
-        title,
-        jax_contender("scanmax", step, as_ours(weights), tokens, cotangent),
-        [torch_contender(f"transformers {family}, eager torch", peer, result=result)],
-        tolerance=1e-2,
-    )
-
-
-def _sizes(quick: bool):
-    """Length and width, what both configurations share, what both of our models do."""
-    length, dim = (32, 64) if quick else (1024, 768)
-    common = {"vocab_size": 256, "hidden_size": dim, "num_hidden_layers": 2}
-    return length, dim, common, {"vocab_size": 256, "dim": dim, "depth": 2}
-
-
-@benchmark("mamba_training")
-def mamba_training(quick: bool):
-    """Two blocks of Mamba-1 130m, forward and backward, against transformers (minutes per call)."""
-    mamba = import_peer("transformers.models.mamba.modeling_mamba")
-    length, dim, common, fields = _sizes(quick)
-    yield _language_model(
-        "mamba",
-        mamba.MambaForCausalLM(mamba.MambaConfig(**common)),
-        scanmax.create_model("mamba_130m", **fields),
-        length,
-        f"Mamba-1, two blocks of width {dim}, T={length}, training",
-    )
-
-
-@benchmark("mamba2_training")
-def mamba2_training(quick: bool):
-    """Two blocks of Mamba-2 130m, forward and backward, against transformers."""
-    mamba2 = import_peer("transformers.models.mamba2.modeling_mamba2")
-    length, dim, common, fields = _sizes(quick)
-    heads = {"num_heads": 2 * dim // 64, "head_dim": 64, "n_groups": 1}
-    config = mamba2.Mamba2Config(**common, **heads, tie_word_embeddings=True)
-    yield _language_model(
-        "mamba2",
-        mamba2.Mamba2ForCausalLM(config),
-        scanmax.create_model("mamba2_130m", **fields, heads=2 * dim // 64),
-        length,
-        f"Mamba-2, two blocks of width {dim}, T={length}, training",
-    )

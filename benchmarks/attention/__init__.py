@@ -1,0 +1,1 @@
+"""Attention: the evaluation, its options, heads, across images, of higher order, by steps."""

@@ -1,0 +1,1 @@
+"""Claims about local and sparse attention."""

@@ -1,0 +1,1 @@
+"""Claims about sequences, series and their small tasks."""

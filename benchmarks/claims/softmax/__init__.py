@@ -1,0 +1,1 @@
+"""Claims about softmax variants, and what trains with them."""

@@ -1,0 +1,1 @@
+"""Recurrences: state-space duality, with decays and the delta rule, RWKV and modal state spaces."""
