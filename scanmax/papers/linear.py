@@ -10,9 +10,9 @@ LEDGER = (
         "authors' code; not the windowed form or the InLine models",
         where=("scanmax.ops.inline_attention", "scanmax.models.mixers.Inline"),
         tests=(
-            "tests/ops/linear/test_normalisations.py::InlineAttentionTest",
-            "tests/ops/linear/test_normalisations.py::test_matrices",
-            "tests/models/mixers/linear/test_fused.py::test_the_image_chooses_the_taps_of_its_values",
+            "tests/ops/linear/test_inline.py::InlineAttentionTest",
+            "tests/ops/linear/test_inline.py::test_matrices",
+            "tests/models/mixers/linear/test_matrices.py::test_the_image_chooses_the_taps_of_its_values",
             "tests/test_claims.py",
         ),
         reproduced="rows sum to one; q and 2 q collide in linear attention, not here: "
@@ -26,9 +26,9 @@ LEDGER = (
         "models",
         where=("scanmax.ops.mala_attention", "scanmax.models.mixers.Mala"),
         tests=(
-            "tests/ops/linear/test_normalisations.py::MalaAttentionTest",
-            "tests/ops/linear/test_normalisations.py::test_the_released_order_of_operations",
-            "tests/models/mixers/linear/test_fused.py",
+            "tests/ops/linear/test_mala.py::MalaAttentionTest",
+            "tests/ops/linear/test_mala.py::test_the_released_order_of_operations",
+            "tests/models/mixers/linear/test_matrices.py",
             "tests/test_claims.py",
         ),
         reproduced="rows sum to one and sharpen with the query, linear attention's do not: "
@@ -45,8 +45,8 @@ LEDGER = (
             "scanmax.models.mixers.GatedAttention",
         ),
         tests=(
-            "tests/ops/linear/test_normalisations.py::RalaAttentionTest",
-            "tests/models/mixers/linear/test_fused.py",
+            "tests/ops/linear/test_rala.py::RalaAttentionTest",
+            "tests/models/mixers/linear/test_matrices.py",
             "tests/test_claims.py",
         ),
         reproduced="rank of the outputs of linear attention, RALA and softmax, on random tokens: "

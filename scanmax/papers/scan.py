@@ -211,7 +211,7 @@ LEDGER = (
         tests=(
             "tests/data/test_sequence_tasks.py::test_recalled_values_are_those_after_the_keys",
             "tests/ops/scan/test_delta_rule.py",
-            "tests/models/mixers/linear/test_recurrent.py",
+            "tests/models/mixers/test_recurrent.py",
             "tests/parity/test_delta_rule_parity.py",
             "tests/test_claims.py",
         ),

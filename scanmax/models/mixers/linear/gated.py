@@ -1,4 +1,4 @@
-"""Mixers of MAViT and RAVLT: rotary positions, a local term on the values, a gate on the output."""
+"""Softmax attention with rotary positions, a local term on the values, a gate on the output."""
 
 from typing import Any, ClassVar
 
@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import Conv, Dense, at_least_float32
+from scanmax.models.layers import Conv, Dense
 from scanmax.models.mixers.base import Mixer
-from scanmax.models.mixers.linear.attention import attend
 
 
 class GatedAttention(Mixer):
@@ -95,80 +94,3 @@ class GatedAttention(Mixer):
         options = {"is_causal": self.is_causal}
         self.sow_attention(query.shape[1], lambda: ops.attention_matrix(query, key, **options))
         return ops.context_attention(query, key, value, **options), state
-
-
-class Mala(GatedAttention):
-    """Magnitude-aware linear attention with rotary positions, a local term and a gate.
-
-    The released form: positions turn the features in the products, and not in the sums that replace
-    the normaliser.
-
-    Attributes:
-      feature_map: phi, a name of `ops.linear_attention` that keeps the width.
-    """
-
-    formula: ClassVar[str] = "y = (mala(q, k, v) + conv(v)) * o, w_ts = (1 + 1/z_t) s_ts - z_t/T"
-    cost: ClassVar[str] = "T"
-    papers: ClassVar[tuple[str, ...]] = ("mala-magnitude-aware-linear-attention",)
-
-    feature_map: str = "elu"
-
-    @nn.nowrap
-    def mix(self, query, key, value, turn, state):
-        phi = ops.FEATURE_MAPS[self.feature_map]
-        query, key = phi(query), phi(key)
-        turned = {"turned_query": turn(query), "turned_key": turn(key)}
-        self.sow_attention(
-            query.shape[1],
-            lambda: ops.mala_attention_matrix(
-                query, key, feature_map=None, is_causal=self.is_causal, **turned
-            ),
-        )
-        return attend(
-            ops.mala_attention,
-            ops.mala_attention_step,
-            {"query": query, "key": key, "value": value, **turned},
-            is_causal=self.is_causal,
-            state=state,
-            feature_map=None,
-        )
-
-    @nn.nowrap
-    def positions(self, x, state):
-        if state is None:
-            return None
-        tokens = jnp.arange(x.shape[1])
-        # the corner of the state counts the tokens before
-        return state[:, 0, -1, -1, None] + tokens[None].astype(state.dtype)
-
-    @nn.nowrap
-    def init_state(self, batch_size: int, length: int, dim: int) -> Array:
-        width = self.head_dim(dim) + 1
-        return jnp.zeros((batch_size, self.heads, width, width), at_least_float32(self.dtype))
-
-
-class Rala(GatedAttention):
-    """Rank-augmented linear attention with rotary positions, a local term and its gate.
-
-    The gate is the output modulation of the paper. There is no causal form: the tokens are weighed
-    by the mean of all queries.
-
-    Attributes:
-      feature_map: phi, a name of `ops.linear_attention` that keeps the width.
-    """
-
-    formula: ClassVar[str] = "y_t = (sum_s phi(q_t) . alpha_s phi(k_s) v_s / z_t + conv(v)_t) * o_t"
-    cost: ClassVar[str] = "T"
-    papers: ClassVar[tuple[str, ...]] = ("rala-ravlt",)
-
-    feature_map: str = "elu"
-
-    @nn.nowrap
-    def mix(self, query, key, value, turn, state):
-        if self.is_causal:
-            raise ValueError("Rala has no causal form: its weights of tokens need all queries.")
-        phi = ops.FEATURE_MAPS[self.feature_map]
-        query, key = phi(query), phi(key)
-        options = {"turned_query": turn(query), "turned_key": turn(key), "feature_map": None}
-        self.sow_attention(query.shape[1], lambda: ops.rala_attention_matrix(query, key, **options))
-        return ops.rala_attention(query, key, value, **options), state

@@ -8,13 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scanmax import ops
-from scanmax.models.layers import (
-    Dense,
-    at_least_float32,
-    fan_in_uniform,
-    ones_init,
-    partitioned,
-)
+from scanmax.models.layers import Dense, at_least_float32, fan_in_uniform, ones_init, partitioned
 from scanmax.models.mixers.base import splits_tokens
 from scanmax.models.mixers.scan.ssd import step_init
 
