@@ -11,6 +11,7 @@ from scanmax.train.config import (
     CheckpointConfig,
     Config,
     ModelConfig,
+    ObjectiveConfig,
     OptimConfig,
     ScheduleConfig,
 )
@@ -21,7 +22,7 @@ def get_config(arg: str = "") -> Config:
     del arg
     kernel = {"generator": "siren", "generator_options": {"omega": 10.0, "hidden": 16}}
     return Config(
-        task="regression",
+        objective=ObjectiveConfig(name="regression"),
         model=ModelConfig(name="ckcnn_98k", kwargs={"dims": (16, 16), "kernel": kernel}),
         data=DataConfig(name="adding", sequence_length=100),
         optim=OptimConfig(name="adamw", lr=5e-3, clip_norm=1.0),

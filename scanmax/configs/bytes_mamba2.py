@@ -13,6 +13,7 @@ from scanmax.train.config import (
     Config,
     EmaConfig,
     ModelConfig,
+    ObjectiveConfig,
     OptimConfig,
     ScheduleConfig,
 )
@@ -22,7 +23,7 @@ def get_config(arg: str = "") -> Config:
     """The config; `arg` is not used."""
     del arg
     return Config(
-        task="language_model",
+        objective=ObjectiveConfig(name="language_model"),
         model=ModelConfig(
             name="mamba2_130m",
             kwargs={"dim": 128, "depth": 4, "heads": 4, "state_size": 32},

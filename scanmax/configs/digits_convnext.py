@@ -12,8 +12,8 @@ from scanmax.train.config import (
     CheckpointConfig,
     Config,
     EmaConfig,
-    LossConfig,
     ModelConfig,
+    ObjectiveConfig,
     OptimConfig,
     ScheduleConfig,
 )
@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> Config:
         data=DataConfig(
             name="digits", augment=AugmentConfig(translate=0.5, rotate=8.0, zoom=0.05, shear=0.05)
         ),
-        loss=LossConfig(label_smoothing=0.1),
+        objective=ObjectiveConfig(label_smoothing=0.1),
         optim=OptimConfig(name="adamw", lr=3e-3, weight_decay=0.05, clip_norm=1.0),
         schedule=ScheduleConfig(name="cosine", warmup="2 epochs"),
         ema=EmaConfig(decay=0.99, warmup=True),

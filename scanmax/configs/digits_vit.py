@@ -12,8 +12,8 @@ from scanmax.train.config import (
     CheckpointConfig,
     Config,
     EmaConfig,
-    LossConfig,
     ModelConfig,
+    ObjectiveConfig,
     OptimConfig,
     ScheduleConfig,
 )
@@ -43,7 +43,7 @@ def get_config(arg: str = "") -> Config:
             image_size=16,
             augment=AugmentConfig(translate=1.0, rotate=10.0, zoom=0.1, shear=0.1),
         ),
-        loss=LossConfig(label_smoothing=0.1),
+        objective=ObjectiveConfig(label_smoothing=0.1),
         optim=OptimConfig(name="adamw", lr=1.5e-3, b2=0.99, weight_decay=0.3, clip_norm=1.0),
         schedule=ScheduleConfig(name="cosine", warmup="5 epochs"),
         ema=EmaConfig(decay=0.99, warmup=True),

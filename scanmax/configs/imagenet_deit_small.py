@@ -19,8 +19,8 @@ from scanmax.train.config import (
     CheckpointConfig,
     Config,
     EmaConfig,
-    LossConfig,
     ModelConfig,
+    ObjectiveConfig,
     OptimConfig,
     ScheduleConfig,
 )
@@ -51,7 +51,7 @@ def get_config(arg: str = "") -> Config:
                 repeats=3,
             ),
         ),
-        loss=LossConfig(label_smoothing=0.1),
+        objective=ObjectiveConfig(label_smoothing=0.1),
         # The published rate is 5e-4 for every 512 images of the batch.
         optim=OptimConfig(name="adamw", lr=5e-4 * batch_size / 512, weight_decay=0.05),
         schedule=ScheduleConfig(name="cosine", warmup="5 epochs", final=0.01),

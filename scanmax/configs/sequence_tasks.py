@@ -12,7 +12,13 @@ Expected: 98% of the held-out queries of mqar by attention, a seventh of them by
 
 from scanmax.data.config import DataConfig
 from scanmax.errors import UserError, suggest
-from scanmax.train.config import Config, ModelConfig, OptimConfig, ScheduleConfig
+from scanmax.train.config import (
+    Config,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    ScheduleConfig,
+)
 
 # Length, options, the mixer that shows the task, and a learning rate at which it does.
 TASKS = {
@@ -37,7 +43,7 @@ def get_config(arg: str = "") -> Config:
     mixer = mixer or usual
     fields = MIXER_FIELDS.get(mixer, {})
     return Config(
-        task="sequence_labels",
+        objective=ObjectiveConfig(name="sequence_labels"),
         model=ModelConfig(
             name="lm_tiny",
             kwargs={

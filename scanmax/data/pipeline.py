@@ -39,6 +39,7 @@ class Pipeline:
       start_evaluation: Function that returns the evaluation batches.
       to_display: Turns model inputs into uint8 images, or tokens into text.
       baselines: Figures to hold a model's against, by name; computed when called.
+      normalisation: Mean and deviation per channel of images in [0, 1]; None for other data.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Pipeline:
     start_evaluation: Callable[[], Iterable[Batch]]
     to_display: Callable[[np.ndarray], Any]
     baselines: Callable[[], dict[str, float]]
+    normalisation: tuple[np.ndarray, np.ndarray] | None = None
 
     def train_iterator(self, start_step: int = 0) -> Iterator[Batch]:
         """Yields the training batches of start_step, start_step + 1, ... without end."""
@@ -119,6 +121,7 @@ def load(
         start_evaluation=lambda: read_ahead(evaluation, config),
         to_display=transform.to_display,
         baselines=source.baselines,
+        normalisation=(transform.mean, transform.std) if source.kind == "image" else None,
     )
 
 

@@ -14,17 +14,25 @@ from scanmax.data.config import DataConfig
 from scanmax.errors import UserError, suggest
 from scanmax.train import sharding
 from scanmax.train.config import Config, Durations, check_config, resolve_durations
+from scanmax.train.evaluators import EVALUATORS, Evaluator
+from scanmax.train.gradients import GRADIENTS
 from scanmax.train.losses import get_loss
+from scanmax.train.mixing import MIXES
+from scanmax.train.objectives import OBJECTIVES, Objective
 from scanmax.train.optim import make_optimizer
+from scanmax.train.plugs import checked_pairs, lookup, make, numbered
 from scanmax.train.schedules import make_schedule
-from scanmax.train.state import TrainState, abstract_params, create_state
-from scanmax.train.step import compile_steps
-from scanmax.train.tasks import TASKS
+from scanmax.train.state import TrainState, create_state, init_objective, logical_axes
+from scanmax.train.step import Recipe, compile_steps, model_variables
+from scanmax.train.teachers import OPTIONS, Teacher, change_of_normalisation
+from scanmax.train.terms import TERMS, Term
+from scanmax.train.transforms import TRANSFORMS
 
 
 class Pipeline(Protocol):
     """What the trainer asks of data; scanmax.data.load returns one.
 
+    `normalisation`, where there is one, is the mean and deviation of images in [0, 1];
     `num_classes` is the size of the vocabulary where `kind` is "tokens" or "labelled_tokens".
     """
 
@@ -54,19 +62,22 @@ class Run:
     """Everything of a run but its state.
 
     Attributes:
+      recipe: the objective around the model, and what else hangs on the plug points.
+      evaluators: evaluations beside the objective's own.
       init: makes the state, sharded from the start.
       shapes: the state's shapes.
       shardings: the state's shardings.
-      train_step: (state, batch, teacher_variables) -> (state, metrics); the state is donated.
-      eval_step: (params, batch_stats, batch) -> sums.
-      predict_step: (params, batch_stats, batch) -> probabilities beside the batch.
+      train_step: (state, batch, teachers) -> (state, metrics); the state is donated.
+      eval_step: (params, carried, batch) -> sums.
+      predict_step: (params, carried, batch) -> what is predicted, beside the batch.
+      features_step: (params, carried, inputs) -> pooled features [B, D].
     """
 
     config: Config
     durations: Durations
     pipeline: Pipeline
-    model: nn.Module
-    teacher: nn.Module | None
+    recipe: Recipe
+    evaluators: tuple[Evaluator, ...]
     mesh: Mesh
     init: Callable[[], TrainState]
     shapes: TrainState
@@ -74,10 +85,30 @@ class Run:
     train_step: Callable[..., Any]
     eval_step: Callable[..., Any]
     predict_step: Callable[..., Any]
+    features_step: Callable[..., Any]
+
+    @property
+    def objective(self) -> Objective:
+        """What is minimised."""
+        return self.recipe.objective
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        return self.recipe.objective.model
+
+    @property
+    def example(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one model input, with a batch axis of one."""
+        return model_input(self.pipeline, type(self.objective))
 
     def eval_params(self, state: TrainState) -> Any:
         """The parameters that are evaluated: the moving average where one is kept."""
         return state.ema if self.config.ema.decay else state.params
+
+    def model_variables(self, state: TrainState) -> dict[str, Any]:
+        """The model's variables for model.apply, as they are evaluated, transforms included."""
+        return model_variables(self.recipe.variables(self.eval_params(state), state.carried))
 
 
 def build(
@@ -99,7 +130,10 @@ def build(
       UserError: anything in the config that cannot be.
     """
     check_config(config)
-    get_loss(config.loss.name)
+    get_loss(config.objective.loss)
+    kind = lookup(OBJECTIVES, config.objective.name, "config.objective.name")
+    evaluators = make_evaluators(config)
+    check_metric(config, kind, evaluators)
     mesh = sharding.make_mesh(config.sharding, devices)
     accumulate = config.optim.accumulate
     sharding.check_batch_size("config.batch_size", config.batch_size, mesh, accumulate)
@@ -107,55 +141,175 @@ def build(
     sharding.check_batch_size("config.eval_batch_size", eval_batch_size, mesh)
     if pipeline is None:
         pipeline = load_data(config.data, config, eval_batch_size)
-    task = TASKS[config.task](config.loss)
-    if config.checkpoint.metric not in task.metrics:
+    if kind.data_kind != pipeline.kind:
         raise UserError(
-            f"unknown config.checkpoint.metric={config.checkpoint.metric!r}; "
-            + suggest(config.checkpoint.metric, task.metrics)
-        )
-    if task.data_kind != pipeline.kind:
-        raise UserError(
-            f"config.task={config.task!r} needs {task.data_kind} data; "
+            f"config.objective.name={config.objective.name!r} needs {kind.data_kind} data; "
             f"config.data.name={config.data.name!r} holds {pipeline.kind}"
         )
+    check_views(config, kind, pipeline)
     if model is None:
         model = make_model(config, pipeline)
     durations = resolve_durations(config, pipeline.num_train)
-    example = model_input(pipeline)
+    objective = make_objective(config, model, pipeline, durations.total)
+    example, batch = model_input(pipeline, kind), one_row(pipeline.train_spec)
+    teachers = tuple(teacher.variable_shapes(example) for teacher in objective.teachers)
     try:
-        params, axes, _ = abstract_params(model, config.seed, example)
+        boxed = jax.eval_shape(
+            lambda: init_objective(objective, config.seed, example, batch, teachers)
+        )
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
         raise UserError(
             f"model {config.model.name!r} does not take inputs {tuple(example.shape)}: {error}"
         ) from error
+    params = nn.meta.unbox(boxed["params"])
     schedule = make_schedule(config.schedule, config.optim.lr, durations)
-    optimizer = make_optimizer(config.optim, schedule, params, axes)
+    optimizer = make_optimizer(config.optim, schedule, params, logical_axes(boxed["params"]))
+    recipe = make_recipe(config, objective, params, pipeline)
     init, shapes, shardings = create_state(
-        model,
+        objective,
         optimizer,
         example,
+        batch,
         seed=config.seed,
         mesh=mesh,
         config=config.sharding,
+        teachers=teachers,
+        transforms=recipe.transforms,
         keeps_ema=config.ema.decay > 0,
-    )
-    teacher = make_teacher(config, pipeline)
-    train_step, eval_step, predict_step = compile_steps(
-        model, optimizer, schedule, task, config, shardings, mesh, teacher
     )
     return Run(
         config=config,
         durations=durations,
         pipeline=pipeline,
-        model=model,
-        teacher=teacher,
+        recipe=recipe,
+        evaluators=evaluators,
         mesh=mesh,
         init=init,
         shapes=shapes,
         shardings=shardings,
-        train_step=train_step,
-        eval_step=eval_step,
-        predict_step=predict_step,
+        **compile_steps(recipe, optimizer, schedule, config, shardings, mesh),
+    )
+
+
+def make_evaluators(config: Config) -> tuple[Evaluator, ...]:
+    """The evaluators of a config."""
+    field = "config.evaluators"
+    return tuple(
+        make(EVALUATORS, name, options, field)
+        for name, options in checked_pairs(config.evaluators, field)
+    )
+
+
+def check_metric(config: Config, kind: type[Objective], evaluators: Iterable[Evaluator]) -> None:
+    """Refuses a metric of "best" that no evaluation gives."""
+    known = [*kind.metric_names]
+    for evaluator in evaluators:
+        known += [] if evaluator.final else evaluator.metric_names
+    if config.checkpoint.metric not in known:
+        raise UserError(
+            f"unknown config.checkpoint.metric={config.checkpoint.metric!r}; "
+            + suggest(config.checkpoint.metric, known)
+        )
+
+
+def check_views(config: Config, kind: type[Objective], pipeline: Pipeline) -> None:
+    """Refuses training batches that hold another number of views than the objective reads."""
+    if kind.data_kind != "image":
+        return
+    shape = pipeline.train_spec["image"].shape
+    views = shape[1] if len(shape) == 5 else 1
+    if views != kind.views:
+        raise UserError(
+            f"config.objective.name={config.objective.name!r} reads {kind.views} views of each "
+            f"image: set config.data.augment.views={kind.views}, not {views}"
+        )
+
+
+def make_objective(
+    config: Config, model: nn.Module, pipeline: Pipeline, total_steps: int
+) -> Objective:
+    """The objective of a config around a model."""
+    own = config.objective
+    terms = make_terms(own.terms)
+    objective = make(
+        OBJECTIVES,
+        own.name,
+        own.kwargs,
+        "config.objective.kwargs of",
+        model=model,
+        config=own,
+        terms=terms,
+        teachers=make_teachers(config, pipeline, any(term.reads_taps for term in terms)),
+        total_steps=total_steps,
+    )
+    objective.check()
+    if config.optim.accumulate > 1 and not objective.accumulates:
+        raise UserError(
+            f"config.optim.accumulate={config.optim.accumulate}: {own.name!r} compares the rows of "
+            "a batch, and parts of it would be another loss; take more devices or remat"
+        )
+    return objective
+
+
+def make_terms(pairs: Any) -> tuple[Term, ...]:
+    """Terms of a config's pairs, each under its own name."""
+    field = "config.objective.terms"
+    pairs = checked_pairs(pairs, field)
+    names = numbered([name for name, _ in pairs])
+    return tuple(
+        make(TERMS, kind, options, field, name=name) for (kind, options), name in zip(pairs, names)
+    )
+
+
+def make_teachers(config: Config, pipeline: Pipeline, reads_taps: bool) -> tuple[Teacher, ...]:
+    """The teachers of a config, not yet their weights."""
+    field, teachers = "config.objective.teachers", []
+    for name, options in checked_pairs(config.objective.teachers, field):
+        for key in options:
+            if key not in OPTIONS:
+                raise UserError(f"{field} {name!r} has no option {key!r}; {suggest(key, OPTIONS)}")
+        scale, shift = change_of_normalisation(
+            f"{field} {name!r}", options, getattr(pipeline, "normalisation", None)
+        )
+        teachers.append(
+            Teacher(
+                name=name,
+                model=_create(name, 0, pipeline, dict(options.get("kwargs", {}))),
+                weights=options.get("weights", ""),
+                scale=scale,
+                shift=shift,
+                image_size=options.get("image_size", 0),
+                reads_taps=reads_taps,
+            )
+        )
+    return tuple(teachers)
+
+
+def make_recipe(config: Config, objective: Objective, params: Any, pipeline: Pipeline) -> Recipe:
+    """The objective with the config's mixes, gradient rule and transforms."""
+    mixes = tuple(
+        make(MIXES, name, options, "config.mix", classes=pipeline.num_classes)
+        for name, options in checked_pairs(config.mix, "config.mix")
+    )
+    if mixes and objective.data_kind != "image":
+        raise UserError(f"config.mix changes images; {config.objective.name!r} reads none")
+    transforms = make_transforms(config)
+    for transform in transforms:
+        transform.check(params, "config.transforms")
+    gradient = make(
+        GRADIENTS, config.optim.gradient, config.optim.gradient_kwargs, "config.optim.gradient"
+    )
+    return Recipe(objective, mixes, gradient, transforms)
+
+
+def make_transforms(config: Config) -> tuple[Any, ...]:
+    """The transforms of a config."""
+    field = "config.transforms"
+    return tuple(
+        make(TRANSFORMS, name, options, field)
+        for name, options in checked_pairs(config.transforms, field)
     )
 
 
@@ -174,13 +328,23 @@ def load_data(data: DataConfig, config: Config, eval_batch_size: int) -> Pipelin
     )
 
 
-def model_input(pipeline: Pipeline) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of one model input, with a batch axis of one."""
-    field = {"labelled_tokens": "tokens"}.get(pipeline.kind, pipeline.kind)
-    given = pipeline.train_spec[field]
-    # a row of text holds one token more than the model reads
-    shape = (given.shape[1] - 1,) if pipeline.kind == "tokens" else given.shape[1:]
-    return jax.ShapeDtypeStruct((1, *shape), given.dtype)
+def one_row(spec: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch's shapes with a batch axis of one."""
+    return {
+        name: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype) for name, leaf in spec.items()
+    }
+
+
+def model_input(pipeline: Pipeline, kind: type[Objective] | None = None) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of one model input, with a batch axis of one.
+
+    Args:
+      pipeline: the data.
+      kind: the objective; None is the first one that reads such data.
+    """
+    if kind is None:
+        kind = next(each for each in OBJECTIVES.values() if each.data_kind == pipeline.kind)
+    return jax.eval_shape(kind.inputs, one_row(pipeline.eval_spec))
 
 
 def make_model(config: Config, pipeline: Pipeline) -> nn.Module:
@@ -191,13 +355,6 @@ def make_model(config: Config, pipeline: Pipeline) -> nn.Module:
     return _create(config.model.name, config.model.num_classes, pipeline, {
         **fields, **config.model.kwargs,
     })  # fmt: skip
-
-
-def make_teacher(config: Config, pipeline: Pipeline) -> nn.Module | None:
-    """The model to distil from, or None."""
-    if not config.loss.teacher:
-        return None
-    return _create(config.loss.teacher, 0, pipeline, config.loss.teacher_kwargs)
 
 
 def remat_field(name: str) -> bool | str:

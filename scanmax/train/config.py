@@ -34,28 +34,29 @@ class ModelConfig:
 
 
 @dataclasses.dataclass
-class LossConfig:
-    """What is minimised.
+class ObjectiveConfig:
+    """What a run minimises; docs/adding_an_objective.md.
 
     Attributes:
-      name: "softmax_cross_entropy" or "stablemax_cross_entropy".
+      name: "classification", "language_model", "sequence_labels" or "regression".
+      loss: "softmax_cross_entropy" or "stablemax_cross_entropy".
       label_smoothing: Share of the target spread evenly over the classes.
-      teacher: A registered model to distil from; "" is none.
-      teacher_weights: Source of the teacher's weights, as scanmax.load_weights takes it.
-      teacher_kwargs: Further fields of the teacher.
-      distillation: "hard" (the teacher's decision is a label) or "soft" (its distribution).
-      alpha: Weight of the distillation term.
-      temperature: Temperature of soft distillation.
+      weight: Weight of the objective's own loss beside the terms.
+      terms: Further losses, pairs of a name and its options such as ("kd", {"weight": 0.5}): "hard"
+        (the teacher's decision is a label) or "kd" (its distribution).
+      teachers: Models to learn from, pairs of a registered name and its options: "weights" (as
+        scanmax.load_weights takes them), "kwargs" (fields of the model), "mean" and "std" (its own
+        normalisation of images), "image_size".
+      kwargs: Options of the objective itself.
     """
 
-    name: str = "softmax_cross_entropy"
+    name: str = "classification"
+    loss: str = "softmax_cross_entropy"
     label_smoothing: float = 0.0
-    teacher: str = ""
-    teacher_weights: str = ""
-    teacher_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    distillation: str = "hard"
-    alpha: float = 0.5
-    temperature: float = 3.0
+    weight: float = 1.0
+    terms: tuple[Any, ...] = ()
+    teachers: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -80,6 +81,8 @@ class OptimConfig:
       nonfinite: What a loss or gradient that is not finite does: "stop" the run, or "skip" the
         update of that step.
       max_skips: Skipped updates in a row after which the run stops all the same.
+      gradient: How a step comes by its gradient: "plain".
+      gradient_kwargs: Options of that rule.
       kwargs: Further arguments of the optax function.
     """
 
@@ -99,6 +102,8 @@ class OptimConfig:
     freeze: tuple[str, ...] = ()
     nonfinite: str = "stop"
     max_skips: int = 10
+    gradient: str = "plain"
+    gradient_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -187,7 +192,9 @@ class Config:
     """A run. Durations are strings: "500" or "500 steps", "30 epochs", "1e6 examples", "5%".
 
     Attributes:
-      task: "classification", "language_model", "sequence_labels" or "regression".
+      mix: Mixing of examples on the device, pairs of a name and its options, in order.
+      transforms: Changes of the parameters before use, pairs of a name and its options, in order.
+      evaluators: Evaluations beside the objective's own, pairs of a name and its options.
       seed: Seeds parameters, dropout and the order of the data.
       batch_size: Examples per step, over all devices.
       eval_batch_size: Examples per evaluation step; 0 is batch_size.
@@ -199,8 +206,10 @@ class Config:
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    task: str = "classification"
-    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    mix: tuple[Any, ...] = ()
+    transforms: tuple[Any, ...] = ()
+    evaluators: tuple[Any, ...] = ()
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     sharding: ShardingConfig = dataclasses.field(default_factory=ShardingConfig)
@@ -294,13 +303,8 @@ def resolve_durations(config: Config, num_examples: int) -> Durations:
 def check_config(config: Config) -> None:
     """Raises UserError for values that no run can have, before anything is built."""
     choices = {
-        "task": (
-            config.task,
-            ("classification", "language_model", "regression", "sequence_labels"),
-        ),
         "model.dtype": (config.model.dtype, ("float32", "bfloat16")),
         "optim.nonfinite": (config.optim.nonfinite, ("stop", "skip")),
-        "loss.distillation": (config.loss.distillation, ("hard", "soft")),
         "checkpoint.mode": (config.checkpoint.mode, ("max", "min")),
     }
     for path, (value, allowed) in choices.items():

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ from scanmax.errors import UserError
 from scanmax.train import sharding
 from scanmax.train.build import Run
 from scanmax.train.feed import to_device
-from scanmax.train.metrics import add_sums, finalize
+from scanmax.train.metrics import add_sums, finalize, is_correct, masked_sums
 from scanmax.train.state import TrainState
+from scanmax.train.step import example_mask
 
 # Images in predictions.npz: mistakes up to half of them, then what comes first.
 SHOWN = 64
@@ -22,16 +24,56 @@ PROMPT, SAMPLE = 64, 256
 TEMPERATURE = 0.8
 
 
-def evaluate(run: Run, state: TrainState) -> dict[str, float]:
-    """The held-out metrics, exact: sums over all batches, divided once."""
+def evaluate(run: Run, state: TrainState, *, is_last: bool = False) -> dict[str, float]:
+    """The held-out metrics, exact: sums over all batches, divided once; then the evaluators'.
+
+    Args:
+      run: the run.
+      state: its state.
+      is_last: whether the run ends here: some evaluators run only then.
+    """
+    found = _averaged(
+        run, lambda batch: run.eval_step(run.eval_params(state), state.carried, batch)
+    )
+    for evaluator in run.evaluators:
+        if is_last or not evaluator.final:
+            found |= evaluator(run, state)
+    return found
+
+
+def _averaged(run: Run, sums_of: Callable[[Any], Any]) -> dict[str, float]:
     rows = sharding.batch_sharding(run.mesh)
     total = None
     for batch in run.pipeline.eval_batches():
-        sums = run.eval_step(run.eval_params(state), state.batch_stats, to_device(batch, rows))
+        sums = sums_of(to_device(batch, rows))
         total = sums if total is None else add_sums(total, sums)
     if total is None:
         raise UserError(f"the held-out part of {run.config.data.name!r} is empty")
     return finalize(jax.device_get(total))
+
+
+def teacher_report(run: Run, teachers: Sequence[Any]) -> list[str]:
+    """A line for each teacher: how it does itself on the held-out part, on the student's input.
+
+    A teacher that is fed with another's normalisation, or whose head was not loaded, shows here.
+    """
+    lines = []
+    for index, (teacher, variables) in enumerate(zip(run.objective.teachers, teachers)):
+
+        def sums_of(variables, batch, teacher=teacher):
+            told = teacher(variables, run.objective.inputs(batch))
+            values = {}
+            if "label" in batch:
+                values["accuracy"] = is_correct(told.logits, batch["label"])
+            elif "tokens" in batch and "targets" not in batch:
+                values["accuracy"] = is_correct(told.logits, batch["tokens"][:, 1:])
+            return masked_sums(values, example_mask(batch))
+
+        step = jax.jit(sums_of)
+        found = _averaged(run, lambda batch, v=variables, step=step: step(v, batch))
+        said = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+        lines.append(f"teacher {index}    {teacher.name}: held-out {said or 'figures: none'}")
+    return lines
 
 
 def save_outcome(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
@@ -40,6 +82,8 @@ def save_outcome(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
     Every process takes part.
     """
     if run.pipeline.kind == "image":
+        if "probability" not in _predicted(run):
+            return
         arrays = predictions(run, state)
         if jax.process_index() == 0:
             np.savez_compressed(workdir / "predictions.npz", **arrays)
@@ -52,13 +96,19 @@ def save_outcome(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
         (workdir / "sample.json").write_text(json.dumps(found, indent=2) + "\n")
 
 
+def _predicted(run: Run) -> tuple[str, ...]:
+    """Names of what the objective predicts."""
+    shapes = (run.shapes.params, run.shapes.carried, dict(run.pipeline.eval_spec))
+    return tuple(jax.eval_shape(run.predict_step, *shapes))
+
+
 def predictions(run: Run, state: TrainState) -> dict[str, np.ndarray]:
     """Every prediction of the held-out part, the confusion matrix [label, prediction], images."""
     rows = sharding.batch_sharding(run.mesh)
     probabilities, labels, mistakes, right = [], [], [], []
     seen = 0
     for batch in run.pipeline.eval_batches():
-        found = run.predict_step(run.eval_params(state), state.batch_stats, to_device(batch, rows))
+        found = run.predict_step(run.eval_params(state), state.carried, to_device(batch, rows))
         keep = np.asarray(found["mask"])
         probability = np.asarray(found["probability"])[keep]
         label = np.asarray(found["label"])[keep]
@@ -102,9 +152,6 @@ def text_sample(run: Run, state: TrainState) -> dict[str, Any]:
         from jax.experimental import multihost_utils
 
         tokens = multihost_utils.broadcast_one_to_all(tokens)
-    variables = {"params": run.eval_params(state)}
-    if state.batch_stats:
-        variables["batch_stats"] = state.batch_stats
     spoken = jax.jit(
         lambda variables, prompt: generate(
             run.model,
@@ -115,7 +162,7 @@ def text_sample(run: Run, state: TrainState) -> dict[str, Any]:
             temperature=TEMPERATURE,
         ),
         out_shardings=whole,
-    )(variables, jnp.asarray(tokens))
+    )(run.model_variables(state), jnp.asarray(tokens))
     spoken = np.asarray(spoken)[0]
     return {
         "prompt": run.pipeline.to_display(spoken[: tokens.shape[1]]),

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from scanmax.train.tasks import Batch
+from scanmax.train.objectives import Batch
 
 
 def to_device(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> Batch:

@@ -14,8 +14,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from scanmax.errors import UserError
-from scanmax.train.build import make_model
+from scanmax.train.build import make_model, make_transforms
 from scanmax.train.config import Config
+from scanmax.train.step import model_variables
+from scanmax.train.transforms import transformed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,7 @@ def load_for_inference(
         folder = workdir / "checkpoints" / str(step)
         data = json.loads((folder / "meta" / "metadata").read_text())["data"]
         kept = "ema" if config.ema.decay else "params"
-        arrays = read_arrays(folder / "state", (kept, "batch_stats"))
+        arrays = read_arrays(folder / "state", (kept, "carried"))
     except UserError:
         raise
     except Exception as error:
@@ -83,9 +85,13 @@ def load_for_inference(
     if model is None:
         known = types.SimpleNamespace(kind=data["kind"], num_classes=data["num_classes"])
         model = make_model(config, known)
-    variables = {"params": arrays[kept]}
-    if arrays.get("batch_stats"):
-        variables["batch_stats"] = arrays["batch_stats"]
+    if "model" not in arrays[kept]:
+        raise UserError(f"checkpoint {step} of {workdir} was written by scanmax 0.1 or earlier")
+    carried = arrays.get("carried") or {}
+    # What the objective learned beside the model stays behind.
+    variables = model_variables(
+        {"params": transformed(make_transforms(config), arrays[kept], carried), **carried}
+    )
     variables = load_weights(model, variables, data["input"]["shape"])
     return Trained(model, nn.meta.unbox(variables), config, step, data)
 

@@ -14,10 +14,10 @@ import jax
 from scanmax.cli import to_dict
 from scanmax.errors import UserError
 from scanmax.train import sharding
-from scanmax.train.build import Pipeline, Run, build, model_input
+from scanmax.train.build import Pipeline, Run, build
 from scanmax.train.checkpoint import Checkpointer
 from scanmax.train.config import CheckpointConfig, Config
-from scanmax.train.evaluation import evaluate, save_outcome
+from scanmax.train.evaluation import evaluate, save_outcome, teacher_report
 from scanmax.train.feed import Feed
 from scanmax.train.log import Log, NoLog
 from scanmax.train.throughput import HostClock, Profile, peak_flops, step_flops
@@ -58,7 +58,7 @@ def train(
             restored = checkpointer.restore(run.shapes, run.shardings)
             state, meta = restored or (run.init(), checkpoint_meta(run, 0))
             start, best = meta["step"], meta["best"]
-            teacher = load_teacher(run)
+            teachers = load_teachers(run)
             flops, peak = step_flops(run), peak_flops(mesh.devices.ravel().tolist())
             is_first = jax.process_index() == 0
             log = Log(workdir, start=start, total=durations.total) if is_first else NoLog()
@@ -70,6 +70,9 @@ def train(
             stack.callback(feed.close)
             stop = stack.enter_context(stop_signal())
             stack.enter_context(sharding.use_mesh(mesh, config.sharding))
+            if not start:
+                for line in teacher_report(run, teachers):
+                    log.say(line)
 
             skips = Skips(config.optim.max_skips, meta["skipped"], log.say)
             window = Window(
@@ -87,7 +90,7 @@ def train(
                 batch = next(feed)
                 trace.before(step)
                 with window.clock.computing():
-                    state, metrics = run.train_step(state, batch, teacher)
+                    state, metrics = run.train_step(state, batch, teachers)
                 feed.computing = metrics
                 window.add(step, metrics)
                 if trace.after(step, metrics):
@@ -106,7 +109,7 @@ def train(
                     # Nothing is saved that a loss before it has spoilt.
                     window.check()
                 if evaluates:
-                    held_out = evaluate(run, state)
+                    held_out = evaluate(run, state, is_last=is_last)
                     log.write(step, "eval", held_out)
                     if is_better(held_out, best, config.checkpoint):
                         best = held_out[config.checkpoint.metric]
@@ -123,7 +126,7 @@ def train(
 
             checkpointer.wait()
             if not held_out:
-                held_out = evaluate(run, state)
+                held_out = evaluate(run, state, is_last=True)
             save_outcome(run, state, workdir)
         return held_out
 
@@ -154,7 +157,7 @@ def checkpoint_meta(
     skipped: int = 0,
 ) -> dict[str, Any]:
     """What a checkpoint holds beside its arrays. Data are a pure function of (seed, step)."""
-    config, example = run.config, model_input(run.pipeline)
+    config, example = run.config, run.example
     return {
         "step": step,
         "best": best,
@@ -173,18 +176,11 @@ def checkpoint_meta(
     }
 
 
-def load_teacher(run: Run) -> Any:
-    """The teacher's variables on the mesh; {} without a teacher."""
-    if run.teacher is None:
-        return {}
-    loss = run.config.loss
-    if not loss.teacher_weights:
-        raise UserError(f"config.loss.teacher={loss.teacher!r} needs config.loss.teacher_weights")
-    from scanmax.models.weights import load_weights
-
-    shape = model_input(run.pipeline).shape[1:]
-    variables = nn.meta.unbox(load_weights(run.teacher, loss.teacher_weights, shape))
-    return jax.device_put(variables, sharding.replicated(run.mesh))
+def load_teachers(run: Run) -> tuple[Any, ...]:
+    """The variables of each teacher, on the mesh."""
+    whole = sharding.replicated(run.mesh)
+    found = (teacher.load(run.example) for teacher in run.objective.teachers)
+    return tuple(jax.device_put(variables, whole) for variables in found)
 
 
 class Skips:

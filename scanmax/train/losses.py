@@ -122,5 +122,5 @@ def get_loss(name: str):
       UserError: unknown name; the message lists near matches.
     """
     if name not in LOSSES:
-        raise UserError(f"unknown config.loss.name={name!r}; {suggest(name, LOSSES)}")
+        raise UserError(f"unknown config.objective.loss={name!r}; {suggest(name, LOSSES)}")
     return LOSSES[name]

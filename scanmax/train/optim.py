@@ -83,7 +83,7 @@ def make_optimizer(
             continue
         for entry in getattr(config, field):
             pattern = entry if isinstance(entry, str) else entry[0]
-            _check_pattern(f"config.optim.{field}", pattern, paths)
+            check_pattern(f"config.optim.{field}", pattern, paths)
 
     decay = optax.add_decayed_weights(
         config.weight_decay, mask=decay_mask(config.no_decay, params, axes)
@@ -108,7 +108,7 @@ def make_optimizer(
         return optimizer
     # A frozen parameter has no optimizer state and no part in the clipped norm.
     labels = _map_paths(
-        lambda path: "frozen" if _matches(config.freeze, path) else "trained", params
+        lambda path: "frozen" if matches(config.freeze, path) else "trained", params
     )
     transforms = {"trained": optimizer, "frozen": optax.set_to_zero()}
     return optax.multi_transform(transforms, labels)
@@ -123,7 +123,7 @@ def decay_mask(no_decay: Iterable[str], params: Any, axes: Any) -> Any:
 
     def decays(path, leaf, names):
         rank = sum(1 for name in names if name != "layers") if names else leaf.ndim
-        return rank > 1 and not _matches(no_decay, param_path(path))
+        return rank > 1 and not matches(no_decay, param_path(path))
 
     return jax.tree_util.tree_map_with_path(decays, params, axes)
 
@@ -201,11 +201,11 @@ def _map_paths(function: Callable[[str], Any], tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: function(param_path(path)), tree)
 
 
-def _matches(patterns: Iterable[str], path: str) -> bool:
+def matches(patterns: Iterable[str], path: str) -> bool:
     return any(re.search(pattern, path) for pattern in patterns)
 
 
-def _check_pattern(field: str, pattern: str, paths: list[str]) -> None:
+def check_pattern(field: str, pattern: str, paths: list[str]) -> None:
     try:
         found = any(re.search(pattern, path) for path in paths)
     except re.error as error:

@@ -16,15 +16,15 @@ from collections import defaultdict
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from scanmax.errors import UserError, suggest
 from scanmax.train import sharding
-from scanmax.train.build import Run, build, load_data, model_input
+from scanmax.train.build import Run, build, load_data
 from scanmax.train.config import Config
 from scanmax.train.hlo import Collective, collectives
+from scanmax.train.step import model_variables
 from scanmax.train.throughput import step_flops
 
 
@@ -61,7 +61,7 @@ class PodReport:
       topology: such as "v5e:16x16".
       mesh: mesh axis -> size.
       parameters: how many the model has.
-      state: kind -> bytes: parameters, optimizer, batch_stats, ema, batch.
+      state: kind -> bytes: parameters, optimizer, what is carried by name, ema, batch.
       activations: bytes that the forward pass, compiled alone, keeps for the backward pass.
       temporaries: bytes of scratch memory beside them.
       total: bytes at the step's peak.
@@ -193,17 +193,20 @@ def compile_for(
     rows = sharding.batch_sharding(run.mesh)
     batch = sharding.batch_shapes(run.pipeline.train_spec, run.mesh)
     with sharding.use_mesh(run.mesh, config.sharding):
-        teacher = _teacher_shapes(run)
+        teachers = _teacher_shapes(run)
         init = run.init.lower().compile()
         start = time.perf_counter()
-        step = run.train_step.lower(run.shapes, batch, teacher).compile()
+        step = run.train_step.lower(run.shapes, batch, teachers).compile()
         seconds = time.perf_counter() - start
         activations = activation_bytes(run, batch)
     memory, cost = step.memory_analysis(), step.cost_analysis() or {}
     state = {
         "parameters": _bytes(run.shapes.params, run.shardings.params),
         "optimizer": _bytes(run.shapes.opt_state, run.shardings.opt_state),
-        "batch_stats": _bytes(run.shapes.batch_stats, run.shardings.batch_stats),
+        **{
+            name: _bytes(run.shapes.carried[name], run.shardings.carried[name])
+            for name in run.shapes.carried
+        },
         "ema": _bytes(run.shapes.ema, run.shardings.ema),
         "batch": _bytes(batch, dict.fromkeys(batch, rows)),
     }
@@ -258,31 +261,21 @@ def _peak(memory: Any) -> int:
     )
 
 
-def _teacher_shapes(run: Run) -> Any:
-    """Shapes of the teacher's variables, whole on every chip; {} without one."""
-    if run.teacher is None:
-        return {}
-    example = model_input(run.pipeline)
+def _teacher_shapes(run: Run) -> tuple[Any, ...]:
+    """Shapes of the teachers' variables, whole on every chip."""
     whole = sharding.replicated(run.mesh)
-    from flax import linen as nn
-
-    shapes = nn.meta.unbox(
-        jax.eval_shape(
-            lambda: run.teacher.init(jax.random.key(0), jnp.zeros(example.shape, example.dtype))
-        )
-    )
+    shapes = tuple(teacher.variable_shapes(run.example) for teacher in run.objective.teachers)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes
     )
 
 
 def _model_inputs(run: Run, batch: Any) -> Any:
-    """The model's inputs of one part of an accumulated batch."""
+    """The model's inputs of one part of an accumulated batch, every view of them."""
     parts = run.config.optim.accumulate
-    example = model_input(run.pipeline)
     rows = next(iter(batch.values()))
-    shape = (rows.shape[0] // parts, *example.shape[1:])
-    return jax.ShapeDtypeStruct(shape, example.dtype, sharding=rows.sharding)
+    shape = (run.objective.views * rows.shape[0] // parts, *run.example.shape[1:])
+    return jax.ShapeDtypeStruct(shape, run.example.dtype, sharding=rows.sharding)
 
 
 def activation_bytes(run: Run, batch: Any) -> int:
@@ -292,9 +285,7 @@ def activation_bytes(run: Run, batch: Any) -> int:
     instead of keeping them, so that the step's peak is below this.
     """
 
-    def forward(params, batch_stats, inputs):
-        variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
-
+    def forward(variables, inputs):
         def apply(params):
             return run.model.apply(
                 {**variables, "params": params},
@@ -304,7 +295,8 @@ def activation_bytes(run: Run, batch: Any) -> int:
                 mutable=["batch_stats", "losses", "metrics"],
             )[0]
 
-        return [split(leaf) for leaf in jax.tree.leaves(jax.vjp(apply, params)[1])]
+        pullback = jax.vjp(apply, variables["params"])[1]
+        return [split(leaf) for leaf in jax.tree.leaves(pullback)]
 
     def split(kept):
         # The training step keeps every row where it was computed. Here, where the rows are results,
@@ -318,14 +310,11 @@ def activation_bytes(run: Run, batch: Any) -> int:
                 )
         return kept
 
-    lying = (run.shardings.params, run.shardings.batch_stats)
+    own = model_variables({"params": run.shapes.params, **run.shapes.carried})
+    lies = model_variables({"params": run.shardings.params, **run.shardings.carried})
     inputs = _model_inputs(run, batch)
     # What the pullback keeps of the parameters themselves is no output of the program.
-    compiled = (
-        jax.jit(forward, in_shardings=(*lying, inputs.sharding))
-        .lower(run.shapes.params, run.shapes.batch_stats, inputs)
-        .compile()
-    )
+    compiled = jax.jit(forward, in_shardings=(lies, inputs.sharding)).lower(own, inputs).compile()
     return compiled.memory_analysis().output_size_in_bytes
 
 

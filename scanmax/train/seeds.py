@@ -21,10 +21,10 @@ from scanmax.train import sharding
 from scanmax.train.build import Pipeline, build
 from scanmax.train.checkpoint import Checkpointer
 from scanmax.train.config import Config
-from scanmax.train.evaluation import evaluate, save_outcome
+from scanmax.train.evaluation import evaluate, save_outcome, teacher_report
 from scanmax.train.feed import Feed
 from scanmax.train.log import Log
-from scanmax.train.loop import Skips, Window, checkpoint_meta, is_due
+from scanmax.train.loop import Skips, Window, checkpoint_meta, is_due, load_teachers
 from scanmax.train.workdir import open_workdir
 
 
@@ -52,8 +52,6 @@ def train_seeds(
     Raises:
       UserError: as `train` does; a loss that is not finite names its seed.
     """
-    if config.loss.teacher:
-        raise UserError("config.loss.teacher: seeds with a teacher are trained one by one")
     configs = {seed: copy.deepcopy(config) for seed in workdirs}
     for seed, own in configs.items():
         own.seed = seed
@@ -64,7 +62,9 @@ def train_seeds(
             for seed, own in configs.items()
         ]
         # All evaluate and predict by the first one's compiled steps.
-        compiled = {"eval_step": runs[0].eval_step, "predict_step": runs[0].predict_step}
+        compiled = {
+            name: getattr(runs[0], name) for name in ("eval_step", "predict_step", "features_step")
+        }
         runs = [dataclasses.replace(run, **compiled) for run in runs]
         first, total = runs[0], runs[0].durations.total
         checkpointers = [
@@ -78,7 +78,9 @@ def train_seeds(
                 found.restore(run.shapes, run.shardings)[0]
                 for found, run in zip(checkpointers, runs)
             ]
-            return {seed: evaluate(run, s) for seed, run, s in zip(configs, runs, states)}
+            return {
+                seed: evaluate(run, s, is_last=True) for seed, run, s in zip(configs, runs, states)
+            }
         if any(found.steps() for found in checkpointers):
             raise UserError(
                 f"{folders[0].parent} holds checkpoints of runs that have not ended; seeds that "
@@ -93,6 +95,9 @@ def train_seeds(
         feed = Feed(stacked_batches(runs), stacked(rows), config.prefetch)
         stack.callback(feed.close)
         stack.enter_context(sharding.use_mesh(first.mesh, config.sharding))
+        teachers = load_teachers(first)
+        for line in teacher_report(first, teachers):
+            logs[0].say(line)
         step_all = jax.jit(jax.vmap(first.train_step, in_axes=(0, 0, None)), donate_argnums=0)
         state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.init() for run in runs))
         windows = [
@@ -101,7 +106,7 @@ def train_seeds(
         ]
         held_out: list[dict[str, float]] = [{} for _ in runs]
         for step in range(1, total + 1):
-            state, metrics = step_all(state, next(feed), {})
+            state, metrics = step_all(state, next(feed), teachers)
             metrics = jax.device_get(metrics)
             is_last = step == total
             for index, window in enumerate(windows):
@@ -112,7 +117,8 @@ def train_seeds(
                     log.write(step, "train", _named(seed, window.summary, feed.waited))
             if is_due(step, first.durations.eval, is_last):
                 for index, log in enumerate(logs):
-                    held_out[index] = evaluate(runs[index], part(state, index, first.shardings))
+                    own = part(state, index, first.shardings)
+                    held_out[index] = evaluate(runs[index], own, is_last=is_last)
                     log.write(step, "eval", held_out[index])
                 for window in windows:
                     window.restart_clock()

@@ -1,5 +1,6 @@
 """The state of a run, and its creation in place: every array is born on its devices."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,13 @@ from jax.sharding import Mesh
 
 from scanmax.train import sharding
 from scanmax.train.config import ShardingConfig
+from scanmax.train.objectives.base import Objective
+from scanmax.train.transforms import Transform
+
+# Collections that live for one call alone.
+TRANSIENT = ("params", "intermediates", "losses", "metrics", "taps")
+# Folded into a run's seed for what an objective learns beside the model.
+LEARNED = 2
 
 
 @flax.struct.dataclass
@@ -19,8 +27,9 @@ class TrainState:
 
     Attributes:
       step: Updates done, int32.
-      params: Parameters, float32.
-      batch_stats: Running statistics; {} for models without.
+      params: Parameters, float32: the model's under "model", what the objective learns beside it.
+      carried: Flax collections by name, changed by steps and not learned: "batch_stats", and what
+        the objective carries, such as a momentum teacher.
       opt_state: The optimizer's state.
       ema: Moving average of the parameters; {} without one.
       rng: Key data of the run's random stream; step i folds i into it.
@@ -28,7 +37,7 @@ class TrainState:
 
     step: jax.Array
     params: Any
-    batch_stats: Any
+    carried: dict[str, Any]
     opt_state: Any
     ema: Any
     rng: jax.Array
@@ -39,44 +48,93 @@ def init_variables(model: nn.Module, seed: int, example: jax.ShapeDtypeStruct) -
     return model.init(jax.random.key(seed), jnp.zeros(example.shape, example.dtype))
 
 
+def init_objective(
+    objective: Objective,
+    seed: int,
+    example: jax.ShapeDtypeStruct,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+    teachers: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """The variables of an objective, still in their boxes.
+
+    The model's are those that its own `init` gives for the seed, whatever lies beside it.
+
+    Args:
+      objective: around the model.
+      seed: the run's.
+      example: shape of the model's input.
+      batch: shapes of a training batch of one row.
+      teachers: shapes of the teachers' variables.
+    """
+
+    def whole():
+        zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)  # noqa: E731
+        key = jax.random.fold_in(jax.random.key(seed), LEARNED)
+        names = ("params", "dropout", "objective")
+        return objective.init(
+            dict(zip(names, jax.random.split(key, len(names)))),
+            zeros(dict(batch)),
+            train=True,
+            teachers=zeros(tuple(teachers)),
+        )
+
+    own = init_variables(objective.model, seed, example)
+    shapes = jax.eval_shape(whole)
+    names = [name for name in shapes if name == "params" or name not in TRANSIENT]
+    beside = any(set(shapes[name]) - {"model"} for name in names)
+    found = whole() if beside else {name: {} for name in names}
+    return {
+        name: {**found[name], **({"model": own[name]} if name in own else {})} for name in names
+    }
+
+
 def abstract_params(
     model: nn.Module, seed: int, example: jax.ShapeDtypeStruct
 ) -> tuple[Any, Any, Any]:
-    """Shapes of the parameters, their logical axes, and shapes of the batch statistics.
+    """Shapes of a model's parameters, their logical axes, and shapes of its batch statistics.
 
     Returns:
       (params, axes, batch_stats); a leaf of axes is the tuple of names, None without annotation.
     """
     boxed = jax.eval_shape(lambda: init_variables(model, seed, example))
-    is_box = lambda leaf: isinstance(leaf, nn.meta.AxisMetadata)  # noqa: E731
-    axes = jax.tree.map(
-        lambda leaf: tuple(leaf.names) if isinstance(leaf, nn.Partitioned) else None,
-        boxed["params"],
-        is_leaf=is_box,
-    )
     variables = nn.meta.unbox(boxed)
-    return variables["params"], axes, variables.get("batch_stats", {})
+    return variables["params"], logical_axes(boxed["params"]), variables.get("batch_stats", {})
+
+
+def logical_axes(boxed: Any) -> Any:
+    """The tuple of logical axes of each parameter; None without annotation."""
+    return jax.tree.map(
+        lambda leaf: tuple(leaf.names) if isinstance(leaf, nn.Partitioned) else None,
+        boxed,
+        is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata),
+    )
 
 
 def create_state(
-    model: nn.Module,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     example: jax.ShapeDtypeStruct,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
     *,
     seed: int,
     mesh: Mesh,
     config: ShardingConfig,
+    teachers: Sequence[Any] = (),
+    transforms: Sequence[Transform] = (),
     keeps_ema: bool = False,
 ) -> tuple[Any, TrainState, TrainState]:
     """Plans a state without making it.
 
     Args:
-      model: the model.
+      objective: the objective around the model.
       optimizer: its optimizer.
       example: shape and dtype of one model input, batch axis included.
+      batch: shapes of a training batch of one row.
       seed: seeds the parameters and the run's random stream.
       mesh: where arrays lie.
       config: how arrays lie.
+      teachers: shapes of the teachers' variables.
+      transforms: of the parameters; what they carry lies under "transforms".
       keeps_ema: whether a moving average is kept.
 
     Returns:
@@ -84,26 +142,33 @@ def create_state(
       than its part; shapes and shardings describe it, to restore a checkpoint into.
     """
 
+    def variables() -> dict[str, Any]:
+        return init_objective(objective, seed, example, batch, teachers)
+
     def init() -> TrainState:
-        variables = nn.meta.unbox(init_variables(model, seed, example))
-        params = variables["params"]
+        found = nn.meta.unbox(variables())
+        params = found.pop("params")
+        carried = objective.begin(params, found)
+        states = {str(index): each.init(params) for index, each in enumerate(transforms)}
+        if jax.tree.leaves(states):
+            carried = {**carried, "transforms": states}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            batch_stats=variables.get("batch_stats", {}),
+            carried=carried,
             opt_state=optimizer.init(params),
             ema=jax.tree.map(jnp.copy, params) if keeps_ema else {},
             rng=jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1)),
         )
 
     shapes = jax.eval_shape(init)
-    _, axes, _ = abstract_params(model, seed, example)
+    axes = logical_axes(jax.eval_shape(variables)["params"])
     lying = sharding.parameter_shardings(shapes.params, axes, mesh, config)
     whole = sharding.replicated(mesh)
     shardings = TrainState(
         step=whole,
         params=lying,
-        batch_stats=jax.tree.map(lambda _: whole, shapes.batch_stats),
+        carried=sharding.like_parameters(shapes.carried, shapes.params, lying, mesh),
         opt_state=sharding.like_parameters(shapes.opt_state, shapes.params, lying, mesh),
         ema=lying if keeps_ema else {},
         rng=whole,

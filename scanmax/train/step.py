@@ -1,9 +1,9 @@
 """The compiled steps: training with accumulation, evaluation with exact sums, prediction."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,10 +11,59 @@ from jax.sharding import Mesh
 
 from scanmax.train import sharding
 from scanmax.train.config import Config
+from scanmax.train.gradients import GradientRule, StepLoss
+from scanmax.train.gradients.plain import Plain
 from scanmax.train.metrics import Sums, masked_sums
+from scanmax.train.mixing import Mix
+from scanmax.train.objectives import Batch, Objective
 from scanmax.train.schedules import Schedule
 from scanmax.train.state import TrainState
-from scanmax.train.tasks import Batch, example_mask
+from scanmax.train.transforms import Transform, transformed
+
+# Folded into a step's key for random numbers that are not the model's own.
+MIXING, RULE, LEARNING = 2**31 - 3, 2**31 - 2, 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What hangs on the plug points of a run.
+
+    Attributes:
+      objective: what is minimised, around the model.
+      mixes: changes of a batch on the device, in order.
+      gradient: how a step comes by its gradient.
+      transforms: changes of the parameters before use, in order.
+    """
+
+    objective: Objective
+    mixes: Sequence[Mix] = ()
+    gradient: GradientRule = dataclasses.field(default_factory=Plain)
+    transforms: Sequence[Transform] = ()
+
+    def variables(self, params: Any, carried: dict[str, Any]) -> dict[str, Any]:
+        """What the objective is applied to."""
+        return {"params": transformed(self.transforms, params, carried), **carried}
+
+    def guide(self, variables: dict[str, Any], batch: Batch, teachers: Any) -> jax.Array:
+        """[B, Y, X], where the first teacher, or else the model, finds something."""
+        objective = self.objective
+        inputs = objective.inputs(batch)
+        if objective.teachers:
+            model, variables = objective.teachers[0].model, teachers[0]
+            inputs = objective.teachers[0].prepare(inputs)
+        else:
+            model, variables = objective.model, model_variables(variables)
+        maps = model.apply(variables, inputs, method="features")[-1]
+        return jax.lax.stop_gradient(jnp.linalg.norm(maps.astype(jnp.float32), axis=-1))
+
+
+def model_variables(variables: dict[str, Any]) -> dict[str, Any]:
+    """The model's own part of an objective's variables: parameters and batch statistics."""
+    return {
+        name: variables[name]["model"]
+        for name in ("params", "batch_stats")
+        if "model" in variables.get(name, {})
+    }
 
 
 def ema_decay(decay: float, warmup: bool, step: jax.Array) -> jax.Array:
@@ -24,24 +73,21 @@ def ema_decay(decay: float, warmup: bool, step: jax.Array) -> jax.Array:
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step)).astype(jnp.float32)
 
 
-def split_batch(batch: Batch, parts: int) -> Batch:
-    """Cuts [B, ...] into [parts, B / parts, ...] such that every device keeps its rows."""
-    return jax.tree.map(
-        lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch
-    )
+def example_mask(batch: Batch) -> jax.Array:
+    """The batch's mask, [B]; without one every row counts."""
+    rows = jax.tree.leaves(batch)[0].shape[0]
+    return batch.get("mask", jnp.ones((rows,), bool))
 
 
 def train_step(
     state: TrainState,
     batch: Batch,
-    teacher_variables: Any,
+    teachers: Any,
     *,
-    model: nn.Module,
+    recipe: Recipe,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
-    task: Any,
     config: Config,
-    teacher: nn.Module | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update. The loss is the mean over the examples (or tokens) that the mask keeps.
 
@@ -51,32 +97,38 @@ def train_step(
     With accumulation the parts' gradients are summed, each already divided by the whole batch's
     weight: the update is that of the whole batch, whatever the mask.
     """
-    parts = config.optim.accumulate
+    objective = recipe.objective
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    mix_key = jax.random.fold_in(key, MIXING)
+    for index, mix in enumerate(recipe.mixes):
+        guide = None
+        if mix.guided:
+            guide = recipe.guide(recipe.variables(state.params, state.carried), batch, teachers)
+        batch = mix(jax.random.fold_in(mix_key, index), batch, guide)
 
     def weight_of(part: Batch) -> jax.Array:
         return jnp.sum(example_mask(part).astype(jnp.float32))
 
     total = jnp.maximum(weight_of(batch), 1.0)
+    mutable = [*state.carried, "losses", "metrics"]
+    mutable += ["intermediates"] if objective.reads_taps else []
 
-    def loss_of(params, batch_stats, part, part_key):
-        variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
-        outputs, updates = model.apply(
-            variables,
-            task.inputs(part),
+    def loss_of(params, carried, part, part_key):
+        found, updates = objective.apply(
+            recipe.variables(params, carried),
+            part,
             train=True,
-            rngs={"dropout": part_key},
-            mutable=["batch_stats", "losses", "metrics"],
+            teachers=teachers,
+            rngs={"dropout": part_key, "objective": jax.random.fold_in(part_key, LEARNING)},
+            mutable=mutable,
         )
-        teacher_logits = None
-        if teacher is not None:
-            teacher_logits = teacher.apply(teacher_variables, task.inputs(part))
-            teacher_logits = jax.lax.stop_gradient(task.logits(teacher_logits))
-        values = task.train_losses(outputs, part, teacher_logits)
-        # Mean over tokens of one example, sum over examples, share of the whole batch.
-        values = values.reshape(values.shape[0], -1).mean(axis=1)
         mask = example_mask(part)
-        loss = jnp.sum(jnp.where(mask, values, 0.0)) / total
+        # Mean over tokens of one example, sum over examples, share of the whole batch.
+        means = {
+            name: values.reshape(values.shape[0], -1).mean(axis=1)
+            for name, values in found.values.items()
+        }
+        loss = jnp.sum(jnp.where(mask, sum(means.values()), 0.0)) / total
         # A sown loss is a mean over the part, which counts by its share of the batch.
         share = weight_of(part) / total
         extra = sown_sums(updates.get("losses", {}))
@@ -84,39 +136,17 @@ def train_step(
         figures = {name: share * value for name, (value, _) in extra.items()}
         for name, (value, count) in sown_sums(updates.get("metrics", {})).items():
             figures[name] = share * value / count
-        sums = masked_sums(task.values(task.logits(outputs), part), mask)
-        return loss, (updates.get("batch_stats", {}), sums["accuracy"], figures)
+        if len(means) > 1:
+            for name, values in means.items():
+                figures[f"loss_{name}"] = jnp.sum(jnp.where(mask, values, 0.0)) / total
+        sums = masked_sums(found.metrics, mask)
+        carried = {name: updates.get(name, kept) for name, kept in carried.items()}
+        return loss, (carried, (sums, figures))
 
-    gradient = jax.value_and_grad(loss_of, has_aux=True)
-    if parts == 1:
-        (loss, (batch_stats, accuracy, figures)), grads = gradient(
-            state.params, state.batch_stats, batch, key
-        )
-    else:
-
-        def body(carry, indexed_part):
-            batch_stats, sums = carry
-            index, part = indexed_part
-            (loss, (batch_stats, accuracy, figures)), grads = gradient(
-                state.params, batch_stats, part, jax.random.fold_in(key, index)
-            )
-            new = (loss, accuracy, figures, grads)
-            return (batch_stats, jax.tree.map(jnp.add, sums, new)), None
-
-        cut = split_batch(batch, parts)
-        first = jax.tree.map(lambda rows: rows[0], cut)
-        figures = jax.eval_shape(gradient, state.params, state.batch_stats, first, key)[0][1][2]
-        zero = jnp.zeros((), jnp.float32)
-        zeros = (
-            zero,
-            (zero, zero),
-            jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), figures),
-            jax.tree.map(jnp.zeros_like, state.params),
-        )
-        (batch_stats, (loss, accuracy, figures, grads)), _ = jax.lax.scan(
-            body, (state.batch_stats, zeros), (jnp.arange(parts), cut)
-        )
-
+    loss = StepLoss(loss_of, state.carried, batch, key, config.optim.accumulate)
+    (value, (carried, (sums, figures))), grads = recipe.gradient(
+        loss, state.params, jax.random.fold_in(key, RULE)
+    )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
@@ -124,15 +154,15 @@ def train_step(
         keep = ema_decay(config.ema.decay, config.ema.warmup, state.step)
         ema = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, ema, params)
     metrics = figures | {
-        "loss": loss,
-        "accuracy": accuracy[0] / jnp.maximum(accuracy[1], 1.0),
+        "loss": value,
+        **{name: total / jnp.maximum(weight, 1.0) for name, (total, weight) in sums.items()},
         "grad_norm": optax.tree.norm(grads),
         "lr": schedule(state.step),
     }
     new_state = TrainState(
         step=state.step + 1,
         params=params,
-        batch_stats=batch_stats,
+        carried=objective.after_update(params, carried, state.step),
         opt_state=opt_state,
         ema=ema,
         rng=state.rng,
@@ -166,66 +196,73 @@ def skip_nonfinite(
     return kept.replace(step=new.step), {**metrics, "skipped": 1.0 - is_good.astype(jnp.float32)}
 
 
-def eval_step(params: Any, batch_stats: Any, batch: Batch, *, model: nn.Module, task: Any) -> Sums:
+def eval_step(params: Any, carried: dict[str, Any], batch: Batch, *, recipe: Recipe) -> Sums:
     """Sums of the metrics over the rows that the mask keeps; divide once, at the end."""
-    outputs = _predict(params, batch_stats, batch, model, task)
-    return masked_sums(task.values(outputs, batch), example_mask(batch))
+    variables = recipe.variables(params, carried)
+    values = recipe.objective.apply(variables, batch, method="evaluate")
+    return masked_sums(values, example_mask(batch))
 
 
 def predict_step(
-    params: Any, batch_stats: Any, batch: Batch, *, model: nn.Module, task: Any
+    params: Any, carried: dict[str, Any], batch: Batch, *, recipe: Recipe
 ) -> dict[str, jax.Array]:
-    """Probabilities beside the batch itself, whole on every process."""
-    logits = task.logits(_predict(params, batch_stats, batch, model, task))
-    probability = jax.nn.softmax(logits.astype(jnp.float32))
-    return {"probability": probability, **batch, "mask": example_mask(batch)}
+    """What the objective predicts beside the batch itself, whole on every process."""
+    variables = recipe.variables(params, carried)
+    predicted = recipe.objective.apply(variables, batch, method="predict")
+    return {**predicted, **batch, "mask": example_mask(batch)}
 
 
-def _predict(params, batch_stats, batch, model, task):
-    variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
-    return model.apply(variables, task.inputs(batch))
+def features_step(
+    params: Any, carried: dict[str, Any], images: jax.Array, *, recipe: Recipe
+) -> jax.Array:
+    """The model's pooled features [B, D], without its head."""
+    model = recipe.objective.model.clone(num_classes=0)
+    return model.apply(model_variables(recipe.variables(params, carried)), images)
 
 
 def compile_steps(
-    model: nn.Module,
+    recipe: Recipe,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
-    task: Any,
     config: Config,
     shardings: TrainState,
     mesh: Mesh,
-    teacher: nn.Module | None = None,
-) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """Jits (train, evaluate, predict). The training state is donated: it is updated in place."""
+) -> dict[str, Callable[..., Any]]:
+    """Jits train_step, eval_step, predict_step and features_step.
+
+    The training state is donated: it is updated in place.
+    """
     whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
 
-    def train(state, batch, teacher_variables):
+    def train(state, batch, teachers):
         return train_step(
             state,
             batch,
-            teacher_variables,
-            model=model,
+            teachers,
+            recipe=recipe,
             optimizer=optimizer,
             schedule=schedule,
-            task=task,
             config=config,
-            teacher=teacher,
         )
 
-    def evaluate(params, batch_stats, batch):
-        return eval_step(params, batch_stats, batch, model=model, task=task)
+    def evaluate(params, carried, batch):
+        return eval_step(params, carried, batch, recipe=recipe)
 
-    def predict(params, batch_stats, batch):
-        return predict_step(params, batch_stats, batch, model=model, task=task)
+    def predict(params, carried, batch):
+        return predict_step(params, carried, batch, recipe=recipe)
 
-    weights = (shardings.params, shardings.batch_stats, rows)
-    return (
-        jax.jit(
+    def features(params, carried, images):
+        return features_step(params, carried, images, recipe=recipe)
+
+    weights = (shardings.params, shardings.carried, rows)
+    return {
+        "train_step": jax.jit(
             train,
             donate_argnums=0,
             in_shardings=(shardings, rows, None),
             out_shardings=(shardings, whole),
         ),
-        jax.jit(evaluate, in_shardings=weights, out_shardings=whole),
-        jax.jit(predict, in_shardings=weights, out_shardings=whole),
-    )
+        "eval_step": jax.jit(evaluate, in_shardings=weights, out_shardings=whole),
+        "predict_step": jax.jit(predict, in_shardings=weights, out_shardings=whole),
+        "features_step": jax.jit(features, in_shardings=weights, out_shardings=whole),
+    }

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from scanmax.models.analysis import count_multiply_adds
-from scanmax.train.build import Run, model_input
+from scanmax.train.build import Run
 
 # bfloat16 operations per second of one device, dense, from the vendors' documentation; the first
 # name that a device's kind starts with counts.
@@ -26,8 +26,12 @@ PEAKS = {
 
 
 def step_flops(run: Run) -> float:
-    """Operations of a training step over all devices: forward, and twice that backward."""
-    return 6.0 * count_multiply_adds(run.model, model_input(run.pipeline)) * run.config.batch_size
+    """Operations of a training step over all devices: forward, and twice that backward.
+
+    The model alone counts, once for each view of an example.
+    """
+    views = run.objective.views
+    return 6.0 * count_multiply_adds(run.model, run.example) * run.config.batch_size * views
 
 
 def peak_flops(devices: list[jax.Device]) -> float | None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scanmax.train.tasks import Classification
 from toy_run import ToyData, ToyModel, toy_config
 
 from scanmax.train import losses, sharding
@@ -18,7 +19,6 @@ from scanmax.train.evaluation import evaluate
 from scanmax.train.feed import to_device
 from scanmax.train.state import TrainState
 from scanmax.train.step import ema_decay, train_step
-from scanmax.train.tasks import Classification
 from tests.tolerances import SHARDED, SHARDED_INIT
 
 PRESETS = {

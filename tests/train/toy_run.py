@@ -10,7 +10,7 @@ import numpy as np
 
 from scanmax.train.build import build
 from scanmax.train.checkpoint import Checkpointer
-from scanmax.train.config import Config, EmaConfig, LossConfig, ModelConfig, OptimConfig
+from scanmax.train.config import Config, EmaConfig, ModelConfig, ObjectiveConfig, OptimConfig
 
 
 class ToyModel(nn.Module):
@@ -110,7 +110,7 @@ def toy_config(**fields) -> Config:
     """A config for ToyModel and ToyData: ten steps of AdamW with everything on."""
     defaults = {
         "model": ModelConfig(name="toy"),
-        "loss": LossConfig(label_smoothing=0.1),
+        "objective": ObjectiveConfig(label_smoothing=0.1),
         "optim": OptimConfig(lr=0.01, weight_decay=0.1, clip_norm=1.0),
         "ema": EmaConfig(decay=0.9),
         "batch_size": 16,

@@ -1,0 +1,9 @@
+"""Evaluations beside the objective's own, one file each; `config.evaluators` names some.
+
+An evaluator is a frozen dataclass, its fields the options, called with `(run, state) -> metrics`;
+its `metric_names` may be what "best" means.
+"""
+
+from scanmax.train.evaluators.base import Evaluator
+
+EVALUATORS: dict[str, type[Evaluator]] = {}

@@ -1,0 +1,10 @@
+"""Mixing of examples on the device, one file each; `config.mix` names some of MIXES, in order.
+
+A mix is a frozen dataclass, its fields the options, called with `(key, batch, guide) -> batch`. It
+runs inside the compiled step over the whole, sharded batch, before it is cut for accumulation.
+Labels become distributions [B, C]; `mix_mask` and `mix_weight` say what was mixed.
+"""
+
+from scanmax.train.mixing.base import Mix
+
+MIXES: dict[str, type[Mix]] = {}

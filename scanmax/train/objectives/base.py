@@ -1,0 +1,177 @@
+"""The objective: a Flax module around the model that says what a batch means and costs."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from scanmax.errors import UserError
+from scanmax.models.taps import read_taps
+from scanmax.train.config import ObjectiveConfig
+from scanmax.train.teachers import Teacher, Told
+from scanmax.train.terms.base import Term
+
+Batch = dict[str, Array]
+
+
+class Losses(NamedTuple):
+    """What an objective finds in a training batch.
+
+    Attributes:
+      values: name -> loss of each example [B] (or token [B, T], whose mean is the example's), its
+        weight included: a step minimises the mean of their sum over the examples that count.
+      outputs: what the model said.
+      metrics: name -> value of each example or token, averaged and logged, not minimised.
+    """
+
+    values: dict[str, Float[Array, "B ..."]]
+    outputs: Any
+    metrics: dict[str, Float[Array, "B ..."]]
+
+
+class Objective(nn.Module):
+    """What a run minimises. A subclass is one file, and one name of OBJECTIVES.
+
+    It is a module around the model, so that whatever it learns besides (projectors, predictors,
+    prototypes) is a submodule: initialised, sharded, decayed and checkpointed like any other, and
+    left behind at export, which takes `params["model"]`. What it carries without learning (queues,
+    centres, momentum teachers) lives in Flax collections, kept by name in the training state.
+
+    Attributes:
+      model: the network; its variables lie under "model".
+      config: the config's section `objective`.
+      terms: further losses, each between student and teacher.
+      teachers: who teaches; their variables are an argument of every call.
+      total_steps: length of the run, for what follows a schedule.
+
+    What a subclass says of itself:
+      data_kind: the `kind` of the pipelines that it reads.
+      metric_names: what `evaluate` returns; "best" may mean any of them.
+      views: how many views of each image a training batch must hold; 1 is the image itself.
+      accumulates: whether the loss of a batch is the mean over its parts, so that
+        `optim.accumulate` changes nothing; an objective that compares the rows of a batch says no.
+    """
+
+    model: nn.Module
+    config: ObjectiveConfig
+    terms: tuple[Term, ...] = ()
+    teachers: tuple[Teacher, ...] = ()
+    total_steps: int = 1
+
+    data_kind: ClassVar[str] = "image"
+    metric_names: ClassVar[tuple[str, ...]] = ("loss",)
+    views: ClassVar[int] = 1
+    accumulates: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch, train: bool = False, teachers: Any = ()) -> Losses:
+        """The losses of a batch.
+
+        Args:
+          batch: arrays by name, as the pipeline gives them.
+          train: whether dropout and batch statistics work as in training.
+          teachers: variables of each of `self.teachers`, in order.
+        """
+        raise NotImplementedError
+
+    def evaluate(self, batch: Batch) -> dict[str, Float[Array, "B ..."]]:
+        """Values of each held-out example, by the names of `metric_names`; padding may be NaN."""
+        raise NotImplementedError
+
+    def predict(self, batch: Batch) -> dict[str, Array]:
+        """What is kept of each held-out example; {} where there is nothing to predict."""
+        return {}
+
+    @staticmethod
+    def inputs(batch: Batch) -> Array:
+        """What the model reads of a held-out batch."""
+        return batch["image"]
+
+    @nn.nowrap
+    def begin(self, params: Any, carried: dict[str, Any]) -> dict[str, Any]:
+        """What is carried when a run begins, such as a momentum teacher that copies the model.
+
+        Args:
+          params: the initial parameters.
+          carried: collections as the module's own initialisation made them.
+
+        Returns:
+          The collections, of any names.
+        """
+        return carried
+
+    @nn.nowrap
+    def after_update(self, params: Any, carried: dict[str, Any], step: Array) -> dict[str, Any]:
+        """What is carried to the next step; a pure function.
+
+        Args:
+          params: the parameters behind the update.
+          carried: the collections as the forward pass left them.
+          step: index of the update, from 0.
+
+        Returns:
+          The collections, of the same names and shapes.
+        """
+        return carried
+
+    def ask(self, inputs: Array, train: bool) -> Told:
+        """The model's answer, with its taps where a term reads them."""
+        outputs = self.model(inputs, train=train)
+        if not self.reads_taps:
+            return Told(outputs, {})
+        return Told(outputs, read_taps(self.model.variables.get("intermediates", {})))
+
+    def add_terms(
+        self,
+        values: dict[str, Array],
+        student: Told,
+        batch: Batch,
+        teachers: Any,
+        inputs: Array | None = None,
+    ) -> dict[str, Array]:
+        """The losses with those of the terms beside them.
+
+        Args:
+          values: the objective's own, by name.
+          student: what terms hold against the teachers.
+          batch: the batch.
+          teachers: variables of each teacher.
+          inputs: what the teachers read; None is what the model reads.
+        """
+        inputs = self.inputs(batch) if inputs is None else inputs
+        asked = sorted({term.teacher for term in self.terms if term.needs_teacher})
+        told = {index: self.teachers[index](teachers[index], inputs) for index in asked}
+        for term in self.terms:
+            values = values | {
+                term.name: term.weight * term(student, told.get(term.teacher), batch)
+            }
+        return values
+
+    @property
+    def reads_taps(self) -> bool:
+        """Whether a term reads activations of the model."""
+        return any(term.reads_taps for term in self.terms)
+
+    @nn.nowrap
+    def check(self) -> None:
+        """Refuses terms that ask for a teacher that is not there.
+
+        Raises:
+          UserError: such a term.
+        """
+        for term in self.terms:
+            if term.needs_teacher and not 0 <= term.teacher < len(self.teachers):
+                raise UserError(
+                    f"config.objective.terms: {term.name!r} asks teacher {term.teacher}, and "
+                    f"config.objective.teachers names {len(self.teachers) or 'none'}"
+                )
+
+
+def merged(outputs: Any) -> Array:
+    """The logits of one head, or the mean of several heads'."""
+    return sum(outputs) / len(outputs) if isinstance(outputs, tuple) else outputs
+
+
+def probabilities(logits: Array) -> Float[Array, "... C"]:
+    """softmax in float32."""
+    return jax.nn.softmax(logits.astype("float32"))

@@ -1,0 +1,23 @@
+"""Soft distillation: the teacher's distribution, softened by a temperature."""
+
+from jaxtyping import Array, Float
+
+from scanmax.train.losses import soft_distillation
+from scanmax.train.teachers import Told
+from scanmax.train.terms.base import Term
+
+
+class Kd(Term):
+    """t^2 KL(softmax(teacher / t) || softmax(student / t)).
+
+    Attributes:
+      temperature: t.
+
+    Reference: deit
+    """
+
+    temperature: float = 3.0
+
+    def __call__(self, student: Told, teacher: Told, batch: dict[str, Array]) -> Float[Array, "B"]:
+        """[B], or [B, T] of tokens."""
+        return soft_distillation(student.logits, teacher.logits, temperature=self.temperature)
