@@ -42,7 +42,13 @@ def plan(name: str, preset: str, devices=None):
     """The run of one cell: 64 examples of 64 tokens, plain gradient descent."""
     from scanmax.data.config import DataConfig
     from scanmax.train.build import build
-    from scanmax.train.config import Config, ModelConfig, OptimConfig, ShardingConfig
+    from scanmax.train.config import (
+        Config,
+        ModelConfig,
+        ObjectiveConfig,
+        OptimConfig,
+        ShardingConfig,
+    )
     from scanmax.train.pod import shape_pipeline
 
     model, fields, task, _ = MODELS[name]
@@ -53,7 +59,7 @@ def plan(name: str, preset: str, devices=None):
     config = Config(
         model=ModelConfig(name=model, kwargs=fields),
         data=data,
-        task=task,
+        objective=ObjectiveConfig(name=task),
         optim=OptimConfig(name="sgd"),
         sharding=ShardingConfig(preset=preset, min_size=1024),
         batch_size=64,

@@ -21,6 +21,7 @@ from scanmax.models.layers import (
 from scanmax.models.mixers import MIXERS, create_mixer, options_of
 from scanmax.models.parts.channel_attention import create_channel_attention
 from scanmax.models.parts.experts import ExpertMlp
+from scanmax.models.taps import tap
 
 NORMS = {"layer_norm": LayerNorm, "rms_norm": RmsNorm}
 
@@ -94,7 +95,7 @@ class Block(nn.Module):
         mixed = nn.Dropout(self.dropout_rate, deterministic=not train)(mixed)
         x = self.add_branch(x, mixed, 1, drop_path_rate, train)
         x = self.add_mlp(x, drop_path_rate, grid, train)
-        self.sow("intermediates", "output", x)
+        x = tap(self, "output", x)
         return x if state is None else (x, state)
 
     @property
@@ -291,7 +292,7 @@ def _scan_blocks(block, blocks, x, rates, states, given, keep, prefix):
         x, state = (out, None) if state is None else out
         return x, (x if keep else None, state)
 
-    collections = ("params", "batch_stats", "intermediates", "losses", "metrics")
+    collections = ("params", "batch_stats", "intermediates", "losses", "metrics", "taps")
     scanned = nn.scan(
         body,
         variable_axes=dict.fromkeys(collections, 0),

@@ -121,7 +121,11 @@ def test_inference_reads_average_and_statistics_but_no_optimizer(undisturbed):
     trained = load_for_inference(workdir, model=MODEL)
     assert (trained.step, trained.data["num_classes"]) == (10, 4)
     chex.assert_trees_all_equal(
-        trained.variables, {"params": state.ema, "batch_stats": state.batch_stats}
+        trained.variables,
+        {
+            "params": state.ema["model"],
+            "batch_stats": state.carried["batch_stats"]["model"],
+        },
     )
     run = build(toy_config(), pipeline=ToyData(), model=MODEL, devices=jax.devices()[:1])
     filled = state.replace(params=None, opt_state=None, ema=trained.variables["params"])

@@ -43,7 +43,8 @@ def test_overrides_reach_every_kind_of_field(file):
         "--config.model.kwargs.mixer=('ssd', 'attention')",
         "--config.model.kwargs.depth=3",
         "--config.model.kwargs.norm=rms",
-        "--config.loss.teacher_kwargs={'dim': 8, 'mixer': 'ssd'}",
+        "--config.objective.kwargs={'dim': 8, 'mixer': 'ssd'}",
+        "--config.objective.terms=(('kd', {'weight': 0.5}), 'hard')",
         "--config.data.augment.crop_area=(0.2, 1.0)",
         "--config.optim.lr_multipliers=(('head', 10.0),)",
         "--config.duration=3 epochs",
@@ -54,7 +55,8 @@ def test_overrides_reach_every_kind_of_field(file):
     assert config.batch_size == 64
     assert config.optim.nesterov is True
     assert config.model.kwargs == {"mixer": ("ssd", "attention"), "depth": 3, "norm": "rms"}
-    assert config.loss.teacher_kwargs == {"dim": 8, "mixer": "ssd"}
+    assert config.objective.kwargs == {"dim": 8, "mixer": "ssd"}
+    assert config.objective.terms == (("kd", {"weight": 0.5}), "hard")
     assert config.data.augment.crop_area == (0.2, 1.0)
     assert config.optim.lr_multipliers == (("head", 10.0),)
     assert config.duration == "3 epochs"
@@ -116,7 +118,6 @@ def test_durations():
 
 def test_impossible_values():
     for field, value in {
-        "task": "clasification",
         "batch_size": 0,
         "eval_batch_size": -1,
         "prefetch": 0,

@@ -10,7 +10,7 @@ from toy_run import ToyData, toy_config
 
 from scanmax.train import sharding
 from scanmax.train.build import build
-from scanmax.train.config import EmaConfig, ModelConfig, OptimConfig
+from scanmax.train.config import EmaConfig, ModelConfig, ObjectiveConfig, OptimConfig
 from scanmax.train.feed import to_device
 from scanmax.train.hlo import collectives
 from tests.tolerances import SHARDED, SHARDED_INIT
@@ -61,7 +61,7 @@ def one_step(case, preset, devices, rules=()):
     name, task, data, kwargs = MODELS[case]
     config = toy_config(
         model=ModelConfig(name=name, kwargs=kwargs),
-        task=task,
+        objective=ObjectiveConfig(name=task),
         optim=OptimConfig(name="sgd", momentum=0.0, lr=1.0),
         ema=EmaConfig(),
     )

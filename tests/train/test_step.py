@@ -9,16 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from scanmax.train.tasks import Classification
 from toy_run import ToyData, ToyModel, toy_config
 
 from scanmax.train import losses, sharding
 from scanmax.train.build import build
-from scanmax.train.config import EmaConfig, LossConfig, OptimConfig
+from scanmax.train.config import EmaConfig, ObjectiveConfig, OptimConfig
 from scanmax.train.evaluation import evaluate
 from scanmax.train.feed import to_device
+from scanmax.train.objectives import Classification
 from scanmax.train.state import TrainState
-from scanmax.train.step import ema_decay, train_step
+from scanmax.train.step import Recipe, ema_decay, train_step
+from scanmax.train.teachers import Teacher
+from scanmax.train.terms import TERMS
 from tests.tolerances import SHARDED, SHARDED_INIT
 
 PRESETS = {
@@ -115,7 +117,7 @@ def optax_norm(tree):
 
 
 def test_ema_batch_statistics_and_two_heads():
-    config = sgd_config(ema=EmaConfig(decay=0.75), loss=LossConfig())
+    config = sgd_config(ema=EmaConfig(decay=0.75), objective=ObjectiveConfig())
     model = ToyModel(batch_norm=True, distilled=True)
     before, state, _, _ = one_step(config, model, devices=jax.devices()[:1])
     chex.assert_trees_all_close(
@@ -124,30 +126,39 @@ def test_ema_batch_statistics_and_two_heads():
         rtol=1e-6,
         atol=1e-7,
     )
-    mean = jax.tree.leaves(state.batch_stats)[0]
+    mean = jax.tree.leaves(state.carried)[0]
     assert np.any(mean != 0)
     warm = [float(ema_decay(0.999, True, jnp.asarray(step))) for step in (0, 10, 10**6)]
     assert warm == pytest.approx([0.1, 11 / 20, 0.999])
 
 
-@pytest.mark.parametrize("kind", ["hard", "soft"])
+@pytest.mark.parametrize("kind", ["hard", "kd"])
 def test_distillation_mixes_the_label_with_the_teacher(kind):
-    loss = LossConfig(distillation=kind, alpha=0.25, temperature=2.0)
-    config = sgd_config(loss=loss)
+    config = sgd_config(objective=ObjectiveConfig(weight=0.75))
     model, teacher = ToyModel(distilled=True), ToyModel(width=8)
     data = ToyData()
     run = build(config, pipeline=data, model=model, devices=jax.devices()[:1])
     batch = jax.tree.map(jnp.asarray, next(data.train_iterator()))
     state = run.init()
     teacher_variables = nn.meta.unbox(teacher.init(jax.random.key(1), batch["image"]))
-    step = functools.partial(
-        train_step, model=model, optimizer=optax.sgd(1.0), task=Classification(loss)
+    options = {"weight": 0.25} | ({"temperature": 2.0} if kind == "kd" else {})
+    objective = Classification(
+        model=model,
+        config=config.objective,
+        terms=(TERMS[kind](**options, name=kind),),
+        teachers=(Teacher("toy", teacher),),
     )
     state = state.replace(opt_state=optax.sgd(1.0).init(state.params))
-    _, metrics = step(
-        state, batch, teacher_variables, schedule=lambda step: 1.0, config=config, teacher=teacher
+    _, metrics = train_step(
+        state,
+        batch,
+        (teacher_variables,),
+        recipe=Recipe(objective),
+        optimizer=optax.sgd(1.0),
+        schedule=lambda step: 1.0,
+        config=config,
     )
-    outputs = model.apply({"params": state.params}, batch["image"], train=True)
+    outputs = model.apply({"params": state.params["model"]}, batch["image"], train=True)
     target = teacher.apply(teacher_variables, batch["image"])
     extra = (
         losses.hard_distillation(outputs[1], target)
@@ -202,12 +213,12 @@ def test_what_a_model_sows_as_a_loss_is_added():
         config = toy_config(ema=EmaConfig())
         config.optim.accumulate = accumulate
         batch = {"image": np.ones((8, 2, 2, 1), np.float32), "label": np.arange(8) % 10}
-        params = model.init(jax.random.key(0), batch["image"])["params"]
+        params = {"model": model.init(jax.random.key(0), batch["image"])["params"]}
         optimizer = optax.sgd(1.0)
         state = TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            batch_stats={},
+            carried={},
             opt_state=optimizer.init(params),
             ema={},
             rng=jax.random.key_data(jax.random.key(1)),
@@ -215,11 +226,10 @@ def test_what_a_model_sows_as_a_loss_is_added():
         return train_step(
             state,
             batch,
-            None,
-            model=model,
+            (),
             optimizer=optimizer,
             schedule=lambda step: 1.0,
-            task=Classification(LossConfig()),
+            recipe=Recipe(Classification(model=model, config=ObjectiveConfig())),
             config=config,
         )
 

@@ -23,6 +23,7 @@ from scanmax.models.layers import (
     drop_path_rates,
 )
 from scanmax.models.registry import Feature, Variant, register_family
+from scanmax.models.taps import tap
 
 
 class LanguageModel(nn.Module):
@@ -107,7 +108,7 @@ class LanguageModel(nn.Module):
         x = embed(tokens).astype(self.residual_dtype or at_least_float32(self.dtype))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         x = constrain(x, ("batch", "length", None))
-        self.sow("intermediates", "stem", x)
+        x = tap(self, "stem", x)
         x, _, state = apply_blocks(
             self.block_fields(),
             x,
@@ -119,7 +120,7 @@ class LanguageModel(nn.Module):
             scan_layers=self.scan_layers,
         )
         x = create_norm(self.norm, epsilon=self.norm_epsilon, name="norm", **dtypes)(x)
-        self.sow("intermediates", "pre_logits", x)
+        x = tap(self, "pre_logits", x)
         if as_hidden:
             return x
         if last_only:

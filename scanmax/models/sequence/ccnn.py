@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from scanmax.models.layers import Dense, DropPath, gelu
 from scanmax.models.registry import Variant, register_family
 from scanmax.models.sequence.continuous_net import ContinuousNet, KernelBlock, KernelConv, Norm
+from scanmax.models.taps import tap
 
 
 class CcnnBlock(KernelBlock):
@@ -33,7 +34,7 @@ class CcnnBlock(KernelBlock):
         axes, init = ("conv_in", "conv_out"), nn.initializers.he_normal()
         y = gelu(Dense(self.features, axes, kernel_init=init, name="linear", **self.dtypes)(y))
         x = self.shortcut(x) + DropPath()(y, drop_path_rate, train)
-        self.sow("intermediates", "output", x)
+        x = tap(self, "output", x)
         return x
 
 

@@ -25,6 +25,7 @@ from scanmax.models.layers import (
 )
 from scanmax.models.parts.kernels import SampledKernel, centred_coordinates, past_coordinates
 from scanmax.models.registry import Feature
+from scanmax.models.taps import tap
 
 NORMS = ("batch", "group")
 
@@ -163,7 +164,7 @@ class ContinuousNet(nn.Module):
             if self.permuted:
                 x = x[:, np.random.default_rng(0).permutation(x.shape[1])]
         x = self.stem(x, train)
-        self.sow("intermediates", "stem", x)
+        x = tap(self, "stem", x)
         fields = [{"features": dim, **self.block_fields()} for dim in self.dims]
         rates = np.linspace(0, self.drop_path_rate, len(fields)).tolist()
         x, _, _ = apply_blocks(
@@ -173,7 +174,7 @@ class ContinuousNet(nn.Module):
         if as_maps:
             return (x.reshape(*images.shape[:-1], x.shape[-1]),)
         x = x[:, -1] if self.pool == "last" else jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
-        self.sow("intermediates", "pre_logits", x)
+        x = tap(self, "pre_logits", x)
         if not self.num_classes:
             return x
         init = nn.initializers.normal(0.01)

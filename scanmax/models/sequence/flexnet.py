@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from scanmax.models.layers import DropPath
 from scanmax.models.registry import Variant, register_family
 from scanmax.models.sequence.continuous_net import ContinuousNet, KernelBlock
+from scanmax.models.taps import tap
 
 
 class ResidualBlock(KernelBlock):
@@ -32,7 +33,7 @@ class ResidualBlock(KernelBlock):
         y = self.dropped(jax.nn.relu(self.convolved(x, "conv1", train)), train)
         y = self.convolved(y, "conv2", train)
         x = jax.nn.relu(self.shortcut(x) + DropPath()(y, drop_path_rate, train))
-        self.sow("intermediates", "output", x)
+        x = tap(self, "output", x)
         return x
 
 

@@ -22,6 +22,7 @@ from scanmax.models.layers import (
     drop_path_rates,
 )
 from scanmax.models.registry import Feature, Variant, register_family
+from scanmax.models.taps import tap
 
 
 class ConvNextBlock(nn.Module):
@@ -51,7 +52,7 @@ class ConvNextBlock(nn.Module):
         if self.layer_scale is not None:
             y = LayerScale(self.layer_scale, name="layer_scale", **dtypes)(y)
         x = x + DropPath()(y, drop_path_rate, train)
-        self.sow("intermediates", "output", x)
+        x = tap(self, "output", x)
         return x
 
 
@@ -99,7 +100,7 @@ class ConvNext(nn.Module):
         norm = {"epsilon": self.norm_epsilon, **dtypes}
         x = self.shrink(self.dims[0], self.patch_size, "patch_embed")(images)
         x = constrain_last(LayerNorm(name="patch_norm", **norm)(x))
-        self.sow("intermediates", "stem", x)
+        x = tap(self, "stem", x)
         rates = drop_path_rates(self.drop_path_rate, sum(self.depths))
         fields = {
             "kernel_size": self.kernel_size,
@@ -128,7 +129,7 @@ class ConvNext(nn.Module):
         if as_maps:
             return tuple(maps)
         x = LayerNorm(name="norm", **norm)(jnp.mean(x, axis=(1, 2)))
-        self.sow("intermediates", "pre_logits", x)
+        x = tap(self, "pre_logits", x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         if not self.num_classes:
             return x

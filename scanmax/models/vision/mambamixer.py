@@ -23,6 +23,7 @@ from scanmax.models.layers import DropPath
 from scanmax.models.mixers import create_mixer, options_of
 from scanmax.models.parts.average import average
 from scanmax.models.registry import Variant, register_family
+from scanmax.models.taps import tap
 from scanmax.models.vision.msvmamba import PatchMergingPyramid
 
 
@@ -75,7 +76,7 @@ class MixerStage(nn.Module):
             y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
             x = x + DropPath()(y, drop_path_rate, train).astype(x.dtype)
             outputs.append(x)
-        self.sow("intermediates", "output", x)
+        x = tap(self, "output", x)
         return x
 
 

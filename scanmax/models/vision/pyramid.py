@@ -15,6 +15,7 @@ from scanmax.errors import UserError
 from scanmax.models.blocks import Block, apply_blocks, create_norm, names_per_block
 from scanmax.models.layers import Conv, Dense, activation, constrain_last, drop_path_rates
 from scanmax.models.registry import Feature, Variant, register_family
+from scanmax.models.taps import tap
 
 
 class Pyramid(nn.Module):
@@ -78,7 +79,7 @@ class Pyramid(nn.Module):
                 "stages each"
             )
         x = constrain_last(self.stem(images, train))
-        self.sow("intermediates", "stem", x)
+        x = tap(self, "stem", x)
         rates = drop_path_rates(self.drop_path_rate, sum(self.depths))
         maps = []
         for stage, depth in enumerate(self.depths):
@@ -101,7 +102,7 @@ class Pyramid(nn.Module):
         if as_maps:
             return tuple(maps)
         x = jnp.mean(self.create_norm("norm")(x), axis=(1, 2))
-        self.sow("intermediates", "pre_logits", x)
+        x = tap(self, "pre_logits", x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         if not self.num_classes:
             return x

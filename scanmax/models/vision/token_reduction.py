@@ -17,6 +17,7 @@ from scanmax import ops
 from scanmax.errors import UserError
 from scanmax.models.blocks import Block
 from scanmax.models.layers import Dense, at_least_float32, normal_init, partitioned, zeros_init
+from scanmax.models.taps import tap
 
 METHODS = ("evit", "tome", "mctf")
 
@@ -226,5 +227,5 @@ class ReducingBlock(Block):
             x = ops.merge_tokens(x, groups, size, num_groups=left)
             size = ops.merge_tokens(size[..., None], groups, num_groups=left, reduce="sum")[..., 0]
         x = self.add_mlp(x, drop_path_rate, grid, train)
-        self.sow("intermediates", "output", x)
+        x = tap(self, "output", x)
         return x, size

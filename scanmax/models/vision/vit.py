@@ -23,6 +23,7 @@ from scanmax.models.layers import (
     partitioned,
 )
 from scanmax.models.registry import Feature, Variant, register_family
+from scanmax.models.taps import tap
 from scanmax.models.vision.token_reduction import ReducingBlock, TokenReduction
 
 POOLS = ("token", "avg")
@@ -106,7 +107,7 @@ class VisionTransformer(nn.Module):
         x = self.add_positions(self.add_prefix(x), grid)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         x = constrain_last(x)
-        self.sow("intermediates", "stem", x)
+        x = tap(self, "stem", x)
         norm = create_norm(self.norm, epsilon=self.norm_epsilon, name="norm", **dtypes)
         reduces = self.token_reduction is not None
         if reduces:
@@ -185,7 +186,7 @@ class VisionTransformer(nn.Module):
         else:
             pooled = (jnp.mean(x[:, self.prefix_tokens :], axis=1),)
         mean = sum(pooled) / len(pooled)
-        self.sow("intermediates", "pre_logits", mean)
+        mean = tap(self, "pre_logits", mean)
         if not self.num_classes:
             return mean
         logits = [
