@@ -64,6 +64,7 @@ ROOMS = {
     "scanmax.models.mixers": ("base", *FAMILIES),
     "scanmax.models": (
         "registry",
+        "taps",
         "layers",
         "weights",
         "parts",
