@@ -21,7 +21,9 @@ def lookup(registry: Mapping[str, Any], name: str, field: str) -> Any:
     return registry[name]
 
 
-def make(registry: Mapping[str, Any], name: str, options: Mapping[str, Any], field: str, **own):
+def make(
+    registry: Mapping[str, Any], name: str, options: Mapping[str, Any], field: str, /, **own: Any
+) -> Any:
     """Builds the entry of that name from the options that the config gives it.
 
     Raises:
