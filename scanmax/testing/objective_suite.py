@@ -1,0 +1,308 @@
+"""`ObjectiveSuite`: what everything that hangs on the trainer's plug points keeps.
+
+    class DkdSuite(ObjectiveSuite):
+        fields = {"objective": ObjectiveConfig(terms=(("dkd", {"weight": 0.5}),))}
+        teacher = SmallNet(width=6)
+
+        def reference(self, variables, batch, teachers):
+            ...  # the mean loss of the batch, written as a loop from the equation
+
+A subclass declares a config and the loss as a plain loop; the suite holds the trainer's loss and
+gradients against it in float64, and then trains: the gradient reaches all that learns and nothing
+that does not, eight devices give what one gives, parts of a batch what the whole gives (or a clear
+refusal), a run continues bit for bit, what is exported is the model alone.
+"""
+
+import contextlib
+import copy
+import io
+import pathlib
+import re
+import shutil
+import tempfile
+import unittest
+from collections.abc import Iterator, Mapping
+from typing import Any
+from unittest import mock
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scanmax.errors import UserError
+from scanmax.testing.small_run import SmallImages, SmallNet
+from scanmax.train import sharding
+from scanmax.train.build import Run, build
+from scanmax.train.checkpoint import Checkpointer
+from scanmax.train.config import Config, ModelConfig, OptimConfig
+from scanmax.train.feed import to_device
+from scanmax.train.gradients import StepLoss
+from scanmax.train.inference import load_for_inference
+from scanmax.train.loop import train
+from scanmax.train.step import TrainState, model_variables
+from scanmax.train.teachers import Teacher
+
+SHARDED = 1e-5
+FLOAT64 = 1e-10
+BFLOAT16 = 5e-2
+
+
+class ObjectiveSuite(chex.TestCase):
+    """The checks of one config's plugs; subclass it, the module's docstring shows how.
+
+    What a subclass declares:
+      fields: fields of the `Config`, such as {"objective": ObjectiveConfig(...)}.
+      model: the network.
+      teacher: a network to learn from, with random weights; None for none.
+      views: views of each image in a training batch.
+      reference: the mean loss over the rows that the mask keeps, as a loop; None leaves the
+        comparison out (for a rule that changes how a gradient is found, not the loss).
+      frozen: patterns of parameters that no gradient reaches, and should not.
+      masked_rows: whether the loop is asked with rows that the mask leaves out.
+      rms_bf16: largest relative difference of the loss of a model that computes in bfloat16.
+    """
+
+    __test__ = False
+    fields: Mapping[str, Any] = {}
+    model: nn.Module = SmallNet()
+    teacher: nn.Module | None = None
+    views: int = 1
+    reference: Any = None
+    frozen: tuple[str, ...] = ()
+    masked_rows: bool = True
+    rms_bf16: float = BFLOAT16
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.__test__ = cls.__dict__.get("__test__", True)
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if not cls.fields:
+            raise unittest.SkipTest(f"{cls.__name__} declares no fields")
+
+    # What is run.
+
+    def config(self, **fields: Any) -> Config:
+        """Plain gradient descent at rate one: an update is the gradient."""
+        defaults = {
+            "model": ModelConfig(name="small"),
+            "optim": OptimConfig(name="sgd", momentum=0.0, lr=1.0),
+            "batch_size": 16,
+            "duration": "4 steps",
+            "log_every": "1 step",
+            "eval_every": "2 steps",
+        }
+        config = Config(**{**defaults, **copy.deepcopy(dict(self.fields)), **fields})
+        config.schedule.name, config.schedule.warmup = "constant", ""
+        config.checkpoint.every = "1 step"
+        config.checkpoint.keep = 10
+        config.sharding.min_size = 8
+        return config
+
+    def run_of(self, config: Config | None = None, devices: int = 1, **fields: Any) -> Run:
+        """The run of a config, its teachers in place."""
+        config = self.config() if config is None else config
+        own = self.model.clone(**fields) if fields else self.model
+        data = SmallImages(config.batch_size, self.views)
+        with self.teachers_in_place():
+            return build(config, pipeline=data, model=own, devices=jax.devices()[:devices])
+
+    @contextlib.contextmanager
+    def teachers_in_place(self) -> Iterator[None]:
+        """Lets the config's teacher be the suite's network, with weights of a fixed seed."""
+        if self.teacher is None:
+            yield
+            return
+        given = (Teacher("small", self.teacher, reads_taps=True),)
+        with (
+            mock.patch("scanmax.train.build.make_teachers", return_value=given),
+            mock.patch.object(Teacher, "load", return_value=self.teacher_variables()),
+        ):
+            yield
+
+    def teacher_variables(self) -> Any:
+        """The teacher's variables."""
+        images = jnp.zeros((1, 4, 4, 1))
+        return nn.meta.unbox(self.teacher.init(jax.random.key(7), images))
+
+    def teachers(self) -> tuple[Any, ...]:
+        """The variables of each teacher."""
+        return () if self.teacher is None else (self.teacher_variables(),)
+
+    def batch(self, step: int = 3, size: int = 16) -> dict[str, np.ndarray]:
+        """A training batch."""
+        return next(SmallImages(size, self.views).train_iterator(step))
+
+    def one_step(self, config: Config, devices: int = 1, batch: Any = None):
+        """(run, state before, state after, metrics) of one step."""
+        run = self.run_of(config, devices)
+        state = run.init()
+        before = jax.device_get(state)
+        with sharding.use_mesh(run.mesh, config.sharding):
+            rows = to_device(batch or self.batch(), sharding.batch_sharding(run.mesh))
+            state, metrics = run.train_step(state, rows, self.teachers())
+        return run, before, jax.device_get(state), jax.device_get(metrics)
+
+    def loss_of(self, run: Run, params: Any, carried: Any, batch: Any, teachers: Any) -> Any:
+        """The mean loss of a batch as the trainer forms it."""
+        objective = run.objective
+        names = [*carried, "losses", "metrics"]
+        names += ["intermediates"] if objective.reads_taps else []
+        rngs = {"dropout": jax.random.key(1), "objective": jax.random.key(2)}
+        found, _ = objective.apply(
+            run.recipe.variables(params, carried),
+            batch,
+            train=True,
+            teachers=teachers,
+            rngs=rngs,
+            mutable=names,
+        )
+        values = sum(v.reshape(v.shape[0], -1).mean(1) for v in found.values.values())
+        return jnp.sum(jnp.where(batch["mask"], values, 0)) / batch["mask"].sum()
+
+    # What is checked.
+
+    def test_loss_and_gradient_equal_the_loop(self):
+        """In float64, with rows that the mask leaves out."""
+        if self.reference is None:
+            self.assertIsNone(type(self).reference)
+            return
+        run = self.run_of(dtype=jnp.float64, param_dtype=jnp.float64)
+        state = jax.device_get(run.init())
+        batch = self.batch(size=6)
+        if self.masked_rows:
+            batch["mask"][[1, 4]] = False
+        with jax.enable_x64(True):
+            wide = lambda tree: jax.tree.map(_wide, tree)  # noqa: E731
+            params, carried, batch, teachers = wide(
+                (state.params, state.carried, batch, self.teachers())
+            )
+            ours = jax.value_and_grad(lambda p: self.loss_of(run, p, carried, batch, teachers))
+            loop = jax.value_and_grad(
+                lambda p: self.reference({"params": p, **carried}, batch, teachers)
+            )
+            (value, gradient), (expected, slope) = jax.jit(ours)(params), loop(params)
+            np.testing.assert_allclose(value, expected, rtol=FLOAT64)
+            size = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(slope))
+            chex.assert_trees_all_close(gradient, slope, rtol=FLOAT64, atol=FLOAT64 * size)
+
+    def test_gradient_reaches_what_learns_and_nothing_else(self):
+        """Every parameter but the frozen; no teacher, and nothing that is carried."""
+        run, before, after, _ = self.one_step(self.config())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(
+            jax.tree.map(np.subtract, before.params, after.params)
+        ):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            frozen = any(re.search(pattern, name) for pattern in self.frozen)
+            self.assertEqual(bool(np.any(leaf != 0)), not frozen, name)
+        batch, teachers = self.batch(), self.teachers()
+        floats = [
+            leaf
+            for leaf in jax.tree.leaves((before.carried, teachers))
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+        ]
+        if floats:
+            slopes = jax.grad(
+                lambda both: self.loss_of(run, before.params, both[0], batch, both[1]),
+                allow_int=True,
+            )((before.carried, teachers))
+            for leaf in jax.tree.leaves(slopes):
+                if leaf.dtype != jax.dtypes.float0:
+                    np.testing.assert_array_equal(leaf, 0)
+
+    def test_eight_devices_equal_one(self):
+        """Parameters, what is carried and metrics, sharded over every axis."""
+        config = self.config()
+        _, _, one, metrics = self.one_step(config)
+        config = self.config()
+        config.sharding.preset = "fsdp"
+        run, _, many, found = self.one_step(config, devices=8)
+        self.assertFalse(
+            all(lies.is_fully_replicated for lies in jax.tree.leaves(run.shardings.params))
+        )
+        for ours, theirs in ((many.params, one.params), (many.carried, one.carried)):
+            chex.assert_trees_all_close(ours, theirs, rtol=SHARDED, atol=SHARDED)
+        chex.assert_trees_all_close(found, metrics, rtol=SHARDED, atol=SHARDED)
+        self.assertGreater(metrics["grad_norm"], 1e-4)
+
+    def test_parts_of_a_batch_equal_the_whole_or_are_refused(self):
+        """`optim.accumulate` changes nothing, or is one clear line."""
+        config = self.config()
+        config.optim.accumulate = 2
+        if not self.run_of().objective.accumulates:
+            with self.assertRaisesRegex(UserError, "optim.accumulate=2"):
+                self.run_of(config)
+            return
+        _, _, whole, metrics = self.one_step(self.config())
+        _, _, parts, found = self.one_step(config)
+        chex.assert_trees_all_close(parts.params, whole.params, rtol=SHARDED, atol=SHARDED)
+        chex.assert_trees_all_close(found, metrics, rtol=SHARDED, atol=SHARDED)
+
+    def test_a_run_continues_bit_for_bit_and_exports_the_model(self):
+        """Stopped after two of four steps, its state is that of the run that never stopped."""
+        with tempfile.TemporaryDirectory() as folder, self.teachers_in_place():
+            whole, cut = pathlib.Path(folder) / "whole", pathlib.Path(folder) / "cut"
+            self.train(whole)
+            shutil.copytree(whole, cut)
+            for path in (cut / "checkpoints").iterdir():
+                if int(path.name) > 2:
+                    shutil.rmtree(path)
+            self.train(cut)
+            run = self.run_of()
+            one, other = (self.last_state(run, path) for path in (whole, cut))
+            chex.assert_trees_all_equal(one, other)
+            trained = load_for_inference(whole, model=self.model)
+            expected = model_variables(run.recipe.variables(run.eval_params(one), one.carried))
+            chex.assert_trees_all_close(trained.variables, expected, rtol=1e-6, atol=1e-7)
+            images = jnp.asarray(self.batch()["image"]).reshape(-1, 4, 4, 1)
+            chex.assert_tree_all_finite(self.model.apply(trained.variables, images))
+
+    def train(self, workdir: pathlib.Path) -> None:
+        """Trains the config in a folder, quietly."""
+        quiet = io.StringIO()
+        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+            train(
+                self.config(),
+                workdir,
+                pipeline=SmallImages(16, self.views),
+                model=self.model,
+            )
+
+    def last_state(self, run: Run, workdir: pathlib.Path) -> TrainState:
+        """The newest checkpoint's."""
+        with Checkpointer(workdir / "checkpoints", run.config.checkpoint) as checkpointer:
+            return jax.device_get(checkpointer.restore(run.shapes, run.shardings)[0])
+
+    def test_bfloat16_gives_nearly_the_same_loss(self):
+        """A model that computes in bfloat16, its parameters and the loss in float32."""
+        run, half = self.run_of(), self.run_of(dtype=jnp.bfloat16)
+        state = run.init()
+        batch = self.batch()
+        losses = [
+            jax.jit(lambda p, c, r=r: self.loss_of(r, p, c, batch, self.teachers()))(
+                state.params, state.carried
+            )
+            for r in (run, half)
+        ]
+        self.assertEqual(losses[1].dtype, jnp.float32)
+        np.testing.assert_allclose(losses[1], losses[0], rtol=self.rms_bf16, atol=self.rms_bf16)
+
+
+def step_loss(function: Any, batch: Any, parts: int = 1) -> StepLoss:
+    """A `StepLoss` of (params, batch) -> mean loss, to hold gradient rules against equations."""
+    total = len(jax.tree.leaves(batch)[0])
+
+    def of_part(params, carried, part, key):
+        share = len(jax.tree.leaves(part)[0]) / total
+        return share * function(params, part), (carried, {})
+
+    return StepLoss(of_part, {}, batch, jax.random.key(0), parts)
+
+
+def _wide(leaf: Any) -> Any:
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
