@@ -197,6 +197,15 @@ def test_a_room_imports_no_room_above_it(package):
         assert not above, f"{path.relative_to(ROOT)} imports {above}"
 
 
+def test_the_families_are_those_of_the_page():
+    page = (ROOT / "docs/conventions.md").read_text()
+    section = page.split("## Families")[1].split("\n## ")[0]
+    families = [path.name for path in (PACKAGE / "ops").iterdir() if path.name in FAMILIES]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == sorted(
+        families, key=FAMILIES.index
+    )
+
+
 def test_no_modules_import_each_other_in_a_circle():
     assert not circle(import_graph(SOURCES))
 
