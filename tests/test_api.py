@@ -52,11 +52,11 @@ def test_the_public_names_are_ops_and_their_vocabulary():
 @pytest.mark.parametrize(
     "first",
     [
-        "from scanmax.ops.softmax.softmax.positive import softmax_one",
-        "import scanmax.ops.softmax.softmax.sparse",
+        "from scanmax.ops.softmax.positive import softmax_one",
+        "import scanmax.ops.softmax.sparse",
         "import importlib; importlib.import_module('scanmax.ops.softmax')",
-        "from scanmax.ops.reference.softmax.softmax import sparse",
-        "import scanmax.ops.reference.softmax.softmax.positive",
+        "from scanmax.ops.reference.softmax import sparse",
+        "import scanmax.ops.reference.softmax.positive",
     ],
 )
 def test_an_op_wins_over_the_family_of_its_name(first):
