@@ -128,7 +128,8 @@ def test_inference_reads_average_and_statistics_but_no_optimizer(undisturbed):
         },
     )
     run = build(toy_config(), pipeline=ToyData(), model=MODEL, devices=jax.devices()[:1])
-    filled = state.replace(params=None, opt_state=None, ema=trained.variables["params"])
+    average = {"model": trained.variables["params"]}
+    filled = state.replace(params=None, opt_state=None, ema=average)
     assert evaluate(run, filled) == pytest.approx(held_out, rel=SHARDED)
 
 
