@@ -295,6 +295,12 @@ def make_recipe(config: Config, objective: Objective, params: Any, pipeline: Pip
     )
     if mixes and objective.data_kind != "image":
         raise UserError(f"config.mix changes images; {config.objective.name!r} reads none")
+    if mixes and objective.views > 1:
+        raise UserError(f"config.mix: {config.objective.name!r} compares views, which do not mix")
+    if any(mix.guided for mix in mixes):
+        model = objective.teachers[0].model if objective.teachers else objective.model
+        if not hasattr(model, "features"):
+            raise UserError(f"config.mix: {type(model).__name__} has no features() to be a guide")
     transforms = make_transforms(config)
     for transform in transforms:
         transform.check(params, "config.transforms")

@@ -81,8 +81,8 @@ class OptimConfig:
       nonfinite: What a loss or gradient that is not finite does: "stop" the run, or "skip" the
         update of that step.
       max_skips: Skipped updates in a row after which the run stops all the same.
-      gradient: How a step comes by its gradient: "plain".
-      gradient_kwargs: Options of that rule.
+      gradient: How a step comes by its gradient: "plain" or "sam".
+      gradient_kwargs: Options of that rule, such as {"rho": 0.05} of "sam".
       kwargs: Further arguments of the optax function.
     """
 
@@ -192,8 +192,10 @@ class Config:
     """A run. Durations are strings: "500" or "500 steps", "30 epochs", "1e6 examples", "5%".
 
     Attributes:
-      mix: Mixing of examples on the device, pairs of a name and its options, in order.
-      transforms: Changes of the parameters before use, pairs of a name and its options, in order.
+      mix: Mixing of examples on the device, pairs of a name and its options, in order: "mixup",
+        "cutmix", "mixup_cutmix" (per "batch", "pair" or "element"), "attentive_cutmix".
+      transforms: Changes of the parameters before use, pairs of a name and its options, in order:
+        ("fake_quantize", {"match": ("model/.*kernel",), "bits": 8}).
       evaluators: Evaluations beside the objective's own, pairs of a name and its options.
       seed: Seeds parameters, dropout and the order of the data.
       batch_size: Examples per step, over all devices.

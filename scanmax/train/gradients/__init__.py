@@ -7,5 +7,6 @@ the step needs of the pass that counts, handed on from `loss`.
 
 from scanmax.train.gradients.base import GradientRule, StepLoss
 from scanmax.train.gradients.plain import Plain
+from scanmax.train.gradients.sam import Sam
 
-GRADIENTS: dict[str, type[GradientRule]] = {"plain": Plain}
+GRADIENTS: dict[str, type[GradientRule]] = {"plain": Plain, "sam": Sam}

@@ -2,9 +2,18 @@
 
 A mix is a frozen dataclass, its fields the options, called with `(key, batch, guide) -> batch`. It
 runs inside the compiled step over the whole, sharded batch, before it is cut for accumulation.
-Labels become distributions [B, C]; `mix_mask` and `mix_weight` say what was mixed.
+Labels become distributions [B, C]; `mix_mask` and `mix_weight` say what the last of them mixed.
 """
 
+from scanmax.train.mixing.attentive_cutmix import AttentiveCutMix
 from scanmax.train.mixing.base import Mix
+from scanmax.train.mixing.cutmix import CutMix
+from scanmax.train.mixing.mixup import Mixup
+from scanmax.train.mixing.mixup_cutmix import MixupCutmix
 
-MIXES: dict[str, type[Mix]] = {}
+MIXES: dict[str, type[Mix]] = {
+    "attentive_cutmix": AttentiveCutMix,
+    "cutmix": CutMix,
+    "mixup": Mixup,
+    "mixup_cutmix": MixupCutmix,
+}

@@ -1,33 +1,51 @@
-"""What a mix is given, and what it gives."""
+"""What a mix is given, and what it gives; how examples are paired and blended."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from scanmax.train.objectives.base import Batch
+
+PER = ("batch", "pair", "element")
 
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
     """A change of a training batch on the device. A subclass is one file, and one name of MIXES.
 
+    Every example is paired with the one at its place from the other end of the batch, as timm
+    pairs them, and blended with it pixel by pixel. Rows that the batch's mask leaves out stay as
+    they are, and reach no other.
+
     Attributes:
       classes: width of the labels' distributions; the trainer gives the data's.
 
     What a subclass says of itself:
-      guided: whether it needs a guide, a map [B, Y, X] of where the model (or the first teacher, if
-        there is one) finds something; it is the channels' norm of the last of its `features`.
+      guided: whether it needs a guide, a map [B, Y, X] of where the first teacher (or the model, if
+        there is no teacher) finds something: the channels' norm of the last of its `features`.
     """
 
     classes: int
 
     guided: ClassVar[bool] = False
 
+    def own_share(
+        self, key: Array, shape: tuple[int, int, int], guide: Float[Array, "B Yg Xg"] | None
+    ) -> Float[Array, "B Y X"]:
+        """The share of its own image that each pixel of an example keeps.
+
+        Args:
+          key: random numbers of this step, for this mix alone.
+          shape: (B, Y, X).
+          guide: the map, where `guided`.
+        """
+        raise NotImplementedError
+
     def __call__(
-        self, key: Array, batch: Batch, guide: Float[Array, "B Y X"] | None = None
+        self, key: Array, batch: Batch, guide: Float[Array, "B Yg Xg"] | None = None
     ) -> Batch:
         """The batch of the same images' shape, labels as distributions.
 
@@ -37,13 +55,94 @@ class Mix:
           guide: the map, where `guided`.
 
         Returns:
-          The batch, with "mix_mask" [B, Y, X] (1 where a pixel is the example's own) and
-          "mix_weight" [B] (the share of its own label) beside it.
+          The batch, with "mix_mask" [B, Y, X] (the share of its own that each pixel keeps: 1 or 0
+          where images are cut) and "mix_weight" [B] (that of the label, its mean) beside it.
         """
-        raise NotImplementedError
+        images = batch["image"]
+        own = self.own_share(key, images.shape[:3], guide)
+        counts = batch.get("mask", jnp.ones(images.shape[:1], bool))
+        own = jnp.where((counts & partners(counts))[:, None, None], own, 1)
+        weight = jnp.mean(own, axis=(1, 2))
+        labels = self.distribution(batch["label"])
+        return batch | {
+            "image": blend(own[..., None], images),
+            "label": blend(weight[:, None], labels),
+            "mix_mask": own,
+            "mix_weight": weight,
+        }
 
     def distribution(self, labels: Int[Array, " B"] | Float[Array, "B C"]) -> Float[Array, "B C"]:
         """Labels as distributions over the classes."""
         if jnp.issubdtype(labels.dtype, jnp.integer):
             return jax.nn.one_hot(labels, self.classes, dtype=jnp.float32)
         return labels
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawnMix(Mix):
+    """A mix whose weights are drawn: once for a batch, for each pair, or for each example.
+
+    Attributes:
+      per: "batch", "pair" (both of a pair share what is drawn) or "element".
+      probability: share of batches, pairs or examples that are mixed.
+    """
+
+    per: str = "batch"
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.per not in PER:
+            raise ValueError(f"per={self.per!r} is not one of {', '.join(PER)}")
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"probability={self.probability} must be in [0, 1]")
+
+    def draws(self, rows: int) -> int:
+        """How many times something is drawn for a batch."""
+        return {"batch": 1, "pair": (rows + 1) // 2, "element": rows}[self.per]
+
+    def spread(self, drawn: Float[Array, "N ..."], rows: int) -> Float[Array, "B ..."]:
+        """What was drawn, at each of the rows that it is meant for."""
+        if self.per == "batch":
+            return jnp.broadcast_to(drawn, (rows, *drawn.shape[1:]))
+        if self.per == "pair":
+            return jnp.concatenate([drawn, drawn[: rows // 2][::-1]])
+        return drawn
+
+    def unless_left_out(self, key: Array, own: Float[Array, "B Y X"]) -> Float[Array, "B Y X"]:
+        """The shares, 1 for what `probability` leaves as it is."""
+        rows = own.shape[0]
+        mixes = self.spread(jax.random.uniform(key, (self.draws(rows),)) < self.probability, rows)
+        return jnp.where(mixes[:, None, None], own, 1)
+
+
+def partners(rows: Any) -> Any:
+    """Each row's partner: the one at its place from the other end."""
+    return rows[::-1]
+
+
+def blend(own: Float[Array, "B ..."], rows: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    """own * row + (1 - own) * partner; what keeps nothing of a row is free of it, NaN included."""
+    own = own.astype(rows.dtype)
+    other = partners(rows)
+    mixed = jnp.where(own == 0, 0, own * rows) + jnp.where(own == 1, 0, (1 - own) * other)
+    return mixed.astype(rows.dtype)
+
+
+def box_shares(
+    weight: Float[Array, " N"], centre: Float[Array, "N 2"], size: tuple[int, int]
+) -> Float[Array, "N Y X"]:
+    """1 outside and 0 inside of boxes of share 1 - weight around a centre, clipped at the border.
+
+    Args:
+      weight: share of the image that a box leaves, before it is clipped.
+      centre: in [0, 1), of the height and the width.
+      size: (Y, X).
+    """
+    inside: Bool[Array, "N Y X"] | None = None
+    for axis, side in enumerate(size):
+        half = jnp.floor(side * jnp.sqrt(1 - weight)).astype(jnp.int32) // 2  # [N]
+        middle = jnp.floor(side * centre[:, axis]).astype(jnp.int32)  # [N]
+        places = jnp.arange(side)
+        along = (places >= (middle - half)[:, None]) & (places < (middle + half)[:, None])
+        inside = along[:, :, None] if inside is None else inside & along[:, None, :]
+    return 1 - inside.astype(jnp.float32)

@@ -6,5 +6,6 @@ searched for in paths such as "model/block_00/mlp/fc1/kernel"; one that matches 
 """
 
 from scanmax.train.transforms.base import Transform, transformed
+from scanmax.train.transforms.fake_quantize import FakeQuantize
 
-TRANSFORMS: dict[str, type[Transform]] = {}
+TRANSFORMS: dict[str, type[Transform]] = {"fake_quantize": FakeQuantize}

@@ -45,11 +45,14 @@ def transformed(transforms: Sequence[Transform], params: Any, carried: dict[str,
     return params
 
 
-def map_matching(function: Callable[[Any], Any], patterns: Sequence[str], params: Any) -> Any:
-    """Applies a function to the parameters whose path one of the patterns matches."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: function(leaf) if matches(patterns, param_path(path)) else leaf, params
-    )
+def map_matching(function: Callable[[str, Any], Any], patterns: Sequence[str], params: Any) -> Any:
+    """Applies a function of (path, parameter) where one of the patterns matches the path."""
+
+    def apply(path, leaf):
+        name = param_path(path)
+        return function(name, leaf) if matches(patterns, name) else leaf
+
+    return jax.tree_util.tree_map_with_path(apply, params)
 
 
 def check_patterns(patterns: Sequence[str], params: Any, field: str) -> None:

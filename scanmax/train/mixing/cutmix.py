@@ -1,0 +1,35 @@
+"""CutMix: a box of each image is its partner's."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scanmax.train.mixing.base import DrawnMix, box_shares
+
+
+@dataclasses.dataclass(frozen=True)
+class CutMix(DrawnMix):
+    """A box of share 1 - w, w from Beta(alpha, alpha), is pasted from the partner.
+
+    Labels are mixed by the exact share of the pixels, after the box is clipped at the border; its
+    sides and place are timm's.
+
+    Attributes:
+      alpha: of the Beta distribution.
+
+    Reference: deit
+    """
+
+    alpha: float = 1.0
+
+    def own_share(
+        self, key: Array, shape: tuple[int, int, int], guide: Array | None = None
+    ) -> Float[Array, "B Y X"]:
+        """1 outside of the box, 0 inside."""
+        weights, centres, leaves = jax.random.split(key, 3)
+        draws = self.draws(shape[0])
+        weight = jax.random.beta(weights, self.alpha, self.alpha, (draws,), jnp.float32)
+        own = box_shares(weight, jax.random.uniform(centres, (draws, 2)), shape[1:])
+        return self.unless_left_out(leaves, self.spread(own, shape[0]))
