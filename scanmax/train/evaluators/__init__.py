@@ -5,5 +5,6 @@ its `metric_names` may be what "best" means.
 """
 
 from scanmax.train.evaluators.base import Evaluator
+from scanmax.train.evaluators.sharpness import Sharpness
 
-EVALUATORS: dict[str, type[Evaluator]] = {}
+EVALUATORS: dict[str, type[Evaluator]] = {"sharpness": Sharpness}

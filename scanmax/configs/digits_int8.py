@@ -1,0 +1,24 @@
+"""Training with quantised weights on scikit-learn's 8x8 digits.
+
+    python -m scanmax.train --config=scanmax/configs/digits_int8.py --workdir=runs/int8
+
+The argument is the number of bits, 2 to 8 (8 without one), or "float".
+"""
+
+from scanmax.configs.digits_vit import get_config as digits_vit
+from scanmax.errors import UserError
+from scanmax.train.config import Config
+
+
+def get_config(arg: str = "") -> Config:
+    """The config; `arg` is a number of bits or "float"."""
+    bits = arg or "8"
+    if bits not in ("float", *"2345678"):
+        raise UserError(f"config argument {arg!r}: neither a number of bits, 2 to 8, nor 'float'")
+    config = digits_vit()
+    if bits != "float":
+        # Every matrix of the blocks and the head; norms and positions stay floats.
+        match = ("model/block_.*kernel", "model/head/kernel")
+        config.transforms = (("fake_quantize", {"match": match, "bits": int(bits)}),)
+    config.duration = "20 epochs"
+    return config

@@ -1,0 +1,33 @@
+"""Mixing on the device, on few of scikit-learn's 8x8 digits.
+
+    python -m scanmax.train --config=scanmax/configs/digits_mixing.py:element \
+        --workdir=runs/mixing/element
+
+The argument is "none", "batch", "pair", "element" (CutMix drawn once for each) or "attentive".
+"""
+
+from scanmax.configs.digits_vit import get_config as digits_vit
+from scanmax.errors import UserError, suggest
+from scanmax.train.config import Config
+
+MIXES = {
+    "none": (),
+    "batch": (("cutmix", {"per": "batch", "probability": 0.5}),),
+    "pair": (("cutmix", {"per": "pair", "probability": 0.5}),),
+    "element": (("cutmix", {"per": "element", "probability": 0.5}),),
+    # The guide is the model's own map of 4 x 4 patches.
+    "attentive": (("attentive_cutmix", {"grid": 4, "cells": 3}),),
+}
+
+
+def get_config(arg: str = "") -> Config:
+    """The config; `arg` is a name of MIXES."""
+    name = arg or "element"
+    if name not in MIXES:
+        raise UserError(f"config argument {arg!r}: unknown mixing; {suggest(name, MIXES)}")
+    config = digits_vit()
+    config.mix = MIXES[name]
+    config.data.train_split = "train[:40%]"
+    config.duration = "60 epochs"
+    config.eval_every = "20 epochs"
+    return config
