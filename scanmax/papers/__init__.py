@@ -11,6 +11,7 @@ from scanmax.papers import (
     conv,
     linear,
     local,
+    mixing,
     scan,
     softmax,
     tokens,
@@ -26,6 +27,7 @@ LEDGER = (
     + conv.LEDGER
     + linear.LEDGER
     + local.LEDGER
+    + mixing.LEDGER
     + scan.LEDGER
     + softmax.LEDGER
     + tokens.LEDGER
