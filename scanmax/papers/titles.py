@@ -2,8 +2,8 @@
 
 # Every paper that a docstring or a table of models cites, entered in the ledger or not.
 TITLES = {
-    "attentive-cutmix": "Attentive CutMix: An Enhanced Data Augmentation Approach for Deep Learning "
-    "Based Image Classification",
+    "attentive-cutmix": "Attentive CutMix: An Enhanced Data Augmentation Approach for Deep "
+    "Learning Based Image Classification",
     "attsets": "Robust Attentional Aggregation of Deep Feature Sets for Multi-view 3D "
     "Reconstruction",
     "cas-vit": "CAS-ViT: Convolutional Additive Self-attention Vision Transformers for Efficient "
