@@ -100,7 +100,8 @@ class _StateSpace(Mixer):
         """Kernel and bias of the short depthwise convolution."""
         init = fan_in_uniform(fan_in=int(np.prod(size)))
         axes, shape = (*(None,) * len(size), "mlp"), (*size, channels)
-        kernel = self.param("conv_kernel", partitioned(init, axes), shape, self.param_dtype)
+        taps = partitioned(init, axes, range(-len(shape), -1))
+        kernel = self.param("conv_kernel", taps, shape, self.param_dtype)
         bias = self.param("conv_bias", partitioned(init, axes[-1:]), shape[-1:], self.param_dtype)
         return kernel.astype(self.dtype), bias.astype(self.dtype)
 
