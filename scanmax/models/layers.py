@@ -327,7 +327,8 @@ class RmsNorm(nn.Module):
 class BatchNorm(nn.Module):
     """Normalises the last axis by statistics of the batch (train) or by their running averages.
 
-    Under jit on a mesh the batch is the global one. The averages live in "batch_stats".
+    Under jit on a mesh the batch is the global one. The averages live in "batch_stats"; that of the
+    variance is of the unbiased estimate, n / (n - 1) times the batch's, as torch keeps it.
 
     Attributes:
       momentum: weight of the old average at each training step.
@@ -350,9 +351,10 @@ class BatchNorm(nn.Module):
         if train:
             mean, variance = ops.batch_statistics(x)
             if not self.is_initializing():
-                keep = self.momentum
+                keep, count = self.momentum, x.size // x.shape[-1]
+                unbiased = variance * (count / max(count - 1, 1))
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_variance.value = keep * running_variance.value + (1 - keep) * variance
+                running_variance.value = keep * running_variance.value + (1 - keep) * unbiased
         scale, bias = scale.astype(self.dtype), bias.astype(self.dtype)
         return ops.batch_norm(
             x.astype(self.dtype), mean, variance, scale, bias, epsilon=self.epsilon

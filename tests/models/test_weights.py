@@ -23,12 +23,19 @@ GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 VIT = {"img_size": 32, "patch_size": 8, "dim": 32, "depth": 2, "heads": 2, "num_classes": 10}
 CONVNEXT = {"num_classes": 10, "depths": (1, 1, 1, 1), "dims": (8, 12, 16, 32)}
 MAMBA2 = {"vocab_size": 24, "dim": 16, "depth": 2, "heads": 4, "state_size": 8, "groups": 2}
+REGISTERS = {
+    **VIT,
+    **{"dim": 16, "depth": 1, "img_size": 16},
+    **{"pool": "avg", "reg_tokens": 3, "no_embed_class": True},
+}
 PEERS = {
     "deit": ("deit_tiny_patch16_224", VIT),
     "deit_distilled": ("deit_tiny_distilled_patch16_224", VIT),
+    "deit_registers": ("deit_tiny_patch16_224", REGISTERS),
     "convnext": ("convnext_tiny", CONVNEXT),
     "mamba": ("mamba_130m", {"vocab_size": 24, "dim": 16, "depth": 2, "d_state": 4}),
     "mamba2": ("mamba2_130m", MAMBA2),
+    "mamba2_limited": ("mamba2_130m", {**MAMBA2, "groups": 1, "dt_limit": (0.02, 0.05)}),
 }
 
 
@@ -459,7 +466,7 @@ class MistakesTest(chex.TestCase):
                 "blocks.0.attn.mystery: no row of the key table knows this tensor",
                 "blocks.0.norm1.weight: has shape (31,), ours is (32,)",
                 "blocks.7.norm1.weight: the model has no params/block_07/norm1/scale",
-                "fc_norm.bias: params/norm/bias is already filled by norm.bias",
+                "fc_norm.bias: the model has no params/fc_norm/bias",
                 "params/block_01/mlp/fc1/bias: no tensor fills it",
             ],
         )
