@@ -16,7 +16,10 @@ MODELS = {
     "attention": ("lm_tiny", {"dim": 16, "depth": 2, "heads": 2}),
     "scanned": (
         "mamba2_130m",
-        {"dim": 16, "depth": 2, "heads": 4, "state_size": 8, "scan_layers": True},
+        {
+            **{"dim": 16, "depth": 2, "heads": 4, "state_size": 8, "scan_layers": True},
+            "dt_limit": (0.02, 0.05),
+        },
     ),
 }
 PROMPT = jnp.array([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]], jnp.int32)

@@ -63,21 +63,13 @@ def mamba2(
     return _run(model, tokens, seed, dtype, lambda inputs: model(inputs, use_cache=False).logits)
 
 
-def mamba2_generation(new_tokens: int, seed: int = 0, **own) -> tuple[Run, np.ndarray]:
-    """A run of `mamba2` with two groups, and its prompts with their greedy continuation.
-
-    Without the cache: its single steps forget the limits of the step size.
-    """
-    model = _mamba2(2, True, seed, **own)
+def mamba2_generation(new_tokens: int, seed: int = 0) -> tuple[Run, np.ndarray]:
+    """A run of `mamba2` with two groups, and its prompts with their greedy continuation."""
+    model = _mamba2(2, True, seed)
     tokens = torch.randint(0, 24, (2, 11), generator=torch.Generator().manual_seed(seed))
     run = _run(model, tokens, seed, torch.float32, lambda x: model(x, use_cache=False).logits)
     generated = model.generate(
-        tokens,
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        use_cache=False,
-        eos_token_id=None,
-        pad_token_id=0,
+        tokens, max_new_tokens=new_tokens, do_sample=False, eos_token_id=None, pad_token_id=0
     )
     return run, generated.numpy()
 
