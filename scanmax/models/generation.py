@@ -31,9 +31,10 @@ def generate(
     Each token is drawn in float32 from softmax(logits / temperature), restricted to the top_k most
     probable tokens and then to the fewest whose probabilities reach top_p.
 
-    Prompts may differ in length: each is continued as if alone, with any causal mixer. They are
-    read together as far as the shortest goes, and from there token by token, the longer ones still
-    reading while the shorter ones draw; so prompts of about one length share a call best.
+    Prompts may differ in length: each is continued as if alone, with any causal mixer. Where every
+    mixer keeps sequences apart that share a row (`Mixer.packs`), they are read in one pass with
+    padding on their left. Others read together as far as the shortest goes, and from there token by
+    token, the longer prompts still reading while the shorter ones draw.
 
     Args:
       model: a language model with the `prefill` and `step` of `LanguageModel`; any causal mixer.
@@ -89,14 +90,26 @@ def generate(
         raise ValueError("key=None: drawing needs a random key; temperature=0 needs none.")
     _check_restrictions(top_k, top_p)
     lengths = _lengths(attention_mask, prompt.shape)
+    total = prompt.shape[1]
+    read, ends, segments = prompt, np.full_like(lengths, total), None
+    if lengths.min(initial=total) < total:
+        if getattr(model, "packs", False):
+            # Padding is a sequence of its own in front of the prompt's, of any token there is.
+            own = jnp.asarray(np.arange(total)[None] >= (total - lengths)[:, None])
+            read, segments = jnp.where(own, prompt, 0), own.astype(jnp.int32)
+        else:
+            # Every prompt from place 0 on; what stands behind its end is never read.
+            ends, shift = lengths, (np.arange(total)[None] - lengths[:, None]) % total
+            read = jnp.take_along_axis(prompt, jnp.asarray(shift), axis=1)
     new = _generate(
         model,
         variables,
-        prompt,
-        jnp.asarray(lengths, jnp.int32),
+        read,
+        jnp.asarray(ends, jnp.int32),
+        segments,
         jax.random.key(0) if key is None else key,
         jnp.asarray(temperature, jnp.float32),
-        shortest=int(lengths.min()),
+        shortest=int(ends.min(initial=total)),
         max_new_tokens=max_new_tokens,
         greedy=temperature == 0,
         top_k=top_k,
@@ -207,7 +220,8 @@ def _generate(
     model,
     variables,
     prompt,
-    lengths,
+    ends,
+    segments,
     key,
     temperature,
     *,
@@ -218,11 +232,7 @@ def _generate(
     top_p,
     eos_token,
 ):
-    """The `max_new_tokens` behind each prompt, [B, max_new_tokens]."""
-    total = prompt.shape[1]
-    # Every row from place 0 on; what stands behind its end is never read.
-    places = (jnp.arange(total)[None] - lengths[:, None]) % total
-    prompt = jnp.take_along_axis(prompt, places, axis=1)
+    """What follows each row of prompt, whose own tokens go as far as `ends`: [B, new]."""
 
     def draw(key, logits):
         logits = logits.astype(at_least_float32(logits.dtype))
@@ -236,9 +246,9 @@ def _generate(
         token = draw(key, logits).astype(prompt.dtype)
         if eos_token is not None:
             token = jnp.where(done, eos_token, token)
-            done = done | ((token == eos_token) & (place >= lengths))
+            done = done | ((token == eos_token) & (place >= ends))
         own = jax.lax.dynamic_index_in_dim(prompt, place, axis=1, keepdims=False)
-        return jnp.where(place < lengths, own, token), done
+        return jnp.where(place < ends, own, token), done
 
     def body(carry, inputs):
         (key, place), (state, token, done) = inputs, carry
@@ -246,14 +256,15 @@ def _generate(
         token, done = settle(key, logits, done, place)
         return (state, token, done), token
 
-    room = total + max_new_tokens
+    room = prompt.shape[1] + max_new_tokens
+    packed = {} if segments is None else {"segment_ids": segments}
     logits, state = model.apply(
-        variables, prompt[:, :shortest], room, last_only=True, method="prefill"
+        variables, prompt[:, :shortest], room, last_only=True, method="prefill", **packed
     )
     keys = jax.random.split(key, room - shortest)
     token, done = settle(keys[0], logits, jnp.zeros(prompt.shape[0], bool), shortest)
     later = jnp.arange(shortest + 1, room)
     _, rest = jax.lax.scan(body, (state, token, done), (keys[1:], later))
     tokens = jnp.concatenate([token[:, None], rest.T], axis=1)
-    ends = lengths[:, None] - shortest + jnp.arange(max_new_tokens)[None]
-    return jnp.take_along_axis(tokens, ends, axis=1)
+    drawn = ends[:, None] - shortest + jnp.arange(max_new_tokens)[None]
+    return jnp.take_along_axis(tokens, drawn, axis=1)

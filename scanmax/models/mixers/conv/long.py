@@ -107,7 +107,7 @@ class LongConvolution(Mixer):
         if tokens == 1:
             y, state = ops.long_conv_step(state, x[:, 0], kernel, skip)
             return y[:, None], state
-        return ops.fft_conv(x, kernel, skip, initial_state=state, return_state=True)
+        return ops.fft_conv(x, kernel, skip, initial_state=state, return_state=True, **packed)
 
     @nn.nowrap
     def by_heads(self, matrix: Float[Array, "D T T"], batch: int, gates=None):
