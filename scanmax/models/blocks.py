@@ -85,12 +85,11 @@ class Block(nn.Module):
         mixer = self.create_mixer(name="mixer")
         x = self.add_position_conv(x, grid, 1)
         y = self.create_norm(1)(x)
-        if segment_ids is not None:
-            mixed = self.mix_packed(mixer, y, train, segment_ids)
-        elif state is None:
-            mixed = mixer(y, grid=grid, train=train)
+        given = {"grid": grid} if segment_ids is None else self.packed(mixer, segment_ids)
+        if state is None:
+            mixed = mixer(y, train=train, **given)
         else:
-            mixed, state = mixer(y, grid=grid, train=train, state=state)
+            mixed, state = mixer(y, train=train, state=state, **given)
         mixed = self.gate_channels(mixed, grid, train)
         mixed = nn.Dropout(self.dropout_rate, deterministic=not train)(mixed)
         x = self.add_branch(x, mixed, 1, drop_path_rate, train)
@@ -104,15 +103,15 @@ class Block(nn.Module):
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
-    def mix_packed(self, mixer, x: Float[Array, "B T D"], train: bool, segment_ids):
-        """The mixer over rows that hold several sequences."""
+    def packed(self, mixer, segment_ids: Int[Array, "B T"]) -> dict[str, Array]:
+        """What tells the mixer that rows hold several sequences."""
         if not mixer.packs:
             able = ", ".join(name for name, kind in sorted(MIXERS.items()) if kind.packs)
             raise ValueError(
                 f"segment_ids: mixer {self.mixer!r} does not keep packed sequences apart; "
                 f"those that do are {able}."
             )
-        return mixer(x, train=train, segment_ids=segment_ids)
+        return {"segment_ids": segment_ids}
 
     @nn.nowrap
     def create_norm(self, index: int) -> nn.Module:
@@ -260,7 +259,7 @@ def apply_blocks(
         if states is None:
             x = layer(x, rates[index], None, grid, train, *packed)
         else:
-            x, state = layer(x, rates[index], states[index], grid, train)
+            x, state = layer(x, rates[index], states[index], grid, train, *packed)
             new_states.append(state)
         if index in keep:
             kept.append(x)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,12 +65,53 @@ def check_axes(axes: Axes, ndim: int) -> None:
             raise ValueError(f"unknown logical axis {axis!r}; {suggest(axis, LOGICAL_AXES)}")
 
 
-def partitioned(init: Initializer, axes: Axes) -> Initializer:
-    """An initializer whose parameter carries checked logical axes."""
+class Parameter(nn.LogicallyPartitioned):
+    """A parameter in its box: its logical axes, and what its layer does with them.
 
-    def checked(key: Array, shape: Sequence[int], dtype: Any) -> Array:
+    Axes of `inputs` and `outputs` count from the last, -1: stacked layers in front change nothing.
+
+    Attributes:
+      inputs: axes over which products with the input are summed. With some it is a matrix, a kernel
+        or a table of embeddings; with none a bias, scale, rate, token or table of positions,
+        whatever its rank. Optimizers ask this (`scanmax.train.optim`).
+      outputs: axes of what each of those sums gives. Other axes count maps apart from each other:
+        channels of a depthwise convolution, experts, query, key and value in one array.
+    """
+
+    inputs: tuple[int, ...] = flax.struct.field(default=(), pytree_node=False)
+    outputs: tuple[int, ...] = flax.struct.field(default=(), pytree_node=False)
+
+
+class NamedAxes(tuple):
+    """The logical axes of a parameter, with `inputs` and `outputs` of its box."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def __new__(
+        cls, names: Axes, inputs: Sequence[int] = (), outputs: Sequence[int] = ()
+    ) -> "NamedAxes":
+        axes = super().__new__(cls, names)
+        axes.inputs, axes.outputs = tuple(inputs), tuple(outputs)
+        return axes
+
+
+def axes_of(box: Any) -> tuple[str | None, ...] | None:
+    """The axes of a parameter in its box: `NamedAxes` of ours, None of a bare array."""
+    if isinstance(box, Parameter):
+        return NamedAxes(box.names, box.inputs, box.outputs)
+    return tuple(box.names) if isinstance(box, nn.Partitioned) else None
+
+
+def partitioned(
+    init: Initializer, axes: Axes, inputs: Sequence[int] = (), outputs: Sequence[int] = ()
+) -> Initializer:
+    """An initializer whose parameter is a `Parameter` with checked logical axes."""
+
+    def checked(key: Array, shape: Sequence[int], dtype: Any) -> Parameter:
         check_axes(axes, len(shape))
-        return nn.with_logical_partitioning(init, tuple(axes))(key, tuple(shape), dtype)
+        value = init(key, tuple(shape), dtype)
+        return Parameter(value, tuple(axes), inputs=tuple(inputs), outputs=tuple(outputs))
 
     return checked
 
@@ -145,9 +187,12 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         features = (self.features,) if isinstance(self.features, int) else self.features
         shape = (*x.shape[x.ndim - self.contract :], *features)
-        kernel = self.param(
-            "kernel", partitioned(self.kernel_init, self.axes), shape, self.param_dtype
-        )
+        inputs, outputs = range(-len(shape), -len(features)), range(-len(features), 0)
+        if len(features) > 1:
+            # Axes without a name count maps: query, key and value.
+            outputs = [axis for axis in outputs if self.axes[axis] is not None]
+        init = partitioned(self.kernel_init, self.axes, inputs, outputs)
+        kernel = self.param("kernel", init, shape, self.param_dtype)
         leading = x.shape[: x.ndim - self.contract]
         # Maps as one list of pixels: with a bias, XLA on CPU takes half the time. Sequences keep
         # their axes, which may be sharded apart.
@@ -196,7 +241,7 @@ class Conv(nn.Module):
         axes = (None, None, None if depthwise else "conv_in", "conv_out")
         kernel = self.param(
             "kernel",
-            partitioned(self.kernel_init, axes),
+            partitioned(self.kernel_init, axes, (-4, -3, -2), () if depthwise else (-1,)),
             (*size, channels // self.groups, self.features),
             self.param_dtype,
         )
@@ -227,7 +272,7 @@ class Embed(nn.Module):
     param_dtype: Any = jnp.float32
 
     def setup(self):
-        init = partitioned(self.embedding_init, ("vocab", "embed"))
+        init = partitioned(self.embedding_init, ("vocab", "embed"), (-2,), (-1,))
         shape = (self.vocab_size, self.features)
         self.embedding = self.param("embedding", init, shape, self.param_dtype)
 
@@ -282,7 +327,8 @@ class RmsNorm(nn.Module):
 class BatchNorm(nn.Module):
     """Normalises the last axis by statistics of the batch (train) or by their running averages.
 
-    Under jit on a mesh the batch is the global one. The averages live in "batch_stats".
+    Under jit on a mesh the batch is the global one. The averages live in "batch_stats"; that of the
+    variance is of the unbiased estimate, n / (n - 1) times the batch's, as torch keeps it.
 
     Attributes:
       momentum: weight of the old average at each training step.
@@ -305,9 +351,10 @@ class BatchNorm(nn.Module):
         if train:
             mean, variance = ops.batch_statistics(x)
             if not self.is_initializing():
-                keep = self.momentum
+                keep, count = self.momentum, x.size // x.shape[-1]
+                unbiased = variance * (count / max(count - 1, 1))
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_variance.value = keep * running_variance.value + (1 - keep) * variance
+                running_variance.value = keep * running_variance.value + (1 - keep) * unbiased
         scale, bias = scale.astype(self.dtype), bias.astype(self.dtype)
         return ops.batch_norm(
             x.astype(self.dtype), mean, variance, scale, bias, epsilon=self.epsilon
@@ -419,7 +466,8 @@ class PatchEmbed(nn.Module):
             )
         shape = (size, size, images.shape[-1], self.features)
         axes = (None, None, "conv_in", "embed")
-        kernel = self.param("kernel", partitioned(normal_init, axes), shape, self.param_dtype)
+        init = partitioned(normal_init, axes, (-4, -3, -2), (-1,))
+        kernel = self.param("kernel", init, shape, self.param_dtype)
         y = ops.conv2d(
             images.astype(self.dtype), kernel.astype(self.dtype), stride=size, padding="VALID"
         )

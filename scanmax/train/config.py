@@ -64,7 +64,8 @@ class OptimConfig:
     """The optimizer. Regular expressions are searched for in paths like "block_00/mlp/fc1/kernel".
 
     Attributes:
-      name: "adamw", "adam", "sgd", "lion", "lamb", "adafactor" or "muon".
+      name: "adamw", "adam", "sgd", "lion", "lamb", "adafactor" or "muon", which leaves embeddings,
+        heads and what is no matrix to adamw.
       lr: Peak learning rate.
       b1: Decay of the first moment.
       b2: Decay of the second moment.
@@ -72,7 +73,8 @@ class OptimConfig:
       momentum: Momentum of sgd.
       nesterov: Whether sgd looks ahead.
       weight_decay: Decoupled weight decay, multiplied by the learning rate.
-      no_decay: Parameters left out of weight decay, besides every vector (biases, norm scales).
+      no_decay: Parameters left out of weight decay, besides all that is no weight: biases, norm
+        scales, rates, tokens, tables of positions, in any shape.
       clip_norm: Largest global norm of the gradient; 0 does not clip.
       perp_grad: Whether each gradient is made orthogonal to its weights first, its norm kept.
       accumulate: Parts that a batch is cut into, their gradients summed before one update.

@@ -3,6 +3,8 @@
 Gradients may first be made orthogonal to their weights (`perp_grad`).
 """
 
+import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,8 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from scanmax.errors import UserError, suggest
+from scanmax.models.layers import NamedAxes
 from scanmax.train.config import OptimConfig
 from scanmax.train.schedules import Schedule
 
@@ -21,35 +25,81 @@ def param_path(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _adam(config: OptimConfig) -> optax.GradientTransformation:
+def _adam(config: OptimConfig, params: Any, axes: Any) -> optax.GradientTransformation:
     return optax.scale_by_adam(
         b1=config.b1, b2=config.b2, eps=config.eps, nesterov=config.nesterov, **config.kwargs
     )
 
 
-def _lion(config: OptimConfig) -> optax.GradientTransformation:
+def _lion(config: OptimConfig, params: Any, axes: Any) -> optax.GradientTransformation:
     return optax.scale_by_lion(b1=config.b1, b2=config.b2, **config.kwargs)
 
 
-def _sgd(config: OptimConfig) -> optax.GradientTransformation:
+def _sgd(config: OptimConfig, params: Any, axes: Any) -> optax.GradientTransformation:
     if not config.momentum:
         return optax.identity()
     return optax.trace(config.momentum, nesterov=config.nesterov, **config.kwargs)
 
 
-def _adafactor(config: OptimConfig) -> optax.GradientTransformation:
-    return optax.chain(
+def _adafactor(config: OptimConfig, params: Any, axes: Any) -> optax.GradientTransformation:
+    rule = optax.chain(
         optax.scale_by_factored_rms(**config.kwargs), optax.clip_by_block_rms(threshold=1.0)
+    )
+    return _each_layer(rule, params, axes)
+
+
+def _muon(config: OptimConfig, params: Any, axes: Any) -> optax.GradientTransformation:
+    """Matrices of hidden layers by Muon, all else by Adam.
+
+    An update of Muon has the root mean square 0.2, about that of Adam, so that one rate serves both
+    (consistent_rms of optax; None scales by the matrix's shape instead, as Muon came out).
+    """
+    dimensions = {
+        param_path(path): found
+        for path, leaf, names in _named(params, axes)
+        if (found := muon_dimensions(names, leaf.shape)) is not None
+    }
+    if not dimensions:
+        raise UserError(
+            "config.optim.name='muon': no parameter says that it is the matrix of a hidden layer "
+            "(scanmax.models.layers.Parameter); 'adamw' takes any parameter"
+        )
+    kwargs = {"consistent_rms": 0.2, **config.kwargs}
+    rms = kwargs.pop("consistent_rms")
+
+    def dimensions_of(tree):
+        return _map_paths(dimensions.get, tree)
+
+    def scaled(updates, params=None):
+        def scale(path, update):
+            inputs, outputs = (
+                math.prod(update.shape[axis] for axis in part)
+                for part in dimensions[param_path(path)]
+            )
+            factor = max(1.0, outputs / inputs) if rms is None else rms**2 * max(inputs, outputs)
+            return update * factor**0.5
+
+        return jax.tree_util.tree_map_with_path(scale, updates)
+
+    matrices = optax.contrib.scale_by_muon(weight_dimension_numbers=dimensions_of, **kwargs)
+    rest = dataclasses.replace(config, kwargs={})
+    return optax.partition(
+        {
+            "muon": optax.chain(matrices, optax.stateless(scaled)),
+            "adam": _adam(rest, params, axes),
+        },
+        _map_paths(lambda path: "muon" if path in dimensions else "adam", params),
     )
 
 
 # name -> (update rule, where weight decay enters it)
-OPTIMIZERS: dict[str, tuple[Callable[[OptimConfig], optax.GradientTransformation], str]] = {
+OPTIMIZERS: dict[str, tuple[Callable[..., optax.GradientTransformation], str]] = {
     "adafactor": (_adafactor, "after"),
     "adam": (_adam, "before"),
     "adamw": (_adam, "after"),
     "lamb": (_adam, "trust"),
     "lion": (_lion, "after"),
+    "muon": (_muon, "after"),
     "sgd": (_sgd, "before"),
 }
 
@@ -89,13 +139,13 @@ def make_optimizer(
         config.weight_decay, mask=decay_mask(config.no_decay, params, axes)
     )
     try:
-        parts = [rule(config)]
+        parts = [rule(config, params, axes)]
     except TypeError as error:
         raise UserError(f"config.optim.kwargs={config.kwargs} of {config.name}: {error}") from error
     if config.weight_decay:
         parts = [decay, *parts] if decay_enters == "before" else [*parts, decay]
     if decay_enters == "trust":
-        parts.append(optax.scale_by_trust_ratio())
+        parts.append(_each_layer(optax.scale_by_trust_ratio(), params, axes))
     if config.clip_norm:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if config.perp_grad:
@@ -115,17 +165,58 @@ def make_optimizer(
 
 
 def decay_mask(no_decay: Iterable[str], params: Any, axes: Any) -> Any:
-    """True where weight decay applies: matrices and kernels, unless a pattern names them.
+    """True where weight decay applies: to weights, unless a pattern names them.
 
-    A stacked bias [layers, D] is a vector all the same.
+    A weight is what its layer multiplies with the input and sums over (`layers.Parameter.inputs`):
+    matrices, kernels, embeddings. A bias, scale, rate, token or table of positions is none in any
+    shape. Parameters of modules that do not say so are weights where they have two axes or more, an
+    axis of layers not counted.
     """
     no_decay = tuple(no_decay)
 
     def decays(path, leaf, names):
-        rank = sum(1 for name in names if name != "layers") if names else leaf.ndim
-        return rank > 1 and not matches(no_decay, param_path(path))
+        if isinstance(names, NamedAxes):
+            weight = bool(names.inputs)
+        else:
+            weight = (sum(name != "layers" for name in names) if names else leaf.ndim) > 1
+        return weight and not matches(no_decay, param_path(path))
 
     return jax.tree_util.tree_map_with_path(decays, params, axes)
+
+
+def muon_dimensions(
+    names: Any, shape: tuple[int, ...]
+) -> optax.contrib.MuonDimensionNumbers | None:
+    """Which axes of a parameter are the rows and columns of what Muon makes orthogonal.
+
+    Rows are what its layer sums over, columns what comes out; layers, experts, and query, key and
+    value are matrices by themselves. None where it is none: embeddings of tokens and of patches,
+    heads, depthwise kernels, everything without weight decay, and parameters that do not say.
+    """
+    if not isinstance(names, NamedAxes) or not (names.inputs and names.outputs):
+        return None
+    if "classes" in names or "vocab" in names or {"conv_in", "embed"} <= set(names):
+        return None
+    sides = (math.prod(shape[axis] for axis in part) for part in (names.inputs, names.outputs))
+    if min(sides) < 2:
+        return None
+    return optax.contrib.MuonDimensionNumbers(names.inputs, names.outputs)
+
+
+def _each_layer(
+    rule: optax.GradientTransformation, params: Any, axes: Any
+) -> optax.GradientTransformation:
+    """The rule on each layer of stacked parameters by itself, as where layers are looped."""
+    depths = {
+        param_path(path): str(leaf.shape[0])
+        for path, leaf, names in _named(params, axes)
+        if names and names[0] == "layers"
+    }
+    if not depths:
+        return rule
+    stacked = optax.GradientTransformation(jax.vmap(rule.init), jax.vmap(rule.update))
+    rules = {"whole": rule, **dict.fromkeys(depths.values(), stacked)}
+    return optax.partition(rules, _map_paths(lambda path: depths.get(path, "whole"), params))
 
 
 def perp_grad(stacked: Iterable[str] = ()) -> optax.GradientTransformation:
@@ -161,13 +252,19 @@ def perp_grad(stacked: Iterable[str] = ()) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
+def _named(params: Any, axes: Any) -> list[tuple[Any, Any, Any]]:
+    """(path, parameter, its logical axes) of every parameter."""
+    paths = jax.tree_util.tree_map_with_path(lambda *entry: entry, params, axes)
+    return jax.tree.leaves(paths, is_leaf=lambda entry: isinstance(entry, tuple))
+
+
 def _stacked(params: Any, axes: Any) -> list[str]:
     """Paths of the parameters whose first logical axis is "layers"."""
-
-    def path_if_stacked(path, _, names):
-        return param_path(path) if names and names[0] == "layers" else None
-
-    return jax.tree.leaves(jax.tree_util.tree_map_with_path(path_if_stacked, params, axes))
+    return [
+        param_path(path)
+        for path, _, names in _named(params, axes)
+        if names and names[0] == "layers"
+    ]
 
 
 def _orthogonal(gradient: jax.Array, weights: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from scanmax.models.layers import axes_of
 from scanmax.train import sharding
 from scanmax.train.config import ShardingConfig
 from scanmax.train.objectives.base import Objective
@@ -94,7 +95,8 @@ def abstract_params(
     """Shapes of a model's parameters, their logical axes, and shapes of its batch statistics.
 
     Returns:
-      (params, axes, batch_stats); a leaf of axes is the tuple of names, None without annotation.
+      (params, axes, batch_stats); a leaf of axes is what `axes_of` says: a tuple of names, None
+      without annotation.
     """
     boxed = jax.eval_shape(lambda: init_variables(model, seed, example))
     variables = nn.meta.unbox(boxed)
@@ -102,12 +104,8 @@ def abstract_params(
 
 
 def logical_axes(boxed: Any) -> Any:
-    """The tuple of logical axes of each parameter; None without annotation."""
-    return jax.tree.map(
-        lambda leaf: tuple(leaf.names) if isinstance(leaf, nn.Partitioned) else None,
-        boxed,
-        is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata),
-    )
+    """What `axes_of` says of each parameter: its logical axes, None without annotation."""
+    return jax.tree.map(axes_of, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
 
 
 def create_state(

@@ -1,6 +1,7 @@
 """Sampling: what is kept, what is drawn, where it stops, for recurrent and attention models."""
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +17,31 @@ MODELS = {
     "attention": ("lm_tiny", {"dim": 16, "depth": 2, "heads": 2}),
     "scanned": (
         "mamba2_130m",
-        {"dim": 16, "depth": 2, "heads": 4, "state_size": 8, "scan_layers": True},
+        {
+            **{"dim": 16, "depth": 2, "heads": 4, "state_size": 8, "scan_layers": True},
+            "dt_limit": (0.02, 0.05),
+        },
     ),
 }
+# Does not keep packed sequences apart.
+MODELS["cosine"] = ("lm_tiny", {"dim": 16, "depth": 2, "heads": 2, "mixer": "cosine"})
 PROMPT = jnp.array([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]], jnp.int32)
 _built = {}
+
+
+class Spoken(nn.Module):
+    """A model that says the same of every place."""
+
+    logits: jax.Array
+
+    def prefill(self, tokens, length, last_only):
+        return jnp.broadcast_to(self.logits, (len(tokens), self.logits.shape[1])), ()
+
+    def step(self, state, token):
+        return self.prefill(token, 0, True)
+
+    def __hash__(self):
+        return id(self)
 
 
 def build(kind):
@@ -94,6 +115,51 @@ class GenerateTest(chex.TestCase):
             self.assertTrue((row[end:] == eos).all())
         self.assertTrue((ended[0, 8:] == eos).all())
 
+    @parameterized.parameters("mamba2", "attention", "scanned", "cosine")
+    def test_prompts_of_unequal_length_are_continued_as_if_alone(self, kind):
+        model, variables = build(kind)
+        self.assertEqual(model.packs, kind != "cosine")
+        prompts = [[1, 2, 3, 4, 5], [5], [7, 8, 9]]
+        options = {"max_new_tokens": 6, "temperature": 0}
+        together = generate(model, variables, prompts, **options)
+        for prompt, found in zip(prompts, together):
+            alone = generate(model, variables, jnp.array([prompt], jnp.int32), **options)[0]
+            np.testing.assert_array_equal(found, alone)
+        # As a tokenizer pads them: with whatever token, on the left.
+        tokens = jnp.array([[1, 2, 3, 4, 5], [99, -7, 99, 99, 5], [99, 99, 7, 8, 9]], jnp.int32)
+        mask = jnp.array([[1, 1, 1, 1, 1], [0, 0, 0, 0, 1], [0, 0, 1, 1, 1]])
+        padded = generate(model, variables, tokens, attention_mask=mask, **options)
+        chex.assert_trees_all_equal(padded[:, :5], tokens)
+        for row, found in zip(padded, together):
+            np.testing.assert_array_equal(row[11 - len(found) :], found)
+
+    @parameterized.parameters("mamba2", "cosine")
+    def test_prompts_of_unequal_length_end_where_they_end(self, kind):
+        """A prompt's own tokens do not end it, and each row draws as often as it should."""
+        model, variables = build(kind)
+        prompts = [[1, 2, 3, 4, 5], [5]]
+        options = {"max_new_tokens": 8, "temperature": 2.0, "key": jax.random.key(3)}
+        plain = generate(model, variables, prompts, **options)
+        eos = int(plain[0][7])
+        ended = generate(model, variables, [[1, eos, 3, 4, 5], [eos]], eos_token=eos, **options)
+        self.assertEqual([len(row) for row in ended], [13, 9])
+        for row, prompt in zip(ended, (5, 1)):
+            drawn = np.asarray(row)[prompt:]
+            end = np.flatnonzero(drawn == eos)
+            self.assertTrue((drawn[end[0] :] == eos).all() if end.size else True)
+        self.assertTrue((np.asarray(ended[0])[2:5] == [3, 4, 5]).all())
+
+    def test_logits_in_half_precision_are_drawn_in_float32(self):
+        # One token of 42%, a thousand that share half of the whole, and a thousand for the rest.
+        probability = np.repeat([0.42, 0.5 / 1024, 0.08 / 1024], [1, 1024, 1024])
+        half = jnp.asarray(np.log(probability)[None], jnp.bfloat16)
+        restricted = restrict(half, top_p=0.9)
+        self.assertEqual(restricted.dtype, jnp.bfloat16)
+        self.assertEqual(int(jnp.isfinite(restricted).sum()), 1025)
+        prompt, options = jnp.zeros((512, 1), jnp.int32), {"max_new_tokens": 1}
+        drawn = generate(Spoken(half), {}, prompt, key=jax.random.key(0), **options)[:, -1]
+        self.assertAlmostEqual(float((drawn == 0).mean()), 0.42, delta=0.08)
+
     def test_mistakes_are_told(self):
         model, variables = build("mamba2")
         for options, message in (
@@ -107,6 +173,26 @@ class GenerateTest(chex.TestCase):
                 generate(model, variables, PROMPT, **options)
         with self.assertRaisesRegex(ValueError, "prompt has shape"):
             generate(model, variables, PROMPT[0], max_new_tokens=1, temperature=0)
+        for prompt, mask, message in (
+            (PROMPT, jnp.ones((2, 4)), r"attention_mask has shape \(2, 4\); expected .*\(2, 5\)"),
+            (PROMPT, jnp.ones((2, 5)).at[0, 4].set(0), "padding stands on the left"),
+            (PROMPT, jnp.ones((2, 5)).at[0, 2].set(0), "padding stands on the left"),
+            (PROMPT, jnp.zeros((2, 5)), "padding stands on the left"),
+            ([[1], []], None, r"prompt 1 has shape \(0,\)"),
+            ([[1], [0.5]], None, "prompt 1 has shape .* dtype float64"),
+            ([], None, r"prompt=\[\]"),
+            ([[1], [2]], jnp.ones((2, 1)), "a list of prompts has no padding"),
+        ):
+            with self.assertRaisesRegex(ValueError, message):
+                generate(
+                    model, variables, prompt, attention_mask=mask, max_new_tokens=1, temperature=0
+                )
+        with self.assertRaisesRegex(ValueError, "attention_mask is traced"):
+            jax.jit(
+                lambda mask: generate(
+                    model, variables, PROMPT, attention_mask=mask, max_new_tokens=1, temperature=0
+                )
+            )(jnp.ones((2, 5)))
         vit = scanmax.create_model("deit_tiny_patch16_224")
         with self.assertRaisesRegex(ValueError, "has no prefill"):
             generate(vit, {}, PROMPT, max_new_tokens=1, temperature=0)

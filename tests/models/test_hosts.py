@@ -69,6 +69,8 @@ def test_what_does_not_fit_is_told():
         "pool='mean'": {"pool": "mean"},
         "needs class_token": {"class_token": False},
         "distilled=True reads": {"distilled": True, "pool": "avg"},
+        "pool='token', fc_norm=False": {"distilled": True, "fc_norm": True},
+        "distilled=True has no registers": {"distilled": True, "reg_tokens": 2},
         "positions='rope'": {"positions": "rope"},
     }
     for message, fields in wrong.items():
@@ -111,6 +113,53 @@ def test_pooling_without_a_class_token():
         assert "cls_token" not in variables["params"]
         assert ("pos_embed" in variables["params"]) == (positions == "learned")
         assert shapes(model, images(2, 8, 8, 1)).shape == (2, 8)
+
+
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_the_last_norm_stands_before_or_behind_the_pooling(pool):
+    """Registers in front of the patches are pooled in neither order."""
+    fields = {**VIT, "pool": pool, "reg_tokens": 2, "num_classes": 0}
+    model = create_model("vit_tiny_patch16_224", **fields)
+    before = initialised(model.clone(fc_norm=False), images(2, 8, 8, 1))
+    assert "fc_norm" not in before["params"]
+    kept = {name: value for name, value in before["params"].items() if name != "norm"}
+    behind = {"params": {**kept, "fc_norm": before["params"]["norm"]}}
+
+    def run(fc_norm, variables):
+        model_ = model.clone(fc_norm=fc_norm)
+        return model_.apply(variables, images(2, 8, 8, 1), mutable=["intermediates"])
+
+    y, state = run(False, before)
+    x = state["intermediates"]["block_02"]["output"][0]
+    chex.assert_shape(x, (2, 1 + 2 + 16, 8))
+    norm = nn.unbox(before["params"]["norm"])
+
+    def normed(x):
+        return ops.layer_norm(x, norm["scale"], norm["bias"], epsilon=1e-6)
+
+    def pooled(x):
+        return x[:, 3:].mean(1) if pool == "avg" else x[:, 0]
+
+    chex.assert_trees_all_close(y, pooled(normed(x)), rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(run(True, behind)[0], normed(pooled(x)), rtol=1e-4, atol=1e-6)
+    # None is timm's rule.
+    own = jax.eval_shape(model.init, jax.random.key(0), images(2, 8, 8, 1))["params"]
+    assert ("fc_norm" in own) == (pool == "avg")
+    assert ("norm" in own) == (pool == "token")
+
+
+def test_a_position_table_of_the_patches_alone():
+    fields = {**VIT, "reg_tokens": 2}
+    model = create_model("vit_tiny_patch16_224", **fields)
+    variables = nn.unbox(initialised(model, images(1, 8, 8, 1)))["params"]
+    table = variables["pos_embed"]
+    chex.assert_shape(table, (1 + 2 + 16, 8))
+    expected = model.apply(
+        {"params": {**variables, "pos_embed": table.at[:3].set(0)}}, images(1, 8, 8, 1)
+    )
+    bare = {"params": {**variables, "pos_embed": table[3:]}}
+    actual = model.clone(no_embed_class=True).apply(bare, images(1, 8, 8, 1))
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5)
 
 
 def test_fourier_positions_fit_any_grid():

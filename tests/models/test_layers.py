@@ -85,7 +85,13 @@ def test_batch_norm_averages_in_training_and_reads_in_evaluation():
     y, updates = norm.apply(variables, x, train=True, mutable=["batch_stats"])
     chex.assert_trees_all_close(y.mean(0), jnp.zeros(5), atol=1e-5)
     chex.assert_trees_all_close(updates["batch_stats"]["mean"], 0.5 * x.mean(0), rtol=1e-5)
-    chex.assert_trees_all_close(updates["batch_stats"]["variance"], 0.5 + 0.5 * x.var(0), rtol=1e-5)
+    # torch's running variance: the batch's is biased, and divides by n only where it normalises.
+    for rows, ddof in ((64, 1), (2, 1), (1, 0)):
+        part = x[:rows]
+        updates = norm.apply(variables, part, train=True, mutable=["batch_stats"])[1]
+        chex.assert_trees_all_close(
+            updates["batch_stats"]["variance"], 0.5 + 0.5 * part.var(0, ddof=ddof), rtol=1e-5
+        )
     # Statistics at rest: nothing but the variance's epsilon changes x.
     chex.assert_trees_all_close(norm.apply(variables, x), x, rtol=1e-4)
 

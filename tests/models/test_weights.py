@@ -23,12 +23,19 @@ GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 VIT = {"img_size": 32, "patch_size": 8, "dim": 32, "depth": 2, "heads": 2, "num_classes": 10}
 CONVNEXT = {"num_classes": 10, "depths": (1, 1, 1, 1), "dims": (8, 12, 16, 32)}
 MAMBA2 = {"vocab_size": 24, "dim": 16, "depth": 2, "heads": 4, "state_size": 8, "groups": 2}
+REGISTERS = {
+    **VIT,
+    **{"dim": 16, "depth": 1, "img_size": 16},
+    **{"pool": "avg", "reg_tokens": 3, "no_embed_class": True},
+}
 PEERS = {
     "deit": ("deit_tiny_patch16_224", VIT),
     "deit_distilled": ("deit_tiny_distilled_patch16_224", VIT),
+    "deit_registers": ("deit_tiny_patch16_224", REGISTERS),
     "convnext": ("convnext_tiny", CONVNEXT),
     "mamba": ("mamba_130m", {"vocab_size": 24, "dim": 16, "depth": 2, "d_state": 4}),
     "mamba2": ("mamba2_130m", MAMBA2),
+    "mamba2_limited": ("mamba2_130m", {**MAMBA2, "groups": 1, "dt_limit": (0.02, 0.05)}),
 }
 
 
@@ -132,6 +139,96 @@ class SourcesTest(parameterized.TestCase):
         path.write_text(json.dumps({"weight_map": index}))
         self.assert_loads(self.folder)
 
+    def test_indices_of_shards(self):
+        from safetensors.numpy import save_file
+
+        index = self.folder / "model.safetensors.index.json"
+        for text, message in (
+            ("{", "no index of shards"),
+            ("{}", "no index of shards: 'weight_map'"),
+            ('{"weight_map": {"a": "../secret.safetensors"}}', r"names '\.\./secret.safetensors'"),
+            ('{"weight_map": {"a": "/etc/secret.safetensors"}}', "safetensors files beside it"),
+            ('{"weight_map": {"a": "pickle.bin"}}', "names 'pickle.bin'"),
+            ('{"weight_map": {"a": "0.safetensors"}}', "names 0.safetensors, which is not there"),
+        ):
+            index.write_text(text)
+            with self.assertRaisesRegex(UserError, message) as caught:
+                load_weights(self.model, self.folder)
+            self.assertNotIn("\n", str(caught.exception))
+        for shard in "01":
+            save_file(
+                {"norm.bias": self.tensors["norm.bias"]}, f"{self.folder}/{shard}.safetensors"
+            )
+        index.write_text('{"weight_map": {"a": "0.safetensors", "b": "1.safetensors"}}')
+        message = "norm.bias is in 0.safetensors and in 1.safetensors"
+        with self.assertRaisesRegex(UserError, message):
+            load_weights(self.model, self.folder)
+
+    @parameterized.parameters(
+        "module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.model."
+    )
+    def test_names_behind_wrappers(self, prefix):
+        self.assert_loads({prefix + name: x for name, x in self.tensors.items()})
+        # Beside a tensor that is not the model's, which is told.
+        mixed = {prefix + name: x for name, x in self.tensors.items()} | {"ema.x": np.zeros(1)}
+        with self.assertRaisesRegex(UserError, r"1 mismatch .*\n  ema.x: no row"):
+            load_weights(self.model, mixed)
+
+    def test_wrappers_inside_of_names_and_names_that_become_one(self):
+        def wrap(name):
+            return name.replace("blocks.0.", "blocks.0._orig_mod._checkpoint_wrapped_module.")
+
+        wrapped = {wrap(name): x for name, x in self.tensors.items()}
+        self.assertIn("blocks.0._orig_mod._checkpoint_wrapped_module.norm1.bias", wrapped)
+        self.assert_loads(wrapped)
+        twice = {**self.tensors, "module.norm.bias": self.tensors["norm.bias"]}
+        with self.assertRaisesRegex(UserError, "module.norm.bias: norm.bias is norm.bias already"):
+            load_weights(self.model, twice)
+
+    def test_containers(self):
+        halved = {name: x / 2 for name, x in self.tensors.items()}
+        half = load_weights(self.model, halved)
+        for source in (
+            {"state_dict": self.tensors, "epoch": 3},
+            {"state_dict": {"model": self.tensors}, "optimizer": {"state": {}}},
+            {"model": {"state_dict": {"module." + k: v for k, v in self.tensors.items()}}},
+        ):
+            self.assert_loads(source)
+        both = {"model": self.tensors, "model_ema": halved, "epoch": 3}
+        with self.assertLogs("scanmax", "WARNING") as caught:
+            self.assert_loads(both, None, half)
+        self.assertIn("took 'model_ema', not 'model'; params_from=", caught.output[0])
+        with self.assertNoLogs("scanmax", "WARNING"):
+            for name, expected in (("model", self.variables), ("model_ema", half)):
+                loaded = load_weights(self.model, both, params_from=name)
+                chex.assert_trees_all_equal(loaded, expected)
+            nested = {"state_dict": {"student": self.tensors, "teacher": halved}}
+            loaded = load_weights(self.model, nested, params_from="teacher")
+            chex.assert_trees_all_equal(loaded, half)
+        for source, options, message in (
+            (nested, {}, "params_from= names one of its trees: 'student', 'teacher'"),
+            (both, {"params_from": "ema"}, "no tree 'ema'; .*: 'model', 'model_ema'"),
+            (self.tensors, {"params_from": "model"}, "no tree 'model'; .* its trees: none"),
+        ):
+            with self.assertRaisesRegex(UserError, message) as caught:
+                load_weights(self.model, source, **options)
+            self.assertNotIn("\n", str(caught.exception))
+
+    def test_mappings_of_torch(self):
+        torch = pytest.importorskip("torch")
+        state = {
+            name: torch.nn.Parameter(torch.from_numpy(value).bfloat16())
+            for name, value in self.tensors.items()
+        }
+        expected = {name: value.detach().float().numpy() for name, value in state.items()}
+        expected = load_weights(self.model, expected)
+        self.assert_loads(state, None, expected)
+        self.assert_loads({"model": state}, None, expected)
+        with self.assertRaisesRegex(UserError, r"not a Linear; .* give its state_dict\(\)"):
+            load_weights(self.model, torch.nn.Linear(2, 2))
+        with self.assertRaisesRegex(UserError, "norm.bias cannot be read: "):
+            load_weights(self.model, {**state, "norm.bias": torch.zeros(32, device="meta")})
+
     def test_torch_files(self):
         torch = pytest.importorskip("torch")
         state = {name: torch.from_numpy(value) for name, value in self.tensors.items()}
@@ -141,6 +238,9 @@ class SourcesTest(parameterized.TestCase):
         torch.save(rounded, self.folder / "half.pt")
         expected = {name: value.float().numpy() for name, value in rounded.items()}
         self.assert_loads(self.folder / "half.pt", None, load_weights(self.model, expected))
+        torch.save({"model": state, "model_ema": rounded}, self.folder / "both.pth")
+        with self.assertLogs("scanmax", "WARNING"):
+            self.assert_loads(self.folder / "both.pth", None, load_weights(self.model, expected))
         torch.save({"model": state, "hook": _Pickled()}, self.folder / "code.pth")
         with self.assertRaisesRegex(UserError, "code.pth' cannot be read"):
             load_weights(self.model, self.folder / "code.pth")
@@ -194,6 +294,19 @@ class SourcesTest(parameterized.TestCase):
             jax.jit(self.model.apply)(self.variables, images),
             rtol=1e-5,
         )
+
+    def test_stacked_and_single_layers_together(self):
+        stacked = nn.unbox(load_weights(deit(scan_layers=True), self.tensors))
+        params = nn.unbox(self.variables)["params"]
+        mixed = {"params": {**stacked["params"], "block_01": params["block_01"]}}
+        with self.assertRaises(UserError) as caught:
+            load_weights(self.model, mixed)
+        message = str(caught.exception)
+        self.assertIn("params/block_01/mlp/fc1/bias is there besides", message)
+        self.assertNotIn("block_00", message)
+        flat = {f"params/{name}": value for name, value in {"a": np.zeros(1)}.items()}
+        with self.assertRaisesRegex(UserError, "two tensors have the name params/a"):
+            load_weights(self.model, {"params": {"a": np.zeros(1)}, **flat})
 
     def test_sources_that_cannot_be_read(self):
         (self.folder / "w.safetensors").write_bytes(b"12345678901234")
@@ -353,10 +466,29 @@ class MistakesTest(chex.TestCase):
                 "blocks.0.attn.mystery: no row of the key table knows this tensor",
                 "blocks.0.norm1.weight: has shape (31,), ours is (32,)",
                 "blocks.7.norm1.weight: the model has no params/block_07/norm1/scale",
-                "fc_norm.bias: params/norm/bias is already filled by norm.bias",
+                "fc_norm.bias: the model has no params/fc_norm/bias",
                 "params/block_01/mlp/fc1/bias: no tensor fills it",
             ],
         )
+
+    def test_values_that_are_no_weights(self):
+        bias = weights("deit")["norm.bias"]
+        for value, message in (
+            (np.where(np.arange(32) == 3, np.nan, bias), "holds values that are not finite"),
+            (np.where(np.arange(32) == 3, -np.inf, bias), "holds values that are not finite"),
+            (bias.astype(np.complex64), "is complex64, expected floating point"),
+            (bias.astype(np.int8), "is int8, expected floating point"),
+            (np.array(["a"] * 32), "is <U1, expected floating point"),
+        ):
+            with self.assertRaisesRegex(UserError, f"1 mismatch .*\n  norm.bias: {message}"):
+                load_weights(deit(), {**weights("deit"), "norm.bias": value})
+        variables = nn.unbox(load_weights(deit(), weights("deit")))
+        variables["params"]["norm"]["bias"] = variables["params"]["norm"]["bias"] * np.nan
+        with self.assertRaisesRegex(UserError, "params/norm/bias: holds values that are not"):
+            load_weights(deit(), variables)
+        with self.assertRaisesRegex(UserError, "params/norm/bias holds 1e.05, which float16"):
+            half = deit(param_dtype=jnp.float16)
+            load_weights(half, {**weights("deit"), "norm.bias": np.full(32, 1e5, np.float32)})
 
     def test_families_without_a_table(self):
         model = scanmax.create_model("lm_tiny")

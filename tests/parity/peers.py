@@ -35,12 +35,13 @@ class Run:
     input_grad: np.ndarray | None
 
 
-def deit(distilled: bool = False, seed: int = 0, dtype=torch.float32) -> Run:
-    """A DeiT of two blocks, width 32, on 32x32 images in patches of 8."""
+def deit(distilled: bool = False, seed: int = 0, dtype=torch.float32, **own) -> Run:
+    """A DeiT of two blocks, width 32, on 32x32 images in patches of 8; `own` are fields of timm."""
     name = "deit_tiny_distilled_patch16_224" if distilled else "deit_tiny_patch16_224"
-    fields = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    fields = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, **own}
     torch.manual_seed(seed)
-    return _run_images(timm.create_model(name, num_classes=10, **fields), 32, seed, dtype)
+    model = timm.create_model(name, num_classes=10, **fields)
+    return _run_images(model, fields["img_size"], seed, dtype)
 
 
 def convnext(seed: int = 0, dtype=torch.float32) -> Run:
@@ -53,10 +54,10 @@ def convnext(seed: int = 0, dtype=torch.float32) -> Run:
 
 
 def mamba2(
-    groups: int = 1, length: int = 37, tied: bool = True, seed: int = 0, dtype=torch.float32
+    groups: int = 1, length: int = 37, tied: bool = True, seed: int = 0, dtype=torch.float32, **own
 ) -> Run:
     """A Mamba-2 language model of two blocks, width 16, with 4 heads of width 8."""
-    model = _mamba2(groups, tied, seed)
+    model = _mamba2(groups, tied, seed, **own)
     # An odd length crosses chunks of both models at different places.
     tokens = torch.randint(0, 24, (2, length), generator=torch.Generator().manual_seed(seed))
     return _run(model, tokens, seed, dtype, lambda inputs: model(inputs, use_cache=False).logits)
@@ -123,7 +124,7 @@ def _mamba(tied: bool, seed: int) -> torch.nn.Module:
     return MambaForCausalLM(config)
 
 
-def _mamba2(groups: int, tied: bool, seed: int) -> torch.nn.Module:
+def _mamba2(groups: int, tied: bool, seed: int, **own) -> torch.nn.Module:
     from transformers import Mamba2Config, Mamba2ForCausalLM
 
     torch.manual_seed(seed)
@@ -138,6 +139,7 @@ def _mamba2(groups: int, tied: bool, seed: int) -> torch.nn.Module:
         chunk_size=16,
         tie_word_embeddings=tied,
         eos_token_id=None,
+        **own,
     )
     return Mamba2ForCausalLM(config)
 

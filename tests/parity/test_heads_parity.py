@@ -8,6 +8,7 @@ import pytest
 import tolerances
 
 from benchmarks.peers import import_peer
+from scanmax.models.layers import BatchNorm
 from scanmax.models.mixers import create_mixer
 from scanmax.models.parts.channel_attention import Cbam, EfficientChannelAttention, SqueezeExcite
 from scanmax.models.parts.class_attention import ClassAttention
@@ -181,3 +182,15 @@ def test_cbam_equals_timm(torch):
     }
     stats = {"norm": {"mean": numpy(norm.running_mean), "variance": numpy(norm.running_var)}}
     check(torch, layer, maps(), Cbam(use_bias=False), params, stats=stats, **MAPS)
+
+
+def test_the_running_variance_of_batch_norm_is_that_of_torch(torch):
+    layer = torch.nn.BatchNorm2d(5, momentum=0.1).train()
+    x = np.random.default_rng(0).normal(size=(2, 3, 2, 5)).astype(np.float32)
+    expected = numpy(layer(torch.tensor(first(x))))
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), jnp.asarray(x))
+    actual, updates = norm.apply(variables, jnp.asarray(x), train=True, mutable=["batch_stats"])
+    running = numpy(layer.running_mean), numpy(layer.running_var)
+    ours = updates["batch_stats"]["mean"], updates["batch_stats"]["variance"]
+    compare.assert_relative((actual, ours), (last(expected), running), tolerances.PARITY)

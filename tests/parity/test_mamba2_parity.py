@@ -20,6 +20,13 @@ def test_logits_and_gradients_are_those_of_transformers(peers, groups, length, t
     assert_agrees(model, peers.mamba2(groups, length, tied, seed=11))
 
 
+def test_limits_of_the_step_size_are_those_of_transformers(peers):
+    """Of a whole pass: the single steps of transformers 5 forget them, ours do not."""
+    limits = (0.02, 0.05)
+    model = scanmax.create_model("mamba2_130m", dt_limit=limits, **SMALL)
+    assert_agrees(model, peers.mamba2(seed=11, time_step_limit=limits))
+
+
 def test_greedy_generation_is_that_of_transformers(peers):
     run, tokens = peers.mamba2_generation(new_tokens=20, seed=11)
     model = scanmax.create_model("mamba2_130m", groups=2, **SMALL)

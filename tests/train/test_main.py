@@ -1,5 +1,6 @@
 """The command line: a run that ends well, and every mistake told in one line with status 2."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -62,6 +63,13 @@ def test_a_run_ends_well_and_a_second_one_has_nothing_to_do(run, tmp_path):
     status, lines = run("--config.model.kwargs.dim=32")
     assert status == 2
     assert "another config (model.kwargs.dim" in lines[0]
+
+
+def test_muon_trains_by_its_name(run, tmp_path):
+    status, lines = run("--config.optim.name=muon", "--config.optim.weight_decay=0.1")
+    assert status == 0, lines
+    assert any("step 4/4" in line for line in lines)
+    assert json.loads((tmp_path / "run/config.json").read_text())["optim"]["name"] == "muon"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from scanmax.errors import UserError
+from scanmax.models.layers import NamedAxes
 from scanmax.train.config import Durations, OptimConfig, ScheduleConfig
 from scanmax.train.optim import OPTIMIZERS, decay_mask, make_optimizer, perp_grad
 from scanmax.train.schedules import SCHEDULES, make_schedule, soft_mask_strength
@@ -19,7 +20,7 @@ PARAMS = {
     "head": {"kernel": jnp.ones((4, 2))},
 }
 AXES = {
-    "block": {"kernel": ("embed", "mlp"), "bias": ("mlp",)},
+    "block": {"kernel": NamedAxes(("embed", "mlp"), (-2,), (-1,)), "bias": NamedAxes(("mlp",))},
     "stacked": {"bias": ("layers", "mlp")},
     "pos_embed": (None, None, "embed"),
     "head": {"kernel": None},

@@ -22,6 +22,7 @@ from scanmax.models.layers import (
     constrain,
     drop_path_rates,
 )
+from scanmax.models.mixers import MIXERS
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
 
@@ -83,15 +84,24 @@ class LanguageModel(nn.Module):
         return (self.forward(tokens, train, as_hidden=True),)
 
     def prefill(
-        self, tokens: Int[Array, "B T"], length: int | None = None, last_only: bool = False
+        self,
+        tokens: Int[Array, "B T"],
+        length: int | None = None,
+        last_only: bool = False,
+        segment_ids: Int[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T vocab"] | Float[Array, "B vocab"], Any]:
         """Reads a prompt: the logits, and a state with room for `length` tokens in all.
 
         With `last_only` the logits are those after the last token, [B, vocab]: of a long prompt
-        nothing as wide as the vocabulary is made but that.
+        nothing as wide as the vocabulary is made but that. Of rows that hold several sequences,
+        such as padding and a prompt behind it, the state is that of the last; room is for all.
         """
+        if tokens.shape[1] == 1:
+            segment_ids = None
         state = self.init_state(tokens.shape[0], length or tokens.shape[1])
-        logits, state = self.forward(tokens, False, state=state, last_only=last_only)
+        logits, state = self.forward(
+            tokens, False, state=state, last_only=last_only, segment_ids=segment_ids
+        )
         return (logits[:, 0] if last_only else logits), state
 
     def step(self, state: Any, token: Int[Array, " B"]) -> tuple[Float[Array, "B vocab"], Any]:
@@ -131,6 +141,11 @@ class LanguageModel(nn.Module):
             head = Dense(self.vocab_size, ("embed", "vocab"), use_bias=False, name="head", **dtypes)
             logits = head(x)
         return logits if state is None else (logits, state)
+
+    @property
+    def packs(self) -> bool:
+        """Whether every mixer keeps sequences apart that share a row."""
+        return all(MIXERS[name].packs for name in names_per_block(self.mixer, self.depth))
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int) -> Any:

@@ -24,6 +24,8 @@ class Mamba2LM(LanguageModel):
       expand: inner width over `dim`.
       groups: groups of heads that share B and C.
       conv_width: tokens that the causal convolution sees.
+      dt_limit: lowest and highest step size, `time_step_limit` of transformers; None is its
+        default, (0, inf).
     """
 
     vocab_size: int = 50288
@@ -36,6 +38,7 @@ class Mamba2LM(LanguageModel):
     expand: float = 2.0
     groups: int = 1
     conv_width: int = 4
+    dt_limit: tuple[float, float] | None = None
 
     @nn.nowrap
     def block_fields(self) -> list[dict[str, Any]]:
@@ -45,6 +48,7 @@ class Mamba2LM(LanguageModel):
             "expand": self.expand,
             "groups": self.groups,
             "conv_width": self.conv_width,
+            "dt_limit": self.dt_limit,
             "norm_epsilon": self.norm_epsilon,
             # One residual branch per block: the stream starts with the variance of one.
             "out_scale": self.depth**-0.5,

@@ -23,7 +23,8 @@ class Mixer(nn.Module):
     are its rows one after another. A causal mixer that can generate takes `state=` and then
     returns (y, state); `init_state` makes the empty one, and one token at a time or many give the
     same outputs. A causal mixer that `packs` takes `segment_ids=` [B, T] for rows that hold several
-    sequences: where the number changes a new one starts, and nothing passes.
+    sequences: where the number changes a new one starts, and nothing passes. A state given with
+    them is an empty one, and what comes out is that of the last: rows padded on the left are such.
 
     Attributes:
       heads: number of heads.
@@ -56,10 +57,8 @@ class Mixer(nn.Module):
         """What tells an op that sequences are packed: its keyword, or nothing."""
         if segment_ids is None:
             return {}
-        if state is not None or not self.is_causal:
-            raise ValueError(
-                f"{type(self).__name__}: segment_ids are of whole causal sequences, without state=."
-            )
+        if not self.is_causal:
+            raise ValueError(f"{type(self).__name__}: segment_ids are of causal sequences.")
         return {"segment_ids": segment_ids}
 
     @nn.nowrap

@@ -24,16 +24,17 @@ class ChannelAttention(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.nowrap
-    def weights(self, name: str, shape: tuple[int, ...], axes, fan_in: int) -> Array:
-        init = partitioned(fan_in_uniform(fan_in=fan_in), axes)
+    def weights(self, name: str, shape: tuple[int, ...], axes, fan_in: int, *maps) -> Array:
+        init = partitioned(fan_in_uniform(fan_in=fan_in), axes, *maps)
         return self.param(name, init, shape, self.param_dtype).astype(self.dtype)
 
     @nn.nowrap
     def mlp(self, channels: int, reduction: int, use_bias: bool) -> tuple[Array | None, ...]:
         """Weights and biases of C -> C / reduction -> C."""
         reduced = max(channels // reduction, 1)
-        squeeze = self.weights("squeeze", (channels, reduced), ("embed", "mlp"), channels)
-        excite = self.weights("excite", (reduced, channels), ("mlp", "embed"), reduced)
+        maps = ((-2,), (-1,))
+        squeeze = self.weights("squeeze", (channels, reduced), ("embed", "mlp"), channels, *maps)
+        excite = self.weights("excite", (reduced, channels), ("mlp", "embed"), reduced, *maps)
         if not use_bias:
             return squeeze, excite, None, None
 
@@ -47,7 +48,7 @@ class ChannelAttention(nn.Module):
     @nn.nowrap
     def taps(self, name: str, size: int | None, channels: int) -> Array:
         size = adaptive_kernel_size(channels) if size is None else size
-        return self.weights(name, (size,), (None,), size)
+        return self.weights(name, (size,), (None,), size, (-1,))
 
 
 def adaptive_kernel_size(channels: int) -> int:

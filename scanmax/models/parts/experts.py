@@ -119,7 +119,7 @@ class ExpertMlp(nn.Module):
 
         def dense(x, features, axes, name):
             shape = (self.num_experts, x.shape[-1], features)
-            init = partitioned(normal_init, ("expert", *axes))
+            init = partitioned(normal_init, ("expert", *axes), (-2,), (-1,))
             kernel = self.param(f"{name}_kernel", init, shape, self.param_dtype)
             y = jnp.einsum("becd,edf->becf", x, kernel.astype(self.dtype))
             if self.use_bias:

@@ -28,6 +28,8 @@ SIREN_INITS = ("siren", "released")
 MAGNET_INITS = ("ccnn", "flexconv")
 # Of a Gaussian of width 1 / gamma this many times gamma / 2 pi counts as its highest frequency.
 DEVIATIONS = 2.0
+# Inputs and outputs of a matrix, as `layers.Parameter` has them.
+MATRIX = ((-2,), (-1,))
 
 
 class ImplicitFilter(nn.Module):
@@ -139,11 +141,11 @@ class Siren(nn.Module):
             axes = (None, "embed" if last else None)
             kernel, bias = (
                 self.param(
-                    f"{name}{layer}", partitioned(init, own), shape, self.param_dtype
+                    f"{name}{layer}", partitioned(init, own, *maps), shape, self.param_dtype
                 ).astype(dtype)
-                for name, init, own, shape in (
-                    ("kernel", _uniform(scale * bound), axes, (fan_in, features)),
-                    ("bias", _uniform(scale), axes[1:], (features,)),
+                for name, init, own, maps, shape in (
+                    ("kernel", _uniform(scale * bound), axes, MATRIX, (fan_in, features)),
+                    ("bias", _uniform(scale), axes[1:], (), (features,)),
                 )
             )
             if self.weight_norm:
@@ -196,9 +198,9 @@ class Magnet(nn.Module):
         dtype, dims = at_least_float32(self.dtype), coordinates.shape[-1]
         x = coordinates.reshape(-1, dims).astype(dtype)
 
-        def get(name, init, shape, last=None):
-            axes = (*(None,) * (len(shape) - 1), last)
-            return self.param(name, partitioned(init, axes), shape, self.param_dtype).astype(dtype)
+        def get(name, init, shape, last=None, maps=()):
+            init = partitioned(init, (*(None,) * (len(shape) - 1), last), *maps)
+            return self.param(name, init, shape, self.param_dtype).astype(dtype)
 
         def centre(key, shape, dtype):
             if self.is_causal and self.radius != 1.0:
@@ -215,7 +217,8 @@ class Magnet(nn.Module):
                 return jax.random.gamma(key, 6.0 / (l + 1), shape, dtype)
 
             gamma = get(f"gamma{l}", gammas, shape)
-            wave = get(f"wave{l}", _scaled(gamma, factor / np.sqrt(dims)), shape)
+            init = _scaled(gamma, factor / np.sqrt(dims))
+            wave = get(f"wave{l}", init, shape, maps=MATRIX)
             phase = get(f"phase{l}", zeros_init if later else _uniform(np.pi), (self.hidden,))
             mu = get(f"centre{l}", centre, shape)
             window = sum((gamma[a][None] * (x[:, a, None] - mu[a][None])) ** 2 for a in range(dims))
@@ -225,11 +228,12 @@ class Magnet(nn.Module):
             if h is None:
                 h = g
             else:
-                kernel = get(f"kernel{l}", _uniform(bound), (self.hidden, self.hidden))
+                shape = (self.hidden, self.hidden)
+                kernel = get(f"kernel{l}", _uniform(bound), shape, maps=MATRIX)
                 bias = get(f"bias{l}", ones_init if later else zeros_init, (self.hidden,))
                 h = (h @ kernel + bias[None]) * g
         out = _uniform(self.output_scale * bound)
-        kernel = get("kernel_out", out, (self.hidden, self.features), "embed")
+        kernel = get("kernel_out", out, (self.hidden, self.features), "embed", MATRIX)
         bias = get("bias_out", zeros_init, (self.features,), "embed")
         y = h @ kernel + bias[None]
         return y.reshape(*coordinates.shape[:-1], self.features), jnp.stack(frequencies)
@@ -274,15 +278,16 @@ class MovingPoints(nn.Module):
             value = self.deviation * jax.random.truncated_normal(key, low, high, shape, dtype)
             return 2 * value + 1 if self.is_causal else value
 
-        def get(name, init, axes, shape):
-            return self.param(name, partitioned(init, axes), shape, self.param_dtype).astype(dtype)
+        def get(name, init, axes, shape, maps=()):
+            init = partitioned(init, axes, *maps)
+            return self.param(name, init, shape, self.param_dtype).astype(dtype)
 
         positions = get("positions", places, (*own, None, None), (*group, self.points, dims))
         constant = nn.initializers.constant(self.radius)
         radius = get("radius", constant, (*own, None), (*group, self.points))
         radius = radius + jax.lax.stop_gradient(jnp.clip(radius, 1e-3, 1.0) - radius)
         init = nn.initializers.truncated_normal(0.02)
-        weights = get("weights", init, (None, "embed"), (self.points, self.features))
+        weights = get("weights", init, (None, "embed"), (self.points, self.features), MATRIX)
         kernel = ops.point_kernel(
             coordinates.astype(dtype), positions, radius, weights, averaged=self.averaged
         )

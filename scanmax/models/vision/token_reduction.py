@@ -103,9 +103,8 @@ class QueryKeyValue(nn.Module):
         """Parts first to last of query, key, value."""
         dim, axes = x.shape[-1], ("embed", None, "heads", "kv")
         shape = (3, self.heads, dim // self.heads)
-        kernel = self.param(
-            "kernel", partitioned(normal_init, axes), (dim, *shape), self.param_dtype
-        )
+        init = partitioned(normal_init, axes, (-4,), (-2, -1))
+        kernel = self.param("kernel", init, (dim, *shape), self.param_dtype)
         kernel = kernel[:, first:last].astype(self.dtype)
         y = jnp.einsum("btd,dphk->btphk", x.astype(self.dtype), kernel)
         if self.use_bias:

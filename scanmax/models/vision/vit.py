@@ -44,9 +44,15 @@ class VisionTransformer(nn.Module):
       class_token: a learned token in front, which the head reads.
       distilled: a distillation token behind it, with its own head; training returns both heads'
         logits, evaluation their mean.
+      reg_tokens: learned tokens (registers) between the class token and the patches, which nothing
+        reads at the end.
       pool: what the head reads: "token" (the class token) or "avg" (the mean patch).
+      fc_norm: the last norm behind the pooling instead of in front of it, as timm has it; None is
+        timm's rule, behind a mean and in front of a token. The names of the two differ, `fc_norm`
+        and `norm`. Maps of `features` are normalised by the one in front only.
       positions: "learned" (prefix included), "sincos" (fixed, patches only), "fourier" (a Fourier
         code of the grid and a learned projection, as XCiT has it, patches only) or "none".
+      no_embed_class: "learned" is of the patches only.
       moe: fields of an `ExpertMlp`, such as {"num_experts": 8, "top_k": 2}: every MLP becomes a
         mixture of experts; None keeps the MLPs.
       layer_scale: initial value of the scale of each branch; None leaves it out.
@@ -68,8 +74,11 @@ class VisionTransformer(nn.Module):
     mixer_options: Mapping[str, Mapping[str, Any]] | None = None
     class_token: bool = True
     distilled: bool = False
+    reg_tokens: int = 0
     pool: str = "token"
+    fc_norm: bool | None = None
     positions: str = "learned"
+    no_embed_class: bool = False
     norm: str = "layer_norm"
     norm_epsilon: float = 1e-6
     activation: str = "gelu"
@@ -108,7 +117,7 @@ class VisionTransformer(nn.Module):
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         x = constrain_last(x)
         x = tap(self, "stem", x)
-        norm = create_norm(self.norm, epsilon=self.norm_epsilon, name="norm", **dtypes)
+        norm = (lambda x: x) if self.norms_pooled else self.last_norm("norm")
         reduces = self.token_reduction is not None
         if reduces:
             self.check_reduction(as_maps)
@@ -129,15 +138,31 @@ class VisionTransformer(nn.Module):
             return tuple(y.reshape(y.shape[0], *grid, self.dim) for y in patches)
         return self.classify(norm(x), train)
 
+    @property
+    def norms_pooled(self) -> bool:
+        """Whether the last norm stands behind the pooling."""
+        return self.pool == "avg" if self.fc_norm is None else self.fc_norm
+
+    @nn.nowrap
+    def last_norm(self, name: str) -> nn.Module:
+        """The norm after the last block."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return create_norm(self.norm, epsilon=self.norm_epsilon, name=name, **dtypes)
+
     @nn.nowrap
     def add_prefix(self, x: Float[Array, "B N D"]) -> Float[Array, "B T D"]:
-        """Puts the class and the distillation token in front."""
+        """Puts the class token, the distillation token and the registers in front."""
         prefix = []
-        for name, present in (("cls_token", self.class_token), ("dist_token", self.distilled)):
-            if present:
+        counts = {
+            "cls_token": int(self.class_token),
+            "dist_token": int(self.distilled),
+            "reg_token": self.reg_tokens,
+        }
+        for name, count in counts.items():
+            if count:
                 init = partitioned(normal_init, (None, "embed"))
-                token = self.param(name, init, (1, self.dim), self.param_dtype)
-                shape = (x.shape[0], 1, self.dim)
+                token = self.param(name, init, (count, self.dim), self.param_dtype)
+                shape = (x.shape[0], count, self.dim)
                 prefix.append(jnp.broadcast_to(token.astype(x.dtype)[None], shape))
         return jnp.concatenate([*prefix, x], axis=1) if prefix else x
 
@@ -164,27 +189,33 @@ class VisionTransformer(nn.Module):
             size = self.img_size
             rows, columns = (size, size) if isinstance(size, int) else size
             fitted = (rows // self.patch_size, columns // self.patch_size)
-            shape = (self.prefix_tokens + fitted[0] * fitted[1], self.dim)
+            prefix = 0 if self.no_embed_class else self.prefix_tokens
+            shape = (prefix + fitted[0] * fitted[1], self.dim)
             init = partitioned(normal_init, (None, "embed"))
             table = self.param("pos_embed", init, shape, self.param_dtype)
-            table = ops.resample_positions(table, fitted, grid, prefix_tokens=self.prefix_tokens)
+            table = ops.resample_positions(table, fitted, grid, prefix_tokens=prefix)
+            table = jnp.pad(table, ((self.prefix_tokens - prefix, 0), (0, 0)))
         return x + table.astype(x.dtype)[None]
 
     @nn.nowrap
     def classify(self, x: Float[Array, "B T D"], train: bool):
-        """Pools the normalised tokens and classifies them."""
+        """Pools the tokens, normalises what is not yet, and classifies."""
         if self.pool not in POOLS:
             raise UserError(f"pool={self.pool!r} is not one of {', '.join(POOLS)}")
         if self.pool == "token" and not self.class_token:
             raise UserError("pool='token' needs class_token=True; pool='avg' does without")
-        if self.distilled and (self.pool != "token"):
-            raise UserError("distilled=True reads its two tokens: it needs pool='token'")
+        if self.distilled and (self.pool != "token" or self.norms_pooled):
+            raise UserError("distilled=True reads its two tokens: pool='token', fc_norm=False")
+        if self.distilled and self.reg_tokens:
+            raise UserError("distilled=True has no registers: reg_tokens=0")
         if self.distilled:
             pooled = (x[:, 0], x[:, 1])
         elif self.pool == "token":
             pooled = (x[:, 0],)
         else:
             pooled = (jnp.mean(x[:, self.prefix_tokens :], axis=1),)
+        if self.norms_pooled:
+            pooled = (self.last_norm("fc_norm")(pooled[0]),)
         mean = sum(pooled) / len(pooled)
         mean = tap(self, "pre_logits", mean)
         if not self.num_classes:
@@ -206,7 +237,7 @@ class VisionTransformer(nn.Module):
     @property
     def prefix_tokens(self) -> int:
         """How many tokens stand before the patches."""
-        return int(self.class_token) + int(self.distilled)
+        return int(self.class_token) + int(self.distilled) + self.reg_tokens
 
     @nn.nowrap
     def block_fields(self) -> list[dict[str, Any]]:

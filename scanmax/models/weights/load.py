@@ -17,7 +17,15 @@ import numpy as np
 from scanmax import ops
 from scanmax.errors import UserError
 from scanmax.models.weights.sources import Tensors, flatten, read_tensors
-from scanmax.models.weights.table import Adapter, KeyTable, Row, Shape, convert
+from scanmax.models.weights.table import (
+    Adapter,
+    KeyTable,
+    Problems,
+    Row,
+    Shape,
+    bare_names,
+    convert,
+)
 
 ADAPTATIONS = ("head", "positions", "input_channels")
 COLLECTIONS = ("params", "batch_stats")
@@ -32,13 +40,14 @@ def load_weights(
     *,
     adapt: Sequence[str] = (),
     key: jax.Array | None = None,
-    params_from: str = "params",
+    params_from: str | None = None,
 ) -> dict[str, Any]:
     """Reads weights into the variables of a model, every tensor used exactly once.
 
     The layout is that of the model's family in timm, transformers or its authors' code, or our own
     (`save_weights`, checkpoints of the trainer). Layers that the model scans are stacked, and
-    stacked ones taken apart. The model is never initialised, only its shapes are.
+    stacked ones taken apart. Names may carry what torch puts in front of them: "module.",
+    "_orig_mod.", "model.", in any nesting. The model is never initialised, only its shapes are.
 
     Args:
       model: the module.
@@ -49,14 +58,16 @@ def load_weights(
         model lacks is dropped), "positions" (resampled to the model's grid) and "input_channels"
         (one channel becomes the sum; more repeat, keeping the scale).
       key: random key of a fresh head.
-      params_from: which tree of a trainer's checkpoint holds the parameters: "params", or "ema" for
-        their moving average.
+      params_from: which tree of a training checkpoint holds the parameters. Of ours: "params", the
+        default, or "ema" for their moving average. Of torch's: any name in it, such as "model"; by
+        default the moving average where one is kept, and a warning says what was taken.
 
     Returns:
       Variables as `model.init` gives them, with the logical axes, in the model's param_dtype.
 
     Raises:
-      UserError: an unreadable source, or mismatches: all of them, one on each line.
+      UserError: an unreadable source, or mismatches: all of them, one on each line. A tensor that
+        is not floating point, or not finite, is one.
 
     Example:
       >>> import jax, jax.numpy as jnp, scanmax
@@ -79,9 +90,9 @@ def load_weights(
     }
     table = key_table(model)
     boxed = isinstance(source, Mapping) and "params" in source
-    tensors = read_tensors(nn.unbox(source) if boxed else source)
+    tensors = read_tensors(nn.unbox(source) if boxed else source, params_from)
     if any(name.startswith("params/") for name in tensors):
-        tensors = _own_layout(tensors, params_from)
+        tensors, clashes = _own_layout(tensors, params_from or "params")
         rows: Sequence[Row] = (Row(r"(.*)", "{0}", _as_is),)
     else:
         rows = table.rows
@@ -90,8 +101,10 @@ def load_weights(
                 f"weights {_told(source)}: family {_family(model)!r} has no key table for foreign "
                 "checkpoints; it loads files of save_weights."
             )
+        tensors, clashes = bare_names(tensors, rows)
     adapters = _adapters(model, table, shapes, example.shape, adapt)
     arrays, problems = convert(tensors, rows, shapes, adapters)
+    problems = clashes + problems
     fresh = set()
     if "head" in adapt:
         in_head = re.compile(table.head)
@@ -175,9 +188,10 @@ def _taken_apart(name: str, shape: Shape) -> list[tuple[str, Shape]]:
     ]
 
 
-def _own_layout(tensors: Tensors, params_from: str) -> Tensors:
+def _own_layout(tensors: Tensors, params_from: str) -> tuple[Tensors, Problems]:
     """Names of our own files, layers one by one; what is not weights stays out."""
     apart: Tensors = {}
+    problems: Problems = []
     for name, array in tensors.items():
         collection, _, rest = name.partition("/")
         if collection == params_from:
@@ -188,8 +202,11 @@ def _own_layout(tensors: Tensors, params_from: str) -> Tensors:
         name = name.removesuffix("/value")
         paths = _taken_apart(name, array.shape)
         layers = array if _STACKED.fullmatch(name) else [array]
-        apart.update({path: layer for (path, _), layer in zip(paths, layers)})
-    return apart
+        for (path, _), layer in zip(paths, layers):
+            if path in apart:
+                problems.append((path, f"{name}: {path} is there besides, by itself or stacked"))
+            apart[path] = layer
+    return apart, problems
 
 
 def _as_is(x: np.ndarray, shape: Shape | None) -> np.ndarray:
@@ -270,6 +287,9 @@ def _assemble(
             return drawn[name]
         layers = [arrays[path] for path, _ in _taken_apart(name, leaf.shape)]
         stacked = np.stack(layers) if _STACKED.fullmatch(name) else layers[0]
+        largest = np.abs(stacked).max(initial=0)
+        if largest > float(jnp.finfo(leaf.dtype).max):
+            raise UserError(f"weights: {name} holds {largest:.3g}, which {leaf.dtype} has not.")
         return jnp.asarray(stacked, leaf.dtype)
 
     values = [fill(name, leaf) for name, leaf in named_leaves(skeleton)]

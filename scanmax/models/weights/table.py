@@ -5,9 +5,16 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 Shape = tuple[int, ...]
+# What DataParallel, torch.compile, Lightning and FSDP write into the names of a module's tensors:
+# all of it in front, some of it inside where parts were wrapped.
+OUTER_WRAPPERS = ("module", "model", "state_dict", "net")
+_INNER_WRAPPERS = r"(^|\.)(?:(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+"
+# Our path ("" when there is none), and one line.
+Problems = list[tuple[str, str]]
 Transform = Callable[[np.ndarray, Shape], np.ndarray]
 
 
@@ -118,6 +125,46 @@ class KeyTable:
     stem: str = r"(?!)"
 
 
+def bare_names(
+    tensors: Mapping[str, np.ndarray], rows: Sequence[Row]
+) -> tuple[dict[str, np.ndarray], Problems]:
+    r"""Names without what torch's wrappers of modules add, where no row knows them with it.
+
+    >>> bare_names({"module._orig_mod.head.bias": 0}, [Row(r"head\.bias", "params/head/bias")])
+    ({'head.bias': 0}, [])
+    """
+    bare: dict[str, np.ndarray] = {}
+    origin: dict[str, str] = {}
+    problems: Problems = []
+    for name, tensor in tensors.items():
+        short = _bare_name(name, rows)
+        if short in bare:
+            problems.append(("", f"{name}: {origin[short]} is {short} already"))
+            continue
+        bare[short], origin[short] = tensor, name
+    return bare, problems
+
+
+def _bare_name(name: str, rows: Sequence[Row]) -> str:
+    def known(name: str) -> bool:
+        return any(re.fullmatch(row.pattern, name) for row in rows)
+
+    short = name if known(name) else re.sub(_INNER_WRAPPERS, r"\1", name)
+    while not known(short):
+        prefix, dot, rest = short.partition(".")
+        if not dot or prefix not in OUTER_WRAPPERS:
+            return name
+        short = rest
+    return short
+
+
+def _check_values(x: np.ndarray) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"is {x.dtype}, expected floating point")
+    if not np.isfinite(x).all():
+        raise ValueError("holds values that are not finite")
+
+
 # Lays a tensor out and fits it to our shape.
 Adapter = Callable[[np.ndarray, Shape], np.ndarray]
 
@@ -127,7 +174,7 @@ def convert(
     rows: Sequence[Row],
     shapes: Mapping[str, Shape],
     adapters: Mapping[str, Adapter] | None = None,
-) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
+) -> tuple[dict[str, np.ndarray], Problems]:
     """Puts every tensor where the table says, once.
 
     Args:
@@ -137,14 +184,14 @@ def convert(
       adapters: for some of our paths, what fits an array in our layout to our shape.
 
     Returns:
-      Our arrays by path; and each mismatch as our path ("" when there is none) and one line:
-      tensors that no row knows, targets that the model lacks, targets filled twice or never, shapes
-      that do not fit, ties that do not hold.
+      Our arrays by path; and each mismatch: tensors that no row knows, targets that the model
+      lacks, targets filled twice or never, shapes that do not fit, values that are no finite
+      floating-point numbers, ties that do not hold.
     """
     adapters = adapters or {}
     arrays: dict[str, np.ndarray] = {}
     tried: dict[str, str] = {}
-    problems: list[tuple[str, str]] = []
+    problems: Problems = []
     ties = []
     for name, tensor in tensors.items():
         # A name may have several rows: the first whose target this model has, else the first.
@@ -159,6 +206,8 @@ def convert(
             problems.append((absent[0], f"{name}: the model has no {', '.join(absent)}"))
             continue
         try:
+            if targets:
+                _check_values(tensor)
             if len(targets) == 1 and targets[0] in adapters:
                 natural = row.transform(tensor, None)
                 shares = [adapters[targets[0]](natural, shapes[targets[0]])]

@@ -8,6 +8,7 @@ TABLE = KeyTable(
     rows=(
         Row(r"cls_token", "params/cls_token"),
         Row(r"dist_token", "params/dist_token"),
+        Row(r"reg_token", "params/reg_token"),
         Row(r"pos_embed", "params/pos_embed"),
         Row(r"patch_embed\.proj\.weight", "params/patch_embed/kernel", conv),
         Row(r"patch_embed\.proj\.bias", "params/patch_embed/bias"),
@@ -24,9 +25,9 @@ TABLE = KeyTable(
         Row(_BLOCK + r"ls([12])\.gamma", "params/block_{0:02d}/layer_scale{1}/scale"),
         Row(_BLOCK + r"mlp\.fc([12])\.weight", "params/block_{0:02d}/mlp/fc{1}/kernel", linear),
         Row(_BLOCK + r"mlp\.fc([12])\.bias", "params/block_{0:02d}/mlp/fc{1}/bias"),
-        # With mean pooling timm calls the last norm fc_norm.
-        Row(r"(?:fc_)?norm\.weight", "params/norm/scale"),
-        Row(r"(?:fc_)?norm\.bias", "params/norm/bias"),
+        # In front of the pooling, and behind it.
+        Row(r"(norm|fc_norm)\.weight", "params/{0}/scale"),
+        Row(r"(norm|fc_norm)\.bias", "params/{0}/bias"),
         Row(r"(head|head_dist)\.weight", "params/{0}/kernel", linear),
         Row(r"(head|head_dist)\.bias", "params/{0}/bias"),
     ),

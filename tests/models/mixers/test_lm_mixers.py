@@ -98,6 +98,28 @@ def test_prefill_then_steps_are_the_whole(first):
     assert float(error) < 1e-4, names
 
 
+UNPACKED = tuple(name for name in NAMES if name not in PACKED)
+
+
+@pytest.mark.parametrize(
+    "names", [PACKED[:7], PACKED[7:13], PACKED[13:], UNPACKED[:6], UNPACKED[6:]]
+)
+def test_prompts_of_unequal_length_are_generated_together(names):
+    """Each of their tokens is the best of a whole pass over its own row, from its first place."""
+    model, variables, _ = build(names)
+    assert model.packs == (names[0] in PACKED)
+    prompts, new = [[3, 1, 4, 1, 5, 9], [2], [6, 5, 3]], 4
+    generate = scanmax.models.generation.generate
+    found = generate(model, variables, prompts, max_new_tokens=new, temperature=0)
+    rows = np.stack([np.pad(row, (0, 10 - len(row))) for row in found])
+    logits = np.asarray(fast(model.apply)(variables, rows), np.float64)
+    for prompt, row, own in zip(prompts, rows, logits):
+        own = own[len(prompt) - 1 : len(prompt) - 1 + new]
+        drawn = row[len(prompt) : len(prompt) + new]
+        lost = own.max(-1) - np.take_along_axis(own, drawn[:, None], -1)[:, 0]
+        assert lost.max() < 1e-4 * np.abs(own).max(), (prompt, drawn)
+
+
 @pytest.mark.parametrize("name", CONSTANT)
 def test_what_recurrent_mixers_keep_has_one_size(name):
     model, _, _ = build([name])

@@ -1,6 +1,6 @@
 """Softmax attention as a module, and every other normalizer that the op takes."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,7 +9,14 @@ from jaxtyping import Array, Bool, Float, Int
 from scanmax import ops
 from scanmax.models.layers import Dense, LayerNorm, constrain
 from scanmax.models.mixers.base import Mixer
-from scanmax.ops.segments import same_segment
+from scanmax.ops.segments import same_segment, segment_starts
+
+
+class PaddedCache(NamedTuple):
+    """A cache, and for each row how many of its first places are of no use: another sequence's."""
+
+    cache: ops.KVCache
+    hidden: Int[Array, " B"]
 
 
 class Attention(Mixer):
@@ -52,6 +59,9 @@ class Attention(Mixer):
     ):
         dim = x.shape[-1]
         query, key, value = self.project(x)
+        hidden = None
+        if isinstance(state, PaddedCache):
+            state, hidden = state
         start = 0 if state is None else state.position
         query, key, value, loudness = self.condition(query, key, value, start)
         if self.rotary_base is not None:
@@ -60,11 +70,17 @@ class Attention(Mixer):
             key = ops.rotary(key, positions, base=self.rotary_base)
         heads = ("batch", "length", "heads", "kv")
         query = constrain(query, heads)
-        if state is None:
-            packed = self.packed(segment_ids, state)
+        packed = self.packed(segment_ids, state)
+        if state is None or packed:
             y = self.mix(query, key, value, grid, loudness, **packed)
-        else:
-            y, state = self.mix_cached(query, key, value, state)
+        if state is not None and packed:
+            # The last sequence of each row goes on, from a cache that was empty.
+            runs = jnp.cumsum(segment_starts(segment_ids), -1)
+            hidden = jnp.sum(runs != runs[:, -1:], -1, dtype=state.position.dtype)
+            state = PaddedCache(ops.extend_kv_cache(state, key, value), hidden)
+        elif state is not None:
+            y, state = self.mix_cached(query, key, value, state, hidden)
+            state = state if hidden is None else PaddedCache(state, hidden)
         y = constrain(y, heads)
         y = self.dense(dim, ("heads", "kv", "embed"), "out", contract=2)(y)
         return y if state is None else (y, state)
@@ -110,8 +126,11 @@ class Attention(Mixer):
         return ops.dot_product_attention(query, key, value, bias, mask, **keywords)
 
     @nn.nowrap
-    def mix_cached(self, query, key, value, state):
+    def mix_cached(self, query, key, value, state, hidden=None):
         """Attention of new tokens over the cache and themselves: (y, the new cache)."""
+        seen = None
+        if hidden is not None:
+            seen = (jnp.arange(state.key.shape[1])[None] >= hidden[:, None])[:, None]
         if query.shape[1] == 1:
             y, state = ops.attention_step(
                 state,
@@ -119,12 +138,14 @@ class Attention(Mixer):
                 key[:, 0],
                 value[:, 0],
                 self.cache_bias(state, 1),
+                seen,
                 local_window_size=self.local_window_size,
                 **self.keywords(),
             )
             return y[:, None], state
         bias = self.cache_bias(state, query.shape[1])
         mask = self.cache_mask(state, query.shape[1])
+        mask = mask if seen is None else mask[None, None] & seen[:, None]
         state = ops.extend_kv_cache(state, key, value)
         key, value = (cache.astype(self.dtype) for cache in (state.key, state.value))
         y = ops.dot_product_attention(query, key, value, bias, mask, **self.keywords())

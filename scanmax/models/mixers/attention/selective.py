@@ -76,7 +76,7 @@ class SelectiveAttention(Attention):
     @nn.nowrap
     def token_term(self, name: str, projected):
         """f of every token and head, [B, T, H]; [B, T, 1] where the heads share it."""
-        init = partitioned(normal_init, ("heads", "kv"))
+        init = partitioned(normal_init, ("heads", "kv"), (-1,))
         vector = self.param(name, init, projected.shape[2:], self.param_dtype)
         terms = jnp.sum(gelu(projected) * vector.astype(self.dtype)[None, None], -1)
         return terms if self.per_head else jnp.sum(terms, -1, keepdims=True)

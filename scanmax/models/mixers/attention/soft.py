@@ -64,7 +64,7 @@ class Soft(Mixer):
         kernel = None
         if self.conv_size:
             size = (self.conv_size, self.conv_size, 1, self.heads)
-            init = partitioned(normal_init, (None, None, None, "heads"))
+            init = partitioned(normal_init, (None, None, None, "heads"), (-4, -3, -2))
             kernel = self.param("conv_kernel", init, size, self.param_dtype).astype(self.dtype)
             y = y + self.filter(value, jnp.repeat(kernel, width, axis=-1), grid)
 

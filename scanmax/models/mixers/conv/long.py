@@ -107,7 +107,7 @@ class LongConvolution(Mixer):
         if tokens == 1:
             y, state = ops.long_conv_step(state, x[:, 0], kernel, skip)
             return y[:, None], state
-        return ops.fft_conv(x, kernel, skip, initial_state=state, return_state=True)
+        return ops.fft_conv(x, kernel, skip, initial_state=state, return_state=True, **packed)
 
     @nn.nowrap
     def by_heads(self, matrix: Float[Array, "D T T"], batch: int, gates=None):
@@ -169,7 +169,7 @@ class LongConv(LongConvolution):
             raise UserError(f"kernel_init={self.kernel_init!r} is not one of {KERNEL_INITS}")
         dim = x.shape[-1]
         shape = (self.max_length, self.ways * dim)
-        init = partitioned(_kernel_init(self.kernel_init, dim), (None, "embed"))
+        init = partitioned(_kernel_init(self.kernel_init, dim), (None, "embed"), inputs=(-2,))
         kernel = self.param("kernel", init, shape, self.param_dtype)
         kernel = kernel.astype(at_least_float32(self.dtype))
         if self.smooth > 1:
@@ -238,7 +238,7 @@ class SgConv(LongConvolution):
         dim = x.shape[-1]
         scales = 1 + max(0, int(np.ceil(np.log2(self.max_length / self.kernel_dim))))
         shape = (scales, self.kernel_dim, self.ways * dim)
-        init = partitioned(nn.initializers.normal(1.0), (None, None, "embed"))
+        init = partitioned(nn.initializers.normal(1.0), (None, None, "embed"), inputs=(-3, -2))
         weights = self.param("kernel", init, shape, self.param_dtype)
         weights = weights.astype(at_least_float32(self.dtype))
         lowest, highest = (self.decay,) * 2 if isinstance(self.decay, float | int) else self.decay
@@ -395,7 +395,7 @@ def short_filter(mixer: Mixer, x: Float[Array, "B T D"], width: int, state=None,
     init, dtype = fan_in_uniform(fan_in=width), mixer.dtype
     shape = (width, x.shape[-1])
     kernel = mixer.param(
-        "conv_kernel", partitioned(init, (None, "mlp")), shape, mixer.param_dtype
+        "conv_kernel", partitioned(init, (None, "mlp"), (-2,)), shape, mixer.param_dtype
     ).astype(dtype)
     bias = mixer.param(
         "conv_bias", partitioned(init, ("mlp",)), shape[1:], mixer.param_dtype

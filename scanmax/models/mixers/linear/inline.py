@@ -84,7 +84,7 @@ class PerHead(nn.Module):
     def __call__(self, x: Float[Array, "B H C"]) -> Float[Array, "B H F"]:
         heads, width = x.shape[1:]
         init: Initializer = fan_in_uniform(fan_in=width)
-        kernel_init = partitioned(init, ("heads", "kv", None))
+        kernel_init = partitioned(init, ("heads", "kv", None), (-2,), (-1,))
         bias_init = partitioned(init, ("heads", None))
         kernel = self.param("kernel", kernel_init, (heads, width, self.features), self.param_dtype)
         bias = self.param("bias", bias_init, (heads, self.features), self.param_dtype)

@@ -159,7 +159,7 @@ class AggregatedAttention(Mixer):
     def positional_weights(self, query: Float[Array, "B T H K"], offsets: int):
         """unit(q) T + c, [B, T, H, offsets]."""
         shape = (self.heads, query.shape[-1], offsets)
-        tokens = self.value_of("learnable_tokens", 0.02, shape, ("heads", "kv", None))
+        tokens = self.value_of("learnable_tokens", 0.02, shape, ("heads", "kv", None), (-2,), (-1,))
         bias = self.value_of("learnable_bias", None, (self.heads, offsets), ("heads", None))
         weights = jnp.einsum("bthk,hko->btho", query, tokens)
         return weights + spread(bias, weights)
@@ -176,6 +176,7 @@ class AggregatedAttention(Mixer):
         return jnp.concatenate([ops.attention_matrix(query[:, :P], key, scale=1.0), below], 2)
 
     @nn.nowrap
-    def value_of(self, name: str, deviation: float | None, shape, axes) -> Array:
+    def value_of(self, name: str, deviation: float | None, shape, axes, *maps) -> Array:
         init = zeros_init if deviation is None else nn.initializers.normal(deviation)
-        return self.param(name, partitioned(init, axes), shape, self.param_dtype).astype(self.dtype)
+        init = partitioned(init, axes, *maps)
+        return self.param(name, init, shape, self.param_dtype).astype(self.dtype)

@@ -189,7 +189,8 @@ class ConvAdditive(_OnGrid):
     def filter(self, dim: int) -> tuple[Array, Array]:
         """Kernel and bias of the convolution of the added queries and keys."""
         init, axes = fan_in_uniform(fan_in=9), (None, None, None, "conv_out")
-        kernel = self.param("kernel", partitioned(init, axes), (3, 3, 1, dim), self.param_dtype)
+        taps = partitioned(init, axes, (-4, -3, -2))
+        kernel = self.param("kernel", taps, (3, 3, 1, dim), self.param_dtype)
         bias = self.param("bias", partitioned(zeros_init, axes[-1:]), (dim,), self.param_dtype)
         return kernel.astype(self.dtype), bias.astype(self.dtype)
 
@@ -253,9 +254,8 @@ class Lkca(_OnGrid):
         else:
             shape, axes = (*size, self.heads, width), (None, None, "heads", "kv")
         init = fan_in_uniform(fan_in=self.kernel_size**2)
-        return self.param("kernel", partitioned(init, axes), shape, self.param_dtype).astype(
-            self.dtype
-        )
+        init = partitioned(init, axes, range(-len(shape), 2 - len(shape)))
+        return self.param("kernel", init, shape, self.param_dtype).astype(self.dtype)
 
     @nn.nowrap
     def matrix(self, x, kernel, weights, grid) -> Float[Array, "B H T T"]:

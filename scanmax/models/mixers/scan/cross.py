@@ -163,7 +163,9 @@ class GatedScan(Mixer):
         values = []
         for part, size in (("kernel", shape), ("bias", (*lead, shape[-1]))):
             axes = (*(None,) * (len(size) - 1), "mlp")
-            value = self.param(f"{name}_{part}", partitioned(init, axes), size, self.param_dtype)
+            inputs = range(len(lead) - len(size), -1) if part == "kernel" else ()
+            own = partitioned(init, axes, inputs)
+            value = self.param(f"{name}_{part}", own, size, self.param_dtype)
             values.append(value.astype(self.dtype))
         return values[0], values[1]
 

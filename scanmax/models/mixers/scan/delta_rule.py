@@ -98,7 +98,8 @@ class Delta(Recurrent):
     def filtered(self, x, grid, state, packed):
         """silu(conv(x)) and the convolution's state."""
         size = (self.conv_width,) if self.is_causal else (3, 3, 1)
-        init = partitioned(fan_in_uniform(fan_in=int(np.prod(size))), (*(None,) * len(size), "mlp"))
+        axes, init = (*(None,) * len(size), "mlp"), fan_in_uniform(fan_in=int(np.prod(size)))
+        init = partitioned(init, axes, range(-len(axes), -1))
         kernel = self.param("conv_kernel", init, (*size, x.shape[-1]), self.param_dtype)
         kernel = kernel.astype(self.dtype)
         if self.is_causal:

@@ -96,7 +96,7 @@ class Mamba(Mixer):
         init, bias = fan_in_uniform(fan_in=self.conv_width), None
         kernel = self.param(
             "conv_kernel",
-            partitioned(init, (None, "mlp")),
+            partitioned(init, (None, "mlp"), (-2,)),
             (self.conv_width, inner),
             self.param_dtype,
         )

@@ -48,6 +48,7 @@ class _StateSpace(Mixer):
     expand: float = 2.0
     state_size: int = 64
     groups: int = 1
+    dt_limit: tuple[float, float] | None = None
     norm_epsilon: float = 1e-5
 
     @nn.nowrap
@@ -83,8 +84,10 @@ class _StateSpace(Mixer):
         return x.reshape(*x.shape[:2], self.heads, -1), B.reshape(split), C.reshape(split)
 
     @nn.nowrap
-    def rates(self) -> dict[str, Array]:
-        """A, D and dt_bias of each head, in at least float32."""
+    def rates(self) -> dict[str, Any]:
+        """A, D and dt_bias of each head, in at least float32, and dt_limit: keywords of the ops."""
+        if self.dt_limit is not None and not 0 <= self.dt_limit[0] <= self.dt_limit[1]:
+            raise ValueError(f"dt_limit={self.dt_limit}; expected 0 <= lowest <= highest.")
         dtype = at_least_float32(self.dtype)
         inits = {"A_log": rate_init(), "D": ones_init, "dt_bias": step_init()}
         values = {
@@ -93,14 +96,15 @@ class _StateSpace(Mixer):
             ).astype(dtype)
             for name, init in inits.items()
         }
-        return {"A": -jnp.exp(values.pop("A_log")), **values}
+        return {"A": -jnp.exp(values.pop("A_log")), "dt_limit": self.dt_limit, **values}
 
     @nn.nowrap
     def filter(self, size: tuple[int, ...], channels: int) -> tuple[Array, Array]:
         """Kernel and bias of the short depthwise convolution."""
         init = fan_in_uniform(fan_in=int(np.prod(size)))
         axes, shape = (*(None,) * len(size), "mlp"), (*size, channels)
-        kernel = self.param("conv_kernel", partitioned(init, axes), shape, self.param_dtype)
+        taps = partitioned(init, axes, range(-len(shape), -1))
+        kernel = self.param("conv_kernel", taps, shape, self.param_dtype)
         bias = self.param("conv_bias", partitioned(init, axes[-1:]), shape[-1:], self.param_dtype)
         return kernel.astype(self.dtype), bias.astype(self.dtype)
 
@@ -127,6 +131,7 @@ class Ssd(_StateSpace):
       expand: inner width over the model's; `heads` heads share it.
       state_size: N, width of the state of each channel.
       groups: groups of heads that share B and C.
+      dt_limit: lowest and highest step size; None bounds it by the softplus alone.
       conv_width: taps of the causal convolution.
     """
 
@@ -220,6 +225,7 @@ class NcSsd(_StateSpace):
       expand: inner width over the model's; `heads` heads share it.
       state_size: N, width of the state of each channel.
       groups: groups of heads that share B and C.
+      dt_limit: lowest and highest step size; None bounds it by the softplus alone.
       conv_size: sides of the convolution's kernel.
     """
 

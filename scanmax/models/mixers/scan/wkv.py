@@ -257,12 +257,12 @@ class Wkv6(_Rwkv):
             mu = self.vector(f"mix_{name}", constant_init(1 - ramp), (dim,))
             return spread(mu.astype(self.dtype), x)
 
-        def small(name, shape, axes):
-            values = self.param(name, partitioned(small_init, axes), shape, self.param_dtype)
-            return values.astype(self.dtype)
+        def small(name, shape, axes, inputs=-2):
+            init = partitioned(small_init, axes, (inputs,), (-1,))
+            return self.param(name, init, shape, self.param_dtype).astype(self.dtype)
 
         rank = self.mix_rank
-        down = small("mix_down", (dim, 5, rank), ("embed", None, None))
+        down = small("mix_down", (dim, 5, rank), ("embed", None, None), -3)
         up = small("mix_up", (5, rank, dim), (None, None, "embed"))
         hidden = jnp.tanh(jnp.einsum("btd,dnr->btnr", x + change * own("all"), down))
         added = jnp.einsum("btnr,nrd->nbtd", hidden, up)
