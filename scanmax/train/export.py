@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from scanmax.errors import UserError
+from scanmax.files import write_whole
 from scanmax.models.weights import save_weights
 from scanmax.train.inference import Trained, load_for_inference
 
@@ -77,10 +78,13 @@ def export(
         "platforms": list(exported.platforms),
         "jax": jax.__version__,
     }
-    output.mkdir(parents=True, exist_ok=True)
-    save_weights(trained.variables, output / FILES[0])
-    (output / FILES[1]).write_bytes(exported.serialize())
-    (output / FILES[2]).write_text(json.dumps(told, indent=2) + "\n")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        save_weights(trained.variables, output / FILES[0])
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error.strerror or error}") from error
+    write_whole(output / FILES[1], exported.serialize())
+    write_whole(output / FILES[2], json.dumps(told, indent=2) + "\n")
     return output
 
 
