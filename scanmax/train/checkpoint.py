@@ -241,6 +241,8 @@ class Checkpointer:
         # Storage errors name every layer they passed; the operating system's words come last.
         system = re.search(r"([^:]+) \[os_error_code", reason)
         reason = system[1].strip() if system else reason[:200]
+        if reason.startswith("NOT_FOUND") or not self.directory.is_dir():
+            reason = "the folder was removed under the run"
         try:
             kept = self.steps()
         except Exception:

@@ -19,6 +19,8 @@ from scanmax.files import write_whole
 from scanmax.models.weights import save_weights
 from scanmax.train.inference import Trained, load_for_inference
 
+# What a forward pass can be lowered for, whatever this machine has.
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 FILES = ("model.safetensors", "model.stablehlo", "model.json")
 
 
@@ -43,6 +45,11 @@ def export(
     Raises:
       UserError: the model cannot be lowered so, or the folder cannot be written.
     """
+    for platform in platforms:
+        if platform not in PLATFORMS:
+            raise UserError(f"unknown platform {platform!r}: {', '.join(PLATFORMS)} are known")
+    if batch_size < 0:
+        raise UserError(f"--batch_size={batch_size} must be at least 0")
     names = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         for name, leaf in _named(trained.variables).items()

@@ -66,6 +66,9 @@ class Log:
         """Writes one row everywhere."""
         metrics = {name: float(value) for name, value in metrics.items()}
         row = {"step": step, "split": split, "time": time.time(), **metrics}
+        if not os.path.exists(self._file.name):
+            # What is written to it goes nowhere.
+            raise UserError(f"{self._file.name} was removed under the run, seen at step {step}")
         line = (json.dumps(row) + "\n").encode()
         try:
             if self._file.write(line) < len(line):

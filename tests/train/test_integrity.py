@@ -151,7 +151,10 @@ def test_every_reader_verifies(undisturbed, tmp_path, plan, capsys):
     assert load_for_inference(tmp_path / "run", 8, model=MODEL).step == 8
     _, meta = restored(plan, tmp_path / "run")
     assert meta["step"] == 8
-    assert "checkpoint 10 is damaged (the checksums of ema/model/stem differ)" in capsys.readouterr().err
+    assert (
+        "checkpoint 10 is damaged (the checksums of ema/model/stem differ)"
+        in capsys.readouterr().err
+    )
     # On a mesh of eight the same damage is found, and the same state is whole.
     config = toy_config()
     config.sharding.preset = "fsdp_tp"
