@@ -10,8 +10,6 @@ import importlib.util
 import pathlib
 import sys
 import traceback
-import types
-import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from scanmax.errors import UserError, suggest
+from scanmax.fields import check_fields
 
 
 def run_main(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
@@ -27,6 +26,13 @@ def run_main(main: Callable[[list[str]], int | None], argv: Sequence[str] | None
         return main(list(sys.argv[1:] if argv is None else argv)) or 0
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return 130
+    except SystemExit as error:
+        # Code that a user brought, which would end this as if all were well.
+        print(f"error: something called sys.exit({error.code!r})", file=sys.stderr)
         return 2
     except OSError as error:
         # Permissions, a full disk, a missing path: the operating system's own words name it.
@@ -52,7 +58,7 @@ def load_config(path: str) -> Any:
         config = module.get_config(argument)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(file)]
         where = f"{path}:{lines[-1]}" if lines else path
@@ -105,22 +111,8 @@ def parse_flags(
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}: everything is a flag")
     config = values["config"].value
-    check_types(config)
+    check_fields(config)
     return config, values
-
-
-def check_types(config: Any, path: str = "config") -> None:
-    """Raises UserError at the first field whose value does not have its annotated type."""
-    hints = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
-        here = f"{path}.{field.name}"
-        if dataclasses.is_dataclass(value):
-            check_types(value, here)
-        elif not _has_type(value, hint):
-            raise UserError(
-                f"{here} must be {_type_name(hint)}, not {type(value).__name__} {value!r}"
-            )
 
 
 def to_dict(config: Any) -> Any:
@@ -134,25 +126,6 @@ def to_dict(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return [to_dict(value) for value in config]
     return config
-
-
-def _has_type(value: Any, hint: Any) -> bool:
-    if hint is Any or hint is object:
-        return True
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return any(_has_type(value, option) for option in typing.get_args(hint))
-    kind = typing.get_origin(hint) or hint
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if kind in (tuple, list):
-        return isinstance(value, tuple | list)
-    return not isinstance(kind, type) or isinstance(value, kind)
-
-
-def _type_name(hint: Any) -> str:
-    return getattr(hint, "__name__", None) or str(hint)
 
 
 def _value_of(argv: Sequence[str], name: str) -> str | None:

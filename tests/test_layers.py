@@ -30,7 +30,9 @@ ALLOWED = {
         "jax",
         "jaxtyping",
         "numpy",
+        "scanmax.checksum",
         "scanmax.errors",
+        "scanmax.fields",
         "scanmax.ops",
         # Files of weights, and the hub they may come from.
         "huggingface_hub",
@@ -39,7 +41,7 @@ ALLOWED = {
         "torch",
     },
     # Whatever setup.py declares, and never models or the trainer.
-    "scanmax.data": {"scanmax.cli", "scanmax.errors", ANY},
+    "scanmax.data": {"scanmax.cli", "scanmax.errors", "scanmax.fields", ANY},
 }
 # The families, lowest first: a family imports those before it, in `ops`, `ops.reference` and
 # `models.mixers` alike. A new one takes its place here.

@@ -1,7 +1,9 @@
-"""What a run reads and how training examples are changed; plain dataclasses, no imports."""
+"""What a run reads and how training examples are changed; plain dataclasses."""
 
 import dataclasses
 from typing import Any
+
+from scanmax.fields import pair, ranged
 
 
 @dataclasses.dataclass
@@ -27,20 +29,20 @@ class AugmentConfig:
       repeats: How often an image appears in a batch, each time augmented anew.
     """
 
-    translate: float = 0.0
-    rotate: float = 0.0
-    zoom: float = 0.0
-    shear: float = 0.0
-    crop_area: tuple[float, ...] = ()
-    crop_aspect: tuple[float, ...] = (3 / 4, 4 / 3)
-    flip: float = 0.0
+    translate: float = ranged(0.0, "[0, inf)")
+    rotate: float = ranged(0.0, "[0, 180]")
+    zoom: float = ranged(0.0, "[0, inf)")
+    shear: float = ranged(0.0, "[0, inf)")
+    crop_area: tuple[float, ...] = pair((), "(0, 1]")
+    crop_aspect: tuple[float, ...] = pair((3 / 4, 4 / 3), "(0, inf)")
+    flip: float = ranged(0.0, "[0, 1]")
     randaugment: str = ""
-    erase: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mix_probability: float = 1.0
-    cutmix_probability: float = 0.5
-    repeats: int = 1
+    erase: float = ranged(0.0, "[0, 1]")
+    mixup: float = ranged(0.0, "[0, inf)")
+    cutmix: float = ranged(0.0, "[0, inf)")
+    mix_probability: float = ranged(1.0, "[0, 1]")
+    cutmix_probability: float = ranged(0.5, "[0, 1]")
+    repeats: int = ranged(1, "[1, inf)")
 
 
 @dataclasses.dataclass
@@ -70,13 +72,13 @@ class DataConfig:
     data_dir: str = ""
     train_split: str = ""
     eval_split: str = ""
-    image_size: int = 0
-    eval_crop: float = 1.0
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    sequence_length: int = 256
-    workers: int = 0
-    threads: int = 2
-    max_bad_records: int = 0
+    image_size: int = ranged(0, "[0, inf)")
+    eval_crop: float = ranged(1.0, "(0, 1]")
+    mean: tuple[float, ...] = ranged((), "(-inf, inf)")
+    std: tuple[float, ...] = ranged((), "(0, inf)")
+    sequence_length: int = ranged(256, "[1, inf)")
+    workers: int = ranged(0, "[0, inf)")
+    threads: int = ranged(2, "[1, inf)")
+    max_bad_records: int = ranged(0, "[0, inf)")
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)

@@ -142,8 +142,10 @@ def prepare_command(name: str, data_dir: str = "") -> str:
 
 
 def open_tfds(config: DataConfig) -> Source:
-    """Opens a prepared image set of TFDS."""
+    """Opens a prepared image set of TFDS; it has no options."""
     builder = make_builder(config.name, config.data_dir)
+    if config.kwargs:
+        raise UserError(f"config.data.kwargs={config.kwargs}: {config.name!r} has no options")
     if not builder.is_prepared():
         raise UserError(
             f"data set {config.name!r} is not prepared in {builder.data_dir}; "

@@ -387,7 +387,9 @@ class DropPath(nn.Module):
         keep = 1.0 - rate
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
-        return jnp.where(kept, x / jnp.asarray(keep, x.dtype), jnp.zeros((), x.dtype))
+        # At rate 1 nothing is kept; what a division by zero gives would reach the gradient.
+        scale = jnp.asarray(jnp.where(keep > 0, keep, 1.0), x.dtype)
+        return jnp.where(kept, x / scale, jnp.zeros((), x.dtype))
 
 
 def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:

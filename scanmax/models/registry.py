@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from scanmax.errors import UserError, suggest
+from scanmax.fields import check_value, ranged
 
 # The families: files of the rooms of this package; each is imported when a name is first asked for.
 FAMILY_MODULES = (
@@ -42,6 +43,20 @@ FAMILY_MODULES = (
 )
 
 INPUT_KINDS = ("image", "tokens")
+
+# What the fields of all families may hold, by their name: one name means one thing everywhere.
+# Other whole numbers only must not be negative.
+_SIZE, _COUNT = ranged(None, "[1, inf)").metadata, ranged(None, "[0, inf)").metadata
+_RATE, _FACTOR = ranged(None, "[0, 1]").metadata, ranged(None, "(0, inf)").metadata
+FIELD_RANGES = {
+    **dict.fromkeys(("depth", "depths", "dim", "dims", "heads", "groups", "stem_dim"), _SIZE),
+    **dict.fromkeys(("conv_width", "d_state", "dt_rank", "kernel_size", "state_size"), _SIZE),
+    **dict.fromkeys(("img_size", "patch_size", "vocab_size"), _SIZE),
+    **dict.fromkeys(("channel_mixers", "token_mixers"), _SIZE),
+    **dict.fromkeys(("drop_path_rate", "dropout_rate"), _RATE),
+    **dict.fromkeys(("channel_expand", "expand"), _FACTOR),
+    **dict.fromkeys(("mlp_ratio", "norm_epsilon"), _COUNT),
+}
 
 
 class Feature(NamedTuple):
@@ -157,7 +172,8 @@ def create_model(name: str, num_classes: int | None = None, **overrides: Any) ->
       The flax module, hyper-parameters set.
 
     Raises:
-      UserError: an unknown name or field; the message lists near matches.
+      UserError: an unknown name or field, for which the message lists near matches, or a number
+        that no model has, such as a depth of 0.
 
     Example:
       >>> import scanmax
@@ -175,6 +191,7 @@ def create_model(name: str, num_classes: int | None = None, **overrides: Any) ->
             raise UserError(
                 f"model {name!r} has no field {field!r}; {suggest(field, fields, limit=40)}"
             )
+        check_value(f"model {name!r}: {field}", overrides[field], _range_of(family.module, field))
     config = {**variant.config, **overrides}
     # Module fields are static under jit and hence hashable; config files write lists.
     return family.module(**{key: _hashable(value) for key, value in config.items()})
@@ -242,6 +259,13 @@ def _model_info(name: str) -> ModelInfo:
         paper=variant.paper,
         features=tuple(module.feature_info()),
     )
+
+
+def _range_of(module: type[nn.Module], field: str) -> Mapping[str, Any]:
+    if field in FIELD_RANGES:
+        return FIELD_RANGES[field]
+    (annotation,) = (entry.type for entry in dataclasses.fields(module) if entry.name == field)
+    return _COUNT if annotation in (int, tuple[int, ...]) else {}
 
 
 def _load() -> Mapping[str, _Family]:

@@ -104,10 +104,10 @@ def is_first_process() -> bool:
 
 def finish(workdir: pathlib.Path, held_out: dict[str, float]) -> None:
     """Writes the report and says where everything is."""
-    from scanmax.train.report import read_json, write_report
+    from scanmax.train.report import read_sample, write_report
 
     write_report(workdir)
-    sample = read_json(workdir / "sample.json")
+    sample = read_sample(workdir / "sample.json")
     if sample.get("text"):
         print(f"sample, after {sample['prompt'][-40:]!r}:\n{sample['text']}\n")
     figures = "  ".join(f"{name} {value:.4f}" for name, value in sorted(held_out.items()))

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from scanmax.data.config import DataConfig
 from scanmax.errors import UserError, suggest
 from scanmax.train import sharding
-from scanmax.train.config import Config, Durations, check_config, resolve_durations
+from scanmax.train.config import Config, Durations, best_mode, check_config, resolve_durations
 from scanmax.train.evaluators import EVALUATORS, Evaluator
 from scanmax.train.gradients import GRADIENTS
 from scanmax.train.losses import get_loss
@@ -159,7 +159,7 @@ def build(
         )
     except UserError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(
             f"model {config.model.name!r} does not take inputs {tuple(example.shape)}: {error}"
         ) from error
@@ -212,6 +212,7 @@ def check_metric(config: Config, kind: type[Objective], evaluators: Iterable[Eva
             f"unknown config.checkpoint.metric={config.checkpoint.metric!r}; "
             + suggest(config.checkpoint.metric, known)
         )
+    best_mode(config.checkpoint)
 
 
 def check_views(config: Config, kind: type[Objective], pipeline: Pipeline) -> None:

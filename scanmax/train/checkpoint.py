@@ -1,23 +1,31 @@
 """Checkpoints: one wrapper over orbax, so that its interface is met in this file only.
 
-A checkpoint is a folder named by its step: `state` (arrays), `meta` (JSON: config, data position).
-Orbax writes under a temporary name and renames at the end: an interrupted save leaves no folder.
+A checkpoint is a folder named by its step: `state` (arrays), `meta` (JSON: config, data position,
+metrics, a checksum per array). Orbax writes under a temporary name and renames at the end: an
+interrupted save leaves no folder.
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
+import math
 import pathlib
 import re
 import sys
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from scanmax.checksum import checksums, damaged_arrays, describe_damage
 from scanmax.errors import UserError
-from scanmax.train.config import CheckpointConfig
+from scanmax.files import write_whole
+from scanmax.train.config import CheckpointConfig, best_mode
 from scanmax.train.state import TrainState
 
 
@@ -43,24 +51,17 @@ class Checkpointer:
         self._saving: int | None = None
         kept = [policies.LatestN(config.keep)]
         if config.keep_best:
-            best = policies.BestN(
-                get_metric_fn=lambda metrics: metrics[config.metric],
-                reverse=config.mode == "min",
-                n=config.keep_best,
-                keep_checkpoints_without_metrics=False,
-            )
-            kept.append(best)
+            kept.append(BestFinite(config.metric, best_mode(config), config.keep_best))
         if keep_every:
             kept.append(policies.EveryNSteps(keep_every))
-        self._drop_damaged_metrics()
+        self._mend_metrics()
         try:
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=policies.AnyPreservationPolicy(kept),
-                    # What best means is only asked of checkpoints that were evaluated.
-                    best_fn=lambda metrics: metrics[config.metric],
-                    best_mode=config.mode,
+                    # Metrics are only kept where there is one; what is best, BestFinite says.
+                    best_fn=lambda metrics: metrics.get(config.metric, math.nan),
                     cleanup_tmp_directories=True,
                     enable_async_checkpointing=True,
                 ),
@@ -80,7 +81,8 @@ class Checkpointer:
 
         Args:
           state: the state; the caller may donate it afterwards.
-          meta: config, data position and whatever else JSON holds.
+          meta: config, data position and whatever else JSON holds; the metrics and a checksum of
+            every array are added.
           metrics: the held-out metrics at this step, for "best".
 
         Raises:
@@ -92,6 +94,7 @@ class Checkpointer:
         # One save at a time; what went wrong with the one before is told as its own.
         self.wait()
         self._saving = step
+        meta = sealed({**meta, "metrics": metrics, "checksums": checksums(state)})
         try:
             self._manager.save(
                 step,
@@ -133,13 +136,13 @@ class Checkpointer:
 
     def meta(self, step: int) -> dict[str, Any]:
         """What was saved beside the arrays of a step."""
-        path = self.directory / str(step) / "meta" / "metadata"
-        return json.loads(path.read_text())
+        return read_meta(self.directory / str(step))
 
     def restore(self, shapes: TrainState, shardings: TrainState) -> tuple[TrainState, dict] | None:
         """Restores the newest checkpoint that can be read, onto the shardings given.
 
-        A damaged one is reported, moved to `damaged` beside, and the one before is taken.
+        A damaged one, which a checksum may tell, is reported, moved to `damaged` beside, and the
+        one before is taken.
 
         Args:
           shapes: tree of ShapeDtypeStruct, as created by create_state.
@@ -158,14 +161,21 @@ class Checkpointer:
         )
         steps = self.steps()
         for step in reversed(steps):
+            state, meta, reason = None, {}, ""
             try:
                 meta = self.meta(step)
                 restored = self._manager.restore(
                     step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
                 )
-                jax.block_until_ready(restored["state"])
+                state = jax.block_until_ready(restored["state"])
             except Exception as error:
                 reason = " ".join(str(error).split())[:160] or type(error).__name__
+            # Checksums are made together: where one process has nothing to sum, none begins.
+            if _all_processes(not reason):
+                reason = damage_of(state, meta)
+            else:
+                reason = reason or "another process cannot read it"
+            if reason:
                 print(
                     f"warning: checkpoint {step} is damaged ({reason}); trying the one before",
                     file=sys.stderr,
@@ -173,7 +183,7 @@ class Checkpointer:
                 self._damaged.append(step)
                 continue
             self._set_aside()
-            return restored["state"], meta
+            return state, meta
         if steps:
             raise UserError(
                 f"none of the checkpoints {steps} under {self.directory} can be read; "
@@ -181,18 +191,33 @@ class Checkpointer:
             )
         return None
 
-    def _drop_damaged_metrics(self) -> None:
-        """Forgets the metrics that cannot be read: orbax reads all of them when it opens.
+    def _mend_metrics(self) -> None:
+        """Writes damaged metrics anew, as meta has them: orbax reads all of them when it opens.
 
-        Such a checkpoint is one that was never evaluated; its arrays are as good as before.
+        Where meta has none they are forgotten, and the checkpoint is one that was never evaluated;
+        its arrays are as good as before.
         """
         if jax.process_index() == 0:
             for path in self.directory.glob("*/metrics/metrics"):
+                folder = path.parent.parent
                 try:
-                    json.loads(path.read_text())
+                    known = read_meta(folder).get("metrics")
+                except (OSError, ValueError):
+                    known = None
+                try:
+                    found = json.loads(path.read_text())
+                    if isinstance(found, dict) and (
+                        not known or _as_text(found) == _as_text(known)
+                    ):
+                        continue
                 except ValueError:
-                    step = path.parent.parent.name
-                    print(f"warning: the metrics of checkpoint {step} are damaged", file=sys.stderr)
+                    pass
+                print(
+                    f"warning: the metrics of checkpoint {folder.name} are damaged", file=sys.stderr
+                )
+                if known:
+                    write_whole(path, json.dumps(known))
+                else:
                     path.unlink()
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
@@ -216,6 +241,8 @@ class Checkpointer:
         # Storage errors name every layer they passed; the operating system's words come last.
         system = re.search(r"([^:]+) \[os_error_code", reason)
         reason = system[1].strip() if system else reason[:200]
+        if reason.startswith("NOT_FOUND") or not self.directory.is_dir():
+            reason = "the folder was removed under the run"
         try:
             kept = self.steps()
         except Exception:
@@ -224,6 +251,90 @@ class Checkpointer:
         return UserError(
             f"could not save checkpoint {self._saving} under {self.directory} ({reason}); {last}"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class BestFinite:
+    """Preserves the `count` best checkpoints by a metric; one that is not finite is never best."""
+
+    metric: str
+    mode: str
+    count: int
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Whether each checkpoint, oldest first, is preserved; of equals the newest are."""
+        sign = 1 if self.mode == "max" else -1
+        values = {}
+        for index, checkpoint in enumerate(checkpoints):
+            value = (checkpoint.metrics or {}).get(self.metric, math.nan)
+            if math.isfinite(value):
+                values[index] = sign * value
+        best = sorted(values, key=values.get)[-self.count :]
+        return [index in best for index in range(len(checkpoints))]
+
+
+def sealed(meta: dict[str, Any]) -> dict[str, Any]:
+    """A meta with a checksum of itself."""
+    return {**meta, "seal": _seal(meta)}
+
+
+def read_meta(folder: pathlib.Path) -> dict[str, Any]:
+    """What was saved beside the arrays of a checkpoint.
+
+    Raises:
+      OSError: it is not there.
+      ValueError: it is damaged, or is that of another step than the folder's name says.
+    """
+    meta = json.loads((folder / "meta" / "metadata").read_text())
+    if not isinstance(meta, dict) or not isinstance(meta.get("step"), int):
+        raise ValueError("its meta is damaged")
+    # Checkpoints from before checksums have no seal.
+    is_sealed = "checksums" in meta or "seal" in meta
+    if is_sealed and meta.pop("seal", None) != _seal(meta):
+        raise ValueError("its meta is damaged")
+    if str(meta["step"]) != folder.name:
+        raise ValueError(f"the folder is named {folder.name} and holds step {meta['step']}")
+    return meta
+
+
+def damage_of(arrays: Any, meta: dict[str, Any]) -> str:
+    """What is wrong with restored arrays, the state or a part of it; "" where nothing is.
+
+    Every process calls it together.
+    """
+    sums = meta.get("checksums")
+    if sums is None:
+        if jax.process_index() == 0:
+            print(
+                f"checkpoint {meta['step']} has no checksums, from before there were any: what it "
+                "holds is not verified",
+                file=sys.stderr,
+            )
+    else:
+        damaged = damaged_arrays(arrays, sums)
+        if damaged:
+            return describe_damage(damaged)
+    counted = arrays.get("step") if isinstance(arrays, dict) else getattr(arrays, "step", None)
+    if counted is not None and int(counted) != meta["step"]:
+        return f"its meta says step {meta['step']}, its state step {int(counted)}"
+    return ""
+
+
+def _seal(meta: dict[str, Any]) -> int:
+    return zlib.crc32(_as_text(meta).encode())
+
+
+def _as_text(tree: Any) -> str:
+    # Through JSON and back: tuples become lists, as they will be when they are read.
+    return json.dumps(json.loads(json.dumps(tree)), sort_keys=True)
+
+
+def _all_processes(is_well: bool) -> bool:
+    if jax.process_count() == 1:
+        return is_well
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.asarray(is_well)).all())
 
 
 def _hush_storage_threads() -> None:

@@ -5,12 +5,14 @@ A config file builds one in `get_config(arg="")`; the command line overrides any
 """
 
 import dataclasses
+import fractions
 import re
 from typing import Any
 
 from scanmax.cli import to_dict
 from scanmax.data.config import DataConfig
 from scanmax.errors import UserError, suggest
+from scanmax.fields import check_fields, choice, ranged
 
 
 @dataclasses.dataclass
@@ -27,8 +29,8 @@ class ModelConfig:
     """
 
     name: str = "deit_tiny_patch16_224"
-    num_classes: int = 0
-    dtype: str = "float32"
+    num_classes: int = ranged(0, "[0, inf)")
+    dtype: str = choice("float32", ("float32", "bfloat16"))
     remat: str = "none"
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -52,8 +54,8 @@ class ObjectiveConfig:
 
     name: str = "classification"
     loss: str = "softmax_cross_entropy"
-    label_smoothing: float = 0.0
-    weight: float = 1.0
+    label_smoothing: float = ranged(0.0, "[0, 1)")
+    weight: float = ranged(1.0, "[0, inf)")
     terms: tuple[Any, ...] = ()
     teachers: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -89,21 +91,21 @@ class OptimConfig:
     """
 
     name: str = "adamw"
-    lr: float = 1e-3
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    momentum: float = 0.9
+    lr: float = ranged(1e-3, "[0, inf)")
+    b1: float = ranged(0.9, "[0, 1)")
+    b2: float = ranged(0.999, "[0, 1)")
+    eps: float = ranged(1e-8, "[0, inf)")
+    momentum: float = ranged(0.9, "[0, 1)")
     nesterov: bool = False
-    weight_decay: float = 0.0
+    weight_decay: float = ranged(0.0, "[0, inf)")
     no_decay: tuple[str, ...] = (r"cls_token", r"dist_token", r"pos_embed")
-    clip_norm: float = 0.0
+    clip_norm: float = ranged(0.0, "[0, inf)")
     perp_grad: bool = False
-    accumulate: int = 1
-    lr_multipliers: tuple[tuple[str, float], ...] = ()
+    accumulate: int = ranged(1, "[1, inf)")
+    lr_multipliers: tuple[tuple[str, float], ...] = ranged((), "[0, inf)")
     freeze: tuple[str, ...] = ()
-    nonfinite: str = "stop"
-    max_skips: int = 10
+    nonfinite: str = choice("stop", ("stop", "skip"))
+    max_skips: int = ranged(10, "[1, inf)")
     gradient: str = "plain"
     gradient_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -123,7 +125,7 @@ class ScheduleConfig:
     name: str = "cosine"
     warmup: str = "5%"
     cooldown: str = "20%"
-    final: float = 0.0
+    final: float = ranged(0.0, "[0, 1]")
 
 
 @dataclasses.dataclass
@@ -144,14 +146,14 @@ class ShardingConfig:
     """
 
     preset: str = "replicated"
-    data: int = 0
-    fsdp: int = 0
-    expert: int = 0
-    tensor: int = 0
-    context: int = 0
-    min_size: int = 4096
+    data: int = ranged(0, "[-1, inf)")
+    fsdp: int = ranged(0, "[-1, inf)")
+    expert: int = ranged(0, "[-1, inf)")
+    tensor: int = ranged(0, "[-1, inf)")
+    context: int = ranged(0, "[-1, inf)")
+    min_size: int = ranged(4096, "[0, inf)")
     rules: tuple[tuple[str, str], ...] = ()
-    max_replicated: float = 0.1
+    max_replicated: float = ranged(0.1, "[0, 1]")
 
 
 @dataclasses.dataclass
@@ -163,7 +165,7 @@ class EmaConfig:
       warmup: Whether the decay grows as (1 + step) / (10 + step) until it reaches `decay`.
     """
 
-    decay: float = 0.0
+    decay: float = ranged(0.0, "[0, 1)")
     warmup: bool = False
 
 
@@ -178,15 +180,15 @@ class CheckpointConfig:
         better than all before saves as well.
       keep_every: Checkpoints at multiples of this duration are never removed; "" is none.
       metric: Metric of the held-out part that "best" means.
-      mode: "max" or "min".
+      mode: "max" or "min"; "" is what the metric itself says, "max" of an accuracy.
     """
 
     every: str = "10%"
-    keep: int = 2
-    keep_best: int = 1
+    keep: int = ranged(2, "[1, inf)")
+    keep_best: int = ranged(1, "[0, inf)")
     keep_every: str = ""
     metric: str = "loss"
-    mode: str = "min"
+    mode: str = choice("", ("", "max", "min"))
 
 
 @dataclasses.dataclass
@@ -219,16 +221,18 @@ class Config:
     sharding: ShardingConfig = dataclasses.field(default_factory=ShardingConfig)
     ema: EmaConfig = dataclasses.field(default_factory=EmaConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
-    seed: int = 0
-    batch_size: int = 128
-    eval_batch_size: int = 0
+    seed: int = ranged(0, "[0, 4294967296)")
+    batch_size: int = ranged(128, "[1, inf)")
+    eval_batch_size: int = ranged(0, "[0, inf)")
     duration: str = "30 epochs"
     log_every: str = "1%"
     eval_every: str = "10%"
-    prefetch: int = 2
+    prefetch: int = ranged(2, "[1, inf)")
 
 
-_DURATION = re.compile(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(%|[a-z]*)\s*")
+_DURATION = re.compile(r"\s*([0-9.]+(?:e[0-9]{1,2})?)\s*(%|[a-z]*)\s*")
+# A state counts its steps in int32.
+_MOST_STEPS = 2**31 - 1
 _UNITS = ("steps", "epochs", "examples", "percent")
 
 
@@ -261,15 +265,22 @@ def resolve_steps(
     if unit not in _UNITS:
         raise UserError(f"unit {match[2]!r} of duration {duration!r}: {suggest(unit, _UNITS)}")
     try:
-        number = float(match[1])
+        # Exact: 29% of 100 is 29, which a product of floats misses.
+        number = fractions.Fraction(match[1])
     except ValueError:
         raise UserError(f"cannot read the number in duration {duration!r}") from None
     if unit == "percent":
         if total_steps is None:
             raise UserError(f"duration {duration!r} needs steps, epochs or examples, not percent")
-        steps = number / 100 * total_steps
+        if number > 100:
+            raise UserError(f"duration {duration!r} is more than the whole run")
+        steps = number * total_steps / 100
+    elif unit == "steps":
+        steps = number
     else:
-        steps = number * {"steps": 1, "epochs": num_examples / batch_size}.get(unit, 1 / batch_size)
+        steps = number * (num_examples if unit == "epochs" else 1) / batch_size
+    if steps > _MOST_STEPS:
+        raise UserError(f"duration {duration!r} is {float(steps):.3g} steps, more than 2**31")
     return max(1, int(steps)) if steps > 0 else 0
 
 
@@ -306,52 +317,65 @@ def resolve_durations(config: Config, num_examples: int) -> Durations:
 
 def check_config(config: Config) -> None:
     """Raises UserError for values that no run can have, before anything is built."""
-    choices = {
-        "model.dtype": (config.model.dtype, ("float32", "bfloat16")),
-        "optim.nonfinite": (config.optim.nonfinite, ("stop", "skip")),
-        "checkpoint.mode": (config.checkpoint.mode, ("max", "min")),
-    }
-    for path, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise UserError(f"config.{path}={value!r}; {suggest(value, allowed)}")
-    positive = {
-        "batch_size": config.batch_size,
-        "optim.accumulate": config.optim.accumulate,
-        "optim.max_skips": config.optim.max_skips,
-        "checkpoint.keep": config.checkpoint.keep,
-        "prefetch": config.prefetch,
-    }
-    for path, value in positive.items():
-        if value < 1:
-            raise UserError(f"config.{path}={value} must be at least 1")
-    if config.eval_batch_size < 0:
-        raise UserError(f"config.eval_batch_size={config.eval_batch_size} must not be negative")
-    if not 0 <= config.ema.decay < 1:
-        raise UserError(f"config.ema.decay={config.ema.decay} must be in [0, 1)")
-    if config.optim.accumulate > 1 and config.batch_size % config.optim.accumulate:
+    check_fields(config)
+    if config.batch_size % config.optim.accumulate:
         raise UserError(
             f"config.batch_size={config.batch_size} is not divisible by "
             f"config.optim.accumulate={config.optim.accumulate}"
         )
 
 
+# Words in the names of metrics that say which way is better.
+_BETTER = {
+    "max": ("accuracy", "precision", "recall", "score"),
+    "min": ("loss", "error", "perplexity", "bits"),
+}
+
+
+def best_mode(config: CheckpointConfig) -> str:
+    """Whether the largest or the smallest value of config.metric is the best: "max" or "min".
+
+    Raises:
+      UserError: config.mode contradicts the metric, or is needed and missing.
+    """
+    known = [mode for mode, words in _BETTER.items() if any(w in config.metric for w in words)]
+    if not config.mode and len(known) != 1:
+        raise UserError(
+            f"config.checkpoint.mode: say 'max' or 'min', the better of {config.metric!r}"
+        )
+    if config.mode and len(known) == 1 and config.mode != known[0]:
+        raise UserError(
+            f"config.checkpoint.mode={config.mode!r}: the best {config.metric!r} is its "
+            f"{known[0]}; leave the mode out"
+        )
+    return config.mode or known[0]
+
+
 # What may change between the runs that share a workdir; anything else would be another experiment.
 RESUMABLE = (
     "sharding", "checkpoint", "duration", "log_every", "eval_every", "eval_batch_size", "prefetch",
     "data.data_dir", "data.workers", "data.threads", "data.max_bad_records", "model.remat",
-    "optim.nonfinite", "optim.max_skips",
+    "optim.lr", "optim.nonfinite", "optim.max_skips",
 )  # fmt: skip
 
 
-def changed_fields(old: dict[str, Any], new: Config) -> list[str]:
-    """Lists "path: old -> new" of the fields in which a saved config differs and must not."""
-    before, after = flatten(old), flatten(to_dict(new))
-    return [
-        f"{path}: {before.get(path)!r} -> {after.get(path)!r}"
+def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+    """Path -> "path: old -> new" of the fields in which two saved configs differ.
+
+    A field that an older config does not have had its default.
+    """
+    defaults = flatten(to_dict(Config()))
+    before, after = defaults | flatten(old), defaults | flatten(new)
+    return {
+        path: f"{path}: {before.get(path)!r} -> {after.get(path)!r}"
         for path in sorted({*before, *after})
         if before.get(path) != after.get(path)
-        and not any(path == free or path.startswith(free + ".") for free in RESUMABLE)
-    ]
+    }
+
+
+def may_change(path: str) -> bool:
+    """Whether a field is one of RESUMABLE, or lies in one of its sections."""
+    return any(path == free or path.startswith(free + ".") for free in RESUMABLE)
 
 
 def flatten(tree: Any, path: str = "") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The held-out part: exact metrics while a run goes, and what the report shows at its end."""
 
+import io
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scanmax.errors import UserError
+from scanmax.files import write_whole
 from scanmax.train import sharding
 from scanmax.train.build import Run
 from scanmax.train.feed import to_device
@@ -79,21 +81,33 @@ def teacher_report(run: Run, teachers: Sequence[Any]) -> list[str]:
 def save_outcome(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
     """Writes predictions.npz for images, sample.json for text, of other data nothing.
 
-    Every process takes part.
+    Every process takes part. Each says of which step it is.
+
+    Raises:
+      UserError: it cannot be written.
     """
+    step = int(state.step)
     if run.pipeline.kind == "image":
         if "probability" not in _predicted(run):
             return
         arrays = predictions(run, state)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, step=step, **arrays)
+        name, content = "predictions.npz", buffer.getvalue()
+    elif run.pipeline.kind == "tokens":
+        found = {"step": step, **text_sample(run, state)}
         if jax.process_index() == 0:
-            np.savez_compressed(workdir / "predictions.npz", **arrays)
+            found["baselines"] = run.pipeline.baselines()
+        name, content = "sample.json", json.dumps(found, indent=2) + "\n"
+    else:
         return
-    if run.pipeline.kind != "tokens":
-        return
-    found = text_sample(run, state)
     if jax.process_index() == 0:
-        found["baselines"] = run.pipeline.baselines()
-        (workdir / "sample.json").write_text(json.dumps(found, indent=2) + "\n")
+        try:
+            write_whole(workdir / name, content)
+        except UserError as error:
+            raise UserError(
+                f"{error}; what it says is of step {step}, and the same command writes it again"
+            ) from error
 
 
 def _predicted(run: Run) -> tuple[str, ...]:

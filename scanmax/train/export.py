@@ -15,9 +15,12 @@ import jax.numpy as jnp
 from absl import flags
 
 from scanmax.errors import UserError
+from scanmax.files import write_whole
 from scanmax.models.weights import save_weights
 from scanmax.train.inference import Trained, load_for_inference
 
+# What a forward pass can be lowered for, whatever this machine has.
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 FILES = ("model.safetensors", "model.stablehlo", "model.json")
 
 
@@ -42,6 +45,11 @@ def export(
     Raises:
       UserError: the model cannot be lowered so, or the folder cannot be written.
     """
+    for platform in platforms:
+        if platform not in PLATFORMS:
+            raise UserError(f"unknown platform {platform!r}: {', '.join(PLATFORMS)} are known")
+    if batch_size < 0:
+        raise UserError(f"--batch_size={batch_size} must be at least 0")
     names = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         for name, leaf in _named(trained.variables).items()
@@ -77,10 +85,13 @@ def export(
         "platforms": list(exported.platforms),
         "jax": jax.__version__,
     }
-    output.mkdir(parents=True, exist_ok=True)
-    save_weights(trained.variables, output / FILES[0])
-    (output / FILES[1]).write_bytes(exported.serialize())
-    (output / FILES[2]).write_text(json.dumps(told, indent=2) + "\n")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        save_weights(trained.variables, output / FILES[0])
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error.strerror or error}") from error
+    write_whole(output / FILES[1], exported.serialize())
+    write_whole(output / FILES[2], json.dumps(told, indent=2) + "\n")
     return output
 
 

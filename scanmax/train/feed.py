@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from scanmax.errors import UserError
 from scanmax.train.objectives import Batch
 
 
@@ -56,9 +57,12 @@ class Feed:
         if item is self._END:
             self._queue.put(item)
             raise StopIteration
-        if isinstance(item, Exception):
+        if isinstance(item, BaseException):
             self._queue.put(item)
-            raise item
+            if isinstance(item, Exception):
+                raise item
+            # One that ends a thread in silence, such as SystemExit, would end the run as if well.
+            raise UserError(f"the training data raised {item!r}") from item
         return item
 
     def close(self, patience: float = 10.0) -> None:
@@ -78,7 +82,7 @@ class Feed:
                 if self._stopped.is_set():
                     return
             self._put(self._END)
-        except Exception as error:
+        except BaseException as error:
             # Reading happens here, the run is there: hand the error over.
             self._put(error)
 
@@ -88,3 +92,18 @@ class Feed:
                 return self._queue.put(item, timeout=0.1)
             except queue.Full:
                 continue
+
+
+def next_batch(feed: Iterator[Batch], step: int, total: int) -> Batch:
+    """The batch of a step.
+
+    Raises:
+      UserError: there is none; training data go on without end.
+    """
+    batch = next(feed, None)
+    if batch is None:
+        raise UserError(
+            f"the training data ended before step {step} of {total}; an iterator of one's own "
+            "starts over by itself"
+        )
+    return batch

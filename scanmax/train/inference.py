@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import pathlib
+import sys
 import types
 import typing
 from typing import Any
@@ -15,9 +17,11 @@ import orbax.checkpoint as ocp
 
 from scanmax.errors import UserError
 from scanmax.train.build import make_model, make_transforms
-from scanmax.train.config import Config
+from scanmax.train.checkpoint import damage_of, read_meta
+from scanmax.train.config import Config, best_mode
 from scanmax.train.step import model_variables
 from scanmax.train.transforms import transformed
+from scanmax.train.workdir import read_config, steps_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +66,8 @@ def load_for_inference(
       Model and variables, the latter on the default device.
 
     Raises:
-      UserError: no such checkpoint, or one that cannot be read or does not fit the model.
+      UserError: no such checkpoint, or one that cannot be read, is damaged or does not fit the
+        model.
 
     Example:
       trained = load_for_inference("runs/digits_vit"); trained.model.apply(trained.variables, x)
@@ -71,12 +76,16 @@ def load_for_inference(
 
     workdir = pathlib.Path(workdir).absolute()
     try:
-        config = read_config(workdir)
+        config = from_dict(Config, read_config(workdir))
         step = find_step(workdir, step, config)
         folder = workdir / "checkpoints" / str(step)
-        data = json.loads((folder / "meta" / "metadata").read_text())["data"]
+        meta = read_meta(folder)
+        data = meta["data"]
         kept = "ema" if config.ema.decay else "params"
-        arrays = read_arrays(folder / "state", (kept, "carried"))
+        arrays = read_arrays(folder / "state", ("step", kept, "carried"))
+        damage = damage_of(arrays, meta)
+        if damage:
+            raise ValueError(damage)
     except UserError:
         raise
     except Exception as error:
@@ -100,28 +109,45 @@ def find_step(workdir: pathlib.Path, step: int | str, config: Config) -> int:
     """The step of a checkpoint that is there.
 
     Raises:
-      UserError: it is not; the message lists those that are.
+      UserError: there is none, or not this one; the message lists them.
     """
-    folders = (workdir / "checkpoints").glob("*/")
-    steps = sorted(int(folder.name) for folder in folders if folder.name.isdigit())
+    steps = steps_of(workdir)
     if not steps:
         raise UserError(f"no checkpoint under {workdir}: is it the workdir of a run?")
     if step == "last":
         return steps[-1]
     if step == "best":
-        metric, sign = config.checkpoint.metric, 1 if config.checkpoint.mode == "max" else -1
+        metric, sign = config.checkpoint.metric, 1 if best_mode(config.checkpoint) == "max" else -1
         found = {}
         for known in steps:
-            path = workdir / "checkpoints" / str(known) / "metrics" / "metrics"
-            if path.is_file():
-                found[known] = sign * json.loads(path.read_text())[metric]
+            value = read_metrics(workdir / "checkpoints" / str(known)).get(metric, math.nan)
+            if math.isfinite(value):
+                found[known] = sign * value
         if not found:
-            raise UserError(f"no checkpoint under {workdir} was evaluated; take step='last'")
-        return max(found, key=found.get)
+            raise UserError(
+                f"no checkpoint under {workdir} was evaluated to a finite {metric!r}; "
+                "take step='last'"
+            )
+        # Of equals the newest, as it is kept.
+        return max(found, key=lambda known: (found[known], known))
     if str(step).isdigit() and int(step) in steps:
         return int(step)
     listed = ", ".join(str(known) for known in steps)
     raise UserError(f"no checkpoint {step!r} under {workdir}; there are {listed}, last and best")
+
+
+def read_metrics(folder: pathlib.Path) -> dict[str, float]:
+    """The held-out metrics of a checkpoint, {} where it was not evaluated or they are damaged."""
+    try:
+        meta = read_meta(folder)
+        if "metrics" in meta:
+            return meta["metrics"] or {}
+        # A checkpoint from before meta held them.
+        path = folder / "metrics" / "metrics"
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        print(f"warning: checkpoint {folder.name} is damaged ({error})", file=sys.stderr)
+        return {}
 
 
 def read_arrays(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
@@ -137,14 +163,6 @@ def read_arrays(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
         args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         found = checkpointer.restore(folder, item=item, restore_args=args)
     return {name: found[name] for name in names if name in found}
-
-
-def read_config(workdir: pathlib.Path) -> Config:
-    """The config that a run wrote into its workdir."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise UserError(f"no config.json in {workdir}: it is not the workdir of a run")
-    return from_dict(Config, json.loads(path.read_text()))
 
 
 def from_dict(kind: Any, tree: dict[str, Any]) -> Any:

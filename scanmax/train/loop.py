@@ -4,6 +4,7 @@ import contextlib
 import math
 import pathlib
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,12 +17,18 @@ from scanmax.errors import UserError
 from scanmax.train import sharding
 from scanmax.train.build import Pipeline, Run, build
 from scanmax.train.checkpoint import Checkpointer
-from scanmax.train.config import CheckpointConfig, Config
+from scanmax.train.config import CheckpointConfig, Config, best_mode
 from scanmax.train.evaluation import evaluate, save_outcome, teacher_report
-from scanmax.train.feed import Feed
+from scanmax.train.feed import Feed, next_batch
 from scanmax.train.log import Log, NoLog
 from scanmax.train.throughput import HostClock, Profile, peak_flops, step_flops
 from scanmax.train.workdir import open_workdir
+
+# What may be done about numbers that are not finite, and where.
+REMEDY = (
+    "continue in this --workdir with a lower config.optim.lr or config.optim.nonfinite=skip, or "
+    "take another --workdir with config.optim.clip_norm"
+)
 
 
 def train(
@@ -47,7 +54,8 @@ def train(
     Raises:
       UserError: a mistake in the config, a loss that is not finite, a disk that is full.
     """
-    with open_workdir(workdir, config) as workdir:
+    with stop_signal() as stop, open_workdir(workdir, config) as held:
+        workdir = held.path
         run = build(config, pipeline=pipeline, model=model)
         durations, mesh = run.durations, run.mesh
         folder = workdir / "checkpoints"
@@ -57,7 +65,7 @@ def train(
         ):
             restored = checkpointer.restore(run.shapes, run.shardings)
             state, meta = restored or (run.init(), checkpoint_meta(run, 0))
-            start, best = meta["step"], meta["best"]
+            start, best = meta["step"], best_so_far(meta, config.checkpoint)
             teachers = load_teachers(run)
             flops, peak = step_flops(run), peak_flops(mesh.devices.ravel().tolist())
             is_first = jax.process_index() == 0
@@ -65,16 +73,17 @@ def train(
             stack.callback(log.close)
             log.say(sharding.describe(run.shapes.params, run.shardings.params, mesh))
             log.say(f"{'resuming at step' if start else 'starting at step'} {start}")
+            if start and held.changed:
+                log.say(f"from here on {', '.join(held.changed)}")
             rows = sharding.batch_sharding(mesh)
             feed = Feed(run.pipeline.train_iterator(start), rows, config.prefetch)
             stack.callback(feed.close)
-            stop = stack.enter_context(stop_signal())
             stack.enter_context(sharding.use_mesh(mesh, config.sharding))
             if not start:
                 for line in teacher_report(run, teachers):
                     log.say(line)
 
-            skips = Skips(config.optim.max_skips, meta["skipped"], log.say)
+            skips = Skips(config.optim.max_skips, log.say)
             window = Window(
                 config.batch_size,
                 run.pipeline.num_train,
@@ -86,13 +95,17 @@ def train(
             trace = Profile(workdir / "profile", *(profile or (0, 0)))
             stack.callback(trace.close)
             held_out: dict[str, float] = {}
+            owes_save = False
+            stop.is_running = True
             for step in range(start + 1, durations.total + 1):
-                batch = next(feed)
+                batch = next_batch(feed, step, durations.total)
                 trace.before(step)
                 with window.clock.computing():
                     state, metrics = run.train_step(state, batch, teachers)
                 feed.computing = metrics
                 window.add(step, metrics)
+                if step == start + 1:
+                    held.record()
                 if trace.after(step, metrics):
                     log.say(f"profile      {workdir / 'profile'}")
                     window.restart_clock()
@@ -104,31 +117,42 @@ def train(
                     figures = window.summary(feed.waited)
                     log.write(step, "train", {**figures, "compiles": compiles(run)})
                 evaluates = is_due(step, durations.eval, is_last) and not stopping
-                saves = is_due(step, durations.checkpoint, is_last) or stopping
+                saves = is_due(step, durations.checkpoint, is_last) or stopping or owes_save
                 if evaluates or saves:
                     # Nothing is saved that a loss before it has spoilt.
                     window.check()
                 if evaluates:
                     held_out = evaluate(run, state, is_last=is_last)
                     log.write(step, "eval", held_out)
-                    if is_better(held_out, best, config.checkpoint):
+                    if is_better(held_out, best, config.checkpoint) and not skips.in_a_row:
                         best = held_out[config.checkpoint.metric]
                         saves = saves or config.checkpoint.keep_best > 0
-                if saves:
-                    meta = checkpoint_meta(run, step, best, window.sums, skips.in_a_row)
+                # A state that only gives skipped steps may be why: one after a good step is saved.
+                owes_save = saves and skips.in_a_row > 0
+                if saves and not owes_save:
+                    meta = checkpoint_meta(run, step, best, window.sums)
                     checkpointer.save(state, meta, held_out if evaluates else None)
                 if evaluates or saves:
                     window.restart_clock()
+                if owes_save and (stopping or is_last):
+                    unsaved = f"step {step} is not saved: the last {skips.in_a_row} were skipped"
+                    if is_last and not math.isfinite(held_out["loss"]):
+                        raise UserError(f"{unsaved}, and the held-out loss is not finite; {REMEDY}")
+                    log.say(f"warning: {unsaved}")
                 if stopping:
                     checkpointer.wait()
                     log.say(f"stopped by a signal at step {step}; the same command continues")
                     return {}
 
+            if start >= durations.total:
+                held.record()
             checkpointer.wait()
             if not held_out:
                 held_out = evaluate(run, state, is_last=True)
             save_outcome(run, state, workdir)
         return held_out
+    # stop_signal has ended it.
+    return {}
 
 
 def compiles(run: Run) -> int:
@@ -142,11 +166,18 @@ def is_due(step: int, every: int, is_last: bool) -> bool:
 
 
 def is_better(held_out: dict[str, float], best: float | None, config: CheckpointConfig) -> bool:
-    """Whether the metric that "best" means has improved; NaN never has."""
+    """Whether the metric that "best" means has improved; one that is not finite never has."""
     value = held_out[config.metric]
-    if best is None:
+    if best is None or not math.isfinite(value):
         return math.isfinite(value)
-    return value > best if config.mode == "max" else value < best
+    return value > best if best_mode(config) == "max" else value < best
+
+
+def best_so_far(meta: Mapping[str, Any], config: CheckpointConfig) -> float | None:
+    """The best metric before a checkpoint; None where another metric was the measure then."""
+    before = meta["config"]["checkpoint"]
+    is_same = before["metric"] == config.metric and before["mode"] in ("", best_mode(config))
+    return meta["best"] if is_same else None
 
 
 def checkpoint_meta(
@@ -154,7 +185,6 @@ def checkpoint_meta(
     step: int,
     best: float | None = None,
     window: Mapping[str, float] | None = None,
-    skipped: int = 0,
 ) -> dict[str, Any]:
     """What a checkpoint holds beside its arrays. Data are a pure function of (seed, step)."""
     config, example = run.config, run.example
@@ -162,7 +192,6 @@ def checkpoint_meta(
         "step": step,
         "best": best,
         "window": dict(window or {}),
-        "skipped": skipped,
         "data": {
             "seed": config.seed,
             "next_step": step,
@@ -184,14 +213,14 @@ def load_teachers(run: Run) -> tuple[Any, ...]:
 
 
 class Skips:
-    """Counts the updates that were skipped because loss or gradient was not finite.
+    """Counts the updates that were skipped because loss, gradient or what they gave was not finite.
 
     Attributes:
-      in_a_row: how many the last steps skipped; checkpoints carry it.
+      in_a_row: how many the last steps skipped; nothing is saved while there are some.
     """
 
-    def __init__(self, allowed: int, in_a_row: int, say: Callable[[str], None]):
-        self.in_a_row = in_a_row
+    def __init__(self, allowed: int, say: Callable[[str], None]):
+        self.in_a_row = 0
         self._allowed, self._say = allowed, say
 
     def add(self, step: int, what: str) -> None:
@@ -204,8 +233,7 @@ class Skips:
         if self.in_a_row > self._allowed:
             raise UserError(
                 f"{what} at step {step}, as in the {self._allowed} steps before, "
-                "config.optim.max_skips: the run stops, its checkpoints are from before; "
-                "lower config.optim.lr or set config.optim.clip_norm"
+                f"config.optim.max_skips: the run stops, its checkpoints are from before; {REMEDY}"
             )
         self._say(
             f"warning: {what} at step {step}: update skipped "
@@ -254,20 +282,27 @@ class Window:
         """Fetches what is pending.
 
         Raises:
-          UserError: a loss or gradient is not finite, or too many in a row; names the step.
+          UserError: a loss, gradient or state is not finite, or too many in a row; names the
+            step.
         """
         fetched = jax.device_get([metrics for _, metrics in self._pending])
         for (step, _), metrics in zip(self._pending, fetched):
             self._lr = float(metrics["lr"])
-            bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
+            bad = [
+                f"{name} is {metrics[name]}"
+                for name in ("loss", "grad_norm")
+                if not math.isfinite(metrics[name])
+            ]
+            if not metrics.pop("finite"):
+                bad.append("the new state is not finite")
             if bad and "skipped" not in metrics:
                 raise UserError(
-                    f"{bad[0]} is {metrics[bad[0]]} at step {step}: the run stops, its checkpoints "
-                    "are from before; lower config.optim.lr or set config.optim.clip_norm"
+                    f"{bad[0]} at step {step}: the run stops, its checkpoints are from before; "
+                    f"{REMEDY}"
                 )
             if bad:
                 # Its other figures mean nothing.
-                self._skips.add(step, f"{bad[0]} is {metrics[bad[0]]}")
+                self._skips.add(step, bad[0])
                 metrics = {"skipped": 1.0}
             else:
                 self._skips.in_a_row = 0
@@ -311,10 +346,15 @@ class Window:
 
 
 class Stop:
-    """Whether a signal asked to stop; with several processes, all agree on the step."""
+    """Whether a signal asked to stop; with several processes, all agree on the step.
+
+    Attributes:
+      signalled: a signal has come.
+      is_running: steps are being done, and one will be the last; before that, nothing waits.
+    """
 
     def __init__(self) -> None:
-        self.signalled = False
+        self.signalled = self.is_running = False
 
     def wanted(self, step: int) -> bool:
         """Asked once per step, by every process."""
@@ -325,15 +365,24 @@ class Stop:
         return multihost_utils.reached_preemption_sync_point(step)
 
 
+class StoppedEarly(KeyboardInterrupt):
+    """A signal before the first step."""
+
+
 @contextlib.contextmanager
 def stop_signal() -> Iterator[Stop]:
-    """SIGTERM and the first Ctrl-C end the run after the current step; a second Ctrl-C at once."""
+    """SIGTERM and the first Ctrl-C end the run after the current step; a second Ctrl-C at once.
+
+    Before the first step, the body is left at once, and what follows it goes on.
+    """
     stop = Stop()
 
     def handle(number, frame):
         if stop.signalled and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.signalled = True
+        if not stop.is_running:
+            raise StoppedEarly
 
     # The distributed runtime listens for SIGTERM itself, and Python only lets the main thread.
     numbers = [signal.SIGTERM, signal.SIGINT] if jax.process_count() == 1 else []
@@ -343,6 +392,9 @@ def stop_signal() -> Iterator[Stop]:
         previous = {}
     try:
         yield stop
+    except StoppedEarly:
+        told = "stopped by a signal before the first step; the same command starts again"
+        print(told, file=sys.stderr)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

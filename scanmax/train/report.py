@@ -10,6 +10,7 @@ import html
 import io
 import itertools
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,13 @@ from typing import Any
 import numpy as np
 
 from scanmax.errors import UserError
+from scanmax.files import write_whole
 from scanmax.train.config import Config, flatten
+from scanmax.train.log import rows_of
 
 Rows = list[dict[str, Any]]
+# Arrays of predictions.npz with an entry for every held-out example.
+PREDICTED = ("labels", "predictions", "probabilities")
 
 
 def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -36,12 +41,22 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
       UserError: the folder holds no metrics.
     """
     from scanmax.train import figures
+    from scanmax.train.workdir import read_config
 
     workdir = pathlib.Path(workdir)
     rows = read_rows(workdir / "metrics.jsonl")
-    config = read_json(workdir / "config.json")
-    sample = read_json(workdir / "sample.json")
+    try:
+        config = read_config(workdir)
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        config = {}
+    last = rows[-1]["step"]
+    found = read_sample(workdir / "sample.json")
+    sample = of_step(last, workdir / "sample.json", found)
+    # What they are held against is of the data, not of a step.
+    sample = {"baselines": found.get("baselines", {}), **sample}
     predictions = read_predictions(workdir / "predictions.npz")
+    predictions = of_step(last, workdir / "predictions.npz", predictions)
     is_language = any("bits_per_byte" in row for row in rows)
     if is_language:
         rows = [with_bits(row) for row in rows]
@@ -67,11 +82,11 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     for name, figure in pictures.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
-        (folder / f"{name}.png").write_bytes(buffer.getvalue())
+        write_whole(folder / f"{name}.png", buffer.getvalue())
         encoded[name] = base64.b64encode(buffer.getvalue()).decode()
     page = render(workdir.resolve().name, rows, config, predictions, sample, encoded)
     path = workdir / "report.html"
-    path.write_text(page)
+    write_whole(path, page)
     return path
 
 
@@ -79,30 +94,55 @@ def read_rows(path: pathlib.Path) -> Rows:
     """The rows of metrics.jsonl; half a last row, of a run that is going, is left out."""
     if not path.is_file():
         raise UserError(f"no metrics in {path.parent}: it is not the workdir of a run")
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    rows = [row for _, row in rows_of(path)]
     if not rows:
         raise UserError(f"{path} holds no row yet")
     return rows
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """A JSON file, {} where there is none."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+def read_sample(path: pathlib.Path) -> dict[str, Any]:
+    """sample.json, {} where there is none or it is damaged."""
+    try:
+        found = json.loads(path.read_text()) if path.is_file() else {}
+        is_well = isinstance(found, dict) and isinstance(found.get("baselines", {}), dict)
+        is_well = is_well and all(isinstance(found.get(key, ""), str) for key in ("prompt", "text"))
+    except ValueError:
+        is_well = False
+    return found if is_well else _damaged(path)
 
 
 def read_predictions(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """predictions.npz, {} where there is none; "shown" are the examples whose images it holds."""
+    """predictions.npz, {} where there is none or it is damaged.
+
+    "shown" are the examples whose images it holds.
+    """
     if not path.is_file():
         return {}
-    with np.load(path) as file:
-        arrays = {name: file[name] for name in file.files}
-    arrays.setdefault("shown", np.arange(len(arrays["images"])))
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        arrays.setdefault("shown", np.arange(len(arrays["images"])))
+        shown = [arrays[name][arrays["shown"]] for name in PREDICTED]
+        if not {"confusion", "class_names"} <= set(arrays) or not all(map(len, shown)):
+            return _damaged(path)
+    # Whatever lies in the file, from the archive to its arrays.
+    except Exception:
+        return _damaged(path)
     return arrays
+
+
+def _damaged(path: pathlib.Path) -> dict[str, Any]:
+    told = "is damaged and left out; the run's command writes it again"
+    print(f"warning: {path} {told}", file=sys.stderr)
+    return {}
+
+
+def of_step(step: int, path: pathlib.Path, found: dict[str, Any]) -> dict[str, Any]:
+    """What was found, {} where it is of another step: a run that goes on leaves it behind."""
+    if "step" in found and int(found["step"]) != step:
+        print(f"{path} is of step {int(found['step'])}, not {step}: left out", file=sys.stderr)
+        return {}
+    return found
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
@@ -120,7 +160,7 @@ def with_bits(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def subtitle(config: Mapping[str, Any]) -> str:
     """What the run is, in a line: the model, what of it was changed, the data."""
-    if not config:
+    if not {"model", "data"} <= set(config):
         return ""
     changed = ", ".join(f"{name} {value}" for name, value in config["model"]["kwargs"].items())
     model = config["model"]["name"] + (f" with {changed}" if changed else "")
@@ -147,8 +187,9 @@ def headline(
             remark = f"{wrong:,} of {len(predictions['labels']):,} wrong"
         tiles.append(("held-out accuracy", f"{100 * held_out[-1]['accuracy']:.2f}%", remark))
     if held_out:
-        best = min(row["loss"] for row in held_out)
-        tiles.append(("held-out loss", f"{held_out[-1]['loss']:.3f}", f"lowest {best:.3f}"))
+        losses = [row["loss"] for row in held_out if math.isfinite(row["loss"])]
+        remark = f"lowest {min(losses):.3f}" if losses else ""
+        tiles.append(("held-out loss", f"{held_out[-1]['loss']:.3f}", remark))
     last = train[-1] if train else rows[-1]
     epochs = f"{last['epoch']:,.4g} epochs" if "epoch" in last else ""
     tiles.append(("steps", f"{last['step']:,}", epochs))

@@ -7,6 +7,7 @@ data order and workdir, and ends where a run of its own would.
 import contextlib
 import copy
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from scanmax.train.build import Pipeline, build
 from scanmax.train.checkpoint import Checkpointer
 from scanmax.train.config import Config
 from scanmax.train.evaluation import evaluate, save_outcome, teacher_report
-from scanmax.train.feed import Feed
+from scanmax.train.feed import Feed, next_batch
 from scanmax.train.log import Log
 from scanmax.train.loop import Skips, Window, checkpoint_meta, is_due, load_teachers
 from scanmax.train.workdir import open_workdir
@@ -56,7 +57,8 @@ def train_seeds(
     for seed, own in configs.items():
         own.seed = seed
     with contextlib.ExitStack() as stack:
-        folders = [stack.enter_context(open_workdir(workdirs[s], configs[s])) for s in configs]
+        held = [stack.enter_context(open_workdir(workdirs[s], configs[s])) for s in configs]
+        folders = [workdir.path for workdir in held]
         runs = [
             build(own, pipeline=None if pipelines is None else pipelines[seed], model=model)
             for seed, own in configs.items()
@@ -100,14 +102,18 @@ def train_seeds(
             logs[0].say(line)
         step_all = jax.jit(jax.vmap(first.train_step, in_axes=(0, 0, None)), donate_argnums=0)
         state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.init() for run in runs))
+        all_skips = {run.config.seed: _skips(run, log) for run, log in zip(runs, logs)}
         windows = [
-            Window(config.batch_size, run.pipeline.num_train, {}, _skips(run, log))
-            for run, log in zip(runs, logs)
+            Window(config.batch_size, run.pipeline.num_train, {}, skips)
+            for run, skips in zip(runs, all_skips.values())
         ]
         held_out: list[dict[str, float]] = [{} for _ in runs]
         for step in range(1, total + 1):
-            state, metrics = step_all(state, next(feed), teachers)
+            state, metrics = step_all(state, next_batch(feed, step, total), teachers)
             metrics = jax.device_get(metrics)
+            if step == 1:
+                for workdir in held:
+                    workdir.record()
             is_last = step == total
             for index, window in enumerate(windows):
                 window.add(step, {name: values[index] for name, values in metrics.items()})
@@ -122,9 +128,15 @@ def train_seeds(
                     log.write(step, "eval", held_out[index])
                 for window in windows:
                     window.restart_clock()
+        for seed, skips in all_skips.items():
+            if skips.in_a_row:
+                raise UserError(
+                    f"seed {seed}: the last {skips.in_a_row} steps were skipped: nothing is saved"
+                )
         for index, (run, folder) in enumerate(zip(runs, folders)):
             own = part(state, index, run.shardings)
-            meta = checkpoint_meta(run, total, held_out[index][config.checkpoint.metric])
+            best = held_out[index][config.checkpoint.metric]
+            meta = checkpoint_meta(run, total, best if math.isfinite(best) else None)
             checkpointers[index].save(own, meta, held_out[index])
             save_outcome(run, own, folder)
         for checkpointer in checkpointers:
@@ -159,7 +171,7 @@ def closing(log: Log) -> Any:
 
 def _skips(run: Any, log: Log) -> Skips:
     return Skips(
-        run.config.optim.max_skips, 0, lambda line: log.say(f"seed {run.config.seed}: {line}")
+        run.config.optim.max_skips, lambda line: log.say(f"seed {run.config.seed}: {line}")
     )
 
 

@@ -98,6 +98,7 @@ def train_step(
     weight: the update is that of the whole batch, whatever the mask.
     """
     objective = recipe.objective
+    batch = without_padding(batch)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     mix_key = jax.random.fold_in(key, MIXING)
     for index, mix in enumerate(recipe.mixes):
@@ -149,15 +150,16 @@ def train_step(
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    done = updates_done(state)
     ema = state.ema
     if config.ema.decay:
-        keep = ema_decay(config.ema.decay, config.ema.warmup, state.step)
+        keep = ema_decay(config.ema.decay, config.ema.warmup, done)
         ema = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, ema, params)
     metrics = figures | {
         "loss": value,
         **{name: total / jnp.maximum(weight, 1.0) for name, (total, weight) in sums.items()},
         "grad_norm": optax.tree.norm(grads),
-        "lr": schedule(state.step),
+        "lr": schedule(done),
     }
     new_state = TrainState(
         step=state.step + 1,
@@ -167,6 +169,7 @@ def train_step(
         ema=ema,
         rng=state.rng,
     )
+    metrics["finite"] = is_finite(new_state)
     if config.optim.nonfinite == "skip":
         new_state, metrics = skip_nonfinite(state, new_state, metrics)
     return new_state, metrics
@@ -186,18 +189,57 @@ def sown_sums(collection: Any) -> dict[str, tuple[jax.Array, int]]:
 def skip_nonfinite(
     old: TrainState, new: TrainState, metrics: dict[str, jax.Array]
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """The new state where loss and gradient are finite, else the old one a step further.
+    """The new state where it, loss and gradient are finite, else the old one a step further.
 
     The optimizer's own count stands still too: a skipped step is one that never was. The metric
     `skipped` says which.
     """
-    is_good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    is_good = metrics["finite"]
+    is_good &= jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     kept = jax.tree.map(lambda before, after: jnp.where(is_good, after, before), old, new)
     return kept.replace(step=new.step), {**metrics, "skipped": 1.0 - is_good.astype(jnp.float32)}
 
 
+def is_finite(state: TrainState) -> jax.Array:
+    """Whether a state may be gone on from: all of it finite, and the parameters' norm as well.
+
+    Parameters whose squares overflow give no loss, however finite each of them is.
+    """
+    leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    all_finite = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
+    return jnp.isfinite(optax.tree.norm(state.params)) & jnp.all(jnp.stack(all_finite))
+
+
+def updates_done(state: TrainState) -> jax.Array:
+    """Updates that were not skipped: what the optimizer's schedule counts."""
+
+    def is_schedule(node):
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    nodes = jax.tree.leaves(state.opt_state, is_leaf=is_schedule)
+    counts = [node.count for node in nodes if is_schedule(node)]
+    return counts[0] if counts else state.step
+
+
+def without_padding(batch: Batch) -> Batch:
+    """The batch with zeros in the rows that its mask leaves out, whatever they held.
+
+    A row without weight still has a gradient, zero times what it gives, and zero times NaN is NaN.
+    """
+    if "mask" not in batch:
+        return batch
+    mask = batch["mask"]
+
+    def blank(rows):
+        keep = mask.reshape(mask.shape + (1,) * (rows.ndim - mask.ndim))
+        return jnp.where(keep, rows, jnp.zeros((), rows.dtype))
+
+    return jax.tree.map(blank, batch)
+
+
 def eval_step(params: Any, carried: dict[str, Any], batch: Batch, *, recipe: Recipe) -> Sums:
     """Sums of the metrics over the rows that the mask keeps; divide once, at the end."""
+    batch = without_padding(batch)
     variables = recipe.variables(params, carried)
     values = recipe.objective.apply(variables, batch, method="evaluate")
     return masked_sums(values, example_mask(batch))

@@ -6,9 +6,10 @@ import pathlib
 import jax
 import pytest
 
-from scanmax.cli import check_types, load_config
+from scanmax.cli import load_config
 from scanmax.data.__main__ import prepare
 from scanmax.errors import UserError
+from scanmax.fields import check_fields
 from scanmax.train.build import build
 from scanmax.train.config import check_config
 from scanmax.train.loop import train
@@ -59,7 +60,7 @@ def test_config_opens_with_command_and_expectation(name, data_dir):
     for word in ("Hardware:", "Time:", "Expected:"):
         assert word in docstring
     config = load(name, data_dir)
-    check_types(config)
+    check_fields(config)
     check_config(config)
 
 
@@ -133,7 +134,7 @@ def test_two_real_steps(name, data_dir, tmp_path):
 )
 def test_every_argument_traces(name, arg, data_dir):
     config = load(name, data_dir, arg)
-    check_types(config)
+    check_fields(config)
     run = build(config)
     jax.eval_shape(run.train_step, run.shapes, run.pipeline.train_spec, {})
 

@@ -82,7 +82,8 @@ def test_what_is_kept_and_what_is_best(tmp_path):
     with Checkpointer(tmp_path / "checkpoints", config, keep_every=4) as checkpointer:
         for step in range(1, 10):
             metrics = {"accuracy": accuracy[step], "loss": step} if step in accuracy else None
-            checkpointer.save(state, checkpoint_meta(run, step), metrics)
+            now = state.replace(step=state.step + step)
+            checkpointer.save(now, checkpoint_meta(run, step), metrics)
         checkpointer.wait()
         # The newest, the two best, every fourth.
         assert checkpointer.steps() == [2, 4, 6, 8, 9]

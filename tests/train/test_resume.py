@@ -138,8 +138,8 @@ def test_a_spoilt_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path
 def test_a_workdir_is_one_run_of_one_config(undisturbed, tmp_path):
     workdir = copy(undisturbed, tmp_path)
     other = toy_config()
-    other.optim.lr = 1.0
-    with pytest.raises(UserError, match=r"another config \(optim\.lr: 0\.01 -> 1\.0\)"):
+    other.optim.weight_decay = 1.0
+    with pytest.raises(UserError, match=r"another config \(optim\.weight_decay: 0\.1 -> 1\.0\)"):
         train(other, workdir, pipeline=ToyData(), model=MODEL)
     with open_workdir(workdir, toy_config()), pytest.raises(UserError, match="in use by another"):
         train(toy_config(), workdir, pipeline=ToyData(), model=MODEL)

@@ -3,14 +3,22 @@
 import dataclasses
 import json
 import pathlib
+import re
 
 import pytest
 from absl import flags
 
 from scanmax import cli
 from scanmax.errors import UserError
-from scanmax.train import config as configs
-from scanmax.train.config import Config, changed_fields, check_config, resolve_steps
+from scanmax.train.config import (
+    CheckpointConfig,
+    Config,
+    best_mode,
+    changed_fields,
+    check_config,
+    may_change,
+    resolve_steps,
+)
 
 FILE = """
 from scanmax.train.config import Config, ModelConfig
@@ -111,19 +119,95 @@ def test_durations():
     assert resolve_steps("0.01 percent", **known, total_steps=400) == 1
     assert resolve_steps("", **known) == 0
     assert resolve_steps("0 steps", **known) == 0
-    for wrong in ("ten steps", "5 parsecs", "5%", "1.2.3 steps", "-3"):
+    for wrong in ("ten steps", "5 parsecs", "5%", "1.2.3 steps", "-3", "nan", "3e9", "1e400"):
         with pytest.raises(UserError, match="duration"):
             resolve_steps(wrong, **known)
+    with pytest.raises(UserError, match="more than the whole run"):
+        resolve_steps("101%", **known, total_steps=400)
 
 
-def test_impossible_values():
-    for field, value in {
-        "batch_size": 0,
-        "eval_batch_size": -1,
-        "prefetch": 0,
-    }.items():
-        with pytest.raises(UserError, match=f"config.{field}="):
-            check_config(dataclasses.replace(Config(), **{field: value}))
+def test_durations_are_exact():
+    """Every whole number of percent of 100 steps, and of examples of any batch, is that many."""
+    for percent in range(101):
+        steps = resolve_steps(f"{percent}%", batch_size=1, num_examples=1, total_steps=100)
+        assert steps == percent
+    for batch_size in range(1, 200):
+        known = {"batch_size": batch_size, "num_examples": 3 * batch_size}
+        assert resolve_steps(f"{2 * batch_size} examples", **known) == 2
+        assert resolve_steps("2 epochs", **known) == 6
+    assert resolve_steps("0.29 epochs", batch_size=1, num_examples=100) == 29
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("optim.clip_norm=-1", "config.optim.clip_norm=-1.0 must be at least 0"),
+        ("optim.lr=-1", "must be at least 0"),
+        ("optim.lr=nan", "config.optim.lr=nan holds NaN"),
+        ("optim.lr=inf", "config.optim.lr=inf must be finite"),
+        ("optim.b2=2", "must be in [0, 1)"),
+        ("optim.eps=-1", "must be at least 0"),
+        ("optim.accumulate=0", "must be at least 1"),
+        ("optim.nonfinite=stopp", "did you mean 'stop'"),
+        ("optim.lr_multipliers=(('head', -1.0),)", "each number of config.optim.lr_multipliers"),
+        ("optim.lr_multipliers=(('head', 'x'),)", "must be tuple[tuple[str, float], ...]"),
+        ("optim.lr_multipliers=('head', 2.0)", "must be tuple[tuple[str, float], ...]"),
+        ("optim.freeze=(3,)", "must be tuple[str, ...]"),
+        ("sharding.rules=(('mlp',),)", "must be tuple[tuple[str, str], ...]"),
+        ("sharding.fsdp=-2", "must be at least -1"),
+        ("objective.label_smoothing=2", "must be in [0, 1)"),
+        ("schedule.final=5", "must be in [0, 1]"),
+        ("ema.decay=1", "must be in [0, 1)"),
+        ("checkpoint.keep_best=-1", "must be at least 0"),
+        ("checkpoint.mode=least", "config.checkpoint.mode='least'"),
+        ("model.dtype=float23", "did you mean 'float32'"),
+        ("model.num_classes=-1", "must be at least 0"),
+        ("data.augment.flip=2", "must be in [0, 1]"),
+        ("data.augment.crop_area=(2.0,3.0)", "must be in (0, 1]"),
+        ("data.augment.crop_area=(0.5,0.2)", "two numbers, the smaller first"),
+        ("data.augment.crop_area=(0.5,)", "two numbers, the smaller first"),
+        ("data.augment.crop_aspect=()", "two numbers, the smaller first"),
+        ("data.augment.crop_area=('a','b')", "must be tuple[float, ...]"),
+        ("data.std=(0.0,)", "must be above 0"),
+        ("data.threads=0", "must be at least 1"),
+        ("seed=-1", "must be in [0, 4"),
+        ("batch_size=0", "config.batch_size=0 must be at least 1"),
+        ("eval_batch_size=-1", "config.eval_batch_size=-1"),
+        ("prefetch=0", "config.prefetch=0"),
+    ],
+)
+def test_values_that_no_run_can_have_are_refused_as_flags(file, argument, expected):
+    with pytest.raises(UserError) as caught:
+        parse(f"--config={file}", f"--config.{argument}")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_misspelt_attribute_of_a_config_file_is_refused(tmp_path):
+    path = tmp_path / "experiment.py"
+    for line, expected in (
+        ("config.bach_size = 3", "config has no field 'bach_size'; did you mean 'batch_size'"),
+        ("config.optim.clip = 3", "config.optim has no field 'clip'; did you mean 'clip_norm'"),
+        ("config.optim = config.model", "config.optim must be OptimConfig, not ModelConfig"),
+        ("config.model.kwargs = {'dim': float('nan')}", "holds NaN"),
+        ("config.model.kwargs = {3: 4}", "config.model.kwargs must be dict"),
+        ("config.optim.freeze = 'head'", "config.optim.freeze must be tuple"),
+    ):
+        path.write_text(
+            "from scanmax.train.config import Config\n"
+            f"def get_config(arg=''):\n    config = Config()\n    {line}\n    return config\n"
+        )
+        with pytest.raises(UserError) as caught:
+            parse(f"--config={path}")
+        assert expected in str(caught.value)
+    # Python code that makes a config meets the same check where the run is built.
+    config = Config()
+    config.bach_size = 3
+    with pytest.raises(UserError, match="bach_size"):
+        check_config(config)
+
+
+def test_impossible_combinations():
     config = Config(batch_size=10)
     config.optim.accumulate = 3
     with pytest.raises(UserError, match="not divisible"):
@@ -135,21 +219,48 @@ def test_which_fields_may_change_in_a_workdir():
     new = Config(duration="60 epochs", log_every="7")
     new.sharding.preset = "fsdp"
     new.data.workers = 3
-    assert changed_fields(json.loads(json.dumps(old)), new) == []
-    new.optim.lr = 5.0
+    # The advice to lower the rate can be followed where the run stands.
+    new.optim.lr = 1e-4
+    changed = changed_fields(json.loads(json.dumps(old)), cli.to_dict(new))
+    assert set(changed) == {
+        "duration", "log_every", "sharding.preset", "data.workers", "optim.lr"
+    }  # fmt: skip
+    assert all(map(may_change, changed))
+    new.optim.weight_decay = 5.0
     new.model.kwargs = {"depth": 3}
-    assert changed_fields(old, new) == ["model.kwargs.depth: None -> 3", "optim.lr: 0.001 -> 5.0"]
+    changed = changed_fields(old, cli.to_dict(new))
+    refused = [told for path, told in changed.items() if not may_change(path)]
+    assert refused == ["model.kwargs.depth: None -> 3", "optim.weight_decay: 0.0 -> 5.0"]
+    # A field that a newer version has brought had its default before.
+    del old["optim"]["nesterov"]
+    assert changed_fields(old, cli.to_dict(Config())) == {}
+
+
+def test_the_metric_says_which_way_is_better():
+    for metric, mode in {"loss": "min", "accuracy": "max", "bits_per_byte": "min"}.items():
+        assert best_mode(CheckpointConfig(metric=metric)) == mode
+        assert best_mode(CheckpointConfig(metric=metric, mode=mode)) == mode
+        wrong = {"min": "max", "max": "min"}[mode]
+        with pytest.raises(UserError, match=f"checkpoint.mode='{wrong}': the best '{metric}'"):
+            best_mode(CheckpointConfig(metric=metric, mode=wrong))
+    assert best_mode(CheckpointConfig(metric="height", mode="max")) == "max"
+    with pytest.raises(UserError, match="say 'max' or 'min'"):
+        best_mode(CheckpointConfig(metric="height"))
 
 
 def test_every_field_is_documented_and_overridable():
-    """config_flags reads annotations, so none may be a string; and no field goes unexplained."""
-    for name in dir(configs):
-        kind = getattr(configs, name)
-        if not (
-            isinstance(kind, type) and name.endswith("Config") and dataclasses.is_dataclass(kind)
-        ):
-            continue
+    """config_flags reads annotations, so none may be a string; no field goes unexplained, and no
+    number without a range.
+    """
+    kinds = [Config]
+    for kind in kinds:
         for field in dataclasses.fields(kind):
+            here = f"{kind.__name__}.{field.name}"
             assert not isinstance(field.type, str)
-            if not dataclasses.is_dataclass(field.type):
-                assert f"{field.name}:" in kind.__doc__, f"{name}.{field.name}"
+            if dataclasses.is_dataclass(field.type):
+                kinds.append(field.type)
+                continue
+            assert f"{field.name}:" in kind.__doc__, here
+            if re.search(r"\b(int|float)\b", str(field.type)):
+                assert "range" in field.metadata, here
+    assert len(kinds) > 8

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from scanmax.checksum import damaged_arrays, describe_damage
 from scanmax.errors import UserError
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
@@ -210,12 +211,22 @@ def _read_orbax(path: pathlib.Path) -> Tensors:
                 checkpointer.metadata(path.resolve()).item_metadata.tree,
             )
             tree = checkpointer.restore(path.resolve(), restore_args=args)
+        _verify(tree, path.parent / "meta" / "metadata")
     except Exception as error:
         raise UserError(
             f"weights {str(path)!r}: a folder with neither safetensors files nor an orbax "
             f"checkpoint that can be read: {_line(error)}"
         ) from error
     return flatten(tree)
+
+
+def _verify(tree: Any, meta: pathlib.Path) -> None:
+    """Holds arrays against the checksums that a trainer's checkpoint keeps beside them."""
+    sums = json.loads(meta.read_text()).get("checksums") if meta.is_file() else None
+    if sums:
+        damaged = damaged_arrays(tree, sums)
+        if damaged:
+            raise ValueError(describe_damage(damaged))
 
 
 def _read_hub(repository: str, revision: str | None) -> Tensors:
