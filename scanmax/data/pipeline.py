@@ -7,7 +7,6 @@ changes what a step sees.
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,10 +16,14 @@ import numpy as np
 
 from scanmax.data import sources, transforms
 from scanmax.data.config import DataConfig
+from scanmax.data.reading import Batches
+from scanmax.data.targets import HELD_OUT, check_targets
 from scanmax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 Spec = dict[str, jax.ShapeDtypeStruct]
+# A length that stays one when grain divides it by a batch size of 1, in floating point.
+ENDLESS = 2**62
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +101,10 @@ def load(
     rows = Rows(batch_size, config.augment.repeats if source.kind == "image" else 1)
     rows.check(len(source.train), config.name)
     transform.check_rows(batch_size // process_count)
+    if source.kind == "image" and len(source.eval):
+        # A part without labels shows at once, not after the first stretch of training.
+        first = {"label": np.asarray([source.eval[0]["label"]])}
+        check_targets(first, "image", source.num_classes, f"{HELD_OUT} of {config.name!r}", "data")
 
     train = grain.MapDataset.source(source.train).seed(seed % 2**32).shuffle().repeat()
     train = reindex(train, rows.position).seed((seed + 1) % 2**32).random_map(transform.train)
@@ -117,8 +124,8 @@ def load(
         num_eval=len(source.eval),
         num_classes=source.num_classes,
         class_names=source.class_names,
-        start_training=lambda step: iter(read_ahead(train[step:], config)),
-        start_evaluation=lambda: read_ahead(evaluation, config),
+        start_training=lambda step: Batches(train[step:], config),
+        start_evaluation=lambda: Batches(evaluation, config),
         to_display=transform.to_display,
         baselines=source.baselines,
         normalisation=(transform.mean, transform.std) if source.kind == "image" else None,
@@ -176,7 +183,7 @@ class Reindexed:
     position: Callable[[int], int]
 
     def __len__(self) -> int:
-        return sys.maxsize
+        return ENDLESS
 
     def __getitem__(self, index: int) -> Any:
         return self.elements[self.position(index)]
@@ -216,16 +223,3 @@ def pad_rows(values: np.ndarray, size: int, keep: np.ndarray) -> np.ndarray:
 
 def stack(examples: Sequence[Batch]) -> Batch:
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-
-
-def read_ahead(dataset: grain.MapDataset, config: DataConfig) -> grain.IterDataset:
-    """Batches in order, made ahead by threads, or by worker processes where the config has some."""
-    threads = max(1, config.threads)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    batches = dataset.to_iter_dataset(options)
-    if config.workers:
-        multiprocessing = grain.MultiprocessingOptions(
-            num_workers=config.workers, per_worker_buffer_size=2
-        )
-        batches = batches.mp_prefetch(multiprocessing)
-    return batches
