@@ -17,7 +17,7 @@ import numpy as np
 from scanmax.data import sources, transforms
 from scanmax.data.config import DataConfig
 from scanmax.data.reading import Batches
-from scanmax.data.targets import HELD_OUT, check_targets
+from scanmax.data.source import Source
 from scanmax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -43,6 +43,7 @@ class Pipeline:
       to_display: Turns model inputs into uint8 images, or tokens into text.
       baselines: Figures to hold a model's against, by name; computed when called.
       normalisation: Mean and deviation per channel of images in [0, 1]; None for other data.
+      labelled: Whether images are labelled: the first held-out one is.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class Pipeline:
     to_display: Callable[[np.ndarray], Any]
     baselines: Callable[[], dict[str, float]]
     normalisation: tuple[np.ndarray, np.ndarray] | None = None
+    labelled: bool = True
 
     def train_iterator(self, start_step: int = 0) -> Iterator[Batch]:
         """Yields the training batches of start_step, start_step + 1, ... without end."""
@@ -101,10 +103,6 @@ def load(
     rows = Rows(batch_size, config.augment.repeats if source.kind == "image" else 1)
     rows.check(len(source.train), config.name)
     transform.check_rows(batch_size // process_count)
-    if source.kind == "image" and len(source.eval):
-        # A part without labels shows at once, not after the first stretch of training.
-        first = {"label": np.asarray([source.eval[0]["label"]])}
-        check_targets(first, "image", source.num_classes, f"{HELD_OUT} of {config.name!r}", "data")
 
     train = grain.MapDataset.source(source.train).seed(seed % 2**32).shuffle().repeat()
     train = reindex(train, rows.position).seed((seed + 1) % 2**32).random_map(transform.train)
@@ -128,8 +126,16 @@ def load(
         start_evaluation=lambda: Batches(evaluation, config),
         to_display=transform.to_display,
         baselines=source.baselines,
+        labelled=is_labelled(source),
         normalisation=(transform.mean, transform.std) if source.kind == "image" else None,
     )
+
+
+def is_labelled(source: Source) -> bool:
+    """Whether the first held-out image has a label: TFDS says -1 where a split has none."""
+    if source.kind != "image" or not len(source.eval):
+        return True
+    return int(source.eval[0]["label"]) >= 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,12 +18,14 @@ from scanmax.train.build import Pipeline, Run, build
 from scanmax.train.checkpoint import Checkpointer
 from scanmax.train.config import CheckpointConfig, Config
 from scanmax.train.evaluation import evaluate, save_outcome, teacher_report
-from scanmax.train.feed import Feed
+from scanmax.train.feed import Feed, Stopped, giving_up
 from scanmax.train.log import Log, NoLog
+from scanmax.train.processes import agree, is_preempted, telling_others
 from scanmax.train.throughput import HostClock, Profile, peak_flops, step_flops
 from scanmax.train.workdir import open_workdir
 
 
+@telling_others()
 def train(
     config: Config,
     workdir: str | pathlib.Path,
@@ -47,6 +49,7 @@ def train(
     Raises:
       UserError: a mistake in the config, a loss that is not finite, a disk that is full.
     """
+    agree(config, workdir)
     with open_workdir(workdir, config) as workdir:
         run = build(config, pipeline=pipeline, model=model)
         durations, mesh = run.durations, run.mesh
@@ -66,9 +69,10 @@ def train(
             log.say(sharding.describe(run.shapes.params, run.shardings.params, mesh))
             log.say(f"{'resuming at step' if start else 'starting at step'} {start}")
             rows = sharding.batch_sharding(mesh)
-            feed = Feed(run.pipeline.train_iterator(start), rows, config.prefetch)
+            feed = Feed(run.pipeline.train_iterator(start), rows, config.prefetch, run.check)
             stack.callback(feed.close)
             stop = stack.enter_context(stop_signal())
+            stack.enter_context(giving_up(stop.gives_up))
             stack.enter_context(sharding.use_mesh(mesh, config.sharding))
             if not start:
                 for line in teacher_report(run, teachers):
@@ -86,8 +90,24 @@ def train(
             trace = Profile(workdir / "profile", *(profile or (0, 0)))
             stack.callback(trace.close)
             held_out: dict[str, float] = {}
+            # Before this process clears up, which may wait for the others.
+            stack.enter_context(telling_others())
+
+            def leave(step: int) -> dict[str, float]:
+                checkpointer.wait()
+                log.say(f"stopped by a signal at step {step}; the same command continues")
+                return {}
+
             for step in range(start + 1, durations.total + 1):
-                batch = next(feed)
+                try:
+                    batch = next(feed)
+                except Stopped:
+                    # Data hang: what the steps before have made is kept.
+                    window.check()
+                    if step - 1 > start:
+                        meta = checkpoint_meta(run, step - 1, best, window.sums, skips.in_a_row)
+                        checkpointer.save(state, meta)
+                    return leave(step - 1)
                 trace.before(step)
                 with window.clock.computing():
                     state, metrics = run.train_step(state, batch, teachers)
@@ -109,7 +129,11 @@ def train(
                     # Nothing is saved that a loss before it has spoilt.
                     window.check()
                 if evaluates:
-                    held_out = evaluate(run, state, is_last=is_last)
+                    try:
+                        held_out = evaluate(run, state, is_last=is_last)
+                    except Stopped:
+                        evaluates, saves, stopping = False, True, True
+                if evaluates:
                     log.write(step, "eval", held_out)
                     if is_better(held_out, best, config.checkpoint):
                         best = held_out[config.checkpoint.metric]
@@ -120,14 +144,15 @@ def train(
                 if evaluates or saves:
                     window.restart_clock()
                 if stopping:
-                    checkpointer.wait()
-                    log.say(f"stopped by a signal at step {step}; the same command continues")
-                    return {}
+                    return leave(step)
 
             checkpointer.wait()
-            if not held_out:
-                held_out = evaluate(run, state, is_last=True)
-            save_outcome(run, state, workdir)
+            try:
+                if not held_out:
+                    held_out = evaluate(run, state, is_last=True)
+                save_outcome(run, state, workdir)
+            except Stopped:
+                return leave(durations.total)
         return held_out
 
 
@@ -313,8 +338,27 @@ class Window:
 class Stop:
     """Whether a signal asked to stop; with several processes, all agree on the step."""
 
+    # Data may be slow without hanging. A scheduler waits half a minute or so before it kills.
+    PATIENCE, PATIENCE_OF_MANY = 3.0, 15.0
+
     def __init__(self) -> None:
         self.signalled = False
+
+    def gives_up(self, waited: float) -> bool:
+        """Asked while no batch comes, with the seconds waited.
+
+        Raises:
+          UserError: this is one of several processes; the others can neither save nor go on.
+        """
+        if jax.process_count() == 1:
+            return self.signalled and waited > self.PATIENCE
+        if waited > self.PATIENCE_OF_MANY and is_preempted():
+            raise UserError(
+                f"stopped by a signal, but process {jax.process_index()} has waited {waited:.0f} s "
+                "for data: nothing is saved; started again, the run continues from its last "
+                "checkpoint"
+            )
+        return False
 
     def wanted(self, step: int) -> bool:
         """Asked once per step, by every process."""

@@ -135,6 +135,8 @@ def train_seeds(
 def stacked_batches(runs: Sequence[Any]) -> Any:
     """Batches of all seeds with a leading axis of seeds."""
     for batches in zip(*(run.pipeline.train_iterator(0) for run in runs)):
+        for run, batch in zip(runs, batches):
+            run.check(batch)
         yield {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
 
