@@ -50,7 +50,7 @@ class Lifeline:
         """Runs in a worker as it starts."""
         # What it has to say of the data it says by an error.
         absl.logging.set_verbosity(absl.logging.ERROR)
-        # Sent to the whole group, by a terminal or a scheduler, they are the run's to answer.
+        # Sent to the whole group, they are for who reads the batches to answer.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         threading.Thread(target=self._wait, name="lifeline", daemon=True).start()

@@ -2,6 +2,7 @@
 
 import contextlib
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +21,7 @@ NAME = "feed"
 ASK_EVERY = 0.5
 
 
-class Stopped(Exception):
+class Stopped(UserError):
     """A signal asked to stop while no batch came."""
 
 
@@ -113,7 +114,7 @@ class ReadAhead:
                 return self._queue.get(timeout=ASK_EVERY)
             except queue.Empty:
                 if _gives_up is not None and _gives_up(time.perf_counter() - start):
-                    raise Stopped from None
+                    raise Stopped("stopped by a signal while waiting for data") from None
 
     def _drain(self, patience: float) -> None:
         deadline = time.monotonic() + patience
@@ -124,6 +125,9 @@ class ReadAhead:
                 continue
 
     def _fill(self) -> None:
+        # What this thread starts, such as worker processes, inherits it: a signal to the whole
+        # group, from a terminal or a scheduler, is the run's to answer.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             for batch in self._batches:
                 if self._check is not None:

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import os
+import pathlib
 import sys
 import threading
 import time
@@ -130,7 +131,7 @@ def agree(config: Config, workdir: Any) -> None:
     own = {f"config.{path}": value for path, value in flatten(to_dict(config)).items()}
     for path in OWN_FIELDS:
         own.pop(f"config.{path}", None)
-    own["--workdir"] = str(workdir)
+    own["--workdir"] = str(pathlib.Path(workdir).absolute())
     text = json.dumps(own, default=str, sort_keys=True)
     client, key = _client(), f"scanmax/config/{next(_agreements)}"
     patience = int(1000 * JOIN_SECONDS)

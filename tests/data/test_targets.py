@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scanmax.data import AugmentConfig, DataConfig, load, sources
+from scanmax.data import AugmentConfig, DataConfig, load, sources, synthetic
 from scanmax.data.targets import check_targets
 from scanmax.errors import UserError
 
@@ -64,7 +64,7 @@ def relabelled(monkeypatch, part, label):
             return {**self.elements[index], "label": np.int64(label)}
 
     def opened(config):
-        source = sources.open_synthetic(config)
+        source = synthetic.open_source(config)
         return dataclasses.replace(source, **{part: Relabelled(getattr(source, part))})
 
     monkeypatch.setitem(sources.SOURCES, "relabelled", opened)

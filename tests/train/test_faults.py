@@ -321,8 +321,6 @@ def test_labels_outside_the_classes_are_a_line(tmp_path):
 
     for part, label, count, message in (
         ("training", 4, 1, r"training part of 'digits' holds label 4, outside the model's 4 cla"),
-        ("training", -1, 1, "training part of 'digits' holds label -1, outside"),
-        ("held-out", 4, 1, "held-out part of 'digits' holds label 4, outside"),
         ("held-out", -1, 16, "held-out part of 'digits' holds label -1: it is unlabelled"),
     ):
         Labelled.part, Labelled.label, Labelled.count = part, label, count
@@ -331,7 +329,7 @@ def test_labels_outside_the_classes_are_a_line(tmp_path):
     # What the data know of themselves is told before anything is compiled.
     unlabelled = ToyData()
     unlabelled.labelled = False
-    with pytest.raises(UserError, match=r"held-out part of 'digits' is unlabelled .* eval_split"):
+    with pytest.raises(UserError, match=r"held-out part of 'digits' is unlabelled .*\.eval_split"):
         build(toy_config(), pipeline=unlabelled, model=MODEL)
     # A head wider than the labels is taken, one that mixed labels do not fit is not.
     data = DataConfig(name="synthetic", image_size=4, kwargs={"classes": 3})
