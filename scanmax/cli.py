@@ -5,10 +5,13 @@ A config file is Python with `get_config(arg="")` that returns a dataclass tree;
 """
 
 import ast
+import atexit
 import dataclasses
 import importlib.util
+import os
 import pathlib
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,6 +41,17 @@ def run_main(main: Callable[[list[str]], int | None], argv: Sequence[str] | None
         # Permissions, a full disk, a missing path: the operating system's own words name it.
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def leave(status: int) -> typing.NoReturn:
+    """Ends the process, even where a thread hangs in a read that Python would wait for."""
+    # The name is scanmax.train.feed.NAME; only training has such a thread, and loads that module.
+    if any(thread.name == "feed" for thread in threading.enumerate()):
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def load_config(path: str) -> Any:

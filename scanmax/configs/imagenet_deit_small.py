@@ -40,7 +40,8 @@ def get_config(arg: str = "") -> Config:
             image_size=224,
             eval_crop=0.875,
             workers=16,
-            threads=16,
+            # Of each worker, which then holds three batches at most.
+            threads=1,
             augment=AugmentConfig(
                 crop_area=(0.08, 1.0),
                 flip=0.5,

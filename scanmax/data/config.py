@@ -60,10 +60,12 @@ class DataConfig:
       mean: Mean subtracted per channel, for intensities in [0, 1]; () is the source's own.
       std: Deviation divided by per channel; () is the source's own.
       sequence_length: Tokens that a language model predicts per row; the length of a task.
-      workers: Processes that decode and augment; 0 works in threads of the main process.
-      threads: Threads that read ahead.
+      workers: Processes that decode and augment, a whole batch each; 0 works in threads of the
+        main process. They end with it, however it ends.
+      threads: Threads that read ahead, in each process that reads.
       max_bad_records: Training records that cannot be read and are passed over, the next one in
-        their place; one more ends the run. Held-out records never are.
+        their place; one more ends the run. Held-out records never are. Each process that reads
+        counts those that it has met.
       kwargs: Options of the source itself, such as {"classes": 1000} of "synthetic".
       augment: Random changes of training examples.
     """

@@ -7,7 +7,6 @@ changes what a step sees.
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,10 +16,14 @@ import numpy as np
 
 from scanmax.data import sources, transforms
 from scanmax.data.config import DataConfig
+from scanmax.data.reading import Batches
+from scanmax.data.source import Source
 from scanmax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 Spec = dict[str, jax.ShapeDtypeStruct]
+# A length that stays one when grain divides it by a batch size of 1, in floating point.
+ENDLESS = 2**62
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Pipeline:
       to_display: Turns model inputs into uint8 images, or tokens into text.
       baselines: Figures to hold a model's against, by name; computed when called.
       normalisation: Mean and deviation per channel of images in [0, 1]; None for other data.
+      labelled: Whether images are labelled: the first held-out one is.
     """
 
     kind: str
@@ -54,6 +58,7 @@ class Pipeline:
     to_display: Callable[[np.ndarray], Any]
     baselines: Callable[[], dict[str, float]]
     normalisation: tuple[np.ndarray, np.ndarray] | None = None
+    labelled: bool = True
 
     def train_iterator(self, start_step: int = 0) -> Iterator[Batch]:
         """Yields the training batches of start_step, start_step + 1, ... without end."""
@@ -117,12 +122,20 @@ def load(
         num_eval=len(source.eval),
         num_classes=source.num_classes,
         class_names=source.class_names,
-        start_training=lambda step: iter(read_ahead(train[step:], config)),
-        start_evaluation=lambda: read_ahead(evaluation, config),
+        start_training=lambda step: Batches(train[step:], config),
+        start_evaluation=lambda: Batches(evaluation, config),
         to_display=transform.to_display,
         baselines=source.baselines,
+        labelled=is_labelled(source),
         normalisation=(transform.mean, transform.std) if source.kind == "image" else None,
     )
+
+
+def is_labelled(source: Source) -> bool:
+    """Whether the first held-out image has a label: TFDS says -1 where a split has none."""
+    if source.kind != "image" or not len(source.eval):
+        return True
+    return int(source.eval[0]["label"]) >= 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +189,7 @@ class Reindexed:
     position: Callable[[int], int]
 
     def __len__(self) -> int:
-        return sys.maxsize
+        return ENDLESS
 
     def __getitem__(self, index: int) -> Any:
         return self.elements[self.position(index)]
@@ -216,16 +229,3 @@ def pad_rows(values: np.ndarray, size: int, keep: np.ndarray) -> np.ndarray:
 
 def stack(examples: Sequence[Batch]) -> Batch:
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-
-
-def read_ahead(dataset: grain.MapDataset, config: DataConfig) -> grain.IterDataset:
-    """Batches in order, made ahead by threads, or by worker processes where the config has some."""
-    threads = max(1, config.threads)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    batches = dataset.to_iter_dataset(options)
-    if config.workers:
-        multiprocessing = grain.MultiprocessingOptions(
-            num_workers=config.workers, per_worker_buffer_size=2
-        )
-        batches = batches.mp_prefetch(multiprocessing)
-    return batches

@@ -57,7 +57,7 @@ class Guarded:
                 return self._elements[place]
             except UserError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 what = f"record {place} of {self._name} cannot be read "
                 what += f"({type(error).__name__}: {error})"
                 is_new = place not in self._bad

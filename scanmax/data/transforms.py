@@ -10,6 +10,7 @@ import numpy as np
 from scanmax.data import augment
 from scanmax.data.config import AugmentConfig, DataConfig
 from scanmax.data.source import Source
+from scanmax.data.targets import TRAINING, check_targets
 from scanmax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -156,6 +157,7 @@ class ImageTransform:
         batch = batch | {"mask": np.ones(len(batch["label"]), bool)}
         if not self.mixes:
             return batch
+        check_targets(batch, "image", self.num_classes, TRAINING, "data set")
         labels = np.eye(self.num_classes, dtype=np.float32)[batch["label"]]
         images, labels = augment.mix(rng, batch["image"], labels, self.augment)
         return batch | {"image": images, "label": labels}

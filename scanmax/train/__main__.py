@@ -1,7 +1,6 @@
 """python -m scanmax.train --config=FILE [--config.a.b=c ...] --workdir=DIR"""
 
 import pathlib
-import sys
 from typing import Any
 
 from absl import flags
@@ -51,8 +50,13 @@ def main(argv: list[str]) -> int:
         return print_pod_report(config, values["compile_for"].value, values["json"].value)
     if not values["workdir"].value:
         raise UserError("--workdir=DIR is required")
+    profile = profile_window(values["profile"].value)
     # Imported late: a mistake in the flags should not wait for everything else to load.
-    from scanmax.train.processes import start_processes
+    from scanmax.train.config import Config
+
+    if not isinstance(config, Config):
+        raise UserError(f"get_config returned {type(config).__name__}, not scanmax.train's Config")
+    from scanmax.train.processes import start_processes, telling_others
 
     start_processes(
         values["coordinator"].value,
@@ -60,15 +64,13 @@ def main(argv: list[str]) -> int:
         values["process_id"].value,
         values["lost_after"].value,
     )
-    from scanmax.train.config import Config
     from scanmax.train.loop import train
 
-    if not isinstance(config, Config):
-        raise UserError(f"get_config returned {type(config).__name__}, not scanmax.train's Config")
     workdir = pathlib.Path(values["workdir"].value)
-    held_out = train(config, workdir, profile=profile_window(values["profile"].value))
-    if held_out and is_first_process():
-        finish(workdir, held_out)
+    with telling_others():
+        held_out = train(config, workdir, profile=profile)
+        if held_out and is_first_process():
+            finish(workdir, held_out)
     return 0
 
 
@@ -128,7 +130,7 @@ def finish(workdir: pathlib.Path, held_out: dict[str, float]) -> None:
 
 def run() -> None:
     """Entry of the console script scanmax-train."""
-    sys.exit(cli.run_main(main))
+    cli.leave(cli.run_main(main))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """From a config to a run: data, model, optimizer, mesh and compiled steps, not yet any array."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -11,10 +12,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from scanmax.data.config import DataConfig
+from scanmax.data.targets import HELD_OUT, TRAINING, check_targets
 from scanmax.errors import UserError, suggest
 from scanmax.train import sharding
 from scanmax.train.config import Config, Durations, best_mode, check_config, resolve_durations
 from scanmax.train.evaluators import EVALUATORS, Evaluator
+from scanmax.train.feed import ReadAhead
 from scanmax.train.gradients import GRADIENTS
 from scanmax.train.losses import get_loss
 from scanmax.train.mixing import MIXES
@@ -102,6 +105,32 @@ class Run:
         """Shape and dtype of one model input, with a batch axis of one."""
         return model_input(self.pipeline, type(self.objective))
 
+    @property
+    def classes(self) -> int:
+        """Classes, or the size of the vocabulary, that the model answers with."""
+        speaks = self.pipeline.kind in ("tokens", "labelled_tokens")
+        field = "vocab_size" if speaks else "num_classes"
+        return getattr(self.model, field, None) or self.pipeline.num_classes
+
+    def check(self, batch: Mapping[str, np.ndarray], part: str = TRAINING) -> None:
+        """Raises UserError for labels or tokens of a batch that the model has no answer for."""
+        if self.pipeline.kind != "image" or reads_labels(type(self.objective)):
+            where = f"{part} of {self.config.data.name!r}"
+            check_targets(batch, self.pipeline.kind, self.classes, where)
+
+    def eval_batches(self) -> Iterator[dict[str, np.ndarray]]:
+        """The pipeline's held-out batches, checked, read ahead by a thread.
+
+        Raises:
+          Stopped: no batch came, and a signal asked to stop.
+        """
+        check = functools.partial(self.check, part=HELD_OUT)
+        batches = ReadAhead(self.pipeline.eval_batches(), 1, check)
+        try:
+            yield from batches
+        finally:
+            batches.close()
+
     def eval_params(self, state: TrainState) -> Any:
         """The parameters that are evaluated: the moving average where one is kept."""
         return state.ema if self.config.ema.decay else state.params
@@ -149,6 +178,8 @@ def build(
     check_views(config, kind, pipeline)
     if model is None:
         model = make_model(config, pipeline)
+    if reads_labels(kind):
+        check_labels(config, model, pipeline)
     durations = resolve_durations(config, pipeline.num_train)
     objective = make_objective(config, model, pipeline, durations.total)
     example, batch = model_input(pipeline, kind), one_row(pipeline.train_spec)
@@ -333,6 +364,29 @@ def load_data(data: DataConfig, config: Config, eval_batch_size: int) -> Pipelin
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+
+
+def reads_labels(kind: type[Objective]) -> bool:
+    """Whether an objective compares what the model says with the data's labels."""
+    return "accuracy" in kind.metric_names
+
+
+def check_labels(config: Config, model: nn.Module, pipeline: Pipeline) -> None:
+    """Refuses images without labels, and mixed labels that the model's head does not fit."""
+    name = config.data.name
+    if not getattr(pipeline, "labelled", True):
+        raise UserError(
+            f"{HELD_OUT} of {name!r} is unlabelled (its first label is -1): set "
+            "config.data.eval_split to another split"
+        )
+    label = pipeline.train_spec.get("label")
+    shape = label.shape if label is not None and pipeline.kind == "image" else ()
+    classes = getattr(model, "num_classes", None) or pipeline.num_classes
+    if len(shape) == 2 and shape[1] != classes:
+        raise UserError(
+            f"the labels that mixing makes of {name!r} have {shape[1]} classes, the model "
+            f"{classes}: leave config.model.num_classes at 0"
+        )
 
 
 def one_row(spec: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:

@@ -46,7 +46,7 @@ def evaluate(run: Run, state: TrainState, *, is_last: bool = False) -> dict[str,
 def _averaged(run: Run, sums_of: Callable[[Any], Any]) -> dict[str, float]:
     rows = sharding.batch_sharding(run.mesh)
     total = None
-    for batch in run.pipeline.eval_batches():
+    for batch in run.eval_batches():
         sums = sums_of(to_device(batch, rows))
         total = sums if total is None else add_sums(total, sums)
     if total is None:
@@ -121,7 +121,7 @@ def predictions(run: Run, state: TrainState) -> dict[str, np.ndarray]:
     rows = sharding.batch_sharding(run.mesh)
     probabilities, labels, mistakes, right = [], [], [], []
     seen = 0
-    for batch in run.pipeline.eval_batches():
+    for batch in run.eval_batches():
         found = run.predict_step(run.eval_params(state), state.carried, to_device(batch, rows))
         keep = np.asarray(found["mask"])
         probability = np.asarray(found["probability"])[keep]
@@ -160,7 +160,7 @@ def text_sample(run: Run, state: TrainState) -> dict[str, Any]:
     from scanmax.models.generation import generate
 
     # Every process samples the same tokens: the prompt is that of the first.
-    tokens = next(iter(run.pipeline.eval_batches()))["tokens"][:1, :PROMPT]
+    tokens = next(run.eval_batches())["tokens"][:1, :PROMPT]
     whole = sharding.replicated(run.mesh)
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils

@@ -1,9 +1,12 @@
 """Batches on their way to the devices: a thread that reads ahead, global arrays from local rows."""
 
+import contextlib
 import queue
+import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +14,32 @@ from jax.sharding import NamedSharding
 
 from scanmax.errors import UserError
 from scanmax.train.objectives import Batch
+
+# The thread's name, by which cli.leave finds one that hangs in a read.
+NAME = "feed"
+# How often one who waits for a batch asks whether to go on waiting, in seconds.
+ASK_EVERY = 0.5
+
+
+class Stopped(UserError):
+    """A signal asked to stop while no batch came."""
+
+
+_gives_up: Callable[[float], bool] | None = None
+
+
+@contextlib.contextmanager
+def giving_up(asked: Callable[[float], bool]) -> Iterator[None]:
+    """Inside, whoever waits for a batch asks, with the seconds waited; True raises Stopped there.
+
+    It holds for the whole process, as the signals do that it is for.
+    """
+    global _gives_up
+    before, _gives_up = _gives_up, asked
+    try:
+        yield
+    finally:
+        _gives_up = before
 
 
 def to_device(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> Batch:
@@ -23,51 +52,71 @@ def to_device(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> Batch
     }
 
 
-class Feed:
-    """Iterates over device batches, `ahead` of them prepared by a thread.
+class ReadAhead:
+    """Iterates over batches, `ahead` of them read by a thread.
+
+    Args:
+      batches: batch after batch.
+      ahead: how many are kept ready.
+      check: is shown each batch as it was read, and raises where it will not do.
 
     Attributes:
-      waited: seconds that the devices have stood still because no batch was ready.
-      computing: what the last step will give; while it is not there, waiting costs nothing.
+      waited: seconds that were waited because no batch was ready.
     """
 
     _END = object()
 
     def __init__(
-        self, batches: Iterator[Mapping[str, np.ndarray]], sharding: NamedSharding, ahead: int
+        self,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        ahead: int,
+        check: Callable[[Mapping[str, np.ndarray]], None] | None = None,
     ):
-        self.waited, self.computing = 0.0, None
+        self.waited = 0.0
+        self._batches, self._check = batches, check
         self._queue: queue.Queue = queue.Queue(maxsize=ahead)
         self._stopped = threading.Event()
-        self._thread = threading.Thread(
-            target=self._fill, args=(batches, sharding), name="feed", daemon=True
-        )
+        self._thread = threading.Thread(target=self._fill, name=NAME, daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         return self
 
-    def __next__(self) -> Batch:
-        if self._queue.empty() and self.computing is not None:
-            # Steps are only sent ahead where there are batches for them.
-            jax.block_until_ready(self.computing)
+    def __next__(self) -> Any:
         start = time.perf_counter()
-        item = self._queue.get()
+        item = self._take(start)
         self.waited += time.perf_counter() - start
         if item is self._END:
             self._queue.put(item)
             raise StopIteration
         if isinstance(item, BaseException):
             self._queue.put(item)
-            if isinstance(item, Exception):
-                raise item
-            # One that ends a thread in silence, such as SystemExit, would end the run as if well.
-            raise UserError(f"the training data raised {item!r}") from item
+            raise item
         return item
 
-    def close(self, patience: float = 10.0) -> None:
+    def close(self, patience: float = 2.0) -> None:
         """Ends the thread; what it prepared is dropped. One that hangs in a read is left behind."""
         self._stopped.set()
+        self._drain(patience)
+        if self._thread.is_alive() and hasattr(self._batches, "close"):
+            # Where worker processes hang, ending them ends the wait for them. A generator under
+            # way cannot be closed.
+            with contextlib.suppress(ValueError):
+                self._batches.close()
+            self._drain(patience)
+
+    def _prepare(self, batch: Mapping[str, np.ndarray]) -> Any:
+        return batch
+
+    def _take(self, start: float) -> Any:
+        while True:
+            try:
+                return self._queue.get(timeout=ASK_EVERY)
+            except queue.Empty:
+                if _gives_up is not None and _gives_up(time.perf_counter() - start):
+                    raise Stopped("stopped by a signal while waiting for data") from None
+
+    def _drain(self, patience: float) -> None:
         deadline = time.monotonic() + patience
         while self._thread.is_alive() and time.monotonic() < deadline:
             try:
@@ -75,13 +124,23 @@ class Feed:
             except queue.Empty:
                 continue
 
-    def _fill(self, batches, sharding) -> None:
+    def _fill(self) -> None:
+        # What this thread starts, such as worker processes, inherits it: a signal to the whole
+        # group, from a terminal or a scheduler, is the run's to answer.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
-            for batch in batches:
-                self._put(to_device(batch, sharding))
+            for batch in self._batches:
+                if self._check is not None:
+                    self._check(batch)
+                self._put(self._prepare(batch))
                 if self._stopped.is_set():
-                    return
-            self._put(self._END)
+                    break
+            else:
+                self._put(self._END)
+            if hasattr(self._batches, "close"):
+                self._batches.close()
+        except SystemExit as error:
+            self._put(UserError(f"what reads the data exits: SystemExit({error})"))
         except BaseException as error:
             # Reading happens here, the run is there: hand the error over.
             self._put(error)
@@ -94,16 +153,40 @@ class Feed:
                 continue
 
 
-def next_batch(feed: Iterator[Batch], step: int, total: int) -> Batch:
-    """The batch of a step.
+class Feed(ReadAhead):
+    """Iterates over the training batches on the devices; they never end.
 
-    Raises:
-      UserError: there is none; training data go on without end.
+    Args:
+      batches: this process's rows, batch after batch.
+      sharding: how the global rows lie.
+      ahead: batches kept ready on the devices.
+      check: is shown each batch as it was read, and raises where it will not do.
+
+    Attributes:
+      waited: seconds that the devices have stood still because no batch was ready.
+      computing: what the last step will give; while it is not there, waiting costs nothing.
     """
-    batch = next(feed, None)
-    if batch is None:
-        raise UserError(
-            f"the training data ended before step {step} of {total}; an iterator of one's own "
-            "starts over by itself"
-        )
-    return batch
+
+    def __init__(
+        self,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        sharding: NamedSharding,
+        ahead: int,
+        check: Callable[[Mapping[str, np.ndarray]], None] | None = None,
+    ):
+        self.computing, self._sharding = None, sharding
+        super().__init__(batches, ahead, check)
+
+    def __next__(self) -> Batch:
+        if self._queue.empty() and self.computing is not None:
+            # Steps are only sent ahead where there are batches for them.
+            jax.block_until_ready(self.computing)
+        try:
+            return super().__next__()
+        except StopIteration:
+            raise UserError(
+                "the training data end before the run: an iterator over them must not"
+            ) from None
+
+    def _prepare(self, batch: Mapping[str, np.ndarray]) -> Batch:
+        return to_device(batch, self._sharding)

@@ -19,8 +19,9 @@ from scanmax.train.build import Pipeline, Run, build
 from scanmax.train.checkpoint import Checkpointer
 from scanmax.train.config import CheckpointConfig, Config, best_mode
 from scanmax.train.evaluation import evaluate, save_outcome, teacher_report
-from scanmax.train.feed import Feed, next_batch
+from scanmax.train.feed import Feed, Stopped, giving_up
 from scanmax.train.log import Log, NoLog
+from scanmax.train.processes import agree, is_preempted, telling_others
 from scanmax.train.throughput import HostClock, Profile, peak_flops, step_flops
 from scanmax.train.workdir import open_workdir
 
@@ -31,6 +32,7 @@ REMEDY = (
 )
 
 
+@telling_others()
 def train(
     config: Config,
     workdir: str | pathlib.Path,
@@ -54,6 +56,7 @@ def train(
     Raises:
       UserError: a mistake in the config, a loss that is not finite, a disk that is full.
     """
+    agree(config, workdir)
     with stop_signal() as stop, open_workdir(workdir, config) as held:
         workdir = held.path
         run = build(config, pipeline=pipeline, model=model)
@@ -76,8 +79,9 @@ def train(
             if start and held.changed:
                 log.say(f"from here on {', '.join(held.changed)}")
             rows = sharding.batch_sharding(mesh)
-            feed = Feed(run.pipeline.train_iterator(start), rows, config.prefetch)
+            feed = Feed(run.pipeline.train_iterator(start), rows, config.prefetch, run.check)
             stack.callback(feed.close)
+            stack.enter_context(giving_up(stop.gives_up))
             stack.enter_context(sharding.use_mesh(mesh, config.sharding))
             if not start:
                 for line in teacher_report(run, teachers):
@@ -96,9 +100,24 @@ def train(
             stack.callback(trace.close)
             held_out: dict[str, float] = {}
             owes_save = False
+            # Before this process clears up, which may wait for the others.
+            stack.enter_context(telling_others())
+
+            def leave(step: int) -> dict[str, float]:
+                checkpointer.wait()
+                log.say(f"stopped by a signal at step {step}; the same command continues")
+                return {}
+
             stop.is_running = True
             for step in range(start + 1, durations.total + 1):
-                batch = next_batch(feed, step, durations.total)
+                try:
+                    batch = next(feed)
+                except Stopped:
+                    # Data hang: what the steps before have made is kept.
+                    window.check()
+                    if step - 1 > start and not skips.in_a_row:
+                        checkpointer.save(state, checkpoint_meta(run, step - 1, best, window.sums))
+                    return leave(step - 1)
                 trace.before(step)
                 with window.clock.computing():
                     state, metrics = run.train_step(state, batch, teachers)
@@ -122,7 +141,11 @@ def train(
                     # Nothing is saved that a loss before it has spoilt.
                     window.check()
                 if evaluates:
-                    held_out = evaluate(run, state, is_last=is_last)
+                    try:
+                        held_out = evaluate(run, state, is_last=is_last)
+                    except Stopped:
+                        evaluates, saves, stopping = False, True, True
+                if evaluates:
                     log.write(step, "eval", held_out)
                     if is_better(held_out, best, config.checkpoint) and not skips.in_a_row:
                         best = held_out[config.checkpoint.metric]
@@ -140,16 +163,17 @@ def train(
                         raise UserError(f"{unsaved}, and the held-out loss is not finite; {REMEDY}")
                     log.say(f"warning: {unsaved}")
                 if stopping:
-                    checkpointer.wait()
-                    log.say(f"stopped by a signal at step {step}; the same command continues")
-                    return {}
+                    return leave(step)
 
             if start >= durations.total:
                 held.record()
             checkpointer.wait()
-            if not held_out:
-                held_out = evaluate(run, state, is_last=True)
-            save_outcome(run, state, workdir)
+            try:
+                if not held_out:
+                    held_out = evaluate(run, state, is_last=True)
+                save_outcome(run, state, workdir)
+            except Stopped:
+                return leave(durations.total)
         return held_out
     # stop_signal has ended it.
     return {}
@@ -353,8 +377,27 @@ class Stop:
       is_running: steps are being done, and one will be the last; before that, nothing waits.
     """
 
+    # Data may be slow without hanging. A scheduler waits half a minute or so before it kills.
+    PATIENCE, PATIENCE_OF_MANY = 3.0, 15.0
+
     def __init__(self) -> None:
         self.signalled = self.is_running = False
+
+    def gives_up(self, waited: float) -> bool:
+        """Asked while no batch comes, with the seconds waited.
+
+        Raises:
+          UserError: this is one of several processes; the others can neither save nor go on.
+        """
+        if jax.process_count() == 1:
+            return self.signalled and waited > self.PATIENCE
+        if waited > self.PATIENCE_OF_MANY and is_preempted():
+            raise UserError(
+                f"stopped by a signal, but process {jax.process_index()} has waited {waited:.0f} s "
+                "for data: nothing is saved; started again, the run continues from its last "
+                "checkpoint"
+            )
+        return False
 
     def wanted(self, step: int) -> bool:
         """Asked once per step, by every process."""

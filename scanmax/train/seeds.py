@@ -23,7 +23,7 @@ from scanmax.train.build import Pipeline, build
 from scanmax.train.checkpoint import Checkpointer
 from scanmax.train.config import Config
 from scanmax.train.evaluation import evaluate, save_outcome, teacher_report
-from scanmax.train.feed import Feed, next_batch
+from scanmax.train.feed import Feed
 from scanmax.train.log import Log
 from scanmax.train.loop import Skips, Window, checkpoint_meta, is_due, load_teachers
 from scanmax.train.workdir import open_workdir
@@ -109,7 +109,7 @@ def train_seeds(
         ]
         held_out: list[dict[str, float]] = [{} for _ in runs]
         for step in range(1, total + 1):
-            state, metrics = step_all(state, next_batch(feed, step, total), teachers)
+            state, metrics = step_all(state, next(feed), teachers)
             metrics = jax.device_get(metrics)
             if step == 1:
                 for workdir in held:
@@ -147,6 +147,8 @@ def train_seeds(
 def stacked_batches(runs: Sequence[Any]) -> Any:
     """Batches of all seeds with a leading axis of seeds."""
     for batches in zip(*(run.pipeline.train_iterator(0) for run in runs)):
+        for run, batch in zip(runs, batches):
+            run.check(batch)
         yield {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
 

@@ -1,9 +1,10 @@
 """python -m scanmax.train.sweep --config=FILE --workdir=DIR [--run="optim.lr=1e-3 seed=5" ...]
         [--seeds=0,1,2] [--together] [--config.a.b=c ...]
 
-Trains every --run (overrides of the config, in quotes) with every seed, one workdir each, and
-writes sweep.html, sweep.json and sweep.png: a table, and curves over seeds with their spread.
-Run again, it continues where it stands. --together trains the seeds of a run in one compiled step.
+Trains every --run (overrides of the config, in quotes) with every seed, or with its own where
+--seeds names none, one workdir each, and writes sweep.html, sweep.json and sweep.png: a table, and
+curves over seeds with their spread. Run again, it continues where it stands. --together trains the
+seeds of a run in one compiled step.
 """
 
 import base64
@@ -14,6 +15,7 @@ import pathlib
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,14 +50,10 @@ def main(argv: list[str]) -> int:
         raise UserError(f"get_config returned {type(config).__name__}, not scanmax.train's Config")
     if not values["workdir"].value:
         raise UserError("--workdir=DIR is required")
-    runs = [shlex.split(text) for text in values["run"].value] or [[]]
-    seeds = values["seeds"].value or [str(config.seed)]
-    for seed in seeds:
-        if not seed.strip().isdigit():
-            raise UserError(f"--seeds={','.join(seeds)}: {seed!r} is no seed; write 0,1,2")
-    common = [word for word in argv if word.lstrip("-").startswith("config")]
-    plan = make_plan(common, runs, [int(seed) for seed in seeds])
+    runs = [split_run(text) for text in values["run"].value] or [[]]
+    plan = make_plan(config_words(argv), runs, parse_seeds(values["seeds"].value))
     workdir = pathlib.Path(values["workdir"].value)
+    check_plan(plan, workdir)
     failures, ended = train_all(plan, workdir, together=values["together"].value)
     found = {name: list(by_seed) for name, by_seed in plan.items()}
     table = write_sweep(workdir, found, failures)
@@ -66,35 +64,105 @@ def main(argv: list[str]) -> int:
     return 1 if failures else 0
 
 
+def split_run(text: str) -> list[str]:
+    """The overrides of one --run."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"--run={text!r}: {error}") from error
+
+
+def parse_seeds(words: Sequence[str]) -> list[int]:
+    """The seeds of --seeds; none is each run's own."""
+    for word in words:
+        if not (word.strip().isascii() and word.strip().isdigit()):
+            raise UserError(f"--seeds={','.join(words)}: {word!r} is no seed; write 0,1,2")
+    seeds = [int(word) for word in words]
+    if len({*seeds}) < len(seeds):
+        raise UserError(f"--seeds={','.join(words)} names a seed twice")
+    return seeds
+
+
+def config_words(argv: Sequence[str]) -> list[str]:
+    """The words of a command line that make the config, in both spellings of a flag."""
+    words: list[str] = []
+    for index, word in enumerate(argv):
+        if not re.match(r"-{1,2}(no)?config\b", word):
+            continue
+        words.append(word)
+        follows = argv[index + 1] if index + 1 < len(argv) else ""
+        if "=" not in word and follows and not re.match(r"-+[a-z]", follows):
+            words.append(follows)
+    return words
+
+
 def make_plan(
-    common: Sequence[str], runs: Sequence[Sequence[str]], seeds: Sequence[int]
+    common: Sequence[str], runs: Sequence[Sequence[str]], seeds: Sequence[int] = ()
 ) -> dict[str, dict[int, Config]]:
-    """Run's name -> seed -> config. Every mistake is found here, before anything trains.
+    """Run's name -> seed -> config. Mistakes in an override are found here.
+
+    Args:
+      common: words of the command line that hold for all.
+      runs: overrides of each run.
+      seeds: seeds of every run; none is the one of its config.
 
     Raises:
-      UserError: an override that the config does not take, or two runs that are the same.
+      UserError: an override that the config does not take, two runs that are the same, or a seed
+        given in two ways.
     """
     plan: dict[str, dict[int, Config]] = {}
     for overrides in runs:
+        text = " ".join(overrides)
         words = [re.sub(r"^-*(config\.)?", "", word) for word in overrides]
         for word in words:
             if "=" not in word:
-                raise UserError(f'--run="{" ".join(overrides)}": {word!r} is not FIELD=VALUE')
+                raise UserError(f'--run="{text}": {word!r} is not FIELD=VALUE')
         name = re.sub(r"[^\w.=,+-]+", "_", ",".join(words)) or "default"
         if name in plan:
-            raise UserError(f'--run="{" ".join(overrides)}" is given twice')
-        flags_of = [f"--config.{word}" for word in words]
+            raise UserError(f'--run="{text}" is given twice')
+        if seeds and any(word.startswith("seed=") for word in words):
+            raise UserError(f'--run="{text}" names a seed, and so does --seeds: leave one out')
+        if seeds and any(re.match(r"-+config\.seed\b", word) for word in common):
+            raise UserError("--config.seed names a seed, and so does --seeds: leave one out")
+        flags_of = [*common, *(f"--config.{word}" for word in words)]
+        own = seeds or [cli.parse_flags(flags_of)[0].seed]
         plan[name] = {
-            seed: cli.parse_flags([*common, *flags_of, f"--config.seed={seed}"])[0]
-            for seed in seeds
+            seed: cli.parse_flags([*flags_of, f"--config.seed={seed}"])[0] for seed in own
         }
     return plan
+
+
+def check_plan(plan: Mapping[str, Mapping[int, Config]], workdir: pathlib.Path) -> None:
+    """Builds every run once, which computes nothing but shapes, and opens every workdir.
+
+    Raises:
+      UserError: a run that cannot be trained; all of them are named.
+    """
+    from scanmax.train.build import build
+    from scanmax.train.workdir import open_workdir
+
+    def open_all(name: str) -> None:
+        for seed, config in plan[name].items():
+            with open_workdir(workdir / name / f"seed_{seed}", config):
+                pass
+
+    # Seeds change nothing that a build could refuse.
+    for attempt in (lambda name: build(next(iter(plan[name].values()))), open_all):
+        mistakes = {}
+        for name in plan:
+            try:
+                attempt(name)
+            except UserError as error:
+                mistakes[name] = str(error)
+        if mistakes:
+            told = "; ".join(f"{name}: {why}" for name, why in mistakes.items())
+            raise UserError(f"{len(mistakes)} of {len(plan)} runs cannot be trained: {told}")
 
 
 def train_all(
     plan: Mapping[str, Mapping[int, Config]], workdir: pathlib.Path, *, together: bool = False
 ) -> tuple[dict[str, str], bool]:
-    """Trains everything; a run that fails is told and the next one begins.
+    """Trains everything; a run that fails, in whatever way, is told and the next one begins.
 
     Returns:
       ("run/seed_0" -> why it failed, whether nothing was stopped by a signal).
@@ -114,8 +182,13 @@ def train_all(
                     train_seeds(by_seed[group[0]], folders)
                 elif not train(by_seed[group[0]], folders[group[0]]):
                     return failures, False
-            except UserError as error:
+            except KeyboardInterrupt:
+                return failures, False
+            except Exception as error:
                 failures[label] = " ".join(str(error).split())
+                if not isinstance(error, UserError | OSError):
+                    failures[label] = f"{type(error).__name__}: {failures[label]}"
+                    traceback.print_exc()
                 print(f"error: {failures[label]}", file=sys.stderr, flush=True)
     return failures, True
 
@@ -225,4 +298,4 @@ def render(
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_main(main))
+    cli.leave(cli.run_main(main))

@@ -1,12 +1,14 @@
 """Batches by step: order, coverage, processes, resume, padding."""
 
 import itertools
+import multiprocessing
 from collections import Counter
 
 import chex
 import numpy as np
 import pytest
 
+from scanmax.configs.imagenet_deit_small import get_config
 from scanmax.data import AugmentConfig, DataConfig, load
 from scanmax.data.pipeline import LocalRows, Rows
 from scanmax.errors import UserError
@@ -59,6 +61,39 @@ def test_threads_and_workers_do_not_change_a_batch(data_dir):
     few = take(load(config(data_dir, augment=AUGMENT, threads=1), seed=0, batch_size=8), 3)
     many = take(load(config(data_dir, augment=AUGMENT, threads=8), seed=0, batch_size=8), 3)
     chex.assert_trees_all_equal(few, many)
+
+
+def test_worker_processes_make_the_batches_of_threads():
+    """ImageNet's recipe: each worker makes whole batches, and the order is the same."""
+    data = get_config().data
+    data.name, data.image_size = "synthetic", 32
+    data.kwargs = {"classes": 5, "examples": 24, "eval_examples": 20}
+    data.workers = 0
+    threads = load(data, seed=0, batch_size=8, eval_batch_size=4)
+    expected = [take(threads, 3, start=1), list(threads.eval_batches())]
+    data.workers = 2
+    found = load(data, seed=0, batch_size=8, eval_batch_size=4)
+    batches = found.train_iterator(1)
+    chex.assert_trees_all_equal([next(batches) for _ in range(3)], expected[0])
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    chex.assert_trees_all_equal(list(found.eval_batches()), expected[1])
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_process_may_hold_one_row(data_dir, count):
+    whole = take(load(config(data_dir), seed=0, batch_size=2), 3)
+    for index in range(count):
+        part = load(
+            config(data_dir), seed=0, batch_size=count, process_index=index, process_count=count
+        )
+        for step, batch in enumerate(take(part, 6 // count)):
+            row = step * count + index
+            chex.assert_trees_all_equal(
+                batch, {name: rows[row % 2 :][:1] for name, rows in whole[row // 2].items()}
+            )
+        assert len(next(iter(part.eval_batches()))["mask"]) == 1
 
 
 @pytest.mark.parametrize("count", [2, 4])

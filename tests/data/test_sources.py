@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from scanmax.data import AugmentConfig, DataConfig, corpus, load
 from scanmax.data.__main__ import main, prepare
 from scanmax.data.digits import held_out
+from scanmax.data.sources import Guarded
 from scanmax.errors import UserError
 
 
@@ -104,6 +105,15 @@ def test_list_says_what_is_ready(data_dir, capsys):
     main(["list", f"--data_dir={data_dir}"])
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split()[:2] == ["digits", "ready"] for line in lines)
+
+
+def test_a_source_that_exits_is_a_record_that_cannot_be_read():
+    class Exits(list):
+        def __getitem__(self, index):
+            sys.exit(0)
+
+    with pytest.raises(UserError, match=r"record 1 of here cannot be read \(SystemExit: 0\)"):
+        Guarded(Exits([1, 2]), "here")[1]
 
 
 def test_bytes_are_two_parts_without_a_common_paragraph():

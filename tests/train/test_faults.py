@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -23,7 +25,7 @@ from scanmax.data.config import DataConfig
 from scanmax.errors import UserError
 from scanmax.train.build import build
 from scanmax.train.checkpoint import Checkpointer
-from scanmax.train.loop import train
+from scanmax.train.loop import Stop, train
 from scanmax.train.report import headline, read_rows
 from scanmax.train.workdir import open_workdir
 
@@ -244,6 +246,99 @@ def test_a_bad_record_is_named_or_passed_over_in_the_same_order(monkeypatch, cap
     assert shown.tolist() == [2, 2, 2, 2, 2, 0, 0, 6, *[2] * 8]
     warnings = capsys.readouterr().err
     assert "record 6 of the training part of 'broken' cannot be read" in warnings
+
+
+@pytest.fixture
+def hang(monkeypatch):
+    """Hangs until the test ends, and sends this process a SIGTERM once it waits."""
+    over = threading.Event()
+    monkeypatch.setattr(Stop, "PATIENCE", 0.5)
+
+    def wait(waits=lambda: True):
+        while not waits():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        over.wait()
+
+    yield wait
+    over.set()
+
+
+@pytest.mark.parametrize("part", ["training", "evaluation"])
+def test_sigterm_while_data_hang_keeps_what_was_trained(undisturbed, tmp_path, capsys, hang, part):
+    class Hangs(ToyData):
+        def train_iterator(self, start_step=0):
+            for step, batch in enumerate(super().train_iterator(start_step), start_step + 1):
+                if part == "training" and step == 8:
+                    hang(lambda: (tmp_path / "metrics.jsonl").exists() and 6 in rows(tmp_path))
+                yield batch
+
+        def eval_batches(self):
+            for batch in super().eval_batches():
+                yield batch
+                if part == "evaluation":
+                    hang()
+
+    assert train(toy_config(), tmp_path, pipeline=Hangs(), model=MODEL) == {}
+    # Whoever was in an evaluation ends at its step, without its figures.
+    step = {"training": 7, "evaluation": 5}[part]
+    assert f"stopped by a signal at step {step}; the same command" in capsys.readouterr().err
+    assert last_state(tmp_path, toy_config())[1]["step"] == step
+    run(tmp_path)
+    chex.assert_trees_all_equal(last_state(tmp_path, toy_config())[0], undisturbed[2])
+
+
+def test_data_that_end_or_exit_are_a_line(tmp_path):
+    class Ends(ToyData):
+        ending = "ends"
+
+        def train_iterator(self, start_step=0):
+            yield from itertools.islice(super().train_iterator(), 3)
+            if self.ending == "exits":
+                sys.exit(0)
+
+    with pytest.raises(UserError, match="the training data end before the run"):
+        train(toy_config(), tmp_path, pipeline=Ends(), model=MODEL)
+    Ends.ending = "exits"
+    with pytest.raises(UserError, match=r"what reads the data exits: SystemExit\(0\)"):
+        train(toy_config(), tmp_path, pipeline=Ends(), model=MODEL)
+
+
+def test_labels_outside_the_classes_are_a_line(tmp_path):
+    class Labelled(ToyData):
+        part, label, count = "training", 4, 1
+
+        def relabel(self, batches, part):
+            for batch in batches:
+                if part == self.part:
+                    batch["label"][: self.count] = self.label
+                yield batch
+
+        def train_iterator(self, start_step=0):
+            return self.relabel(super().train_iterator(start_step), "training")
+
+        def eval_batches(self):
+            return self.relabel(super().eval_batches(), "held-out")
+
+    for part, label, count, message in (
+        ("training", 4, 1, r"training part of 'digits' holds label 4, outside the model's 4 cla"),
+        ("held-out", -1, 16, "held-out part of 'digits' holds label -1: it is unlabelled"),
+    ):
+        Labelled.part, Labelled.label, Labelled.count = part, label, count
+        with pytest.raises(UserError, match=message):
+            train(toy_config(), tmp_path / f"{part}{count}", pipeline=Labelled(), model=MODEL)
+    # What the data know of themselves is told before anything is compiled.
+    unlabelled = ToyData()
+    unlabelled.labelled = False
+    with pytest.raises(UserError, match=r"held-out part of 'digits' is unlabelled .*\.eval_split"):
+        build(toy_config(), pipeline=unlabelled, model=MODEL)
+    # A head wider than the labels is taken, one that mixed labels do not fit is not.
+    data = DataConfig(name="synthetic", image_size=4, kwargs={"classes": 3})
+    data.augment.mixup = 0.5
+    with pytest.raises(UserError, match="labels that mixing makes of 'synthetic' have 3 classes, "
+                       "the model 4"):  # fmt: skip
+        build(toy_config(data=data), model=MODEL)
 
 
 PREPARES = """

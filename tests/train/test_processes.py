@@ -1,6 +1,7 @@
 """Two processes of four devices train what one process of eight trains, to the same checkpoint."""
 
 import ast
+import fcntl
 import os
 import pathlib
 import shutil
@@ -15,12 +16,16 @@ import jax
 import pytest
 from toy_run import ToyData, ToyModel, toy_config
 
+from scanmax.errors import UserError
+from scanmax.train import processes, rendezvous
 from scanmax.train.build import build
 from scanmax.train.checkpoint import Checkpointer
 from scanmax.train.loop import train
+from scanmax.train.processes import start_processes
 from tests.tolerances import SHARDED
 
 HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parents[1]
 SCRIPT = """
 import sys, time
 from scanmax.train.processes import start_processes
@@ -28,8 +33,10 @@ index, port, workdir, seconds = int(sys.argv[1]), sys.argv[2], sys.argv[3], floa
 start_processes("localhost:" + port, 2, index, lost_after=8.0)
 import jax
 assert jax.device_count() == 8 and jax.local_device_count() == 4
+from scanmax import cli
 from toy_run import ToyData, ToyModel, toy_config
-from scanmax.train.loop import train
+from scanmax.train.loop import Stop, train
+Stop.PATIENCE_OF_MANY = 1.0
 class Half(ToyData):
     def _mine(self, batches):
         half = self.batch_size // 2
@@ -42,34 +49,45 @@ class Half(ToyData):
         return self._mine(super().eval_batches())
 config = toy_config()
 config.sharding.preset = "fsdp"
-print(train(config, workdir, pipeline=Half(), model=ToyModel()))
+cli.leave(cli.run_main(lambda _: print(train(config, workdir, pipeline=Half(), model=ToyModel()))))
 """
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return str(probe.getsockname()[1])
+
+
+def launch(*commands):
+    """Starts a Python process of four devices for each list of arguments."""
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [
+        subprocess.Popen([sys.executable, *argv], cwd=HERE, env=env, **pipes) for argv in commands
+    ]
 
 
 def start(workdir, seconds=0.0):
     """Starts both processes; every batch takes so many seconds to read."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = str(probe.getsockname()[1])
-    flags = "--xla_force_host_platform_device_count=4"
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(index), port, str(workdir), str(seconds)],
-            cwd=HERE,
-            env={**os.environ, "XLA_FLAGS": flags},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
+    rest = [free_port(), str(workdir), str(seconds)]
+    return launch(*(["-c", SCRIPT, str(index), *rest] for index in range(2)))
+
+
+def errors(both):
+    """The one line in which each process ends."""
+    found = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [2, 2], found
+    lines = [[line for line in said.splitlines() if "error" in line.lower()] for said in found]
+    assert [len(own) for own in lines] == [1, 1], found
+    return [line for (line,) in lines]
 
 
 def run_two(workdir):
     """What both processes of a run print."""
-    processes = start(workdir)
-    outputs = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs[0][1] + outputs[1][1]
+    both = start(workdir)
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs[0][1] + outputs[1][1]
     return outputs
 
 
@@ -137,3 +155,91 @@ def test_a_killed_process_ends_the_others_and_two_resume_one(one, tmp_path):
     chex.assert_trees_all_close(
         end_state(tmp_path / "run"), end_state(one[0]), rtol=SHARDED, atol=SHARDED
     )
+
+
+def test_sigterm_while_one_waits_for_data_ends_all(one, tmp_path):
+    shutil.copytree(one[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "10")
+    both = start(tmp_path / "run", seconds=120)
+    for line in both[0].stderr:
+        if "resuming at step 8" in line:
+            break
+    for process in both:
+        process.send_signal(signal.SIGTERM)
+    lines = errors(both)
+    # Whoever has waited longest says so; the other one too, or what it has heard.
+    assert any("stopped by a signal, but process" in line for line in lines), lines
+    assert all("from its last checkpoint" in line for line in lines)
+
+
+def command(workdir, port, index, *argv):
+    """Arguments of one process of a run that the command line starts."""
+    return [
+        "-m", "scanmax.train", f"--config={ROOT}/scanmax/configs/adding.py", f"--workdir={workdir}",
+        f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={index}", *argv,
+    ]  # fmt: skip
+
+
+def test_processes_with_other_configs_do_not_train(tmp_path):
+    port = free_port()
+    own = ["--config.optim.lr=0.5", "--config.data.threads=1"]
+    both = launch(command(tmp_path, port, 0), command(tmp_path, port, 1, *own))
+    first, second = errors(both)
+    assert "process 1 has another config than process 0 (config.optim.lr=0.5, not " in second
+    assert "threads" not in second
+    assert first.startswith("error: process 1 ended: process 1 has another config")
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_refusal_on_process_0_ends_the_others(tmp_path):
+    port = free_port()
+    with (tmp_path / ".lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        both = launch(command(tmp_path, port, 0), command(tmp_path, port, 1))
+        first, second = errors(both)
+    assert first.endswith("is in use by another run")
+    assert second.startswith(f"error: process 0 ended: --workdir={tmp_path} is in use by another")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("host:abc", 2, 0), "--coordinator=host:abc: write HOST:PORT"),
+        (("localhost:65536", 2, 0), "from 1 to 65535"),
+        (("localhost", 2, 0), "write HOST:PORT"),
+        (("::1:1234", 2, 0), "write HOST:PORT"),
+        (("localhost:1234", 2, 2), "--process_id=2 must be from 0 to 1"),
+        (("localhost:1234", 2, -1), "--process_id=-1 must be from 0 to 1"),
+        (("localhost:1234", 0, 0), "--num_processes=0 must be at least 1"),
+        (("auto", 2, 1), "--coordinator=auto asks the cluster who is who"),
+        ((None, 1, 0, float("nan")), "--lost_after=nan must be between"),
+        (("localhost:1234", 2, 0, -100.0), "--lost_after=-100 must be between 3"),
+    ],
+)
+def test_what_cannot_be_joined_is_a_line(argv, message):
+    with pytest.raises(UserError, match=message):
+        start_processes(*argv)
+
+
+def test_a_port_in_use_and_a_host_without_address_are_a_line():
+    for family, place in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.socket(family) as other:
+            # As the runtime's own do: a second one would be let in beside it.
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            other.bind((place, 0))
+            other.listen()
+            port = other.getsockname()[1]
+            with pytest.raises(UserError, match=f"port {port} of this machine cannot be used"):
+                start_processes(f"localhost:{port}", 2, 0)
+    with pytest.raises(UserError, match=r"no address of host 'nowhere\.invalid'"):
+        rendezvous.resolve("nowhere.invalid", patience=0.0)
+
+
+def test_processes_that_do_not_all_join_end_in_a_line(monkeypatch, capsys):
+    ended = []
+    monkeypatch.setattr(processes, "JOIN_SECONDS", 0.05)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with processes.joining("2 processes"):
+        time.sleep(0.5)
+    assert ended == [2]
+    assert "not all of 2 processes have joined within 0 s" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 from toy_run import MODEL, ToyData, last_state, rows, toy_config
 
 from scanmax import cli
+from scanmax.train import seeds
 from scanmax.train.loop import train
 from scanmax.train.seeds import train_seeds
 from scanmax.train.sweep import main
@@ -30,36 +31,95 @@ def get_config(arg=""):
 """
 
 
-def test_settings_times_seeds_with_a_report(tmp_path, capsys):
-    file, out = tmp_path / "experiment.py", tmp_path / "sweep"
+@pytest.fixture
+def sweep(tmp_path, capsys):
+    """Runs the command line in this process: (status, stdout, stderr)."""
+    file = tmp_path / "experiment.py"
     file.write_text(FILE)
-    flags = [f"--config={file}", f"--workdir={out}", "--seeds=0,1", "--together"]
-    flags += ["--run=optim.lr=1e-3", "--run=model.remat=nothing batch_size=8"]
-    assert cli.run_main(main, flags) == 1
-    told = capsys.readouterr()
-    assert "optim.lr=1e-3" in told.out
-    assert "failed: model.remat=nothing,batch_size=8/seed_0_1: unknown config.model" in told.out
-    found = json.loads((out / "sweep.json").read_text())
+
+    def call(*argv):
+        # A flag and its value may be two words.
+        status = cli.run_main(main, ["--config", str(file), "--workdir", str(tmp_path), *argv])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def last_row(folder):
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_settings_times_seeds_with_a_report(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr(seeds, "train_seeds", fails_for("batch_size=8", seeds.train_seeds))
+    flags = ["--seeds=0,1", "--together", "--run=batch_size=8", "--run=optim.lr=1e-3"]
+    status, out, err = sweep(*flags)
+    assert status == 1
+    assert "optim.lr=1e-3" in out
+    assert "failed: batch_size=8/seed_0_1: RuntimeError: out of memory" in out
+    assert "Traceback" in err
+    found = json.loads((tmp_path / "sweep.json").read_text())
     losses = found["runs"]["optim.lr=1e-3"]["loss"]
-    values = [
-        json.loads((out / "optim.lr=1e-3" / f"seed_{seed}" / "metrics.jsonl").read_text()
-        .splitlines()[-1])["loss"] for seed in (0, 1)
-    ]  # fmt: skip
+    values = [last_row(tmp_path / "optim.lr=1e-3" / f"seed_{seed}")["loss"] for seed in (0, 1)]
     assert list(losses["seeds"].values()) == values
     assert losses["mean"] == pytest.approx(np.mean(values))
     assert losses["std"] == pytest.approx(np.std(values, ddof=1))
-    page = (out / "sweep.html").read_text()
+    page = (tmp_path / "sweep.html").read_text()
     assert "data:image/png;base64," in page
     assert "optim.lr=1e-3" in page
-    assert (out / "sweep.png").stat().st_size > 10_000
-    for wrong, message in (
-        ("--run=optim.lrr=1", "did you mean 'lr'"),
-        ("--run=optim.lr", "is not FIELD=VALUE"),
-        ("--run=optim.lr=1e-3", "is given twice"),
-        ("--seeds=a", "'a' is no seed"),
-    ):
-        assert cli.run_main(main, [*flags, wrong]) == 2
-        assert message in capsys.readouterr().err
+    assert "out of memory" in page
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000
+
+
+def fails_for(name, function):
+    """The function, which for one run ends as a program with a fault does."""
+
+    def call(config, folders):
+        if any(name in str(folder) for folder in folders.values()):
+            raise RuntimeError("out of memory")
+        return function(config, folders)
+
+    return call
+
+
+def test_every_mistake_is_told_before_anything_trains(sweep, tmp_path):
+    good = "--run=optim.lr=1e-3"
+    for words, messages in (
+        (["--run=optim.lrr=1"], ["did you mean 'lr'"]),
+        (["--run=optim.lr"], ["is not FIELD=VALUE"]),
+        (["--run=optim.lr='1"], ["No closing quotation"]),
+        ([good], ["is given twice"]),
+        (["--seeds=a"], ["'a' is no seed"]),
+        (["--seeds=1,01"], ["names a seed twice"]),
+        (["--seeds=1", "--run=seed=5"], ["names a seed, and so does --seeds"]),
+        (["--seeds=1", "--config.seed=5"], ["--config.seed names a seed"]),
+        (["--run=model.remat=nothing", "--run=model.name=vit"], [
+            "2 of 3 runs cannot be trained: model.remat=nothing: unknown config.model.remat",
+            "model.name=vit: ",
+        ]),
+    ):  # fmt: skip
+        status, _, err = sweep(good, *words)
+        (line,) = err.splitlines()
+        assert status == 2
+        assert line.startswith("error: ")
+        assert all(message in line for message in messages), line
+    assert [path.name for path in tmp_path.iterdir()] == ["experiment.py"]
+
+
+def test_a_run_may_name_its_seed(sweep, tmp_path):
+    short = ["--config.duration", "1 step", "--config.model.kwargs.dim=8"]
+    status, _, err = sweep(*short, "--run=seed=5", "--run=optim.lr=1e-2")
+    assert status == 0, err
+    folders = {path.parent.name: path for path in tmp_path.glob("*/seed_*")}
+    assert {name: path.name for name, path in folders.items()} == {
+        "seed=5": "seed_5",
+        "optim.lr=1e-2": "seed_0",
+    }
+    own = json.loads((folders["seed=5"] / "config.json").read_text())
+    assert (own["seed"], own["duration"]) == (5, "1 step")
+    # Another config in a workdir is a mistake like any other.
+    status, _, err = sweep(*short[:2], "--run=seed=5")
+    assert status == 2
+    assert "1 of 1 runs cannot be trained: seed=5: --workdir=" in err.splitlines()[-1]
 
 
 def test_seeds_in_one_step_equal_runs_of_their_own(tmp_path, undisturbed):
