@@ -9,6 +9,7 @@ from scanmax.papers import (
     channels,
     context,
     conv,
+    distillation,
     linear,
     local,
     scan,
@@ -24,6 +25,7 @@ LEDGER = (
     + channels.LEDGER
     + context.LEDGER
     + conv.LEDGER
+    + distillation.LEDGER
     + linear.LEDGER
     + local.LEDGER
     + scan.LEDGER

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from scanmax.errors import UserError
-from scanmax.testing import ObjectiveSuite
-from scanmax.testing.small_run import SmallNet
+from scanmax.testing import ObjectiveSuite, SmallNet
 from scanmax.train.config import ObjectiveConfig
 from scanmax.train.losses import soft_distillation
 from scanmax.train.teachers import Told
@@ -36,9 +35,8 @@ def dkd(student, teacher, label, alpha, beta, temperature):
 class DkdSuite(ObjectiveSuite):
     """Beside half of the label's loss, with a head of its own."""
 
-    fields = {
-        "objective": ObjectiveConfig(weight=0.5, terms=(("dkd", {"weight": 0.25, **OPTIONS}),))
-    }
+    terms = (("dkd", {"weight": 0.25, **OPTIONS}),)
+    fields = {"objective": ObjectiveConfig(weight=0.5, terms=terms)}
     model = SmallNet(two_heads=True)
     teacher = SmallNet(width=6)
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from scanmax.errors import UserError
-from scanmax.testing import ObjectiveSuite
-from scanmax.testing.small_run import SmallNet
+from scanmax.testing import ObjectiveSuite, SmallNet
 from scanmax.train.config import ObjectiveConfig
 from scanmax.train.teachers import Told
 from scanmax.train.terms.hint import Hint
@@ -16,11 +15,8 @@ from scanmax.train.terms.hint import Hint
 class HintSuite(ObjectiveSuite):
     """From a narrower hidden layer to a wider teacher's."""
 
-    fields = {
-        "objective": ObjectiveConfig(
-            terms=(("hint", {"weight": 0.5, "student_tap": "output", "teacher_tap": "stem"}),)
-        )
-    }
+    terms = (("hint", {"weight": 0.5, "student_tap": "output", "teacher_tap": "stem"}),)
+    fields = {"objective": ObjectiveConfig(terms=terms)}
     teacher = SmallNet(width=10)
 
     def reference(self, variables, batch, teachers):

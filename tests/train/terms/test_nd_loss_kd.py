@@ -1,11 +1,10 @@
-"""Norm and direction against its equation as a loop, its gradient, and the means that it carries."""
+"""Norm and direction against the equation as a loop; its gradient; the means that it carries."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scanmax.testing import ObjectiveSuite
-from scanmax.testing.small_run import SmallNet
+from scanmax.testing import ObjectiveSuite, SmallNet
 from scanmax.train.config import ObjectiveConfig
 from scanmax.train.teachers import Told
 from scanmax.train.terms.nd_loss_kd import NdLossKd
@@ -16,9 +15,8 @@ TAPS = {"student_tap": "output", "teacher_tap": "output"}
 class NdLossKdSuite(ObjectiveSuite):
     """Through a projector, beside the label's loss."""
 
-    fields = {
-        "objective": ObjectiveConfig(terms=(("nd_loss_kd", {"weight": 2.0, **TAPS}),)),
-    }
+    terms = (("nd_loss_kd", {"weight": 2.0, **TAPS}),)
+    fields = {"objective": ObjectiveConfig(terms=terms)}
     teacher = SmallNet(width=6)
 
     def reference(self, variables, batch, teachers):
@@ -59,7 +57,7 @@ LABEL = jnp.array([0, 1, 2, 0])
 TEACHER = jnp.asarray(RNG.normal(size=(4, 5)), jnp.float32)
 
 
-def test_the_gradient_turns_short_features_and_no_more_than_turns_long_ones():
+def test_the_gradient_draws_short_features_and_turns_long_ones():
     """-e/|t| below the teacher's norm; orthogonal to s above it."""
     for factor in (0.1, 10.0):
         s = jnp.asarray(factor * RNG.normal(size=(4, 5)), jnp.float32)
