@@ -23,12 +23,12 @@ class Dkd(Term):
     The released code raises the weight from 0 over its first 20 epochs; here it counts from the
     start.
 
-    From Zhao et al., Decoupled Knowledge Distillation (2022), with the released code's defaults.
-
     Attributes:
       alpha: weight of TCKD.
       beta: weight of NCKD.
       temperature: t.
+
+    Source: Zhao et al., Decoupled Knowledge Distillation (2022); defaults of the released code.
     """
 
     alpha: float = 1.0

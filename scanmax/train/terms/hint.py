@@ -21,15 +21,15 @@ class Hint(Term):
     teacher have another number of tokens, the term is refused unless `pool` averages them: nothing
     says which token of one belongs to which of the other.
 
-    From Romero et al., FitNets (2015), whose loss is half the sum in place of the mean, and whose
-    projector of maps is a convolution.
-
     Attributes:
       student_tap: path of the student's activation; vision models have "stem", "block_00/output",
         ..., "pre_logits".
       teacher_tap: path of the teacher's.
       pool: whether tokens are averaged first.
       normalise: whether the teacher's vectors are brought to mean 0 and variance 1 over channels.
+
+    Source: Romero et al., FitNets (2015), whose loss is half the sum in place of the mean, and whose
+    projector of maps is a convolution.
     """
 
     student_tap: str = "pre_logits"
