@@ -9,11 +9,14 @@ import sys
 import textwrap
 import types
 import unittest
+from unittest import mock
 
 import pytest
 
 from scanmax.models import mixers, registry
 from scanmax.testing import op_suite
+from scanmax.train.objectives import OBJECTIVES
+from scanmax.train.terms import TERMS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
@@ -50,7 +53,8 @@ def test_a_page_runs_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "_families", dict(registry._families))
     monkeypatch.setattr(mixers, "MIXERS", dict(mixers.MIXERS))
     blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
-    run(f"page_{path.stem}", "\n".join(blocks))
+    with mock.patch.dict(TERMS), mock.patch.dict(OBJECTIVES):
+        run(f"page_{path.stem}", "\n".join(blocks))
 
 
 def test_the_example_of_the_op_suite_runs():

@@ -9,6 +9,7 @@ from scanmax.papers import (
     channels,
     context,
     conv,
+    distillation,
     linear,
     local,
     mixing,
@@ -25,6 +26,7 @@ LEDGER = (
     + channels.LEDGER
     + context.LEDGER
     + conv.LEDGER
+    + distillation.LEDGER
     + linear.LEDGER
     + local.LEDGER
     + mixing.LEDGER

@@ -60,6 +60,7 @@ TITLES = {
     "mpcvit": "MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with "
     "Heterogeneous Attention",
     "msvmamba": "Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model",
+    "nd-loss-kd": "Improving Knowledge Distillation via Regularizing Feature Norm and Direction",
     "next-vit": "Next-ViT: Next Generation Vision Transformer for Efficient Deployment in "
     "Realistic Industrial Scenarios",
     "pkcam": "PKCAM: Previous Knowledge Channel Attention Module",

@@ -108,16 +108,16 @@ class ObjectiveSuite(chex.TestCase):
         config = self.config() if config is None else config
         own = self.model.clone(**fields) if fields else self.model
         data = SmallImages(config.batch_size, self.views)
-        with self.teachers_in_place():
+        with self.teachers_in_place(**fields):
             return build(config, pipeline=data, model=own, devices=jax.devices()[:devices])
 
     @contextlib.contextmanager
-    def teachers_in_place(self) -> Iterator[None]:
+    def teachers_in_place(self, **fields: Any) -> Iterator[None]:
         """Lets the config's teacher be the suite's network, with weights of a fixed seed."""
         if self.teacher is None:
             yield
             return
-        given = (Teacher("small", self.teacher, reads_taps=True),)
+        given = (Teacher("small", self.teacher.clone(**fields), reads_taps=True),)
         with (
             mock.patch("scanmax.train.build.make_teachers", return_value=given),
             mock.patch.object(Teacher, "load", return_value=self.teacher_variables()),
@@ -233,7 +233,8 @@ class ObjectiveSuite(chex.TestCase):
         """`optim.accumulate` changes nothing, or is one clear line."""
         config = self.config()
         config.optim.accumulate = 2
-        if not self.run_of().objective.accumulates:
+        objective = self.run_of().objective
+        if not all(part.accumulates for part in (objective, *objective.terms)):
             with self.assertRaisesRegex(UserError, "optim.accumulate=2"):
                 self.run_of(config)
             return

@@ -277,11 +277,15 @@ def make_objective(
         total_steps=total_steps,
     )
     objective.check()
-    if config.optim.accumulate > 1 and not objective.accumulates:
-        raise UserError(
-            f"config.optim.accumulate={config.optim.accumulate}: {own.name!r} compares the rows of "
-            "a batch, and parts of it would be another loss; take more devices or remat"
-        )
+    if config.optim.accumulate > 1:
+        names = [] if objective.accumulates else [own.name]
+        names += [term.name for term in terms if not term.accumulates]
+        if names:
+            raise UserError(
+                f"config.optim.accumulate={config.optim.accumulate}: {names[0]!r} needs all rows "
+                "of a batch at once, and parts of it would be another loss; take more devices or "
+                "remat"
+            )
     return objective
 
 
@@ -310,6 +314,7 @@ def make_teachers(config: Config, pipeline: Pipeline, reads_taps: bool) -> tuple
                 name=name,
                 model=_create(name, 0, pipeline, dict(options.get("kwargs", {}))),
                 weights=options.get("weights", ""),
+                step=options.get("step", "last"),
                 scale=scale,
                 shift=shift,
                 image_size=options.get("image_size", 0),

@@ -45,10 +45,13 @@ class ObjectiveConfig:
       label_smoothing: Share of the target spread evenly over the classes.
       weight: Weight of the objective's own loss beside the terms.
       terms: Further losses, pairs of a name and its options such as ("kd", {"weight": 0.5}): "hard"
-        (the teacher's decision is a label) or "kd" (its distribution).
-      teachers: Models to learn from, pairs of a registered name and its options: "weights" (as
-        scanmax.load_weights takes them), "kwargs" (fields of the model), "mean" and "std" (its own
-        normalisation of images), "image_size".
+        (the teacher's decision is a label), "kd" (its distribution), "dkd" (the same, the label's
+        class and the others apart), "hint" (activations) or "nd_loss_kd" (norm and direction of the
+        features).
+      teachers: Models to learn from, pairs of a registered name and its options: "weights" (the
+        workdir of a run, or what scanmax.load_weights takes), "step" (of that run, "last" or
+        "best"), "kwargs" (fields of the model), "mean" and "std" (its own normalisation of images),
+        "image_size".
       kwargs: Options of the objective itself.
     """
 

@@ -61,7 +61,8 @@ class PodReport:
       topology: such as "v5e:16x16".
       mesh: mesh axis -> size.
       parameters: how many the model has.
-      state: kind -> bytes: parameters, optimizer, what is carried by name, ema, batch.
+      state: kind -> bytes: parameters, optimizer, what is carried by name, ema, batch,
+        teachers where there are some.
       activations: bytes that the forward pass, compiled alone, keeps for the backward pass.
       temporaries: bytes of scratch memory beside them.
       total: bytes at the step's peak.
@@ -210,6 +211,9 @@ def compile_for(
         "ema": _bytes(run.shapes.ema, run.shardings.ema),
         "batch": _bytes(batch, dict.fromkeys(batch, rows)),
     }
+    if teachers:
+        own = jax.tree.map(lambda leaf: leaf.sharding, teachers)
+        state["teachers"] = _bytes(teachers, own)
     said = collectives(step.as_text())
     kinds: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for entry in said:

@@ -77,6 +77,8 @@ def init_objective(
             zeros(dict(batch)),
             train=True,
             teachers=zeros(tuple(teachers)),
+            # Terms read activations here as in every step.
+            mutable=True,
         )
 
     own = init_variables(objective.model, seed, example)

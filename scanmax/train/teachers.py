@@ -1,6 +1,7 @@
 """Teachers: models that are asked and never trained, each with images as it was taught them."""
 
 import dataclasses
+import pathlib
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ from jaxtyping import Array
 from scanmax.errors import UserError, suggest
 from scanmax.models.taps import read_taps
 
-OPTIONS = ("weights", "kwargs", "mean", "std", "image_size")
+OPTIONS = ("weights", "step", "kwargs", "mean", "std", "image_size")
 
 
 class Told(NamedTuple):
@@ -44,7 +45,8 @@ class Teacher:
     Attributes:
       name: of the registered model.
       model: the module.
-      weights: source of its weights, as scanmax.load_weights takes it.
+      weights: source of its weights: the workdir of a run, or what scanmax.load_weights takes.
+      step: which checkpoint of a run, "last", "best" or its step.
       scale: factor per channel from the student's normalisation to its own; () changes nothing.
       shift: added behind it.
       image_size: side that images are resized to for it; 0 keeps the student's.
@@ -54,6 +56,7 @@ class Teacher:
     name: str
     model: nn.Module
     weights: str = ""
+    step: str | int = "last"
     scale: tuple[float, ...] = ()
     shift: tuple[float, ...] = ()
     image_size: int = 0
@@ -93,18 +96,35 @@ class Teacher:
     def load(self, inputs: jax.ShapeDtypeStruct) -> Any:
         """Its variables, from its weights.
 
+        Those of a run are its moving average where it keeps one, behind its transforms.
+
         Raises:
           UserError: it names no weights, or they cannot be read or do not fit.
         """
+        field = f"config.objective.teachers: {self.name!r}"
         if not self.weights:
             raise UserError(
-                f"config.objective.teachers: {self.name!r} needs the option 'weights', a file, a "
-                "folder or a hub id as scanmax.load_weights takes it"
+                f"{field} needs the option 'weights', the workdir of a run, or a file, a folder or "
+                "a hub id as scanmax.load_weights takes it"
             )
+        # Imported here: what is built without weights need not pay for their readers.
         from scanmax.models.weights import load_weights
+        from scanmax.train.inference import load_for_inference
 
-        shape = self.example(inputs).shape[1:]
-        return nn.meta.unbox(load_weights(self.model, self.weights, shape))
+        is_run = (pathlib.Path(self.weights) / "checkpoints").is_dir()
+        if not is_run and self.step != "last":
+            raise UserError(
+                f"{field}: step={self.step!r} names a checkpoint, and weights={self.weights!r} is "
+                "no workdir of a run"
+            )
+        try:
+            if is_run:
+                trained = load_for_inference(self.weights, self.step, model=self.model)
+                return trained.variables
+            shape = self.example(inputs).shape[1:]
+            return nn.meta.unbox(load_weights(self.model, self.weights, shape))
+        except UserError as error:
+            raise UserError(f"{field}: {error}") from error
 
 
 def change_of_normalisation(

@@ -64,13 +64,19 @@ def test_config_opens_with_command_and_expectation(name, data_dir):
     check_config(config)
 
 
+def shapes_of_step(run):
+    """(state, metrics) of a step, as shapes."""
+    teachers = tuple(each.variable_shapes(run.example) for each in run.objective.teachers)
+    return jax.eval_shape(run.train_step, run.shapes, run.pipeline.train_spec, teachers)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_shapes_of_init_and_step(name, data_dir):
     config = load(name, data_dir)
     if config.data.name == "imagenet2012":
         config = on_made_up_images(config)
     run = build(config)
-    state, metrics = jax.eval_shape(run.train_step, run.shapes, run.pipeline.train_spec, {})
+    state, metrics = shapes_of_step(run)
     assert jax.tree.structure(state) == jax.tree.structure(run.shapes)
     for before, after in zip(jax.tree.leaves(run.shapes), jax.tree.leaves(state)):
         assert (before.shape, before.dtype) == (after.shape, after.dtype)
@@ -92,6 +98,7 @@ def test_imagenet_deit_small_is_the_published_recipe(data_dir):
 
 SMALL = {
     "digits_vit": {"dim": 16, "depth": 2, "heads": 2},
+    "digits_distill": {"dim": 8, "depth": 1},
     "digits_convnext": {"dims": (8, 16), "depths": (1, 1)},
     "digits_vssd": {"dims": (16, 32), "depths": (1, 1)},
     "bytes_mamba2": {"dim": 16, "depth": 1, "heads": 2, "state_size": 8},
@@ -102,10 +109,14 @@ SMALL = {
 }
 
 
+# Made-up images, and no teacher that is still to be trained.
+ARGUMENTS = {"imagenet_deit_small": "synthetic", "digits_distill": "none"}
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name in SMALL])
 @pytest.mark.usefixtures("quick_compile")
 def test_two_real_steps(name, data_dir, tmp_path):
-    config = load(name, data_dir, "synthetic" if name == "imagenet_deit_small" else "")
+    config = load(name, data_dir, ARGUMENTS.get(name, ""))
     config.model.kwargs.update(SMALL[name])
     config.batch_size = config.eval_batch_size = 8
     config.duration, config.schedule.warmup = "2 steps", "1 step"
@@ -127,6 +138,9 @@ def test_two_real_steps(name, data_dir, tmp_path):
         ("sequence_tasks", "selective_copying"),
         ("sequence_tasks", "induction_heads"),
         ("sequence_tasks", "copy_memory,mamba2"),
+        ("digits_distill", "dkd"),
+        ("digits_distill", "hint"),
+        ("digits_distill", "nd_loss_kd"),
         ("digits_sequential", "flexnet"),
         ("digits_sequential", "ccnn,permuted"),
         ("digits_sequential", "short"),
@@ -135,14 +149,15 @@ def test_two_real_steps(name, data_dir, tmp_path):
 def test_every_argument_traces(name, arg, data_dir):
     config = load(name, data_dir, arg)
     check_fields(config)
-    run = build(config)
-    jax.eval_shape(run.train_step, run.shapes, run.pipeline.train_spec, {})
+    _, metrics = shapes_of_step(build(config))
+    assert name != "digits_distill" or f"loss_{arg}" in metrics
 
 
 @pytest.mark.parametrize(
     ("name", "arg", "message"),
     [
         ("imagenet_deit_small", "sinthetic", "synthetic"),
+        ("digits_distill", "dkk", "did you mean 'dkd'"),
         ("sequence_tasks", "mqra", "did you mean 'mqar'"),
         ("digits_sequential", "ckcn", "did you mean 'ckcnn'"),
         ("digits_sequential", "ckcnn,shuffled", "'permuted' or nothing"),

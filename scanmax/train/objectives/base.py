@@ -59,6 +59,8 @@ class Objective(nn.Module):
     teachers: tuple[Teacher, ...] = ()
     total_steps: int = 1
 
+    # Terms keep the names that the config gave them, which their parameters and losses carry.
+    preserve_adopted_names: ClassVar[bool] = True
     data_kind: ClassVar[str] = "image"
     metric_names: ClassVar[tuple[str, ...]] = ("loss",)
     views: ClassVar[int] = 1

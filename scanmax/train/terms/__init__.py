@@ -1,10 +1,16 @@
 """Losses beside the objective's own, one file each; `config.objective.terms` names some."""
 
 from scanmax.train.terms.base import Term
+from scanmax.train.terms.dkd import Dkd
 from scanmax.train.terms.hard import Hard
+from scanmax.train.terms.hint import Hint
 from scanmax.train.terms.kd import Kd
+from scanmax.train.terms.nd_loss_kd import NdLossKd
 
 TERMS: dict[str, type[Term]] = {
+    "dkd": Dkd,
     "hard": Hard,
+    "hint": Hint,
     "kd": Kd,
+    "nd_loss_kd": NdLossKd,
 }

@@ -3,8 +3,9 @@
 from typing import ClassVar
 
 import flax.linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from scanmax.errors import UserError
 from scanmax.train.teachers import Told
 
 
@@ -22,6 +23,8 @@ class Term(nn.Module):
     What a subclass says of itself:
       needs_teacher: whether it holds the student against a teacher.
       reads_taps: whether it reads activations, `student.tap("block_03/output")`.
+      accumulates: whether the loss of a batch is the mean over its parts; one that compares the
+        rows of a batch, or carries what it saw of them, says no.
     """
 
     weight: float = 1.0
@@ -29,6 +32,7 @@ class Term(nn.Module):
 
     needs_teacher: ClassVar[bool] = True
     reads_taps: ClassVar[bool] = False
+    accumulates: ClassVar[bool] = True
 
     def __call__(
         self, student: Told, teacher: Told | None, batch: dict[str, Array]
@@ -41,3 +45,17 @@ class Term(nn.Module):
           batch: the batch, labels included.
         """
         raise NotImplementedError
+
+    @nn.nowrap
+    def labels(self, batch: dict[str, Array]) -> Int[Array, " B"] | Float[Array, "B C"]:
+        """The label of each example, a class or, where examples are mixed, a distribution.
+
+        Raises:
+          UserError: a batch without labels.
+        """
+        if "label" not in batch:
+            raise UserError(
+                f"config.objective.terms: {self.name!r} needs a label of each example, and these "
+                f"data hold {', '.join(sorted(batch))}"
+            )
+        return batch["label"]
