@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -43,7 +43,7 @@ def run_main(main: Callable[[list[str]], int | None], argv: Sequence[str] | None
         return 2
 
 
-def leave(status: int) -> typing.NoReturn:
+def leave(status: int) -> NoReturn:
     """Ends the process, even where a thread hangs in a read that Python would wait for."""
     # The name is scanmax.train.feed.NAME; only training has such a thread, and loads that module.
     if any(thread.name == "feed" for thread in threading.enumerate()):
