@@ -27,6 +27,13 @@ class AugmentConfig:
       mix_probability: Share of batches that are mixed.
       cutmix_probability: Share of CutMix among mixed batches where both are on.
       repeats: How often an image appears in a batch, each time augmented anew.
+      views: Views of each image that a training batch holds, each drawn anew; from two on "image"
+        is [B, V, Y, X, C].
+      view_policies: For each view a dict of fields above, up to `erase`, that replace the common
+        ones, such as ({"flip": 0.5}, {"erase": 0.2}); () is the same policy for all.
+      local_views: Small views beside them, in "local_image" [B, L, y, x, C].
+      local_size: Side y = x of the small views.
+      local_policy: Fields that replace the common ones in the small views.
     """
 
     translate: float = ranged(0.0, "[0, inf)")
@@ -43,6 +50,11 @@ class AugmentConfig:
     mix_probability: float = ranged(1.0, "[0, 1]")
     cutmix_probability: float = ranged(0.5, "[0, 1]")
     repeats: int = ranged(1, "[1, inf)")
+    views: int = ranged(1, "[1, inf)")
+    view_policies: tuple[Any, ...] = ()
+    local_views: int = ranged(0, "[0, inf)")
+    local_size: int = ranged(0, "[0, inf)")
+    local_policy: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass

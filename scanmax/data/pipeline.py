@@ -40,6 +40,7 @@ class Pipeline:
       class_names: Names of the classes; empty for tokens.
       start_training: Function of the first step that returns the training iterator.
       start_evaluation: Function that returns the evaluation batches.
+      start_training_evaluation: Function that returns the training part as evaluation batches.
       to_display: Turns model inputs into uint8 images, or tokens into text.
       baselines: Figures to hold a model's against, by name; computed when called.
       normalisation: Mean and deviation per channel of images in [0, 1]; None for other data.
@@ -55,6 +56,7 @@ class Pipeline:
     class_names: tuple[str, ...]
     start_training: Callable[[int], Iterator[Batch]]
     start_evaluation: Callable[[], Iterable[Batch]]
+    start_training_evaluation: Callable[[], Iterable[Batch]]
     to_display: Callable[[np.ndarray], Any]
     baselines: Callable[[], dict[str, float]]
     normalisation: tuple[np.ndarray, np.ndarray] | None = None
@@ -67,6 +69,10 @@ class Pipeline:
     def eval_batches(self) -> Iterable[Batch]:
         """Yields every held-out example once, in order; the last batch is padded and masked."""
         return self.start_evaluation()
+
+    def train_eval_batches(self) -> Iterable[Batch]:
+        """Yields every training example once, in order and unchanged, as eval_batches does."""
+        return self.start_training_evaluation()
 
 
 def load(
@@ -109,11 +115,12 @@ def load(
     local = LocalRows(batch_size, process_index, process_count)
     train = reindex(train, local.position).batch(local.size, batch_fn=stack)
     train = train.seed((seed + 2) % 2**32).random_map(transform.train_batch)
-    evaluation = grain.MapDataset.source(
-        EvalBatches(
-            source.eval, transform.eval, LocalRows(eval_batch_size, process_index, process_count)
-        )
-    )
+    held_out = LocalRows(eval_batch_size, process_index, process_count)
+
+    def in_order(examples: Sequence[Any]) -> Iterable[Batch]:
+        batches = EvalBatches(examples, transform.eval, held_out)
+        return Batches(grain.MapDataset.source(batches), config)
+
     return Pipeline(
         kind=source.kind,
         train_spec=transform.spec(batch_size, train=True),
@@ -123,7 +130,8 @@ def load(
         num_classes=source.num_classes,
         class_names=source.class_names,
         start_training=lambda step: Batches(train[step:], config),
-        start_evaluation=lambda: Batches(evaluation, config),
+        start_evaluation=lambda: in_order(source.eval),
+        start_training_evaluation=lambda: in_order(source.train),
         to_display=transform.to_display,
         baselines=source.baselines,
         labelled=is_labelled(source),

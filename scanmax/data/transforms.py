@@ -1,7 +1,7 @@
 """From a source's examples to a model's batches: resizing, augmentation, normalisation."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,21 @@ from scanmax.data import augment
 from scanmax.data.config import AugmentConfig, DataConfig
 from scanmax.data.source import Source
 from scanmax.data.targets import TRAINING, check_targets
-from scanmax.errors import UserError
+from scanmax.errors import UserError, suggest
+from scanmax.fields import check_fields
+
+# Fields of AugmentConfig that change an image by itself, and may differ between its views.
+PER_VIEW = (
+    "translate",
+    "rotate",
+    "zoom",
+    "shear",
+    "crop_area",
+    "crop_aspect",
+    "flip",
+    "randaugment",
+    "erase",
+)
 
 Batch = dict[str, np.ndarray]
 
@@ -37,7 +51,10 @@ def for_source(
     for name, value in (("mean", mean), ("std", std)):
         if len(value) not in (1, channels):
             raise UserError(f"config.data.{name}={value} must have {channels} entries")
+    views, local_views = view_policies(config.augment)
     return ImageTransform(
+        views=views,
+        local_views=local_views,
         size=(height, width),
         channels=channels,
         num_classes=source.num_classes,
@@ -46,6 +63,55 @@ def for_source(
         eval_crop=config.eval_crop,
         augment=config.augment,
     )
+
+
+def view_policies(
+    config: AugmentConfig,
+) -> tuple[tuple[AugmentConfig, ...], tuple[AugmentConfig, ...]]:
+    """What changes each view of an image, and each small view.
+
+    Raises:
+      UserError: numbers that do not fit each other, or a policy of a field that no view has alone.
+    """
+    field = "config.data.augment"
+    if config.views < 1 or config.local_views < 0:
+        raise UserError(
+            f"{field}.views={config.views} must be at least 1, and "
+            f"local_views={config.local_views} not negative"
+        )
+    policies = config.view_policies or ({},) * config.views
+    if len(policies) != config.views:
+        raise UserError(
+            f"{field}.view_policies holds {len(policies)} policies for views={config.views}"
+        )
+    if bool(config.local_views) != (config.local_size > 0) or (
+        config.local_policy and not config.local_views
+    ):
+        raise UserError(f"{field}: local_views and local_size go together, local_policy with them")
+    for name in ("mixup", "cutmix"):
+        if getattr(config, name) and (config.views > 1 or config.local_views):
+            raise UserError(
+                f"{field}.{name} mixes single images; with views={config.views} and "
+                f"local_views={config.local_views} set it to 0"
+            )
+    views = tuple(
+        with_policy(config, policy, f"{field}.view_policies[{index}]")
+        for index, policy in enumerate(policies)
+    )
+    local = with_policy(config, config.local_policy, f"{field}.local_policy")
+    return views, (local,) * config.local_views
+
+
+def with_policy(config: AugmentConfig, policy: Any, field: str) -> AugmentConfig:
+    """The config with a view's own fields in place of the common ones."""
+    if not isinstance(policy, Mapping):
+        raise UserError(f"{field} must be a dict of fields such as {{'flip': 0.5}}, not {policy!r}")
+    for name in policy:
+        if name not in PER_VIEW:
+            raise UserError(f"{field} has no field {name!r}; {suggest(str(name), PER_VIEW)}")
+    own = dataclasses.replace(config, **policy)
+    check_fields(own, field)
+    return own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +132,7 @@ class TokenTransform:
         return batch | {"mask": np.ones(len(batch["tokens"]), bool)}
 
     def eval(self, example: Batch) -> Batch:
-        return {"tokens": np.asarray(example["tokens"], np.int32)}
+        return {"tokens": np.asarray(example["tokens"][: self.length], np.int32)}
 
     def spec(self, batch_size: int, *, train: bool) -> dict[str, jax.ShapeDtypeStruct]:
         return {
@@ -109,7 +175,10 @@ class TaskTransform:
 
 @dataclasses.dataclass(frozen=True)
 class ImageTransform:
-    """uint8 images of any size to normalised float32 ones of one size."""
+    """uint8 images of any size to normalised float32 ones of one size.
+
+    `views` and `local_views` hold what changes each view; a single view has no axis of its own.
+    """
 
     size: tuple[int, int]
     channels: int
@@ -118,6 +187,8 @@ class ImageTransform:
     std: np.ndarray
     eval_crop: float
     augment: AugmentConfig
+    views: tuple[AugmentConfig, ...]
+    local_views: tuple[AugmentConfig, ...] = ()
 
     @property
     def mixes(self) -> bool:
@@ -128,14 +199,29 @@ class ImageTransform:
             raise UserError(f"mixing pairs rows: {rows} rows per process must be an even number")
 
     def train(self, example: dict[str, Any], rng: np.random.Generator) -> Batch:
-        config = self.augment
         image = as_channels(example["image"], self.channels)
+        views = [self.view(rng, image, config, self.size) for config in self.views]
+        batch = {"image": views[0] if len(views) == 1 else np.stack(views)}
+        if self.local_views:
+            batch["local_image"] = np.stack(
+                [self.view(rng, image, config, self.local_size) for config in self.local_views]
+            )
+        return batch | {"label": np.int32(example["label"])}
+
+    def view(
+        self,
+        rng: np.random.Generator,
+        image: np.ndarray,
+        config: AugmentConfig,
+        size: tuple[int, int],
+    ) -> np.ndarray:
+        """One random view, normalised."""
         if config.crop_area:
             image = augment.random_resized_crop(
-                rng, image, self.size, area=config.crop_area, aspect=config.crop_aspect
+                rng, image, size, area=config.crop_area, aspect=config.crop_aspect
             )
         else:
-            image = augment.central_crop(image, self.size)
+            image = augment.central_crop(image, size)
         if config.flip and rng.random() < config.flip:
             image = image[:, ::-1]
         image = augment.random_affine(
@@ -151,7 +237,11 @@ class ImageTransform:
         image = self.normalise(image)
         if config.erase:
             image = augment.random_erasing(rng, image, config.erase)
-        return {"image": image, "label": np.int32(example["label"])}
+        return image
+
+    @property
+    def local_size(self) -> tuple[int, int]:
+        return (self.augment.local_size,) * 2
 
     def train_batch(self, batch: Batch, rng: np.random.Generator) -> Batch:
         batch = batch | {"mask": np.ones(len(batch["label"]), bool)}
@@ -178,11 +268,15 @@ class ImageTransform:
         label = jax.ShapeDtypeStruct((batch_size,), np.int32)
         if train and self.mixes:
             label = jax.ShapeDtypeStruct((batch_size, self.num_classes), np.float32)
-        return {
-            "image": jax.ShapeDtypeStruct((batch_size, *self.size, self.channels), np.float32),
-            "label": label,
-            "mask": jax.ShapeDtypeStruct((batch_size,), np.bool_),
+        views = (len(self.views),) if train and len(self.views) > 1 else ()
+        shapes = {"image": (*views, *self.size, self.channels)}
+        if train and self.local_views:
+            shapes["local_image"] = (len(self.local_views), *self.local_size, self.channels)
+        images = {
+            name: jax.ShapeDtypeStruct((batch_size, *shape), np.float32)
+            for name, shape in shapes.items()
         }
+        return {**images, "label": label, "mask": jax.ShapeDtypeStruct((batch_size,), np.bool_)}
 
     def to_display(self, images: np.ndarray) -> np.ndarray:
         shown = np.asarray(images, np.float32) * self.std + self.mean

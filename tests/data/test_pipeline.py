@@ -183,6 +183,93 @@ def test_repeats_are_augmented_anew(data_dir):
     assert not np.array_equal(batch["image"][:4], batch["image"][4:8])
 
 
+VIEWS = {
+    "translate": 1.0,
+    "views": 2,
+    "view_policies": ({"rotate": 20.0}, {"erase": 1.0}),
+    "local_views": 3,
+    "local_size": 6,
+    "local_policy": {"crop_area": (0.2, 0.5)},
+}
+
+
+def test_views_are_drawn_anew_each_by_its_policy_whoever_reads_them(data_dir):
+    data = config(data_dir, augment=AugmentConfig(**VIEWS))
+    pipeline = load(data, seed=0, batch_size=8)
+    whole = take(pipeline, 3)
+    assert whole[0]["image"].shape == (8, 2, 8, 8, 1)
+    assert whole[0]["local_image"].shape == (8, 3, 6, 6, 1)
+    for name, spec in pipeline.train_spec.items():
+        assert (spec.shape, spec.dtype) == (whole[0][name].shape, whole[0][name].dtype)
+    assert pipeline.eval_spec["image"].shape == (8, 8, 8, 1)
+    assert "local_image" not in pipeline.eval_spec
+    parts = [
+        take(load(data, seed=0, batch_size=8, process_index=index, process_count=2), 2, start=1)
+        for index in range(2)
+    ]
+    for step in (1, 2):
+        joined = [np.concatenate([p[step - 1][n] for p in parts]) for n in ("image", "local_image")]
+        chex.assert_trees_all_equal(joined, [whole[step][n] for n in ("image", "local_image")])
+    # Erasing leaves values that no image has; only the second view's policy has it.
+    levels = (np.arange(256, dtype=np.float32) / 255 - 0.306) / 0.377
+    off = np.abs(whole[0]["image"][..., None] - levels).min(axis=-1) > 1e-4
+    assert not off[:, 0].any()
+    assert off[:, 1].any(axis=(1, 2, 3)).all()
+    local = whole[0]["local_image"]
+    assert all(not np.array_equal(local[:, 0], local[:, index]) for index in (1, 2))
+
+
+def test_without_views_a_batch_is_what_it_always_was(data_dir):
+    plain = take(load(config(data_dir, augment=AUGMENT), seed=0, batch_size=8), 1)
+    policy = {"rotate": AUGMENT.rotate, "zoom": AUGMENT.zoom}
+    same = AugmentConfig(translate=1.0, mixup=0.8, cutmix=1.0, erase=0.2, view_policies=(policy,))
+    chex.assert_trees_all_equal(
+        plain, take(load(config(data_dir, augment=same), seed=0, batch_size=8), 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"views": 0}, "views=0 must be at least 1"),
+        ({"views": 2, "view_policies": ({},)}, "holds 1 policies for views=2"),
+        ({"views": 2, "view_policies": ({"flop": 1}, {})}, r"\[0\] has no field 'flop'; did you"),
+        ({"views": 2, "view_policies": ({}, {"mixup": 1.0})}, r"\[1\] has no field 'mixup'"),
+        ({"views": 2, "view_policies": ({}, {"flip": "yes"})}, "flip must be float, not str 'yes'"),
+        ({"views": 2, "view_policies": ({}, 3)}, "must be a dict"),
+        ({"local_views": 2}, "local_views and local_size go together"),
+        ({"local_policy": {"flip": 0.5}}, "local_policy with them"),
+        ({"views": 2, "cutmix": 1.0}, "cutmix mixes single images"),
+        ({"local_views": 1, "local_size": 4, "mixup": 1.0}, "mixup mixes single images"),
+    ],
+)
+def test_views_that_cannot_be_are_one_line(data_dir, fields, message):
+    with pytest.raises(UserError, match=message):
+        load(config(data_dir, augment=AugmentConfig(**fields)), seed=0, batch_size=8)
+
+
+def test_the_training_part_in_order_unchanged_and_masked(data_dir):
+    data = config(data_dir, train_split="train[:50]", augment=AUGMENT)
+    seen = []
+    for size, count in ((50, 1), (16, 1), (32, 2)):
+        parts = [
+            list(
+                load(
+                    data, seed=0, batch_size=16, eval_batch_size=size,
+                    process_index=index, process_count=count,
+                ).train_eval_batches()
+            )
+            for index in range(count)
+        ]  # fmt: skip
+        rows = [part[step] for step in range(len(parts[0])) for part in parts]
+        seen.append([np.concatenate([b[n][b["mask"]] for b in rows]) for n in ("image", "label")])
+    assert len(seen[0][1]) == 50
+    chex.assert_trees_all_equal(*seen[:2])
+    chex.assert_trees_all_equal(seen[0], seen[2])
+    plain = load(config(data_dir, train_split="train[:50]"), seed=0, batch_size=50)
+    assert Counter(fingerprints(seen[0][0])) == Counter(fingerprints(take(plain, 1)[0]["image"]))
+
+
 def test_local_rows_are_disjoint_and_whole():
     rows = [LocalRows(12, index, 3) for index in range(3)]
     found = [part.position(index) for part in rows for index in range(2 * part.size)]
