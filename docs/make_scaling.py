@@ -29,6 +29,7 @@ PODS = {
     "bytes_mamba2": ("v5e:16x16", SPLIT, {"depth": 2}),
     "digits_convnext": ("v5e:16x16", {}, {}),
     "digits_distill": ("v5e:16x16", {}, {"depth": 1}),
+    "digits_selfsupervised": ("v5e:16x16", {}, {"depth": 1}),
     "digits_sequential": ("v5e:16x16", {}, {}),
     "digits_vit": ("v5e:16x16", {}, {"depth": 1}),
     "digits_vssd": ("v5e:16x16", {}, {}),

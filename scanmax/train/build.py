@@ -53,6 +53,9 @@ class Pipeline(Protocol):
     def eval_batches(self) -> Iterable[dict[str, np.ndarray]]:
         """This process's rows of the held-out batches, the last one padded."""
 
+    def train_eval_batches(self) -> Iterable[dict[str, np.ndarray]]:
+        """The training part in order, as the held-out part is read; some evaluators ask for it."""
+
     def to_display(self, values: np.ndarray) -> Any:
         """Model inputs as uint8 images, or tokens as text."""
 
@@ -176,8 +179,7 @@ def build(
             f"config.data.name={config.data.name!r} holds {pipeline.kind}"
         )
     check_views(config, kind, pipeline)
-    if model is None:
-        model = make_model(config, pipeline)
+    model = make_model(config, pipeline) if model is None else as_read(config, model)
     if reads_labels(kind):
         check_labels(config, model, pipeline)
     durations = resolve_durations(config, pipeline.num_train)
@@ -210,7 +212,7 @@ def build(
         transforms=recipe.transforms,
         keeps_ema=config.ema.decay > 0,
     )
-    return Run(
+    run = Run(
         config=config,
         durations=durations,
         pipeline=pipeline,
@@ -222,15 +224,21 @@ def build(
         shardings=shardings,
         **compile_steps(recipe, optimizer, schedule, config, shardings, mesh),
     )
+    names = [name for name, _ in checked_pairs(config.evaluators, "config.evaluators")]
+    for name, evaluator in zip(names, evaluators):
+        evaluator.check(run, f"config.evaluators {name!r}")
+    return run
 
 
 def make_evaluators(config: Config) -> tuple[Evaluator, ...]:
     """The evaluators of a config."""
     field = "config.evaluators"
-    return tuple(
-        make(EVALUATORS, name, options, field)
-        for name, options in checked_pairs(config.evaluators, field)
-    )
+    pairs = checked_pairs(config.evaluators, field)
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{field} names {name!r} twice: their figures would share one name")
+    return tuple(make(EVALUATORS, name, options, field) for name, options in pairs)
 
 
 def check_metric(config: Config, kind: type[Objective], evaluators: Iterable[Evaluator]) -> None:
@@ -238,12 +246,22 @@ def check_metric(config: Config, kind: type[Objective], evaluators: Iterable[Eva
     known = [*kind.metric_names]
     for evaluator in evaluators:
         known += [] if evaluator.final else evaluator.metric_names
-    if config.checkpoint.metric not in known:
+    metric = config.checkpoint.metric
+    if not metric:
+        if config.checkpoint.keep_best:
+            raise UserError(
+                "config.checkpoint.metric='' means no best: set config.checkpoint.keep_best=0"
+            )
+    elif not known:
         raise UserError(
-            f"unknown config.checkpoint.metric={config.checkpoint.metric!r}; "
-            + suggest(config.checkpoint.metric, known)
+            f"config.checkpoint.metric={metric!r}: {config.objective.name!r} says nothing of "
+            "single images; set config.evaluators=('knn',) and config.checkpoint.metric="
+            "'knn_accuracy', or metric='' and config.checkpoint.keep_best=0"
         )
-    best_mode(config.checkpoint)
+    elif metric not in known:
+        raise UserError(f"unknown config.checkpoint.metric={metric!r}; {suggest(metric, known)}")
+    else:
+        best_mode(config.checkpoint)
 
 
 def check_views(config: Config, kind: type[Objective], pipeline: Pipeline) -> None:
@@ -256,6 +274,11 @@ def check_views(config: Config, kind: type[Objective], pipeline: Pipeline) -> No
         raise UserError(
             f"config.objective.name={config.objective.name!r} reads {kind.views} views of each "
             f"image: set config.data.augment.views={kind.views}, not {views}"
+        )
+    if "local_image" in pipeline.train_spec and not kind.reads_local:
+        raise UserError(
+            f"config.objective.name={config.objective.name!r} reads no small views: set "
+            "config.data.augment.local_views=0"
         )
 
 
@@ -414,13 +437,35 @@ def model_input(pipeline: Pipeline, kind: type[Objective] | None = None) -> jax.
 
 
 def make_model(config: Config, pipeline: Pipeline) -> nn.Module:
-    """The config's model with the data's number of classes or size of vocabulary."""
+    """The config's model with the data's number of classes or size of vocabulary, or no head."""
     fields: dict[str, Any] = {"dtype": jnp.dtype(config.model.dtype).type}
     if config.model.remat != "none":
         fields["remat"] = remat_field(config.model.remat)
-    return _create(config.model.name, config.model.num_classes, pipeline, {
+    model = _create(config.model.name, config.model.num_classes, pipeline, {
         **fields, **config.model.kwargs,
     })  # fmt: skip
+    return as_read(config, model)
+
+
+def as_read(config: Config, model: nn.Module) -> nn.Module:
+    """The model as the objective reads it: without its head where it learns no classes.
+
+    Raises:
+      UserError: a head that nothing would train, or a model that cannot be without one.
+    """
+    if not OBJECTIVES[config.objective.name].headless:
+        return model
+    own = config.objective.name
+    if config.model.num_classes:
+        raise UserError(
+            f"config.model.num_classes={config.model.num_classes}: {own!r} trains no head; leave 0"
+        )
+    if not hasattr(model, "num_classes"):
+        raise UserError(
+            f"config.objective.name={own!r} reads pooled features; {type(model).__name__} has no "
+            "head to go without"
+        )
+    return model.clone(num_classes=0)
 
 
 def remat_field(name: str) -> bool | str:

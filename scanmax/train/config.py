@@ -21,7 +21,8 @@ class ModelConfig:
 
     Attributes:
       name: A registered model, as `python -m scanmax.models list` shows.
-      num_classes: Width of the head or size of the vocabulary; 0 is what the data has.
+      num_classes: Width of the head or size of the vocabulary; 0 is what the data has. Objectives
+        that read no labels train no head.
       dtype: Type of the computation, "float32" or "bfloat16"; parameters stay float32.
       remat: What the backward pass keeps: "none", "full" (recompute each block) or the name of a
         policy of jax.checkpoint_policies.
@@ -40,7 +41,8 @@ class ObjectiveConfig:
     """What a run minimises; docs/adding_an_objective.md.
 
     Attributes:
-      name: "classification", "language_model", "sequence_labels" or "regression".
+      name: "classification", "language_model", "sequence_labels", "regression", or, without
+        labels, "simclr" or "byol" (two views of each image, config.data.augment.views=2).
       loss: "softmax_cross_entropy" or "stablemax_cross_entropy".
       label_smoothing: Share of the target spread evenly over the classes.
       weight: Weight of the objective's own loss beside the terms.
@@ -52,7 +54,7 @@ class ObjectiveConfig:
         workdir of a run, or what scanmax.load_weights takes), "step" (of that run, "last" or
         "best"), "kwargs" (fields of the model), "mean" and "std" (its own normalisation of images),
         "image_size".
-      kwargs: Options of the objective itself.
+      kwargs: Options of the objective itself, such as {"temperature": 0.2} of "simclr".
     """
 
     name: str = "classification"
@@ -182,7 +184,7 @@ class CheckpointConfig:
       keep_best: Best checkpoints kept besides, by the metric; 0 is none. With some, an evaluation
         better than all before saves as well.
       keep_every: Checkpoints at multiples of this duration are never removed; "" is none.
-      metric: Metric of the held-out part that "best" means.
+      metric: Metric of the held-out part that "best" means; "" is none, with keep_best=0.
       mode: "max" or "min"; "" is what the metric itself says, "max" of an accuracy.
     """
 
@@ -203,7 +205,9 @@ class Config:
         "cutmix", "mixup_cutmix" (per "batch", "pair" or "element"), "attentive_cutmix".
       transforms: Changes of the parameters before use, pairs of a name and its options, in order:
         ("fake_quantize", {"match": ("model/.*kernel",), "bits": 8}).
-      evaluators: Evaluations beside the objective's own, pairs of a name and its options.
+      evaluators: Evaluations beside the objective's own, pairs of a name and its options: "knn"
+        (knn_accuracy: k, temperature) and "linear_probe" (probe_accuracy: C, max_iter; at the end)
+        on pooled features, "sharpness"; the option "final" says whether at the end alone.
       seed: Seeds parameters, dropout and the order of the data.
       batch_size: Examples per step, over all devices.
       eval_batch_size: Examples per evaluation step; 0 is batch_size.

@@ -34,9 +34,11 @@ def evaluate(run: Run, state: TrainState, *, is_last: bool = False) -> dict[str,
       state: its state.
       is_last: whether the run ends here: some evaluators run only then.
     """
-    found = _averaged(
-        run, lambda batch: run.eval_step(run.eval_params(state), state.carried, batch)
-    )
+    found = {}
+    if run.objective.metric_names:
+        found = _averaged(
+            run, lambda batch: run.eval_step(run.eval_params(state), state.carried, batch)
+        )
     for evaluator in run.evaluators:
         if is_last or not evaluator.final:
             found |= evaluator(run, state)

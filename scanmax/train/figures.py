@@ -69,7 +69,11 @@ def curves(
                     xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
                 )  # fmt: skip
         else:
-            _both(quality, train, held_out, "accuracy", "Accuracy", scale=100, suffix="%")
+            # Where a run has no accuracy of its own, an evaluator's.
+            given = sorted(name for row in held_out for name in row if name.endswith("accuracy"))
+            name = given[0] if given else "accuracy"
+            title = name.replace("_", " ").capitalize()
+            _both(quality, train, held_out, name, title, scale=100, suffix="%")
         _series(rate, train, "lr", INK)
         rate.set_title("Learning rate")
         rate.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from scanmax.errors import UserError
-from scanmax.train.build import make_model, make_transforms
+from scanmax.train.build import as_read, make_model, make_transforms
 from scanmax.train.checkpoint import damage_of, read_meta
 from scanmax.train.config import Config, best_mode
 from scanmax.train.step import model_variables
@@ -94,6 +94,8 @@ def load_for_inference(
     if model is None:
         known = types.SimpleNamespace(kind=data["kind"], num_classes=data["num_classes"])
         model = make_model(config, known)
+    else:
+        model = as_read(config, model)
     if "model" not in arrays[kept]:
         raise UserError(f"checkpoint {step} of {workdir} was written by scanmax 0.1 or earlier")
     carried = arrays.get("carried") or {}
@@ -116,6 +118,8 @@ def find_step(workdir: pathlib.Path, step: int | str, config: Config) -> int:
         raise UserError(f"no checkpoint under {workdir}: is it the workdir of a run?")
     if step == "last":
         return steps[-1]
+    if step == "best" and not config.checkpoint.metric:
+        raise UserError(f"the run of {workdir} names no metric to be best by; take step='last'")
     if step == "best":
         metric, sign = config.checkpoint.metric, 1 if best_mode(config.checkpoint) == "max" else -1
         found = {}

@@ -16,7 +16,15 @@ from scanmax.errors import UserError
 from scanmax.files import write_whole
 
 # Order in which metrics are shown; what is not named here is written and not shown.
-SHOWN = ("loss", "accuracy", "bits_per_byte", "examples_per_second", "utilization")
+SHOWN = (
+    "loss",
+    "accuracy",
+    "knn_accuracy",
+    "probe_accuracy",
+    "bits_per_byte",
+    "examples_per_second",
+    "utilization",
+)
 # Without a terminal a line of training metrics is shown at most this often; files get every row.
 LINE_SECONDS = 2.0
 # TensorBoard's events reach the disk at least this often.

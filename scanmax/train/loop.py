@@ -190,7 +190,9 @@ def is_due(step: int, every: int, is_last: bool) -> bool:
 
 
 def is_better(held_out: dict[str, float], best: float | None, config: CheckpointConfig) -> bool:
-    """Whether the metric that "best" means has improved; one that is not finite never has."""
+    """Whether the metric that "best" means has improved; one that is not finite never has, and "" is none."""
+    if not config.metric:
+        return False
     value = held_out[config.metric]
     if best is None or not math.isfinite(value):
         return math.isfinite(value)
@@ -200,6 +202,8 @@ def is_better(held_out: dict[str, float], best: float | None, config: Checkpoint
 def best_so_far(meta: Mapping[str, Any], config: CheckpointConfig) -> float | None:
     """The best metric before a checkpoint; None where another metric was the measure then."""
     before = meta["config"]["checkpoint"]
+    if not config.metric:
+        return None
     is_same = before["metric"] == config.metric and before["mode"] in ("", best_mode(config))
     return meta["best"] if is_same else None
 

@@ -186,7 +186,10 @@ def headline(
             wrong = int((predictions["labels"] != predictions["predictions"]).sum())
             remark = f"{wrong:,} of {len(predictions['labels']):,} wrong"
         tiles.append(("held-out accuracy", f"{100 * held_out[-1]['accuracy']:.2f}%", remark))
-    if held_out:
+    for name in evaluator_metrics(held_out[-1:]):
+        value = f"{100 * held_out[-1][name]:.2f}%"
+        tiles.append((f"held-out {name.replace('_', ' ')}", value, ""))
+    if held_out and "loss" in held_out[-1]:
         losses = [row["loss"] for row in held_out if math.isfinite(row["loss"])]
         remark = f"lowest {min(losses):.3f}" if losses else ""
         tiles.append(("held-out loss", f"{held_out[-1]['loss']:.3f}", remark))
@@ -206,6 +209,11 @@ def headline(
         remark += f", {100 * np.median(shares):.0f}% of the peak" if shares else ""
         tiles.append(("examples per second", f"{np.median(speeds):,.0f}", remark))
     return tiles
+
+
+def evaluator_metrics(held_out: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the accuracies that evaluators gave, such as "knn_accuracy"."""
+    return sorted({name for row in held_out for name in row if name.endswith("_accuracy")})
 
 
 def duration(seconds: float) -> str:

@@ -135,7 +135,7 @@ def train_seeds(
                 )
         for index, (run, folder) in enumerate(zip(runs, folders)):
             own = part(state, index, run.shardings)
-            best = held_out[index][config.checkpoint.metric]
+            best = held_out[index].get(config.checkpoint.metric, math.nan)
             meta = checkpoint_meta(run, total, best if math.isfinite(best) else None)
             checkpointers[index].save(own, meta, held_out[index])
             save_outcome(run, own, folder)

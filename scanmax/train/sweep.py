@@ -27,7 +27,7 @@ from scanmax.errors import UserError
 from scanmax.train.config import Config
 
 # Columns of the table, where runs have them.
-METRICS = ("loss", "accuracy", "bits_per_byte")
+METRICS = ("loss", "accuracy", "bits_per_byte", "knn_accuracy", "probe_accuracy")
 
 
 def define_flags(values: flags.FlagValues) -> None:

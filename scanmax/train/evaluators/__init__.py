@@ -4,7 +4,13 @@ An evaluator is a frozen dataclass, its fields the options, called with `(run, s
 its `metric_names` may be what "best" means.
 """
 
-from scanmax.train.evaluators.base import Evaluator
+from scanmax.train.evaluators.base import Evaluator, OnFeatures
+from scanmax.train.evaluators.knn import Knn
+from scanmax.train.evaluators.linear_probe import LinearProbe
 from scanmax.train.evaluators.sharpness import Sharpness
 
-EVALUATORS: dict[str, type[Evaluator]] = {"sharpness": Sharpness}
+EVALUATORS: dict[str, type[Evaluator]] = {
+    "knn": Knn,
+    "linear_probe": LinearProbe,
+    "sharpness": Sharpness,
+}

@@ -1,14 +1,18 @@
 """What a run minimises, one file each; `config.objective.name` names one of OBJECTIVES."""
 
 from scanmax.train.objectives.base import Batch, Losses, Objective
+from scanmax.train.objectives.byol import Byol
 from scanmax.train.objectives.classification import Classification
 from scanmax.train.objectives.language_model import LanguageModel
 from scanmax.train.objectives.regression import Regression
 from scanmax.train.objectives.sequence_labels import SequenceLabels
+from scanmax.train.objectives.simclr import SimClr
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "byol": Byol,
     "classification": Classification,
     "language_model": LanguageModel,
     "regression": Regression,
     "sequence_labels": SequenceLabels,
+    "simclr": SimClr,
 }

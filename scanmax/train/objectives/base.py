@@ -47,8 +47,11 @@ class Objective(nn.Module):
 
     What a subclass says of itself:
       data_kind: the `kind` of the pipelines that it reads.
-      metric_names: what `evaluate` returns; "best" may mean any of them.
+      metric_names: what `evaluate` returns; "best" may mean any of them. () says nothing of single
+        examples: evaluators do.
       views: how many views of each image a training batch must hold; 1 is the image itself.
+      reads_local: whether it reads the small views, "local_image".
+      headless: whether the model is made without its head and gives pooled features [B, D].
       accumulates: whether the loss of a batch is the mean over its parts, so that
         `optim.accumulate` changes nothing; an objective that compares the rows of a batch says no.
     """
@@ -64,6 +67,8 @@ class Objective(nn.Module):
     data_kind: ClassVar[str] = "image"
     metric_names: ClassVar[tuple[str, ...]] = ("loss",)
     views: ClassVar[int] = 1
+    reads_local: ClassVar[bool] = False
+    headless: ClassVar[bool] = False
     accumulates: ClassVar[bool] = True
 
     def __call__(self, batch: Batch, train: bool = False, teachers: Any = ()) -> Losses:

@@ -1,0 +1,67 @@
+"""A small ViT that learns scikit-learn's 8x8 digits without their labels: SimCLR, or BYOL.
+
+    python -m scanmax.data prepare digits
+    python -m scanmax.train --config=scanmax/configs/digits_selfsupervised.py --workdir=runs/simclr
+    python -m scanmax.train --config=scanmax/configs/digits_selfsupervised.py:byol --workdir=byol
+
+Labels are met by the evaluators alone: nearest neighbours on the way (knn_accuracy), a linear
+classifier on the features at the end (probe_accuracy).
+
+Hardware: two CPU cores. Time: TIME
+Expected: EXPECTED
+"""
+
+from scanmax.data.config import AugmentConfig, DataConfig
+from scanmax.errors import UserError, suggest
+from scanmax.train.config import (
+    CheckpointConfig,
+    Config,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    ScheduleConfig,
+)
+
+OBJECTIVES = {
+    "simclr": {"temperature": 0.2, "projector_widths": (128, 64)},
+    # The published momentum, 0.996, is for a hundred times as many steps.
+    "byol": {"momentum": 0.98, "projector_widths": (128, 64), "predictor_widths": (128,)},
+}
+
+
+def get_config(arg: str = "") -> Config:
+    """The config; `arg` is "simclr" (the default) or "byol"."""
+    name = arg or "simclr"
+    if name not in OBJECTIVES:
+        raise UserError(f"unknown objective {name!r}; {suggest(name, OBJECTIVES)}")
+    return Config(
+        model=ModelConfig(
+            name="deit_tiny_patch16_224",
+            kwargs={
+                "img_size": 16,
+                "patch_size": 4,
+                "dim": 64,
+                "depth": 3,
+                "heads": 4,
+                "class_token": False,
+                "pool": "avg",
+            },
+        ),
+        data=DataConfig(
+            name="digits",
+            image_size=16,
+            augment=AugmentConfig(
+                views=2, crop_area=(0.5, 1.0), translate=1.0, rotate=15.0, zoom=0.1, shear=0.2
+            ),
+        ),
+        objective=ObjectiveConfig(name=name, kwargs=dict(OBJECTIVES[name])),
+        evaluators=(("knn", {"k": 10}), "linear_probe"),
+        optim=OptimConfig(name="adamw", lr=1e-3, weight_decay=0.05, clip_norm=1.0),
+        schedule=ScheduleConfig(name="cosine", warmup="5%"),
+        checkpoint=CheckpointConfig(metric="knn_accuracy", mode="max"),
+        batch_size=128,
+        eval_batch_size=360,
+        duration="40 epochs",
+        log_every="1 epoch",
+        eval_every="10 epochs",
+    )
