@@ -47,7 +47,9 @@ class Half(ToyData):
         return self._mine(super().train_iterator(start_step))
     def eval_batches(self):
         return self._mine(super().eval_batches())
-config = toy_config()
+    def train_eval_batches(self):
+        return self._mine(super().train_eval_batches())
+config = toy_config(evaluators=(("knn", {"k": 3}), "linear_probe"))
 config.sharding.preset = "fsdp"
 cli.leave(cli.run_main(lambda _: print(train(config, workdir, pipeline=Half(), model=ToyModel()))))
 """
@@ -93,7 +95,7 @@ def run_two(workdir):
 
 def run_one(workdir):
     """The same run in this process; its held-out metrics."""
-    config = toy_config()
+    config = toy_config(evaluators=(("knn", {"k": 3}), "linear_probe"))
     config.sharding.preset = "fsdp"
     return train(config, workdir, pipeline=ToyData(), model=ToyModel())
 
@@ -118,7 +120,8 @@ def one(tmp_path_factory):
 
 def test_two_processes_equal_one_and_one_resumes_them(one, tmp_path):
     outputs = run_two(tmp_path / "two")
-    # Both know the exact held-out metrics; only the first speaks.
+    # Both know the exact held-out metrics, evaluators' too; only the first speaks.
+    assert {"knn_accuracy", "probe_accuracy"} < one[1].keys()
     for output, _ in outputs:
         found = ast.literal_eval(output.strip().splitlines()[-1])
         assert found == pytest.approx(one[1], rel=SHARDED)

@@ -45,6 +45,8 @@ class ToyModel(nn.Module):
         # Without annotation: split by the rule for the largest divisible axis.
         plain = self.param("plain", nn.initializers.normal(0.3), (self.width, 3))
         x = x + jnp.pad(x @ plain.astype(self.dtype), ((0, 0), (0, self.width - 3)))
+        if not self.num_classes:
+            return x
         bias_init = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("classes",))
         bias = self.param("head_bias", bias_init, (self.num_classes,))
         logits = x @ weight("head", (self.width, self.num_classes), ("embed", "classes")) + bias
@@ -93,8 +95,13 @@ class ToyData:
             yield batch
 
     def eval_batches(self):
-        whole = self.make(10_000, self.num_eval)
-        for start in range(0, self.num_eval, self.batch_size):
+        return self.padded(self.make(10_000, self.num_eval))
+
+    def train_eval_batches(self):
+        return self.padded(self.make(20_000, self.num_train))
+
+    def padded(self, whole):
+        for start in range(0, len(whole["label"]), self.batch_size):
             part = {name: rows[start : start + self.batch_size] for name, rows in whole.items()}
             short = self.batch_size - len(part["label"])
             padded = {
