@@ -1,7 +1,6 @@
 """Level 9: objectives of two views, and evaluators of the features that they learn."""
 
 import json
-from unittest import mock
 
 import chex
 import flax.linen as nn
@@ -23,7 +22,6 @@ from scanmax.train.evaluators.knn import neighbour_votes
 from scanmax.train.export import export
 from scanmax.train.inference import load_for_inference, read_arrays
 from scanmax.train.loop import train
-from scanmax.train.mixing import MIXES, Mix
 from scanmax.train.objectives.byol import teacher_rate
 from scanmax.train.objectives.views import feature_spread
 from scanmax.train.seeds import train_seeds
@@ -264,7 +262,8 @@ def test_what_cannot_be_is_one_line():
         ({"evaluators": (("knn", {"k": 0}),)}, "k=0 must be at least 1"),
         ({"evaluators": (("knn", {"k": 65}),)}, "'knn' asks k=65 neighbours; there are 64"),
         ({"evaluators": (*BEST["evaluators"][:1], ("linear_probe", {"C": 0.0}))}, "C=0.0 must be"),
-        ({"mix": ("mixup",)}, "config.mix"),
+        ({"mix": ("mixup",)}, "'simclr' compares views, which do not mix"),
+        ({"evaluators": ("knn", "sharpness")}, "'sharpness' asks for the loss of single examples"),
         ({"model": ModelConfig(name="small", num_classes=4)}, "'simclr' trains no head; leave 0"),
         ({"optim": OptimConfig(accumulate=2)}, "optim.accumulate=2"),
     ]
@@ -303,11 +302,6 @@ def test_what_cannot_be_is_one_line():
     small.train_spec = {**small.train_spec, "local_image": small.train_spec["image"]}
     with pytest.raises(UserError, match=r"reads no small views: set config.data.augment.local"):
         build(small_config("simclr", **plain), pipeline=small, model=SmallNet())
-
-
-def test_mixing_of_views_is_refused():
-    with mock.patch.dict(MIXES, {"none": Mix}), pytest.raises(UserError, match="reads 2 views"):
-        small_build(small_config("simclr", mix=("none",)))
 
 
 FILE = """

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from scanmax.errors import UserError
 from scanmax.train import sharding
 from scanmax.train.evaluators.base import Evaluator
 from scanmax.train.feed import to_device
@@ -26,6 +27,13 @@ class Sharpness(Evaluator):
     rho: float = 0.05
 
     metric_names: ClassVar[tuple[str, ...]] = ("sharpness",)
+
+    def check(self, run: Any, field: str) -> None:
+        if "loss" not in run.objective.metric_names:
+            raise UserError(
+                f"{field} asks for the loss of single examples; "
+                f"{run.config.objective.name!r} has none"
+            )
 
     def __call__(self, run: Any, state: Any) -> dict[str, float]:
         """{"sharpness": ...}"""
