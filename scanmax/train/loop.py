@@ -190,7 +190,7 @@ def is_due(step: int, every: int, is_last: bool) -> bool:
 
 
 def is_better(held_out: dict[str, float], best: float | None, config: CheckpointConfig) -> bool:
-    """Whether the metric that "best" means has improved; one that is not finite never has, and "" is none."""
+    """Whether the metric that "best" means has improved; one not finite or named "" never has."""
     if not config.metric:
         return False
     value = held_out[config.metric]
