@@ -51,12 +51,11 @@ class Byol(TwoViews):
         views = batch["image"][:, 0], batch["image"][:, 1]
         # One pass for each view, as published: batch norms see a view by itself.
         features = [self.features(images, train) for images in views]
-        foretold = [
-            self.predictor(self.projector(found, train=train), train=train) for found in features
-        ]
+        projected = [self.projector(found, train=train) for found in features]
+        foretold = [self.predictor(found, train=train) for found in projected]
         targets = [self.teach(images, train) for images in views]
         loss = distance(foretold[0], targets[1]) + distance(foretold[1], targets[0])
-        return self.found(loss, jnp.stack(features, axis=1), batch)
+        return self.found(loss, features, projected, batch)
 
     def teach(self, images: Float[Array, "B Y X C"], train: bool) -> Float[Array, "B P"]:
         """The teacher's projection of a view; no gradient flows."""

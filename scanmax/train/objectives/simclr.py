@@ -42,7 +42,8 @@ class SimClr(TwoViews):
         projected = self.projector(features, train=train).reshape(rows, views, -1)
         loss, is_found = contrast(projected, batch.get("mask"), self.temperature)
         features = features.reshape(rows, views, -1)
-        return self.found(loss, features, batch, view_accuracy=is_found)
+        by_view = [list(jnp.moveaxis(found, 1, 0)) for found in (features, projected)]
+        return self.found(loss, *by_view, batch, view_accuracy=is_found)
 
     @nn.nowrap
     def check(self) -> None:

@@ -1,5 +1,6 @@
 """What objectives that hold two views of an image against each other share."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -76,13 +77,23 @@ class TwoViews(Objective):
     def found(
         self,
         loss: Float[Array, " B"],
-        features: Float[Array, "B V D"],
+        features: Sequence[Float[Array, "B D"]],
+        projected: Sequence[Float[Array, "B P"]],
         batch: Batch,
-        **metrics: Any,
+        **metrics: Array,
     ) -> Losses:
-        """The losses, with the spread of the features among the metrics."""
-        spread = jnp.broadcast_to(feature_spread(features, batch.get("mask")), loss.shape)
-        return Losses({"views": self.config.weight * loss}, features, {"spread": spread, **metrics})
+        """The losses, with the spread of the projections among the metrics.
+
+        Args:
+          loss: of each example.
+          features: of each view.
+          projected: of each view.
+          batch: the batch.
+          metrics: further ones.
+        """
+        spread = sum(direction_spread(z, batch.get("mask")) for z in projected) / len(projected)
+        metrics["spread"] = jnp.broadcast_to(spread, loss.shape)
+        return Losses({"views": self.config.weight * loss}, tuple(features), metrics)
 
     @nn.nowrap
     def check(self) -> None:
@@ -122,22 +133,22 @@ def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
     return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
-def feature_spread(
-    features: Float[Array, "B V D"], mask: Bool[Array, " B"] | None = None
+def direction_spread(
+    x: Float[Array, "B D"], mask: Bool[Array, " B"] | None = None
 ) -> Float[Array, ""]:
-    """How far features are from collapse: their deviation over the batch, lengths left out.
+    """How far vectors are from collapse: the deviation of their directions over the batch.
 
-        sqrt(D) mean_d std_b(f_bd / |f_b|)
+        sqrt(D) mean_d std_b(x_bd / |x_b|)
 
-    0 where all examples have one direction; 1 where directions fill the sphere.
+    0 where all have one direction; 1 where directions fill the sphere.
 
     Args:
-      features: of each view; deviations are taken per view.
-      mask: which rows count; None is all.
+      x: one vector for each example.
+      mask: which examples count; None is all.
     """
-    x = unit(features)
+    x = unit(x)
     keep = jnp.ones(x.shape[0], bool) if mask is None else jnp.asarray(mask)
-    weights = (keep / jnp.maximum(keep.sum(), 1)).astype(x.dtype)[:, None, None]
+    weights = (keep / jnp.maximum(keep.sum(), 1)).astype(x.dtype)[:, None]
     mean = jnp.sum(weights * x, axis=0)
     variance = jnp.sum(weights * jnp.square(x - mean), axis=0)
     return jnp.sqrt(x.shape[-1]) * jnp.mean(jnp.sqrt(variance))
