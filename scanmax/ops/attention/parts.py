@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,22 +48,40 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The static part of a call; `num_keys` is what the sigmoid's bias counts."""
+    """What the parts of a call share.
+
+    Attributes:
+      normalizer: of one pass.
+      precision: of every matrix product.
+      seen: [T, H], how many keys the query at each place reads in all parts; None where the
+        normalizer does not ask.
+    """
 
     normalizer: Normalizer
-    num_keys: int
     precision: object = None
+    seen: Array | None = None
 
 
-def make_plan(normalizer: str | Normalizer, num_keys: int, precision) -> Plan:
+@dataclasses.dataclass(frozen=True)
+class _Ones(Normalizer):
+    """Each key that may be read scores 1: the sum of a row is the number of its keys."""
+
+    normalized: ClassVar[bool] = False
+    counts_keys: ClassVar[bool] = False
+
+    def score(self, logits, level, num_keys):
+        return (logits > -jnp.inf).astype(logits.dtype)
+
+
+def make_plan(normalizer: str | Normalizer, key_dim: int, precision) -> Plan:
     """The plan of a call; refuses normalizers whose rows cannot be merged from parts."""
-    normalizer = get_normalizer(normalizer)
+    normalizer = get_normalizer(normalizer, key_dim)
     require(
-        not needs_passes(normalizer) and not normalizer.counts_visible,
+        not needs_passes(normalizer),
         f"normalizer={normalizer}: its weights depend on all keys of a row at once, and this op "
         "gathers them in parts. Use ops.dot_product_attention with the pattern as its mask.",
     )
-    return Plan(normalizer, num_keys, precision)
+    return Plan(normalizer, precision)
 
 
 def attend_part(
@@ -79,12 +97,12 @@ def attend_part(
     """N sets of L queries, each reading its own M keys where `allowed(row, column)`.
 
     Args:
-      plan: normalizer, key count and precision.
+      plan: normalizer, precision and the numbers of keys.
       query: [N, L, H, K].
       key: [N, M, G, K], where G divides H.
       value: [N, M, G, V].
       scale: scalar factor of the logits.
-      rows: [N, L] integers, where the queries stand.
+      rows: [N, L] integers, where the queries stand; padding may stand beyond the last place.
       columns: [N, M] integers, where the keys stand.
       allowed: which pairs of places are read, on arrays that broadcast; it must refuse the places
         of padding.
@@ -95,7 +113,7 @@ def attend_part(
     N, L, H, _ = query.shape
     G, M = key.shape[-2], key.shape[1]
     # head-first: every set is then one product per key head
-    query = jnp.moveaxis(query.reshape(N, L, G, H // G, -1), 1, 3)  # [N, G, R, L, K]
+    query = jnp.moveaxis(query.reshape(N, L, G, H // G, query.shape[-1]), 1, 3)  # [N, G, R, L, K]
     key, value = jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2)  # [N, G, M, K]
     limit = PART_LOGITS.get(platform(), PART_LOGITS_ELSEWHERE)
     sets = max(limit // max(H * L * M, 1), 1)
@@ -146,7 +164,10 @@ def merge_parts(plan: Plan, parts: Sequence[Part], dtype) -> Array:
     if normalizer.normalized:
         if null is not None:
             shift = level if normalizer.shifted else None
-            total = total + normalizer.score(null, shift, plan.num_keys)
+            num_keys = (
+                None if plan.seen is None else plan.seen[None, :, :, None].astype(level.dtype)
+            )
+            total = total + normalizer.score(null, shift, num_keys)
         y = y / jnp.where(total == 0, jnp.ones_like(total), total)
     return y.astype(dtype)
 
@@ -157,7 +178,7 @@ def _attend(plan, allowed, scale, query, key, value, rows, columns):
     dtype = accumulator_dtype(query)
     dots = {"precision": plan.precision, "preferred_element_type": dtype}
     logits = jnp.einsum("ngqk,ngmk->ngqm", query.reshape(n, G, R * L, K), key, **dots)
-    logits = logits.reshape(n, G, R, L, -1) * scale.astype(dtype)
+    logits = logits.reshape(n, G, R, L, logits.shape[-1]) * scale.astype(dtype)
     places = rows[:, None, None, :, None], columns[:, None, None, None, :]
     logits = jnp.where(allowed(*places), logits, jnp.full((), -jnp.inf, dtype))
     level = None
@@ -166,11 +187,15 @@ def _attend(plan, allowed, scale, query, key, value, rows, columns):
         floor = jnp.finfo(dtype).min
         level = jnp.max(plan.normalizer.level(logits), -1, keepdims=True, initial=floor)
         level = lax.stop_gradient(level)
-    scores = plan.normalizer.score(logits, level, plan.num_keys)
+    num_keys = None
+    if plan.seen is not None:
+        num_keys = jnp.take(plan.seen, rows, axis=0, mode="clip")  # [n, L, H]
+        num_keys = jnp.moveaxis(num_keys, -1, 1).reshape(n, G, R, L, 1).astype(dtype)
+    scores = plan.normalizer.score(logits, level, num_keys)
     total = jnp.sum(scores, -1, keepdims=True)
-    weights = scores.astype(value.dtype).reshape(n, G, R * L, -1)
+    weights = scores.astype(value.dtype).reshape(n, G, R * L, scores.shape[-1])
     y = jnp.einsum("ngqm,ngmv->ngqv", weights, value, **dots)
-    y = y.reshape(n, G, R, L, -1)
+    y = y.reshape(n, G, R, L, y.shape[-1])
     return Part(y, total, jnp.zeros_like(total) if level is None else level)
 
 
@@ -191,7 +216,7 @@ def _mapped(function, arrays, axes, size, out_axis):
 
     def join(x):
         x = jnp.moveaxis(x, 0, out_axis)
-        x = x.reshape(*x.shape[:out_axis], -1, *x.shape[out_axis + 2 :])
+        x = lax.collapse(x, out_axis, out_axis + 2)
         return lax.slice_in_dim(x, 0, length, axis=out_axis)
 
     return jax.tree.map(join, parts)
@@ -220,7 +245,7 @@ def take_heads(x: Array, heads: Sequence[int], num_heads: int) -> Array:
 def blocks_of(x: Array, size: int) -> Array:
     """[B, T, H, K] -> [B, R, size, H, K], the last block filled with zeros."""
     x = _pad(x, 1, -x.shape[1] % size)
-    return x.reshape(x.shape[0], -1, size, *x.shape[2:])
+    return x.reshape(x.shape[0], x.shape[1] // size, size, *x.shape[2:])
 
 
 def places_of(batch: int, length: int, size: int) -> Array:
@@ -240,10 +265,12 @@ def with_neighbours(x: Array, before: int, after: int, fill: int = 0) -> Array:
 
 def unblocked(part: Part, batch: int, length: int) -> Part:
     """A part of [B R, size, ...] blocks as [B, T, ...] tokens."""
-    return jax.tree.map(
-        lambda x: x.reshape(batch, -1, *x.shape[2:])[:, :length],
-        part,
-    )
+
+    def tokens(x):
+        blocks = -(-length // x.shape[1])
+        return x.reshape(batch, blocks * x.shape[1], *x.shape[2:])[:, :length]
+
+    return jax.tree.map(tokens, part)
 
 
 def join_heads(parts: Sequence[tuple[Sequence[int], Array]]) -> Array:
@@ -264,22 +291,26 @@ def attend_with_prefix(
     scale: Array,
     prefix: int,
     is_causal: bool,
-    pattern_parts: Callable[[Array, Array, Array], list[Part]],
+    pattern_parts: Callable[[Plan, Array, Array, Array, Array], list[Part]],
 ) -> Array:
     """[B, T, H, V]: the first tokens read all and are read by all, the others by a pattern.
 
     Args:
-      plan: normalizer, key count and precision.
+      plan: of `make_plan`.
       query: [B, T, H, K].
       key: [B, T, G, K].
       value: [B, T, G, V].
       scale: scalar factor of the logits.
       prefix: how many tokens stand outside the pattern.
       is_causal: no token reads a later one.
-      pattern_parts: the parts of the pattern, for the tokens behind the prefix.
+      pattern_parts: the parts of the pattern by (plan, query, key, value, scale), for the tokens
+        behind the prefix.
     """
-    B, T = query.shape[:2]
+    B, T, H = query.shape[:3]
     prefix = min(prefix, T)
+
+    def with_counts(seen):
+        return dataclasses.replace(plan, seen=seen) if plan.normalizer.counts_keys else plan
 
     def places(start, stop):
         line = jnp.arange(start, stop, dtype=jnp.int32)[None]
@@ -294,8 +325,10 @@ def attend_with_prefix(
     outputs = []
     if prefix:
         read = prefix if is_causal else T
+        seen = jnp.arange(1, prefix + 1)[:, None] if is_causal else jnp.full((prefix, 1), T)
+        counted = with_counts(jnp.broadcast_to(seen, (prefix, H)))
         part = attend_part(
-            plan,
+            counted,
             query[:, :prefix],
             key[:, :read],
             value[:, :read],
@@ -304,22 +337,30 @@ def attend_with_prefix(
             places(0, read),
             past if is_causal else any_pair,
         )
-        outputs.append(merge_parts(plan, [part], value.dtype))
+        outputs.append(merge_parts(counted, [part], value.dtype))
     if prefix < T:
-        parts = pattern_parts(query[:, prefix:], key[:, prefix:], value[:, prefix:])
+        behind = T - prefix
+        counted = plan
+        if plan.normalizer.counts_keys:
+            nothing = jnp.zeros((1, behind, H, 1), scale.dtype)
+            counts = pattern_parts(Plan(_Ones()), nothing, nothing, nothing, scale)
+            seen = prefix + sum(part.total for part in counts)[0, ..., 0]
+            counted = with_counts(jnp.maximum(lax.stop_gradient(seen), 1))
+        arrays = (x[:, prefix:] for x in (query, key, value))
+        parts = pattern_parts(counted, *arrays, scale)
         if prefix:
             part = attend_part(
-                plan,
+                counted,
                 query[:, prefix:],
                 key[:, :prefix],
                 value[:, :prefix],
                 scale,
-                places(prefix, T),
+                places(0, behind),
                 places(0, prefix),
                 any_pair,
             )
             parts = [*parts, part]
-        outputs.append(merge_parts(plan, parts, value.dtype))
+        outputs.append(merge_parts(counted, parts, value.dtype))
     return jnp.concatenate(outputs, axis=1) if len(outputs) > 1 else outputs[0]
 
 
@@ -349,7 +390,10 @@ def step_at(state, query, key, value, places, masks, scale, normalizer, precisio
         x.reshape(math.prod(batch), *x.shape[-3:]) for x in (query, keys, values)
     )
     N, M = keys.shape[:2]
-    plan = make_plan(normalizer, S, precision)
+    plan = make_plan(normalizer, K, precision)
+    if plan.normalizer.counts_keys:
+        seen = jnp.maximum(jnp.sum(masks, -1, dtype=jnp.int32), 1)[None]
+        plan = dataclasses.replace(plan, seen=seen)
     part = attend_part(
         plan,
         query,

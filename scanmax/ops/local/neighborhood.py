@@ -19,7 +19,6 @@ from scanmax.ops.local.blocks import (
     attend_offsets,
     check_maps,
     check_table,
-    count,
     matrix_of,
 )
 from scanmax.ops.local.patterns import cut, even_block, neighborhood_axis, pair
@@ -72,7 +71,7 @@ def neighborhood_attention(
       global_key: [*B, P, G, K], keys that every query reads too (class tokens).
       global_value: [*B, P, G, V].
       scale: scalar factor of the products, may be traced; None is K ** -0.5.
-      normalizer: a name or a `Normalizer`; its number of keys is k k' + P.
+      normalizer: a name or a `Normalizer`; zeros beyond the map count as keys.
       form: "chunked" multiplies blocks of queries with all keys that they read together;
         "parallel" (not for clamped edges) takes all queries against one offset after another.
         None: "parallel" for at most 9 keys where it serves.
@@ -155,7 +154,7 @@ def msa_conv(
       global_key: [*B, P, G, K], keys that every query reads too.
       global_value: [*B, P, G, V].
       scale: scalar factor of the products, may be traced; None is K ** -0.5.
-      normalizer: a name or a `Normalizer`; its number of keys is k k' + P.
+      normalizer: a name or a `Normalizer`; zeros beyond the map count as keys.
       form: "parallel" takes all queries against one offset after another; "chunked" multiplies
         blocks of queries with all keys that they read together (not for a stride and a dilation at
         once). None: "parallel" for at most 9 keys or where only it serves.
@@ -231,9 +230,8 @@ def _neighborhood(
         form = "parallel" if edges != "clamped" and (few or uneven) else "chunked"
     normalizer = get_normalizer(normalizer, query.shape[-1])
     scale = scale_of(scale, query)
-    num_keys = math.prod(kernel) + count(terms.global_key)
     query, key, value, terms, batch = as_maps(query, key, value, terms)
-    arrays = (query, key, value, terms, scale, num_keys, precision)
+    arrays = (query, key, value, terms, scale, precision)
     if form == "parallel":
         offsets = Offsets(kernel, stride, dilation, edges == "zero")
         y = attend_offsets(offsets, normalizer, *arrays)

@@ -3,6 +3,7 @@
 import math
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from scanmax.ops.attention.cache import KVCache
@@ -90,8 +91,7 @@ def per_head_window_attention(
       prefix_tokens: first tokens outside windows and sinks: all read them, they read all (where
         causal, those before).
       scale: scalar factor of the logits, may be traced; None is K ** -0.5.
-      normalizer: a name or a `Normalizer` of one pass. The key count of "sigmoid" is T, as for the
-        same mask in `dot_product_attention`.
+      normalizer: a name or a `Normalizer` of one pass.
       precision: of every matrix product.
 
     Returns:
@@ -115,14 +115,13 @@ def per_head_window_attention(
     T, H = query.shape[1:3]
     _check(sinks, prefix_tokens)
     spans = _spans(windows, H, T if length is None else length)
-    plan = make_plan(normalizer, T, precision)
+    plan = make_plan(normalizer, query.shape[-1], precision)
     scale = scale_of(scale, query)
     outputs = []
     for span in sorted(set(spans)):
         heads = [head for head, own in enumerate(spans) if own == span]
 
-        def pattern_parts(query, key, value, span=span):
-            arrays = (query, key, value, scale)
+        def pattern_parts(plan, *arrays, span=span):
             parts = [_band_part(plan, span, is_causal, *arrays)]
             return [*parts, _sink_part(plan, span, sinks, is_causal, *arrays)] if sinks else parts
 
@@ -148,7 +147,7 @@ def _band_part(plan, span, is_causal, query, key, value, scale):
     key, value = (with_neighbours(blocks_of(x, size), before, after) for x in (key, value))
 
     def flat(x):
-        return x.reshape(-1, *x.shape[2:])
+        return lax.collapse(x, 0, 2)
 
     part = attend_part(
         plan,
@@ -268,7 +267,7 @@ def per_head_window_attention_step(
       length: N of the rule; None is the size of the cache, not the tokens so far.
       prefix_tokens: first tokens outside windows and sinks.
       scale: scalar factor of the logits.
-      normalizer: a name or a `Normalizer`. The key count of "sigmoid" is the size of the cache.
+      normalizer: a name or a `Normalizer` of one pass.
       precision: of every matrix product.
 
     Returns:

@@ -4,7 +4,6 @@ Cost and memory are linear in the pixels, the backward pass included; `local.blo
 """
 
 import functools
-import math
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -18,7 +17,6 @@ from scanmax.ops.local.blocks import (
     attend_blocks,
     check_maps,
     check_table,
-    count,
     matrix_of,
 )
 from scanmax.ops.local.patterns import cut, halo_axis, pair, window_axis
@@ -60,7 +58,7 @@ def window_attention(
       global_key: [*B, P, G, K], keys that every query reads too (class tokens).
       global_value: [*B, P, G, V].
       scale: scalar factor of the products, may be traced; None is K ** -0.5.
-      normalizer: a name or a `Normalizer`; its number of keys is that of a whole window and P.
+      normalizer: a name or a `Normalizer`.
       precision: of every matrix product.
 
     Returns:
@@ -88,7 +86,6 @@ def window_attention(
     normalizer = get_normalizer(normalizer, query.shape[-1])
     scale = scale_of(scale, query)
     terms = Terms(relative_bias, None, None, global_key, global_value)
-    num_keys = math.prod(windows) + count(global_key)
     cuts, rolls = [], []
     for size, window, s in zip(query.shape[-4:-2], windows, shifts):
         window, s = min(window, size), s if size > window else 0
@@ -98,7 +95,7 @@ def window_attention(
         cuts.append(cut(axis, window, missing))
     query, key, value, terms, batch = as_maps(query, key, value, terms)
     query, key, value = (_roll(x, [-s for s in rolls]) for x in (query, key, value))
-    y = attend_blocks(tuple(cuts), normalizer, query, key, value, terms, scale, num_keys, precision)
+    y = attend_blocks(tuple(cuts), normalizer, query, key, value, terms, scale, precision)
     return _roll(y, rolls).reshape(*batch, *y.shape[1:])
 
 
@@ -112,7 +109,7 @@ def halo_attention(
     *,
     block_size: Pair,
     halo: Pair,
-    edges: str = "zero",
+    edges: str = "masked",
     global_key: Float[Array, "*B P G K"] | None = None,
     global_value: Float[Array, "*B P G V"] | None = None,
     scale: Float[Array, ""] | float | None = None,
@@ -124,8 +121,9 @@ def halo_attention(
         logits = scale q_p . k_q + q_p . rows[q_y - p_y] + q_p . columns[q_x - p_x]
 
     for q in the block of p, widened by the halo. The products with the relative embeddings, which
-    the heads share, are not scaled, as in the public code. Keys outside the map are zero vectors
-    that take part, as there (edges="zero"), or are left out ("masked").
+    the heads share, are not scaled, as in the public code. Keys outside the map are left out, as in
+    the paper (edges="masked"), or are zero vectors that take part, as in the public code of
+    HaloNet ("zero", which its weights need).
 
     Args:
       query: [*B, Y, X, H, K].
@@ -135,11 +133,11 @@ def halo_attention(
       relative_columns: the same by columns; both or neither.
       block_size: side of a block, or (rows, columns).
       halo: pixels around it, one integer or two.
-      edges: "zero" or "masked".
+      edges: "masked" or "zero".
       global_key: [*B, P, G, K], keys that every query reads too (class tokens).
       global_value: [*B, P, G, V].
       scale: scalar factor of q . k, may be traced; None is K ** -0.5.
-      normalizer: a name or a `Normalizer`; its number of keys is (block + 2 halo)^2 + P.
+      normalizer: a name or a `Normalizer`.
       precision: of every matrix product.
 
     Returns:
@@ -152,7 +150,7 @@ def halo_attention(
       >>> import jax.numpy as jnp
       >>> from scanmax import ops
       >>> x = jnp.arange(4.0).reshape(1, 4, 1, 1)  # [Y, X, H, K]
-      >>> options = {"block_size": (1, 2), "halo": (0, 1), "edges": "masked"}
+      >>> options = {"block_size": (1, 2), "halo": (0, 1)}
       >>> ops.halo_attention(0 * x, x, x, **options)[0, :, 0, 0]
       Array([1., 1., 2., 2.], dtype=float32)
 
@@ -175,11 +173,10 @@ def halo_attention(
         for size, block, reach in zip(query.shape[-4:-2], blocks, halos)
     )
     terms = Terms(None, relative_rows, relative_columns, global_key, global_value)
-    num_keys = math.prod(b + 2 * h for b, h in zip(blocks, halos)) + count(global_key)
     normalizer = get_normalizer(normalizer, query.shape[-1])
     scale = scale_of(scale, query)
     query, key, value, terms, batch = as_maps(query, key, value, terms)
-    y = attend_blocks(cuts, normalizer, query, key, value, terms, scale, num_keys, precision)
+    y = attend_blocks(cuts, normalizer, query, key, value, terms, scale, precision)
     return y.reshape(*batch, *y.shape[1:])
 
 
@@ -260,7 +257,7 @@ def halo_attention_matrix(
     *,
     block_size: Pair,
     halo: Pair,
-    edges: str = "zero",
+    edges: str = "masked",
     global_key: Float[Array, "*B P G K"] | None = None,
     scale: Float[Array, ""] | float | None = None,
     normalizer: str | Normalizer = "softmax",
@@ -279,7 +276,7 @@ def halo_attention_matrix(
       relative_columns: both or neither.
       block_size: one integer or two.
       halo: one integer or two.
-      edges: "zero" or "masked".
+      edges: "masked" or "zero".
       global_key: [*B, P, G, K]; their columns stand first.
       scale: scalar factor of q . k.
       normalizer: a name or a `Normalizer`.
@@ -295,7 +292,7 @@ def halo_attention_matrix(
       >>> import jax.numpy as jnp
       >>> from scanmax import ops
       >>> x = jnp.ones((1, 3, 1, 1))
-      >>> options = {"block_size": (1, 2), "halo": (0, 1), "edges": "masked"}
+      >>> options = {"block_size": (1, 2), "halo": (0, 1)}
       >>> ops.halo_attention_matrix(x, x, **options)[0, 2]
       Array([0. , 0.5, 0.5], dtype=float32)
 

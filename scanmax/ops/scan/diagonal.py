@@ -19,7 +19,7 @@ from scanmax.ops.contract import (
     require,
     vary_together,
 )
-from scanmax.ops.segments import FORMS, segment_starts
+from scanmax.ops.segments import FORMS, quarantine, segment_starts, spoil, spoil_state
 
 
 @op("axis", "reverse", "bidirectional", "return_state", "form", "chunk_size", "implementation")
@@ -104,6 +104,16 @@ def diagonal_scan(
         "bidirectional=True runs both ways: initial_state, return_state and reverse do not go with "
         "it.",
     )
+    if segment_ids is not None:
+        decay = jnp.broadcast_to(decay, x.shape)
+    (x, decay), initial_state, spoiled = quarantine(
+        segment_ids,
+        (x, decay),
+        factors=2,
+        state=initial_state,
+        is_causal=not bidirectional,
+        reverse=reverse,
+    )
     dtype = accumulator_dtype(decay, x, initial_state)
     if initial_state is None:
         initial_state = jnp.zeros(state_shape, dtype)
@@ -124,8 +134,8 @@ def diagonal_scan(
     states, final = run(reverse)
     if bidirectional:
         states = states + run(True)[0] - inputs
-    states = jnp.moveaxis(states, 0, axis).astype(result)
-    return (states, final) if return_state else states
+    states = spoil(jnp.moveaxis(states, 0, axis).astype(result), spoiled)
+    return (states, spoil_state(final, spoiled, reverse)) if return_state else states
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -161,7 +171,9 @@ def _scan_chunks(decay, x, state, chunk_size, reverse):
     pad = (-length % c, 0) if reverse else (0, -length % c)
     decay = jnp.pad(decay, [pad] + [(0, 0)] * (decay.ndim - 1), constant_values=1)
     x = jnp.pad(x, [pad] + [(0, 0)] * (x.ndim - 1))
-    decay, x = (y.reshape(-1, c, *y.shape[1:]).swapaxes(0, 1) for y in (decay, x))  # [c, n, ...]
+    chunks = x.shape[0] // c
+    # [c, n, ...]
+    decay, x = (y.reshape(chunks, c, *y.shape[1:]).swapaxes(0, 1) for y in (decay, x))
 
     def step(carry, inputs):
         carry = _compose(carry, inputs)
@@ -175,7 +187,7 @@ def _scan_chunks(decay, x, state, chunk_size, reverse):
         return a * h + b, h
 
     final, entering = lax.scan(pass_on, state, (total, last), reverse=reverse)
-    states = (states + products * entering[None]).swapaxes(0, 1).reshape(-1, *x.shape[2:])
+    states = lax.collapse((states + products * entering[None]).swapaxes(0, 1), 0, 2)
     return lax.slice_in_dim(states, pad[0], pad[0] + length), final
 
 
@@ -236,7 +248,7 @@ def segment_sums(x: Float[Array, "*B T"], block: int = 128) -> Float[Array, "*B 
         sums = jnp.einsum("it,...tj->...ij", past, terms, precision=lax.Precision.HIGHEST)
         return jnp.where(align(past, sums) > 0, sums, -jnp.inf)
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -length % block)])
-    x = x.reshape(*x.shape[:-1], -1, block)  # [*B, blocks, block]
+    x = x.reshape(*x.shape[:-1], x.shape[-1] // block, block)  # [*B, blocks, block]
     within = segment_sums(x, block)
     to, after = within[..., 0] + x[..., :1], within[..., -1, :]
     # the blocks strictly between: row I of the sums of totals, moved one block down

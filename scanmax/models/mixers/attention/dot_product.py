@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scanmax import ops
 from scanmax.models.layers import Dense, LayerNorm, constrain
 from scanmax.models.mixers.base import Mixer
-from scanmax.ops.segments import same_segment, segment_starts
+from scanmax.ops.segments import quarantine, same_segment, segment_starts, spoil
 
 
 class PaddedCache(NamedTuple):
@@ -110,6 +110,9 @@ class Attention(Mixer):
         mask = None
         if segment_ids is not None:
             mask = same_segment(segment_ids)[:, None]
+        (query, key, value), _, spoiled = quarantine(
+            segment_ids, (query, key, value), factors=2, is_causal=self.is_causal
+        )
         bias = self.bias(grid, query.shape[1])
         keywords = self.keywords() | {
             "is_causal": self.is_causal,
@@ -123,7 +126,8 @@ class Attention(Mixer):
         self.sow_attention(query.shape[1], matrix)
         if bias is None and mask is None:
             return ops.context_attention(query, key, value, **keywords)
-        return ops.dot_product_attention(query, key, value, bias, mask, **keywords)
+        y = ops.dot_product_attention(query, key, value, bias, mask, **keywords)
+        return spoil(y, spoiled)
 
     @nn.nowrap
     def mix_cached(self, query, key, value, state, hidden=None):
