@@ -237,8 +237,7 @@ class ModelSuite(chex.TestCase):
             gradients, outputs = jax.grad(loss, has_aux=True)(variables["params"])
             return outputs, gradients
 
-        with jax.enable_x64(True):
-            return _jit(run)(*jax.tree.map(_exact, (variables, case.inputs())))
+        return _jit(run)(*jax.tree.map(_exact, (variables, case.inputs())))
 
     def baseline(self, case: ModelCase):
         """outputs_and_gradients of the small model as it is, run once."""
@@ -247,6 +246,7 @@ class ModelSuite(chex.TestCase):
         return self._runs[case.name, "run"]
 
     def test_gradients_reach_every_parameter(self):
+        self.enterContext(jax.enable_x64(True))
         self.assertTrue(self.small, "declare at least one `small` model")
         for case in self.small:
             outputs, gradients = self.baseline(case)
@@ -256,12 +256,14 @@ class ModelSuite(chex.TestCase):
                 self.assertGreater(float(jnp.abs(leaf).max()), 0.0, f"no gradient for {where}")
 
     def test_remat_changes_nothing(self):
+        self.enterContext(jax.enable_x64(True))
         for case in self.small:
             for remat in self.remat:
                 actual = self.outputs_and_gradients(case, remat=remat)
                 compare.assert_relative(actual, self.baseline(case), self.tolerance)
 
     def test_scanned_layers_are_the_looped_ones(self):
+        self.enterContext(jax.enable_x64(True))
         for case in self.small:
             if not hasattr(case.model(), "scan_layers"):
                 continue
