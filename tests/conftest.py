@@ -8,6 +8,9 @@ are compared with other programs' as a user would run them.
 
 import os
 import pathlib
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -17,10 +20,37 @@ QUICK = (
     "--xla_cpu_use_fusion_emitters=false",
 )
 
+
+
+def known_flags(flags: tuple[str, ...]) -> list[str]:
+    """Those of the flags that the installed jaxlib takes.
+
+    A process of its own is asked, half a second long: a flag that jaxlib does not know ends the
+    process without an exception, and releases drop flags.
+    """
+    kept = list(flags)
+    while kept:
+        asked = subprocess.run(
+            [sys.executable, "-c", "import jax; jax.devices()"],
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(kept)},
+            capture_output=True,
+            text=True,
+        )
+        unknown = re.search(r"Unknown flags? in XLA_FLAGS: (.*)", asked.stderr)
+        if unknown is None:
+            return kept if asked.returncode == 0 else []
+        kept = [flag for flag in kept if flag not in unknown[1].split()]
+    return kept
+
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
-if os.environ.get("SCANMAX_TEST_FULL_COMPILER", "0") == "0":
-    flags = [*QUICK, *(flag for flag in flags if flag not in QUICK)]
+# The workers of pytest-xdist inherit what the first process found.
+if (
+    os.environ.get("SCANMAX_TEST_FULL_COMPILER", "0") == "0"
+    and "PYTEST_XDIST_WORKER" not in os.environ
+):
+    flags = [*known_flags(QUICK), *(flag for flag in flags if flag not in QUICK)]
 os.environ["XLA_FLAGS"] = " ".join([*flags, "--xla_force_host_platform_device_count=8"])
 
 # Compiled functions stay until a process ends; a whole run of the suite would need many gigabytes.

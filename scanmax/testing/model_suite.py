@@ -15,7 +15,9 @@ Every variant of the family is traced at full size, without a single multiplicat
 count is the registry's to the last one, its maps are those that `features` announces, the head
 comes off, bfloat16 stays bfloat16, every parameter carries logical axes and has a gradient. The
 shrunken models of `small` then run: gradients reach every parameter as numbers, and remat,
-scan_layers and bfloat16 give the model that they should.
+scan_layers and bfloat16 give the model that they should. Two evaluations of one model are compared
+in float64: in float32 a small gradient is the rest of large terms, rounded otherwise on every
+processor.
 """
 
 import dataclasses
@@ -40,6 +42,7 @@ from scanmax.testing import compare
 # Compiling is what these tests cost: a cheap generator, and none of XLA's slow passes.
 PRNG = "unsafe_rbg"
 COMPILER_OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+EXACT = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +82,7 @@ class ModelSuite(chex.TestCase):
       names: variants to check instead of all.
       small: `ModelCase`s, the models that run with numbers.
       remat: the values of `remat` that must not change outputs or gradients.
-      tolerance: of equalities in float32, relative to the largest entry.
+      tolerance: of equalities in float64, relative to the largest entry.
       rms_bf16: relative RMS between the bfloat16 and the float32 model.
     """
 
@@ -88,7 +91,7 @@ class ModelSuite(chex.TestCase):
     names: Sequence[str] | None = None
     small: Sequence[ModelCase] = ()
     remat: Sequence[bool | str] = (True,)
-    tolerance: float = 1e-5
+    tolerance: float = 1e-10
     rms_bf16: float = 5e-2
 
     def __init_subclass__(cls, **kwargs):
@@ -212,8 +215,8 @@ class ModelSuite(chex.TestCase):
         return self._runs[case.name, "variables"]
 
     def outputs_and_gradients(self, case: ModelCase, variables=None, **overrides):
-        """Training outputs, and the gradients of a random weighing of them."""
-        model = case.model(**overrides)
+        """Training outputs and the gradients of a random weighing of them, in float64."""
+        model = case.model(**EXACT, **overrides)
         variables = self.small_variables(case) if variables is None else variables
 
         def run(variables, inputs):
@@ -234,7 +237,7 @@ class ModelSuite(chex.TestCase):
             gradients, outputs = jax.grad(loss, has_aux=True)(variables["params"])
             return outputs, gradients
 
-        return _jit(run)(variables, case.inputs())
+        return _jit(run)(*jax.tree.map(_exact, (variables, case.inputs())))
 
     def baseline(self, case: ModelCase):
         """outputs_and_gradients of the small model as it is, run once."""
@@ -243,6 +246,7 @@ class ModelSuite(chex.TestCase):
         return self._runs[case.name, "run"]
 
     def test_gradients_reach_every_parameter(self):
+        self.enterContext(jax.enable_x64(True))
         self.assertTrue(self.small, "declare at least one `small` model")
         for case in self.small:
             outputs, gradients = self.baseline(case)
@@ -252,12 +256,14 @@ class ModelSuite(chex.TestCase):
                 self.assertGreater(float(jnp.abs(leaf).max()), 0.0, f"no gradient for {where}")
 
     def test_remat_changes_nothing(self):
+        self.enterContext(jax.enable_x64(True))
         for case in self.small:
             for remat in self.remat:
                 actual = self.outputs_and_gradients(case, remat=remat)
                 compare.assert_relative(actual, self.baseline(case), self.tolerance)
 
     def test_scanned_layers_are_the_looped_ones(self):
+        self.enterContext(jax.enable_x64(True))
         for case in self.small:
             if not hasattr(case.model(), "scan_layers"):
                 continue
@@ -327,6 +333,11 @@ class ModelSuite(chex.TestCase):
 
 def _jit(function):
     return jax.jit(function, compiler_options=COMPILER_OPTIONS)
+
+
+def _exact(leaf):
+    """The array in float64; one of integers as it is."""
+    return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 def _count(params) -> int:

@@ -23,6 +23,9 @@ BACKEND_OPTIONS = ("form", "chunk_size", "implementation", "mesh", "axis_name", 
 SEQUENCE_OPTIONS = (*BACKEND_OPTIONS, "is_causal", "return_state")
 # Lengths around the default chunk, and the degenerate ones.
 LENGTHS = (1, 2, 7, 63, 64, 65, 200)
+# A reference of more equations (one that loops over time) is evaluated one primitive at a time:
+# compiling them one by one, each once, takes less than compiling them all as one program.
+MOST_EQUATIONS = 150
 
 
 class OpCase:
@@ -107,7 +110,7 @@ class OpTestCase(chex.TestCase):
         _, state = jax.eval_shape(
             lambda arrays: self.op(**arrays, **options, return_state=True), arrays
         )
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
+        return jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), state)
 
     def step_call(self, state, arrays: dict, options: dict):
         """Calls `step` with one token's arrays: in the op's order, keyword-only ones by name."""
@@ -188,6 +191,13 @@ class OpTestCase(chex.TestCase):
 
     def inputs(self, case: OpCase, dtype=jnp.float64, draw: int = 0) -> tuple[dict, dict]:
         """Arrays and options of a case; on a full one of an op with a state, with states too."""
+        key = ("inputs", repr(case), jnp.dtype(dtype), draw)
+        if key not in self._compiled:
+            self._compiled[key] = self._draw_inputs(case, dtype, draw)
+        arrays, options = self._compiled[key]
+        return dict(arrays), dict(options)
+
+    def _draw_inputs(self, case: OpCase, dtype, draw: int) -> tuple[dict, dict]:
         rng = np.random.default_rng([zlib.crc32(repr(case).encode()), draw])
 
         def cast(value):
@@ -209,8 +219,35 @@ class OpTestCase(chex.TestCase):
 
     def expected(self, arrays: dict, options: dict):
         """The reference's result."""
+        reference = self._reference(options)
+        return self._evaluated("reference", options, lambda arrays: reference(**arrays), arrays)
+
+    def expected_vjp(self, options: dict, floats: dict, others: dict, cotangent) -> dict:
+        """The reference's gradients by name."""
+        reference = self._reference(options)
+
+        def pull_back(floats, others, cotangent):
+            _, pull = jax.vjp(lambda floats: self.smooth(reference(**floats, **others)), floats)
+            return pull(cotangent)[0]
+
+        return self._evaluated("reference's vjp", options, pull_back, floats, others, cotangent)
+
+    def _reference(self, options: dict) -> Callable:
         kept = {name: value for name, value in options.items() if name not in BACKEND_OPTIONS}
-        return self.reference(**arrays, **kept)
+        return functools.partial(self.reference, **kept)
+
+    def _evaluated(self, name: str, options: dict, function: Callable, *args):
+        """function(*args), as one program where that is quicker; kept for all tests of the class.
+
+        An array of each shape costs a compilation of every primitive that it meets, so that most
+        references compile five times faster whole.
+        """
+        leaves, structure = jax.tree.flatten(args)
+        shapes = tuple((np.shape(leaf), leaf.dtype) for leaf in leaves)
+        key = (name, tuple(sorted(options.items())), structure, shapes)
+        if key not in self._compiled:
+            self._compiled[key] = _compiled_if_short(function, args)
+        return self._compiled[key](*args)
 
     def compiled(self, options: dict, form: str | None = None) -> Callable:
         """The op under one outer jit, kept for all tests of the class."""
@@ -254,7 +291,10 @@ class OpTestCase(chex.TestCase):
     def at_times(self, arrays: dict, case: OpCase, index) -> dict:
         """The arrays with the time axis of the sequence arguments indexed."""
         where = (slice(None),) * len(case.batch) + (index,)
-        return {k: v[where] if k in self.sequence else v for k, v in arrays.items()}
+        return {
+            k: jnp.asarray(np.asarray(v)[where]) if k in self.sequence else v
+            for k, v in arrays.items()
+        }
 
     @contextlib.contextmanager
     def noting(self, case: OpCase, **details):
@@ -265,3 +305,27 @@ class OpTestCase(chex.TestCase):
             listed = "".join(f", {name}={value!r}" for name, value in details.items())
             error.add_note(f"in {case!r}{listed}")
             raise
+
+
+def _compiled_if_short(function: Callable, args: tuple) -> Callable:
+    """The function as one program for these arguments; itself where it is long or reads values."""
+    try:
+        traced = jax.jit(function).trace(*args)
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):
+        return function
+    short = _equations(traced.jaxpr) <= MOST_EQUATIONS
+    return traced.lower().compile() if short else function
+
+
+def _equations(jaxpr) -> int:
+    """The number of a program's primitives, those of the functions that it calls included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        params = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr)
+        inner = [value for value in params if _is_jaxpr(value)]
+        total += sum(map(_equations, inner)) if inner else 1
+    return total
+
+
+def _is_jaxpr(value) -> bool:
+    return hasattr(value, "eqns")
