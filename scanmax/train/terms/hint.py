@@ -28,8 +28,8 @@ class Hint(Term):
       pool: whether tokens are averaged first.
       normalise: whether the teacher's vectors are brought to mean 0 and variance 1 over channels.
 
-    Source: Romero et al., FitNets (2015), whose loss is half the sum in place of the mean, and whose
-    projector of maps is a convolution.
+    Source: Romero et al., FitNets (2015), whose loss is half the sum in place of the mean, and
+    whose projector of maps is a convolution.
     """
 
     student_tap: str = "pre_logits"
