@@ -68,18 +68,18 @@ class Lifeline:
 class Batches:
     """An iterator over a dataset's batches, in order, with what makes them ahead.
 
-    Threads make whole batches, `config.threads` at a time and as many ready; with workers, each
-    process has its own and makes every so-manieth batch.
+    Threads make whole batches, `config.threads` at a time. With n workers each makes every n-th
+    batch, by threads of its own, and hands it over in shared memory.
     """
 
     def __init__(self, dataset: grain.MapDataset, config: DataConfig):
         # A process is worth its start for two batches at least.
         threads, workers = max(1, config.threads), min(config.workers, len(dataset) // 2)
-        ready = threads if workers else 2 * threads
+        ready = threads if workers > 0 else 2 * threads
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ready)
         batches = dataset.to_iter_dataset(options)
         self._workers, self._cut = workers, None
-        if workers:
+        if workers > 0:
             if not flags.FLAGS.is_parsed():
                 # Grain asks for flags of its own; our command lines keep theirs to themselves.
                 flags.FLAGS.mark_as_parsed()

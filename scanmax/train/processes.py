@@ -200,7 +200,7 @@ class Watch(threading.Thread):
         self._client, self._lost_after = _client(), lost_after
         self._index = jax.process_index()
         self._others = sorted(set(range(jax.process_count())) - {self._index})
-        self._ended = threading.Event()
+        self._ended, self._speaking = threading.Event(), threading.Lock()
         self._failed: tuple[str, int] | None = None
         # Before the runtime's own, which waits for the others to end.
         atexit.register(self._leave)
@@ -211,8 +211,9 @@ class Watch(threading.Thread):
         while not self._ended.wait(1.0):
             beat += 1
             try:
-                if self._failed is None:
-                    self._say(str(beat))
+                with self._speaking:
+                    if self._failed is None:
+                        self._say(str(beat))
                 for other in tuple(self._others):
                     sign, now = self._hear(other), time.monotonic()
                     if other not in seen or sign != seen[other][0]:
@@ -225,13 +226,14 @@ class Watch(threading.Thread):
 
     def fail(self, error: BaseException) -> None:
         """Says that this process ends early, and why; the first reason counts."""
-        if self._failed is not None:
-            return
         line = " ".join(str(error).split())
         mistake = isinstance(error, UserError | OSError)
-        self._failed = (line if mistake else f"{type(error).__name__}: {line}", 2 if mistake else 1)
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self._say(f"{FAILED} {self._failed[0]}")
+        # No sign of life may come after it.
+        with self._speaking, contextlib.suppress(jax.errors.JaxRuntimeError):
+            if self._failed is None:
+                why = line if mistake else f"{type(error).__name__}: {line}"
+                self._failed = (why, 2 if mistake else 1)
+                self._say(f"{FAILED} {why}")
 
     def _judge(self, other: int, sign: str | None, age: float) -> None:
         """Ends this process for what another one's sign says, or for its age."""

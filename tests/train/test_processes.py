@@ -26,6 +26,8 @@ from tests.tolerances import SHARDED
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
+# Seconds that a process may take to start on a busy machine.
+PATIENCE = 300
 SCRIPT = """
 import sys, time
 from scanmax.train.processes import start_processes
@@ -78,7 +80,7 @@ def start(workdir, seconds=0.0):
 
 def errors(both):
     """The one line in which each process ends."""
-    found = [process.communicate(timeout=120)[1] for process in both]
+    found = [process.communicate(timeout=PATIENCE)[1] for process in both]
     assert [process.returncode for process in both] == [2, 2], found
     lines = [[line for line in said.splitlines() if "error" in line.lower()] for said in found]
     assert [len(own) for own in lines] == [1, 1], found
@@ -88,7 +90,7 @@ def errors(both):
 def run_two(workdir):
     """What both processes of a run print."""
     both = start(workdir)
-    outputs = [process.communicate(timeout=120) for process in both]
+    outputs = [process.communicate(timeout=PATIENCE) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs[0][1] + outputs[1][1]
     return outputs
 
@@ -222,6 +224,15 @@ def test_a_refusal_on_process_0_ends_the_others(tmp_path):
 def test_what_cannot_be_joined_is_a_line(argv, message):
     with pytest.raises(UserError, match=message):
         start_processes(*argv)
+
+
+def test_a_cluster_that_is_none_is_a_line(monkeypatch):
+    def finds_none(**_):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", finds_none)
+    with pytest.raises(UserError, match=r"--coordinator=auto finds no cluster .* HOST:PORT"):
+        start_processes("auto", 1, 0)
 
 
 def test_a_port_in_use_and_a_host_without_address_are_a_line():
