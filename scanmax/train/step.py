@@ -205,9 +205,11 @@ def is_finite(state: TrainState) -> jax.Array:
 
     Parameters whose squares overflow give no loss, however finite each of them is.
     """
-    leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    all_finite = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
-    return jnp.isfinite(optax.tree.norm(state.params)) & jnp.all(jnp.stack(all_finite))
+    rest = (state.carried, state.opt_state, state.ema)
+    leaves = [x for x in jax.tree.leaves(rest) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    # Zero times anything finite is zero: on CPU a third of the time of asking each number.
+    zeros = [jnp.sum(leaf * 0).astype(jnp.float32) for leaf in leaves]
+    return jnp.isfinite(sum(zeros, optax.tree.norm(state.params)))
 
 
 def updates_done(state: TrainState) -> jax.Array:

@@ -52,6 +52,10 @@ def run(tmp_path, capsys, data_dir):
 
 
 def test_a_run_ends_well_and_a_second_one_has_nothing_to_do(run, tmp_path):
+    # A mistake leaves the workdir to whatever comes next.
+    status, lines = run("--config.model.kwargs.dim=48", "--config.model.kwargs.heads=5")
+    assert status == 2, lines
+    assert not (tmp_path / "run" / "config.json").exists()
     status, lines = run()
     assert status == 0, lines
     assert any("step 4/4" in line for line in lines)
@@ -63,6 +67,10 @@ def test_a_run_ends_well_and_a_second_one_has_nothing_to_do(run, tmp_path):
     status, lines = run("--config.model.kwargs.dim=32")
     assert status == 2
     assert "another config (model.kwargs.dim" in lines[0]
+    assert "in which only sharding, checkpoint, duration," in lines[0]
+    status, lines = run("--config.duration=5 steps", "--config.optim.lr=1e-4")
+    assert status == 0
+    assert "from here on duration: '4 steps' -> '5 steps', optim.lr: 0.001 -> 0.0001" in lines
 
 
 def test_muon_trains_by_its_name(run, tmp_path):
@@ -98,6 +106,14 @@ def test_muon_trains_by_its_name(run, tmp_path):
         ("--config.checkpoint.metric=acuracy", "acuracy"),
         ("--config.objective.name=language_model", "needs tokens data"),
         ("--config.duration=0", "is no step at all"),
+        ("--config.model.num_classes=5", "label 9, outside the model's 5 classes (0 to 4)"),
+        ("--config.optim.clip_norm=-1", "config.optim.clip_norm=-1.0 must be at least 0"),
+        ("--config.data.kwargs.sise=3", "'digits' has no options"),
+        ("--config.model.kwargs.depth=0", "depth=0 must be at least 1"),
+        ("--config.model.kwargs.dropout_rate=2", "dropout_rate=2 must be in [0, 1]"),
+        ("--config.model.kwargs.heads=0", "heads=0 must be at least 1"),
+        ("--config.checkpoint.mode=max", "the best 'loss' is its min"),
+        ("--config.schedule.warmup=200%", "'200%' is more than the whole run"),
         ("--profile=5", "write FIRST:LAST"),
         ("--process_id=1", "--process_id"),
         ("--num_processes=2", "--coordinator=HOST:PORT"),
