@@ -115,6 +115,12 @@ from scanmax.ops.conv.long_kernels import squash_kernel as squash_kernel
 from scanmax.ops.conv.monarch import monarch_fft as monarch_fft
 from scanmax.ops.conv.token_shift import quarter_shift as quarter_shift
 from scanmax.ops.conv.token_shift import token_shift as token_shift
+from scanmax.ops.evonorm import evonorm_b0 as evonorm_b0
+from scanmax.ops.evonorm import evonorm_b1 as evonorm_b1
+from scanmax.ops.evonorm import evonorm_b2 as evonorm_b2
+from scanmax.ops.evonorm import evonorm_s0 as evonorm_s0
+from scanmax.ops.evonorm import evonorm_s1 as evonorm_s1
+from scanmax.ops.evonorm import evonorm_s2 as evonorm_s2
 from scanmax.ops.linear.attention import linear_attention as linear_attention
 from scanmax.ops.linear.attention import linear_attention_matrix as linear_attention_matrix
 from scanmax.ops.linear.attention import linear_attention_step as linear_attention_step
@@ -175,7 +181,9 @@ from scanmax.ops.local.window import window_attention_matrix as window_attention
 from scanmax.ops.norm import batch_norm as batch_norm
 from scanmax.ops.norm import batch_statistics as batch_statistics
 from scanmax.ops.norm import gated_rms_norm as gated_rms_norm
+from scanmax.ops.norm import global_response_norm as global_response_norm
 from scanmax.ops.norm import group_norm as group_norm
+from scanmax.ops.norm import instance_batch_norm as instance_batch_norm
 from scanmax.ops.norm import layer_norm as layer_norm
 from scanmax.ops.norm import rms_norm as rms_norm
 from scanmax.ops.position import fourier_positions as fourier_positions

@@ -13,6 +13,7 @@ from scanmax.papers import (
     linear,
     local,
     mixing,
+    norm,
     scan,
     softmax,
     tokens,
@@ -30,6 +31,7 @@ LEDGER = (
     + linear.LEDGER
     + local.LEDGER
     + mixing.LEDGER
+    + norm.LEDGER
     + scan.LEDGER
     + softmax.LEDGER
     + tokens.LEDGER

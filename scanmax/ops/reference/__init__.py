@@ -124,6 +124,12 @@ from scanmax.ops.reference.conv.long_kernels import squash_kernel as squash_kern
 from scanmax.ops.reference.conv.monarch import monarch_fft as monarch_fft
 from scanmax.ops.reference.conv.token_shift import quarter_shift as quarter_shift
 from scanmax.ops.reference.conv.token_shift import token_shift as token_shift
+from scanmax.ops.reference.evonorm import evonorm_b0 as evonorm_b0
+from scanmax.ops.reference.evonorm import evonorm_b1 as evonorm_b1
+from scanmax.ops.reference.evonorm import evonorm_b2 as evonorm_b2
+from scanmax.ops.reference.evonorm import evonorm_s0 as evonorm_s0
+from scanmax.ops.reference.evonorm import evonorm_s1 as evonorm_s1
+from scanmax.ops.reference.evonorm import evonorm_s2 as evonorm_s2
 from scanmax.ops.reference.linear.attention import linear_attention as linear_attention
 from scanmax.ops.reference.linear.attention import (
     linear_attention_matrix as linear_attention_matrix,
@@ -207,7 +213,9 @@ from scanmax.ops.reference.local.window import (
 from scanmax.ops.reference.norm import batch_norm as batch_norm
 from scanmax.ops.reference.norm import batch_statistics as batch_statistics
 from scanmax.ops.reference.norm import gated_rms_norm as gated_rms_norm
+from scanmax.ops.reference.norm import global_response_norm as global_response_norm
 from scanmax.ops.reference.norm import group_norm as group_norm
+from scanmax.ops.reference.norm import instance_batch_norm as instance_batch_norm
 from scanmax.ops.reference.norm import layer_norm as layer_norm
 from scanmax.ops.reference.norm import rms_norm as rms_norm
 from scanmax.ops.reference.position import fourier_positions as fourier_positions
