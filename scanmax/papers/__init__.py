@@ -16,6 +16,7 @@ from scanmax.papers import (
     norm,
     scan,
     softmax,
+    spectral,
     tokens,
     vision,
 )
@@ -34,6 +35,7 @@ LEDGER = (
     + norm.LEDGER
     + scan.LEDGER
     + softmax.LEDGER
+    + spectral.LEDGER
     + tokens.LEDGER
     + vision.LEDGER
 )
