@@ -161,3 +161,82 @@ def fft_conv_maps(quick: bool):
             arrays,
             torch_peers={"torch conv2d": depthwise},
         )
+
+
+@benchmark("tap_conv")
+def tap_conv(quick: bool):
+    """Lightweight and dynamic convolution against the unfolded products of fairseq's code."""
+    import torch
+
+    def unfolded(x, width):
+        padded = torch.nn.functional.pad(x, (0, 0, width - 1, 0))
+        return padded.unfold(1, width, 1)  # [B, T, D, W]
+
+    def mixed(x, taps):
+        heads, width = taps.shape[-2:]
+        windows = unfolded(x, width).unflatten(2, (heads, -1))
+        return torch.einsum("bthkw,bthw->bthk", windows, taps.softmax(-1)).flatten(2)
+
+    def light(x, logits):
+        return mixed(x, logits.expand(*x.shape[:2], *logits.shape))
+
+    for length, width in ((32, 3),) if quick else ((512, 7), (512, 31), (4096, 7)):
+        x, light_logits, logits = normal((2, length, 256), (16, width), (2, length, 16, width))
+        title = f"T={length}, {width} taps"
+        yield from op_rows(
+            f"lightweight_conv, {title}",
+            ops.lightweight_conv,
+            [x, light_logits],
+            torch_peers={"torch, unfolded": light},
+        )
+        yield from op_rows(
+            f"dynamic_conv, {title}",
+            ops.dynamic_conv,
+            [x, logits],
+            torch_peers={"torch, unfolded": mixed},
+        )
+
+
+def _torch_inception(x, *kernels):
+    import torch
+
+    groups = [kernel.shape[-1] for kernel in kernels]
+    rest, *parts = x.permute(0, 3, 1, 2).split([x.shape[-1] - sum(groups), *groups], 1)
+    parts = [
+        torch.nn.functional.conv2d(
+            part, kernel.permute(3, 2, 0, 1), padding="same", groups=part.shape[1]
+        )
+        for part, kernel in zip(parts, kernels)
+    ]
+    return torch.cat([rest, *parts], 1).permute(0, 2, 3, 1)
+
+
+def _torch_spd(x, kernel):
+    import torch
+
+    *_, rows, columns, channels = x.shape
+    y = x.permute(0, 3, 1, 2).reshape(-1, channels, rows // 2, 2, columns // 2, 2)
+    y = y.permute(0, 3, 5, 1, 2, 4).reshape(-1, 4 * channels, rows // 2, columns // 2)
+    y = torch.nn.functional.conv2d(y, kernel.permute(3, 2, 0, 1), padding=1)
+    return y.permute(0, 2, 3, 1)
+
+
+@benchmark("map_conv")
+def map_conv(quick: bool):
+    """InceptionNeXt's depthwise convolution and space to depth with one: timm's sums in torch."""
+    for batch, side, width in ((1, 8, 16),) if quick else ((8, 56, 96), (4, 14, 384)):
+        group, shape = width // 8, (batch, side, side, width)
+        x, *kernels = normal(shape, (3, 3, 1, group), (1, 11, 1, group), (11, 1, 1, group))
+        title = "x".join(map(str, shape))
+        yield from op_rows(
+            f"inception_depthwise_conv2d, {title}",
+            ops.inception_depthwise_conv2d,
+            [x, *kernels],
+            torch_peers={"timm's sums": _torch_inception},
+        )
+        yield from op_rows(
+            f"spd_conv, {title}",
+            functools.partial(ops.spd_conv, block_order="rows"),
+            [x, *normal((3, 3, 4 * width, width))],
+            torch_peers={"timm's sums": _torch_spd},
+        )

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks.harness import benchmark
 from benchmarks.passes import normal, op_rows
@@ -50,3 +51,46 @@ def norm(quick: bool):
         ours = functools.partial(ops.group_norm, groups=16)
         title = f"group_norm, 16 groups, {batch} x {side} x {side} x {width}"
         yield from op_rows(title, ours, [x, scale, bias], torch_peers={"torch": in_torch})
+
+
+def _evonorm_s0(x, v, scale, bias):
+    groups = x.reshape(x.shape[0], -1, 32, x.shape[-1] // 32)
+    deviation = groups.var((1, 3), unbiased=False, keepdim=True).add(1e-5).sqrt()
+    y = (x * (x * v).sigmoid()).reshape(groups.shape) / deviation
+    return y.reshape(x.shape) * scale + bias
+
+
+def _instance_batch(x, mean, variance, scale, bias):
+    import torch
+
+    own, rest = x.permute(0, 3, 1, 2).chunk(2, 1)
+    (gain, own_bias), (rest_gain, rest_bias) = zip(scale.chunk(2), bias.chunk(2))
+    own = torch.nn.functional.instance_norm(own, weight=gain, bias=own_bias)
+    rest = (rest - mean[:, None, None]) * (variance + 1e-5).rsqrt()[:, None, None]
+    rest = rest * rest_gain[:, None, None] + rest_bias[:, None, None]
+    return torch.cat([own, rest], 1).permute(0, 2, 3, 1)
+
+
+def _response(x, scale, bias):
+    norms = x.norm(p=2, dim=(1, 2), keepdim=True)
+    return x + scale * (x * norms / (norms.mean(-1, keepdim=True) + 1e-6)) + bias
+
+
+@benchmark("map_norm")
+def map_norm(quick: bool):
+    """EvoNorm, instance-batch and response norm of maps: timm's sums in torch, float32."""
+    for batch, side, width in ((2, 4, 32),) if quick else ((8, 28, 192), (2, 56, 96)):
+        x, v, scale, bias = normal((batch, side, side, width), (width,), (width,), (width,))
+        mean, variance = v[: width // 2], np.square(v[width // 2 :]) + 0.5
+        title = f"{batch} x {side} x {side} x {width}"
+        for name, op, arrays, peer in (
+            ("evonorm_s0, 32 groups", ops.evonorm_s0, [x, v, scale, bias], _evonorm_s0),
+            (
+                "instance_batch_norm",
+                ops.instance_batch_norm,
+                [x, mean, variance, scale, bias],
+                _instance_batch,
+            ),
+            ("global_response_norm", ops.global_response_norm, [x, scale, bias], _response),
+        ):
+            yield from op_rows(f"{name}, {title}", op, arrays, torch_peers={"timm's sums": peer})

@@ -1,4 +1,4 @@
-"""Normalisation: layer, rms, gated rms, group, and batch as a function of statistics."""
+"""Normalisation: layer, rms, gated rms, group, batch by statistics, instance-batch, response."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, op, require, spread
 
 
-def _affine(y: Array, scale: Array | None, bias: Array | None, dtype) -> Array:
+def scaled_and_shifted(y: Array, scale: Array | None, bias: Array | None, dtype) -> Array:
     """Applies per-channel scale and bias to the last axis, then casts to `dtype`."""
     for vector, combine in ((scale, jnp.multiply), (bias, jnp.add)):
         if vector is not None:
@@ -17,13 +17,13 @@ def _affine(y: Array, scale: Array | None, bias: Array | None, dtype) -> Array:
     return y.astype(dtype)
 
 
-def _check_channels(x: Array, **vectors: Array | None) -> None:
+def check_channels(x: Array, **vectors: Array | None) -> None:
     check_rank(1, x=x)
     for name, vector in vectors.items():
         check_shape(name, vector, x.shape[-1:], "[D]")
 
 
-def _check_groups(x: Array, groups: int) -> None:
+def check_groups(x: Array, groups: int) -> None:
     require(
         groups >= 1 and x.shape[-1] % groups == 0,
         f"groups={groups} does not divide the last axis of x, whose shape is {x.shape}.",
@@ -67,10 +67,10 @@ def layer_norm(
 
     Reference: deit
     """
-    _check_channels(x, scale=scale, bias=bias)
+    check_channels(x, scale=scale, bias=bias)
     y = x.astype(accumulator_dtype(x))
     y = y - jnp.mean(y, -1, keepdims=True)
-    return _affine(y * _inverse_rms(y, -1, epsilon), scale, bias, x.dtype)
+    return scaled_and_shifted(y * _inverse_rms(y, -1, epsilon), scale, bias, x.dtype)
 
 
 @op("epsilon")
@@ -103,9 +103,9 @@ def rms_norm(
 
     Reference: illama
     """
-    _check_channels(x, scale=scale)
+    check_channels(x, scale=scale)
     y = x.astype(accumulator_dtype(x))
-    return _affine(y * _inverse_rms(y, -1, epsilon), scale, None, x.dtype)
+    return scaled_and_shifted(y * _inverse_rms(y, -1, epsilon), scale, None, x.dtype)
 
 
 @op("epsilon", "groups", "norm_before_gate")
@@ -146,16 +146,16 @@ def gated_rms_norm(
 
     Reference: mamba2-ssd
     """
-    _check_channels(x, scale=scale)
+    check_channels(x, scale=scale)
     check_shape("gate", gate, x.shape, "the shape of x")
-    _check_groups(x, groups)
+    check_groups(x, groups)
     dtype = accumulator_dtype(x, gate)
     y, gate = x.astype(dtype), jax.nn.silu(gate.astype(dtype))
     if not norm_before_gate:
         y = y * gate
     y = y.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     y = (y * _inverse_rms(y, -1, epsilon)).reshape(x.shape)
-    y = _affine(y, scale, None, dtype)
+    y = scaled_and_shifted(y, scale, None, dtype)
     return (y * gate if norm_before_gate else y).astype(x.dtype)
 
 
@@ -198,8 +198,8 @@ def group_norm(
 
     Reference: evonorm
     """
-    _check_channels(x, scale=scale, bias=bias)
-    _check_groups(x, groups)
+    check_channels(x, scale=scale, bias=bias)
+    check_groups(x, groups)
     require(
         all(-x.ndim <= axis < -1 for axis in axes),
         f"axes={axes} must be negative, other than -1, and within x of shape {x.shape}.",
@@ -209,7 +209,7 @@ def group_norm(
     reduced = (*(axis - 1 for axis in axes), -1)
     y = y - jnp.mean(y, reduced, keepdims=True)
     y = (y * _inverse_rms(y, reduced, epsilon)).reshape(x.shape)
-    return _affine(y, scale, bias, x.dtype)
+    return scaled_and_shifted(y, scale, bias, x.dtype)
 
 
 @op()
@@ -292,10 +292,115 @@ def batch_norm(
 
     Reference: inception-v3
     """
-    _check_channels(x, mean=mean, variance=variance, scale=scale, bias=bias)
+    check_channels(x, mean=mean, variance=variance, scale=scale, bias=bias)
     dtype = accumulator_dtype(x, mean, variance)
     gain = jax.lax.rsqrt(variance.astype(dtype) + epsilon)
     if scale is not None:
         gain = gain * scale.astype(dtype)
     y = x.astype(dtype) - mean.astype(dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-    return _affine(y, gain, bias, x.dtype)
+    return scaled_and_shifted(y, gain, bias, x.dtype)
+
+
+@op("epsilon")
+def instance_batch_norm(
+    x: Float[Array, "*B Y X C"],
+    mean: Float[Array, "C-I"],
+    variance: Float[Array, "C-I"],
+    scale: Float[Array, "C"] | None = None,
+    bias: Float[Array, "C"] | None = None,
+    *,
+    epsilon: float = 1e-5,
+) -> Float[Array, "*B Y X C"]:
+    """Instance norm of the first channels beside batch norm of the others, as in IBN-Net.
+
+    y = (x - m) / sqrt(v + epsilon) * scale + bias, where m and v are those of the image itself in
+    the first I channels, and the given statistics in the rest: `batch_statistics(x[..., I:])` in
+    training, their running averages in evaluation. I is C less the size of `mean`; half of C in
+    the paper.
+
+    Args:
+      x: [*B, Y, X, C] map.
+      mean: means of the last channels over the batch.
+      variance: their variances.
+      scale: [C] gain; None is one.
+      bias: [C] offset; None is zero.
+      epsilon: added to the variances.
+
+    Returns:
+      [*B, Y, X, C] in the dtype of x, computed in at least float32.
+
+    Raises:
+      ValueError: when mean and variance differ in shape or have more entries than x has channels,
+        or scale or bias is not [C].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax import ops
+      >>> x = jnp.array([[[1.0, 5.0], [3.0, 7.0]]])
+      >>> ops.instance_batch_norm(x, jnp.array([5.0]), jnp.array([4.0]))[0].round(3)
+      Array([[-1.,  0.],
+             [ 1.,  1.]], dtype=float32)
+
+    Reference: ibn-net
+    """
+    check_rank(3, x=x)
+    check_channels(x, scale=scale, bias=bias)
+    channels = x.shape[-1]
+    require(
+        mean.ndim == 1 and mean.shape[0] <= channels,
+        f"mean has shape {mean.shape}; expected one axis of at most {channels}, the channels of x.",
+    )
+    check_shape("variance", variance, mean.shape, "the shape of mean")
+    own = channels - mean.shape[0]
+    dtype = accumulator_dtype(x, mean, variance)
+    y = x.astype(dtype)
+    alone = y[..., :own]
+    alone = alone - jnp.mean(alone, (-3, -2), keepdims=True)
+    alone = alone * _inverse_rms(alone, (-3, -2), epsilon)
+    y = jnp.concatenate([alone, batch_norm(y[..., own:], mean, variance, epsilon=epsilon)], -1)
+    return scaled_and_shifted(y, scale, bias, x.dtype)
+
+
+@op("epsilon")
+def global_response_norm(
+    x: Float[Array, "*B Y X C"],
+    scale: Float[Array, "C"] | None = None,
+    bias: Float[Array, "C"] | None = None,
+    *,
+    epsilon: float = 1e-6,
+) -> Float[Array, "*B Y X C"]:
+    """Global response normalisation: channels compete by their norm over the map.
+
+    y = x + scale * x * n + bias, n_c = g_c / (mean_c(g) + epsilon), g_c = sqrt(sum_yx x_c^2).
+    Scale and bias start at zero, where the layer is the identity.
+
+    Args:
+      x: [*B, Y, X, C] map.
+      scale: [C] gain; None is one.
+      bias: [C] offset; None is zero.
+      epsilon: added to the mean of the norms.
+
+    Returns:
+      [*B, Y, X, C] in the dtype of x, computed in at least float32; a map of zeros has finite
+      gradients.
+
+    Raises:
+      ValueError: when scale or bias is not [C].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax import ops
+      >>> ops.global_response_norm(jnp.array([[[3.0, 0.0], [4.0, 5.0]]]))[0].round()
+      Array([[ 6.,  0.],
+             [ 8., 10.]], dtype=float32)
+
+    Reference: unireplknet
+    """
+    check_rank(3, x=x)
+    check_channels(x, scale=scale, bias=bias)
+    y = x.astype(accumulator_dtype(x))
+    squares = jnp.sum(jnp.square(y), (-3, -2), keepdims=True)
+    some = squares > 0
+    norms = jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1)), 0)
+    share = norms / (jnp.mean(norms, -1, keepdims=True) + epsilon)
+    return (y + scaled_and_shifted(y * share, scale, bias, y.dtype)).astype(x.dtype)

@@ -13,8 +13,10 @@ from scanmax.papers import (
     linear,
     local,
     mixing,
+    norm,
     scan,
     softmax,
+    spectral,
     tokens,
     vision,
 )
@@ -30,8 +32,10 @@ LEDGER = (
     + linear.LEDGER
     + local.LEDGER
     + mixing.LEDGER
+    + norm.LEDGER
     + scan.LEDGER
     + softmax.LEDGER
+    + spectral.LEDGER
     + tokens.LEDGER
     + vision.LEDGER
 )

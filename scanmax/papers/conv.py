@@ -106,4 +106,46 @@ LEDGER = (
         ),
         reproduced="points of one cell make any kernel: benchmarks claims smpconv-points",
     ),
+    Paper(
+        "spd-conv",
+        covers="space to depth with its exact inverse, in the order of the paper and in that of "
+        "patches, and the convolution behind it; not the ResNets or YOLOv5",
+        where=("scanmax.ops.space_to_depth", "scanmax.ops.depth_to_space", "scanmax.ops.spd_conv"),
+        tests=(
+            "tests/ops/conv/test_space_to_depth.py",
+            "tests/ops/conv/test_space_to_depth.py::test_nothing_is_lost",
+        ),
+        reproduced="a convolution of stride 2 is one over blocks: "
+        "tests/ops/conv/test_space_to_depth.py::"
+        "test_a_strided_convolution_is_one_over_blocks",
+    ),
+    Paper(
+        "inceptionnext",
+        covers="the split depthwise convolution, channels that pass first (released code) or last "
+        "(text), and a mixer of it; not the networks with their batch norm and head",
+        where=("scanmax.ops.inception_depthwise_conv2d", "scanmax.models.mixers.Inception"),
+        tests=("tests/ops/conv/test_inception.py::InceptionDepthwiseConv2dTest", _MIXERS),
+        reproduced="it equals a full depthwise convolution of kernels padded with zeros: "
+        "tests/ops/conv/test_inception.py",
+    ),
+    Paper(
+        "lightconv-dynamicconv",
+        covers="lightweight and dynamic convolution, causal and centred, with state, step, packed "
+        "rows and the matrix over tokens, and both as mixers behind a gated linear map; not the "
+        "DropConnect of taps, kernels that grow with depth, or the translation models",
+        where=(
+            "scanmax.ops.lightweight_conv",
+            "scanmax.ops.dynamic_conv",
+            "scanmax.models.mixers.LightConv",
+            "scanmax.models.mixers.DynamicConv",
+        ),
+        tests=(
+            "tests/ops/conv/test_lightweight.py::LightweightConvTest",
+            "tests/ops/conv/test_lightweight.py::DynamicConvTest",
+            "tests/ops/conv/test_lightweight.py::DynamicConvMatrixTest",
+            _MIXERS,
+        ),
+        reproduced="112 weights for 7 taps at width 1024: "
+        "tests/models/mixers/conv/test_lightweight.py",
+    ),
 )

@@ -34,13 +34,16 @@ TITLES = {
     "hidden-mamba-attention": "The Hidden Attention of Mamba Models",
     "hyperzzw-terminator": "HyperZcdotZcdotW Operator Connects Slow-Fast Networks for Full Context "
     "Interaction",
+    "ibn-net": "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net",
     "icl-linreg-multihead-softmax": "In-Context Linear Regression Demystified: Training Dynamics "
     "and Mechanistic Interpretability of Multi-Head Softmax Attention",
     "illama": "Adapting LLaMA Decoder to Vision Transformer",
     "inception-v3": "Rethinking the Inception Architecture for Computer Vision",
+    "inceptionnext": "InceptionNeXt: When Inception Meets ConvNeXt",
     "inline-attention": "Bridging the Divide: Reconsidering Softmax and Linear Attention",
     "kmax-deeplab": "kMaX-DeepLab: k-means Mask Transformer",
     "laughing-hyena": "Laughing Hyena Distillery: Extracting Compact Recurrences From Convolutions",
+    "lightconv-dynamicconv": "Pay Less Attention with Lightweight and Dynamic Convolutions",
     "lkca": "LKCA: Large Kernel Convolutional Attention",
     "long-conv-flashbutterfly": "Simple Hardware-Efficient Long Convolutions for Sequence Modeling",
     "mala-magnitude-aware-linear-attention": "Rectifying Magnitude Neglect in Linear Attention",
@@ -76,6 +79,9 @@ TITLES = {
     "sparse-transformer": "Generating Long Sequences with Sparse Transformers",
     "sparsely-gated-moe": "Outrageously Large Neural Networks: The Sparsely-Gated "
     "Mixture-of-Experts Layer",
+    "spd-conv": "No More Strided Convolutions or Pooling: A New CNN Building Block for "
+    "Low-Resolution Images and Small Objects",
+    "spectformer": "SpectFormer: Frequency and Attention is what you need in a Vision Transformer",
     "ssa-selective-self-attention": "Selective Attention: Enhancing Transformer through "
     "Principled Context Control",
     "stablemax-perpgrad": "Grokking at the Edge of Numerical Stability",
@@ -88,10 +94,13 @@ TITLES = {
     "two-pass-softmax": "The Two-Pass Softmax Algorithm",
     "unified-long-sequence-dmha": "A Unified View of Long-Sequence Models towards Modeling "
     "Million-Scale Dependencies",
+    "unireplknet": "UniRepLKNet: A Universal Perception Large-Kernel ConvNet for Audio, Video, "
+    "Point Cloud, Time-Series and Image Recognition",
     "visual-transformer-vt": "Visual Transformers: Token-based Image Representation and "
     "Processing for Computer Vision",
     "vit-performs-convolution": "Can Vision Transformers Perform Convolution?",
     "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
+    "wavemix": "WaveMix: A Resource-efficient Neural Network for Image Analysis",
     "xcit": "XCiT: Cross-Covariance Image Transformers",
     "zoology-mqar": "Zoology: Measuring and Improving Recall in Efficient Language Models",
 }

@@ -1,6 +1,7 @@
 """Normalisation against its equations, and the properties the equations promise."""
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import tolerances
@@ -147,3 +148,65 @@ class BatchStatisticsTest(OpSuite):
         chex.assert_trees_all_close(
             ops.batch_statistics(y), (jnp.zeros(6), jnp.ones(6)), atol=1e-12
         )
+
+
+class InstanceBatchNormTest(OpSuite):
+    op = ops.instance_batch_norm
+    reference = reference.instance_batch_norm
+    cases = (
+        OpCase(shape=(2, 3, 4, 5), batch_channels=3, full=True),
+        OpCase(shape=(3, 2, 4), batch_channels=4, plain=True, options={"epsilon": 0.1}),
+        OpCase(shape=(1, 2, 3, 2, 4), batch_channels=0),
+    )
+    errors = (
+        (
+            {"mean": jnp.ones(6)},
+            ValueError,
+            r"mean has shape \(6,\); expected one axis of at most 5",
+        ),
+        ({"variance": jnp.ones(2)}, ValueError, "variance has shape"),
+        ({"scale": jnp.ones(3)}, ValueError, "scale has shape"),
+    )
+
+    def make_args(self, rng, case):
+        *_, channels = case.shape
+        names = () if hasattr(case, "plain") else ("scale", "bias")
+        return {
+            "x": 1 + 2 * rng.normal(size=case.shape),
+            "mean": rng.normal(size=case.batch_channels),
+            "variance": rng.uniform(0.5, 2, size=case.batch_channels),
+            **{name: rng.normal(size=channels) for name in names},
+        }
+
+    def test_the_first_half_forgets_how_an_image_was_lit(self):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 6)), jnp.float32)
+        mean, variance = ops.batch_statistics(x[..., 3:])
+        lit = x * jnp.asarray([2.0, 0.5], jnp.float32).reshape(2, 1, 1, 1) + 3
+        y, other = (ops.instance_batch_norm(given, mean, variance) for given in (x, lit))
+        chex.assert_trees_all_close(y[..., :3], other[..., :3], atol=1e-3)
+        self.assertGreater(float(jnp.abs(y - other)[..., 3:].min()), 0.1)
+
+
+class GlobalResponseNormTest(OpSuite):
+    op = ops.global_response_norm
+    reference = reference.global_response_norm
+    cases = (
+        OpCase(shape=(2, 3, 4, 6), full=True),
+        OpCase(shape=(5, 1, 6), plain=True, options={"epsilon": 0.1}),
+        OpCase(shape=(1, 2, 2, 3, 6)),
+    )
+    errors = (
+        ({"scale": jnp.ones(5)}, ValueError, "scale has shape"),
+        ({"x": jnp.ones((3, 6))}, ValueError, "x has shape"),
+    )
+
+    def make_args(self, rng, case):
+        names = () if hasattr(case, "plain") else ("scale", "bias")
+        vectors = {name: rng.normal(size=6) for name in names}
+        return {"x": rng.normal(size=case.shape), **vectors}
+
+    def test_a_dead_channel_has_a_finite_gradient(self):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 4)), jnp.float32)
+        for given in (x.at[..., 1].set(0), jnp.zeros_like(x)):
+            gradient = jax.grad(lambda x: ops.global_response_norm(x).sum())(given)
+            chex.assert_tree_all_finite(gradient)

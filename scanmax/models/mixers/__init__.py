@@ -23,6 +23,9 @@ from scanmax.models.mixers.conv.continuous import ContinuousConv as ContinuousCo
 from scanmax.models.mixers.conv.continuous import FlexConv as FlexConv
 from scanmax.models.mixers.conv.continuous import SmpConv as SmpConv
 from scanmax.models.mixers.conv.hyper_zzw import HyperZzw as HyperZzw
+from scanmax.models.mixers.conv.inception import Inception as Inception
+from scanmax.models.mixers.conv.lightweight import DynamicConv as DynamicConv
+from scanmax.models.mixers.conv.lightweight import LightConv as LightConv
 from scanmax.models.mixers.conv.long import BaseConv as BaseConv
 from scanmax.models.mixers.conv.long import Hyena as Hyena
 from scanmax.models.mixers.conv.long import LongConv as LongConv
@@ -64,6 +67,7 @@ from scanmax.models.mixers.scan.ssd import NcSsd as NcSsd
 from scanmax.models.mixers.scan.ssd import Ssd as Ssd
 from scanmax.models.mixers.scan.wkv import Wkv as Wkv
 from scanmax.models.mixers.scan.wkv import Wkv6 as Wkv6
+from scanmax.models.mixers.spectral.global_filter import GlobalFilter as GlobalFilter
 from scanmax.models.mixers.tokens.slots import ContextCluster as ContextCluster
 from scanmax.models.mixers.tokens.slots import Slots as Slots
 from scanmax.models.mixers.tokens.slots import VisualTokens as VisualTokens
@@ -79,16 +83,20 @@ MIXERS: dict[str, type[Mixer]] = {
     "conv_projection": ConvProjection,
     "cosine": CosineAttention,
     "delta": Delta,
+    "dynamicconv": DynamicConv,
     "flexconv": FlexConv,
     "gated_attention": GatedAttention,
     "gated_delta": GatedDelta,
     "gla": Gla,
+    "global_filter": GlobalFilter,
     "gpsa": Gpsa,
     "halo": HaloAttention,
     "heterogeneous": Heterogeneous,
     "hyena": Hyena,
     "hyper_zzw": HyperZzw,
+    "inception": Inception,
     "inline": Inline,
+    "lightconv": LightConv,
     "linear_attention": LinearAttention,
     "lkca": Lkca,
     "long_conv": LongConv,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scanmax import ops
-from scanmax.models.layers import Dense
+from scanmax.models.layers import Dense, normal_init, partitioned
 from scanmax.ops.contract import axis_devices
 
 # Longer sequences than this do not sow their matrix over tokens.
@@ -95,6 +95,24 @@ class Mixer(nn.Module):
                 f"expected {grid[0]} * {grid[1]} tokens behind them."
             )
         return grid
+
+    @nn.nowrap
+    def beside_prefix(
+        self, values: Float[Array, "B T D"], y: Float[Array, "B M D"]
+    ) -> Float[Array, "B T D"]:
+        """y, what has been made of the map behind the prefix, with the prefix before it.
+
+        For mixers of maps, where prefix tokens have no place: each reads the mean of all values,
+        and every pixel adds theirs by a learned weight each.
+        """
+        prefix, (batch, _, dim) = self.prefix_tokens, values.shape
+        if not prefix:
+            return y
+        init = partitioned(normal_init, (None,))
+        weights = self.param("prefix", init, (prefix,), self.param_dtype).astype(self.dtype)
+        added = jnp.einsum("p,bpd->bd", weights, values[:, :prefix])[:, None]
+        mean = jnp.broadcast_to(values.mean(1, keepdims=True), (batch, prefix, dim))
+        return jnp.concatenate([mean, y + added], axis=1)
 
     @nn.nowrap
     def sow_attention(self, tokens: int, matrix: Callable[[], Array]) -> None:

@@ -18,6 +18,39 @@ from scanmax.ops.segments import segment_starts
 ACTIVATIONS = {None: lambda x: x, "silu": jax.nn.silu, "gelu": jax.nn.gelu, "relu": jax.nn.relu}
 
 
+def neighbours(
+    x: Float[Array, "*B T D"],
+    width: int,
+    ahead: int,
+    initial_state: Float[Array, "*B W-1 D"] | None,
+    segment_ids: Int[Array, "*B T"] | None,
+) -> tuple[list[Array], Array]:
+    """What each of `width` taps in a row sees of x [*B, T, D], the last of them `ahead` tokens on.
+
+    Beyond the ends and in other segments lie zeros, before the first token `initial_state`. Beside
+    them the last width - 1 tokens, the next state where nothing lies ahead.
+    """
+    batch, (length, dim), before = x.shape[:-2], x.shape[-2:], width - 1 - ahead
+    check_shape("initial_state", initial_state, (*batch, width - 1, dim), "[*B, W-1, D]")
+    check_shape("segment_ids", segment_ids, x.shape[:-1], "[*B, T]")
+    if initial_state is None:
+        initial_state = jnp.zeros((*batch, before, dim), x.dtype)
+    after = jnp.zeros((*batch, ahead, dim), x.dtype)
+    padded = jnp.concatenate([initial_state.astype(x.dtype), x, after], axis=-2)
+    tokens = [padded[..., w : w + length, :] for w in range(width)]
+    state = padded[..., length:, :]
+    if segment_ids is not None:
+        runs = jnp.cumsum(segment_starts(segment_ids), -1)
+        edges = [(0, 0)] * (runs.ndim - 1) + [(before, ahead)]
+        around = jnp.pad(runs, edges)
+        tokens = [
+            jnp.where((around[..., w : w + length] == runs)[..., None], token, 0)
+            for w, token in enumerate(tokens)
+        ]
+        state = jnp.where((around[..., length:] == runs[..., -1:])[..., None], state, 0)
+    return tokens, state
+
+
 @op("activation", "return_state")
 def causal_conv1d(
     x: Float[Array, "*B T D"],
@@ -62,22 +95,7 @@ def causal_conv1d(
     Reference: mamba2-ssd
     """
     _check(x, kernel, bias, activation, 2)
-    batch, (length, dim), width = x.shape[:-2], x.shape[-2:], kernel.shape[0]
-    check_shape("initial_state", initial_state, (*batch, width - 1, dim), "[*B, W-1, D]")
-    if initial_state is None:
-        initial_state = jnp.zeros((*batch, width - 1, dim), x.dtype)
-    check_shape("segment_ids", segment_ids, x.shape[:-1], "[*B, T]")
-    padded = jnp.concatenate([initial_state.astype(x.dtype), x], axis=-2)
-    tokens = [padded[..., w : w + length, :] for w in range(width)]
-    state = padded[..., length:, :]
-    if segment_ids is not None:
-        runs = jnp.cumsum(segment_starts(segment_ids), -1)
-        before = jnp.pad(runs, [(0, 0)] * (runs.ndim - 1) + [(width - 1, 0)])
-        tokens = [
-            jnp.where((before[..., w : w + length] == runs)[..., None], token, 0)
-            for w, token in enumerate(tokens)
-        ]
-        state = jnp.where((before[..., length:] == runs[..., -1:])[..., None], state, 0)
+    tokens, state = neighbours(x, kernel.shape[0], 0, initial_state, segment_ids)
     dtype = accumulator_dtype(x, kernel, bias)
     y = sum(
         token.astype(dtype) * spread(kernel[w].astype(dtype), x) for w, token in enumerate(tokens)

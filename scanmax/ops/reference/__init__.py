@@ -113,6 +113,14 @@ from scanmax.ops.reference.conv.conv2d import conv2d as conv2d
 from scanmax.ops.reference.conv.conv2d import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.reference.conv.conv2d import patchify as patchify
 from scanmax.ops.reference.conv.hyper_zzw import hyper_zzw as hyper_zzw
+from scanmax.ops.reference.conv.inception import (
+    inception_depthwise_conv2d as inception_depthwise_conv2d,
+)
+from scanmax.ops.reference.conv.lightweight import dynamic_conv as dynamic_conv
+from scanmax.ops.reference.conv.lightweight import dynamic_conv_matrix as dynamic_conv_matrix
+from scanmax.ops.reference.conv.lightweight import dynamic_conv_step as dynamic_conv_step
+from scanmax.ops.reference.conv.lightweight import lightweight_conv as lightweight_conv
+from scanmax.ops.reference.conv.lightweight import lightweight_conv_step as lightweight_conv_step
 from scanmax.ops.reference.conv.long import fft_conv as fft_conv
 from scanmax.ops.reference.conv.long import fft_conv_dense as fft_conv_dense
 from scanmax.ops.reference.conv.long import long_conv_matrix as long_conv_matrix
@@ -122,8 +130,17 @@ from scanmax.ops.reference.conv.long_kernels import sgconv_kernel as sgconv_kern
 from scanmax.ops.reference.conv.long_kernels import smooth_kernel as smooth_kernel
 from scanmax.ops.reference.conv.long_kernels import squash_kernel as squash_kernel
 from scanmax.ops.reference.conv.monarch import monarch_fft as monarch_fft
+from scanmax.ops.reference.conv.space_to_depth import depth_to_space as depth_to_space
+from scanmax.ops.reference.conv.space_to_depth import space_to_depth as space_to_depth
+from scanmax.ops.reference.conv.space_to_depth import spd_conv as spd_conv
 from scanmax.ops.reference.conv.token_shift import quarter_shift as quarter_shift
 from scanmax.ops.reference.conv.token_shift import token_shift as token_shift
+from scanmax.ops.reference.evonorm import evonorm_b0 as evonorm_b0
+from scanmax.ops.reference.evonorm import evonorm_b1 as evonorm_b1
+from scanmax.ops.reference.evonorm import evonorm_b2 as evonorm_b2
+from scanmax.ops.reference.evonorm import evonorm_s0 as evonorm_s0
+from scanmax.ops.reference.evonorm import evonorm_s1 as evonorm_s1
+from scanmax.ops.reference.evonorm import evonorm_s2 as evonorm_s2
 from scanmax.ops.reference.linear.attention import linear_attention as linear_attention
 from scanmax.ops.reference.linear.attention import (
     linear_attention_matrix as linear_attention_matrix,
@@ -207,7 +224,9 @@ from scanmax.ops.reference.local.window import (
 from scanmax.ops.reference.norm import batch_norm as batch_norm
 from scanmax.ops.reference.norm import batch_statistics as batch_statistics
 from scanmax.ops.reference.norm import gated_rms_norm as gated_rms_norm
+from scanmax.ops.reference.norm import global_response_norm as global_response_norm
 from scanmax.ops.reference.norm import group_norm as group_norm
+from scanmax.ops.reference.norm import instance_batch_norm as instance_batch_norm
 from scanmax.ops.reference.norm import layer_norm as layer_norm
 from scanmax.ops.reference.norm import rms_norm as rms_norm
 from scanmax.ops.reference.position import fourier_positions as fourier_positions
@@ -264,6 +283,8 @@ from scanmax.ops.reference.softmax.softmax import softmax as softmax
 from scanmax.ops.reference.softmax.softmax import stablemax as stablemax
 from scanmax.ops.reference.softmax.sparse import entmax15 as entmax15
 from scanmax.ops.reference.softmax.sparse import sparsemax as sparsemax
+from scanmax.ops.reference.spectral.global_filter import global_filter as global_filter
+from scanmax.ops.reference.spectral.global_filter import resample_filter as resample_filter
 from scanmax.ops.reference.tokens.assignment import aggregate_tokens as aggregate_tokens
 from scanmax.ops.reference.tokens.assignment import dispatch_tokens as dispatch_tokens
 from scanmax.ops.reference.tokens.assignment import set_pool as set_pool

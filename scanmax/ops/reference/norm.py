@@ -58,3 +58,20 @@ def batch_norm(x, mean, variance, scale=None, bias=None, *, epsilon=1e-5):
     """y = (x - mean) / sqrt(variance + epsilon) * scale + bias."""
     mean, variance = jnp.broadcast_to(mean, x.shape), jnp.broadcast_to(variance, x.shape)
     return _affine((x - mean) / jnp.sqrt(variance + epsilon), scale, bias)
+
+
+def instance_batch_norm(x, mean, variance, scale=None, bias=None, *, epsilon=1e-5):
+    """Instance norm of the first channels, batch norm of as many last ones as mean has."""
+    own = x.shape[-1] - mean.shape[0]
+    first, rest = x[..., :own], x[..., own:]
+    first = (first - jnp.mean(first, (-3, -2), keepdims=True)) / jnp.sqrt(
+        jnp.var(first, (-3, -2), keepdims=True) + epsilon
+    )
+    rest = batch_norm(rest, mean, variance, epsilon=epsilon)
+    return _affine(jnp.concatenate([first, rest], -1), scale, bias)
+
+
+def global_response_norm(x, scale=None, bias=None, *, epsilon=1e-6):
+    """y = x + scale * x * g_c / (mean_c(g) + epsilon) + bias, g_c = sqrt(sum_yx x_c^2)."""
+    norms = jnp.sqrt(jnp.sum(x**2, (-3, -2), keepdims=True))
+    return x + _affine(x * (norms / (jnp.mean(norms, -1, keepdims=True) + epsilon)), scale, bias)

@@ -66,6 +66,13 @@ CASES = {
     "conv_projection": MixerCase(depth=2, side=32),
     "cosine": MixerCase(order="permutation", causal=True, generates=({"local_window_size": 3},)),
     "delta": MixerCase(causal=True, generates=({"negative": True},)),
+    "dynamicconv": MixerCase(
+        options={"kernel_size": 3},
+        causal=True,
+        generates=({"kernel_size": 4},),
+        reach=None,
+        pool="avg",
+    ),
     "flexconv": MixerCase(
         options={
             "generator_options": {"hidden": 4, "omega": 0.1},
@@ -80,6 +87,7 @@ CASES = {
     "gated_attention": MixerCase(causal=True, depth=2),
     "gated_delta": MixerCase(causal=True, generates=({},)),
     "gla": MixerCase(options={"gate_rank": 3}, causal=True, generates=({},)),
+    "global_filter": MixerCase(options={"filter_grid": (3, 4)}, depth=2),
     "gpsa": MixerCase(depth=2),
     "halo": MixerCase(
         options={"block_size": 2, "halo": 1},
@@ -94,12 +102,22 @@ CASES = {
     "hyper_zzw": MixerCase(
         options={"generator_options": {"hidden": 4, "omega": 1.0}}, reach="prefix", depth=2
     ),
+    "inception": MixerCase(
+        options={"band_size": 5}, order="translation", margin=2, reach="prefix", depth=2
+    ),
     "inline": MixerCase(
         order="permutation",
         order_options={"local": False},
         causal=True,
         generates=({},),
         depth=2,
+    ),
+    "lightconv": MixerCase(
+        options={"kernel_size": 3},
+        causal=True,
+        generates=({"kernel_size": 4},),
+        reach=None,
+        pool="avg",
     ),
     "linear_attention": MixerCase(
         order="permutation",

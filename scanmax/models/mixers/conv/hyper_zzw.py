@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import LayerNorm, gelu, normal_init, partitioned
+from scanmax.models.layers import LayerNorm, gelu
 from scanmax.models.mixers.base import Mixer
 from scanmax.models.parts.kernels import SampledKernel
 
@@ -63,13 +63,7 @@ class HyperZzw(Mixer):
         slow, fast = jnp.split(both[:, prefix:].reshape(batch, *grid, 2 * dim), 2, axis=-1)
         y = ops.hyper_zzw(slow, kernel, gelu(fast), interaction=self.interaction)
         y = y.reshape(batch, -1, dim)
-        if prefix:
-            init = partitioned(normal_init, (None,))
-            weights = self.param("prefix", init, (prefix,), self.param_dtype).astype(self.dtype)
-            values = both[..., :dim]
-            added = jnp.einsum("p,bpd->bd", weights, values[:, :prefix])[:, None]
-            mean = jnp.broadcast_to(values.mean(1, keepdims=True), (batch, prefix, dim))
-            y = jnp.concatenate([mean, y + added], axis=1)
+        y = self.beside_prefix(both[..., :dim], y)
         y = LayerNorm(self.norm_epsilon, axis="embed", name="norm", **self.dtypes)(y)
         return self.dense(dim, ("mlp", "embed"), "out_proj")(y)
 

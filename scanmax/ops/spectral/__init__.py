@@ -1,0 +1,1 @@
+"""Mixing in the domain of frequencies: global filters over maps."""
