@@ -74,7 +74,7 @@ def hosted(mixer):
 def models():
     """One model of every family, and every mixer in a host."""
     found = []
-    for family in {scanmax.model_info(name).family for name in scanmax.list_models()}:
+    for family in sorted({scanmax.model_info(name).family for name in scanmax.list_models()}):
         names = scanmax.list_models(family=family)
         name = min(names, key=lambda name: scanmax.model_info(name).params)
         make = lambda name=name: (scanmax.create_model(name), scanmax.model_info(name).example())  # noqa: E731
