@@ -50,6 +50,8 @@ def decayed_sum(
     """The op under test; `fault` breaks it in the way of that name."""
     if fault != "silent":
         check_shape("mask", mask, x.shape[:-1], "[*B, T]")
+    if fault == "empty_batch":
+        x = x.reshape(*x.shape[:-2], -1, x.shape[-1])
     dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
     if fault == "half_precision":
         dtype = x.dtype
@@ -195,6 +197,7 @@ def test_a_sound_op_passes_every_level():
         ("nan_leak", "level_4_nan_in_padding", "assert_tree_all_finite"),
         ("unmasked_rows", "level_4_empty_rows", "an empty row is not zero"),
         ("silent", "level_4_bad_arguments", "does not match"),
+        ("empty_batch", "level_4_an_empty_batch", "ZeroDivisionError"),
     ],
 )
 def test_a_broken_op_fails_the_test_meant_for_it(fault, test, reason):

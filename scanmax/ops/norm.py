@@ -153,7 +153,7 @@ def gated_rms_norm(
     y, gate = x.astype(dtype), jax.nn.silu(gate.astype(dtype))
     if not norm_before_gate:
         y = y * gate
-    y = y.reshape(*x.shape[:-1], groups, -1)
+    y = y.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     y = (y * _inverse_rms(y, -1, epsilon)).reshape(x.shape)
     y = _affine(y, scale, None, dtype)
     return (y * gate if norm_before_gate else y).astype(x.dtype)
@@ -204,7 +204,7 @@ def group_norm(
         all(-x.ndim <= axis < -1 for axis in axes),
         f"axes={axes} must be negative, other than -1, and within x of shape {x.shape}.",
     )
-    y = x.astype(accumulator_dtype(x)).reshape(*x.shape[:-1], groups, -1)
+    y = x.astype(accumulator_dtype(x)).reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     # Splitting the channels moves every axis before them one place further from the end.
     reduced = (*(axis - 1 for axis in axes), -1)
     y = y - jnp.mean(y, reduced, keepdims=True)

@@ -365,5 +365,5 @@ def resample_positions(
     maps = jax.image.resize(
         maps.reshape(*leading, *grid, width), (*leading, *new_grid, width), method, antialias=True
     )
-    maps = maps.reshape(*leading, -1, width).astype(table.dtype)
+    maps = jax.lax.collapse(maps, -3, -1).astype(table.dtype)
     return jnp.concatenate([table[..., :prefix_tokens, :], maps], -2)

@@ -1,6 +1,7 @@
 """What an op's suite is given, and what its levels share: cases, arguments, compiled functions."""
 
 import contextlib
+import copy
 import functools
 import inspect
 import unittest
@@ -170,6 +171,13 @@ class OpTestCase(chex.TestCase):
     @property
     def has_state(self) -> bool:
         return "initial_state" in self.parameters and "return_state" in self.parameters
+
+    @staticmethod
+    def with_batch(case: OpCase, batch: Sequence[int]) -> OpCase:
+        """The case with other batch axes."""
+        other = copy.copy(case)
+        other.batch = tuple(batch)
+        return other
 
     @property
     def full_cases(self) -> list[OpCase]:

@@ -304,7 +304,7 @@ class OpSuite(OpTestCase):
         floats, others = self.split_differentiable(arrays)
         result = self.compiled(options, form)(**arrays)
         gradients = self.compiled_vjp(options, form)(
-            floats, others, jax.tree.map(jnp.ones_like, result)
+            floats, others, jax.tree.map(jnp.ones_like, self.smooth(result))
         )
         return result, gradients
 
@@ -338,6 +338,21 @@ class OpSuite(OpTestCase):
                     self.assertTrue(where.any(), "empty_rows names no row")
                     self.assertFalse(np.asarray(output)[where].any(), "an empty row is not zero")
                     chex.assert_tree_all_finite((result, gradients))
+
+    def test_level_4_an_empty_batch_is_served(self):
+        case = next((case for case in (*self.full_cases, *self.cases) if case.batch), None)
+        if case is None:
+            return
+        empty = self.with_batch(case, (0, *case.batch[1:]))
+        arrays, options = self.inputs(empty)
+        expected = self.expected(arrays, options)
+        for form in self.forms_of(case):
+            with self.noting(empty, form=form):
+                result, gradients = self._result_and_gradients(arrays, options, form)
+                chex.assert_trees_all_equal_shapes_and_dtypes(result, expected)
+                compare.assert_relative(
+                    gradients, jax.tree.map(jnp.zeros_like, gradients), self.tolerances.vjp_f64
+                )
 
     def test_level_4_bad_arguments_raise(self):
         arrays, options = self.inputs(self.full_cases[0])

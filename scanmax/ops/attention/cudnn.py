@@ -46,7 +46,7 @@ def cudnn_attention(query, key, value, scale, left, right):
         query = query.astype(accumulator) * jnp.asarray(scale, accumulator)
         query = query.astype(key.dtype)
     y = jax.nn.dot_product_attention(
-        *(x.reshape(-1, *x.shape[-3:]) for x in (query, key, value)),
+        *(jax.lax.collapse(x, 0, -3) for x in (query, key, value)),
         scale=None if scale is None else 1.0,
         is_causal=right == 0,
         local_window_size=None if left is None else (left, 0),

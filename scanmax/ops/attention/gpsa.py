@@ -9,6 +9,7 @@ T matrix; the content part is `dot_product_attention`.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from scanmax.ops.attention.dot_product import attention_matrix, dot_product_attention
@@ -126,7 +127,7 @@ def gpsa(
         )
 
     maps = along(across, maps, "hxz,...yzhv->...yxhv")
-    maps = along(down, maps, "hyw,...wxhv->...yxhv").reshape(*batch, -1, heads, width)
+    maps = lax.collapse(along(down, maps, "hyw,...wxhv->...yxhv"), -4, -2)
     prefix = jnp.zeros((*batch, prefix_tokens, heads, width), maps.dtype)
     place = jnp.concatenate([prefix, maps], -3)
     share = align(share, place, trailing=1)

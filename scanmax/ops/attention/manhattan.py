@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from scanmax.ops.attention.distance import distance_attention, distance_attention_matrix
@@ -195,7 +196,7 @@ def manhattan_attention(
             prefix_tokens=(0, P),
             **options,
         )
-    pixels = jnp.swapaxes(lines, -3, -4).reshape(*query.shape[:-3], -1, *lines.shape[-2:])
+    pixels = lax.collapse(jnp.swapaxes(lines, -3, -4), -4, -2)
     if not P:
         return pixels
     first = dot_product_attention(query[..., :P, :, :], key, value, **options)

@@ -160,7 +160,7 @@ def head_load_balance(
     _check_routing(routed_logits, top_k)
     heads = routed_logits.shape[-1]
     dtype = accumulator_dtype(routed_logits)
-    probabilities = jax.nn.softmax(routed_logits.astype(dtype), axis=-1).reshape(-1, heads)
+    probabilities = lax.collapse(jax.nn.softmax(routed_logits.astype(dtype), axis=-1), 0, -1)
     share = jnp.mean(_chosen(probabilities, top_k).astype(dtype), 0)
     loss = jnp.sum(jnp.mean(probabilities, 0) * lax.stop_gradient(share))
     return loss * heads if rescale else loss
@@ -232,7 +232,7 @@ def moh_attention(
     if form is None:
         saves = 4 * top_k <= 3 * routed_heads and platform() == "cpu"
         form = "gathered" if saves and T * S > MASKED_UP_TO else "masked"
-    if form == "masked" or T == 0 or routed_heads == 0:
+    if form == "masked" or routed_heads == 0 or query.size == 0:
         y = dot_product_attention(query, key, value, scale=scale, **keywords)
         return _weigh(gates, y)
 

@@ -95,7 +95,7 @@ def attend_part(
     N, L, H, _ = query.shape
     G, M = key.shape[-2], key.shape[1]
     # head-first: every set is then one product per key head
-    query = jnp.moveaxis(query.reshape(N, L, G, H // G, -1), 1, 3)  # [N, G, R, L, K]
+    query = jnp.moveaxis(query.reshape(N, L, G, H // G, query.shape[-1]), 1, 3)  # [N, G, R, L, K]
     key, value = jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2)  # [N, G, M, K]
     limit = PART_LOGITS.get(platform(), PART_LOGITS_ELSEWHERE)
     sets = max(limit // max(H * L * M, 1), 1)
@@ -157,7 +157,7 @@ def _attend(plan, allowed, scale, query, key, value, rows, columns):
     dtype = accumulator_dtype(query)
     dots = {"precision": plan.precision, "preferred_element_type": dtype}
     logits = jnp.einsum("ngqk,ngmk->ngqm", query.reshape(n, G, R * L, K), key, **dots)
-    logits = logits.reshape(n, G, R, L, -1) * scale.astype(dtype)
+    logits = logits.reshape(n, G, R, L, logits.shape[-1]) * scale.astype(dtype)
     places = rows[:, None, None, :, None], columns[:, None, None, None, :]
     logits = jnp.where(allowed(*places), logits, jnp.full((), -jnp.inf, dtype))
     level = None
@@ -168,9 +168,9 @@ def _attend(plan, allowed, scale, query, key, value, rows, columns):
         level = lax.stop_gradient(level)
     scores = plan.normalizer.score(logits, level, plan.num_keys)
     total = jnp.sum(scores, -1, keepdims=True)
-    weights = scores.astype(value.dtype).reshape(n, G, R * L, -1)
+    weights = scores.astype(value.dtype).reshape(n, G, R * L, scores.shape[-1])
     y = jnp.einsum("ngqm,ngmv->ngqv", weights, value, **dots)
-    y = y.reshape(n, G, R, L, -1)
+    y = y.reshape(n, G, R, L, y.shape[-1])
     return Part(y, total, jnp.zeros_like(total) if level is None else level)
 
 
@@ -191,7 +191,7 @@ def _mapped(function, arrays, axes, size, out_axis):
 
     def join(x):
         x = jnp.moveaxis(x, 0, out_axis)
-        x = x.reshape(*x.shape[:out_axis], -1, *x.shape[out_axis + 2 :])
+        x = lax.collapse(x, out_axis, out_axis + 2)
         return lax.slice_in_dim(x, 0, length, axis=out_axis)
 
     return jax.tree.map(join, parts)
@@ -220,7 +220,7 @@ def take_heads(x: Array, heads: Sequence[int], num_heads: int) -> Array:
 def blocks_of(x: Array, size: int) -> Array:
     """[B, T, H, K] -> [B, R, size, H, K], the last block filled with zeros."""
     x = _pad(x, 1, -x.shape[1] % size)
-    return x.reshape(x.shape[0], -1, size, *x.shape[2:])
+    return x.reshape(x.shape[0], x.shape[1] // size, size, *x.shape[2:])
 
 
 def places_of(batch: int, length: int, size: int) -> Array:
@@ -240,10 +240,12 @@ def with_neighbours(x: Array, before: int, after: int, fill: int = 0) -> Array:
 
 def unblocked(part: Part, batch: int, length: int) -> Part:
     """A part of [B R, size, ...] blocks as [B, T, ...] tokens."""
-    return jax.tree.map(
-        lambda x: x.reshape(batch, -1, *x.shape[2:])[:, :length],
-        part,
-    )
+
+    def tokens(x):
+        blocks = -(-length // x.shape[1])
+        return x.reshape(batch, blocks * x.shape[1], *x.shape[2:])[:, :length]
+
+    return jax.tree.map(tokens, part)
 
 
 def join_heads(parts: Sequence[tuple[Sequence[int], Array]]) -> Array:

@@ -317,8 +317,7 @@ def finish_row(normalizer, carry):
 
 def join_rows(x):
     """Query blocks [nq, *B, G, R, bq, V] -> [*B, G, R, padded T, V]."""
-    x = jnp.moveaxis(x, 0, -3)
-    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
+    return lax.collapse(jnp.moveaxis(x, 0, -3), -3, -1)
 
 
 def _stream_forward(plan, *arrays):
@@ -428,14 +427,14 @@ def backward(blocks, arrays, d_y, weigh, cast=True):
     def join(x):
         """[nk, *B, G, K, bk] -> [*B, S, G, K]."""
         x = jnp.moveaxis(x, (0, -1), (-4, -3))
-        return x.reshape(*x.shape[:-4], -1, *x.shape[-2:])[..., : blocks.S, :, :]
+        return lax.collapse(x, -4, -2)[..., : blocks.S, :, :]
 
     d_scale = out(jnp.sum(d_q * blocks.q.astype(blocks.dtype)), scale)
     d_query = out(blocks.unrows(d_q * blocks.scale), query)
     d_key = out(join(d_k) * blocks.scale, key)
     d_value = out(join(d_v), value)
     if bias is not None:
-        d_bias = d_bias.reshape(*d_bias.shape[:-4], -1, *d_bias.shape[-2:])
+        d_bias = lax.collapse(d_bias, -4, -2)
         d_bias = d_bias[tuple(slice(0, size) for size in bias.shape)]
         d_bias = out(d_bias, bias)
     d_terms = (out(d_parameter, terms[0]), None, None) if terms else ()

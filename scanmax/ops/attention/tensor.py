@@ -58,8 +58,7 @@ def khatri_rao(left: Float[Array, "*B N D"], right: Float[Array, "*B M D"]):
     check_rank(2, left=left, right=right)
     expected = (*left.shape[:-2], right.shape[-2], left.shape[-1])
     check_shape("right", right, expected, "[*B, M, D] beside left")
-    y = left[..., :, None, :] * right[..., None, :, :]
-    return y.reshape(*left.shape[:-2], -1, left.shape[-1])
+    return lax.collapse(left[..., :, None, :] * right[..., None, :, :], -3, -1)
 
 
 @op("is_causal", "form", "chunk_size", "precision")
@@ -300,8 +299,7 @@ class _Triples:
 
     def product(self, rows, columns):
         """rows [*L, t, d] * columns [*L, j, d] as [*L, t j, d]."""
-        y = rows[..., :, None, :] * columns[..., None, :, :]
-        return y.reshape(*self.lead, -1, y.shape[-1])
+        return lax.collapse(rows[..., :, None, :] * columns[..., None, :, :], -3, -1)
 
     def logits(self, left, i, j, k):
         """The block's logits [*L, t, j, k], -inf where masked, of the products q * k1."""
@@ -378,7 +376,7 @@ def _forward(plan, *arrays):
             factor = jnp.exp(level - finite)
             scores = jnp.exp(logits - finite[..., None, None])
             total = total * factor + jnp.sum(scores, (-2, -1))
-            flat = scores.reshape(*cut.lead, -1, cut.bk)
+            flat = lax.collapse(scores, -3, -1)
             read = cut.dot("...rk,...kv->...rv", flat, _block(cut.v2, k, cut.bk))
             read = read.reshape(*cut.lead, cut.bt, cut.bj, width)
             read = jnp.sum(read * _block(cut.v1, j, cut.bj)[..., None, :, :], -2)
@@ -391,8 +389,7 @@ def _forward(plan, *arrays):
         return y * inverse[..., None], level, inverse
 
     y, level, inverse = lax.map(query_block, jnp.arange(cut.nt, dtype=jnp.int32))
-    y = jnp.moveaxis(y, 0, -3)
-    y = y.reshape(*cut.lead, -1, width)[..., : cut.T, :]
+    y = lax.collapse(jnp.moveaxis(y, 0, -3), -3, -1)[..., : cut.T, :]
     return y, level, inverse
 
 
@@ -425,7 +422,7 @@ def _stream_backward(plan, residuals, d_y):
             weights = jnp.exp(logits - level[..., None, None]) * inverse[..., None, None]
             d_weights = cut.dot("...rv,...kv->...rk", d_left, v2).reshape(weights.shape)
             d_logits = weights * (d_weights - off)
-            weights, d_logits = (x.reshape(*cut.lead, -1, cut.bk) for x in (weights, d_logits))
+            weights, d_logits = (lax.collapse(x, -3, -1) for x in (weights, d_logits))
             d_k2 = _add_to_block(d_k2, cut.dot("...rk,...rd->...kd", d_logits, left), k, cut.bk)
             d_v2 = _add_to_block(d_v2, cut.dot("...rk,...rv->...kv", weights, d_left), k, cut.bk)
             back = cut.dot("...rk,...kd->...rd", d_logits, k2)
@@ -444,7 +441,7 @@ def _stream_backward(plan, residuals, d_y):
     start = tuple(cut.carry(x.shape) for x in (cut.k1, cut.k2, cut.v1, cut.v2))
     blocks = jnp.arange(cut.nt, dtype=jnp.int32)
     others, d_q = lax.scan(query_block, start, (blocks, level, inverse))
-    d_q = jnp.moveaxis(d_q, 0, -3).reshape(*cut.lead, -1, width)[..., : cut.T, :]
+    d_q = lax.collapse(jnp.moveaxis(d_q, 0, -3), -3, -1)[..., : cut.T, :]
     return (d_q, *(x[..., : cut.S, :] for x in others), None)
 
 

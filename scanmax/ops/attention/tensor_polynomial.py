@@ -281,8 +281,7 @@ def _chunked(x, size):
 
 def _joined(y, length):
     """[chunks, ..., size, d] as [..., length, d]."""
-    y = jnp.moveaxis(y, 0, -3)
-    return y.reshape(*y.shape[:-3], -1, y.shape[-1])[..., :length, :]
+    return lax.collapse(jnp.moveaxis(y, 0, -3), -3, -1)[..., :length, :]
 
 
 def _valid(x, size, dtype):

@@ -137,7 +137,7 @@ def _grouped(x, kernel, stride, dilation, groups, precision) -> Array:
                 precision=precision,
                 preferred_element_type=accumulator_dtype(x),
             )
-    return total.reshape(*total.shape[:3], -1).astype(x.dtype)
+    return jax.lax.collapse(total, 3).astype(x.dtype)
 
 
 def _shifted(x: Array, edges, kernel: Array, stride, dilation) -> Array:
@@ -202,6 +202,8 @@ def _kernel_gradient(x: Array, dy: Array, window, stride, dilation) -> Array:
     columns are summed at the end.
     """
     batch, rows, columns, channels = dy.shape
+    if not batch:
+        return jnp.zeros((*window, channels), dy.dtype)
     images, height = _steps(batch, rows)
     blocks = math.ceil(rows / height)
     dy = _pad(dy, ((0, blocks * height - rows), (0, 0)))
@@ -282,7 +284,7 @@ def _prepare(name, x, kernel, stride, padding, dilation, implementation):
     check_implementation(name, implementation, ("xla",))
     stride, dilation = _pair("stride", stride), _pair("dilation", dilation)
     pads = _pads(padding, x.shape[-3:-1], kernel.shape[:2], stride, dilation)
-    return x.reshape(-1, *x.shape[-3:]), stride, pads, dilation
+    return jax.lax.collapse(x, 0, -3), stride, pads, dilation
 
 
 @op("stride", "padding", "dilation", "groups", "precision", "implementation")

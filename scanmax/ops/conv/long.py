@@ -14,6 +14,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from scanmax.ops.contract import (
@@ -403,7 +404,8 @@ def _convolve_packed(x, kernel, runs, form):
     @functools.partial(jax.checkpoint, static_argnums=(3,))
     def across(x, kernel, runs, half):
         width = min(half, taps - 1)  # tokens further from the border do not reach across
-        x, runs = x.reshape(*lead, -1, 2, half, dim), runs.reshape(*lead, -1, 2, half)
+        pairs = (x.shape[-2] // (2 * half), 2, half)
+        x, runs = x.reshape(*lead, *pairs, dim), runs.reshape(*lead, *pairs)
         border = runs[..., 0, -1:]
         left = jnp.where(
             (runs[..., 0, half - width :] == border)[..., None], x[..., 0, -width:, :], 0
@@ -412,9 +414,9 @@ def _convolve_packed(x, kernel, runs, form):
         y = _transformed(left, kernel[: 2 * width], options)
         y = jnp.where((runs[..., 1, :width] == border)[..., None], y, 0)
         y = jnp.pad(y, [*outer, (0, 0), (half, half - width), (0, 0)])
-        return y.reshape(*lead, -1, dim)
+        return lax.collapse(y, -3, -1)
 
-    by_block = x.reshape(*lead, -1, block, dim), runs.reshape(*lead, -1, block)
+    by_block = x.reshape(*lead, 2**levels, block, dim), runs.reshape(*lead, 2**levels, block)
     y = causal_conv1d(by_block[0], jnp.flip(kernel[:block], 0), segment_ids=by_block[1])
     y = y.reshape(x.shape)
     for level in range(levels if taps > 1 else 0):
@@ -450,7 +452,7 @@ def _transform(x, lengths, form):
     pads = [(0, 0)] * (x.ndim - axes)
     pads += [(0, n - have) for n, have in zip(lengths, x.shape[-axes:])]
     x = jnp.pad(x, pads)
-    x = jax.lax.complex(x, jnp.zeros_like(x))
+    x = lax.complex(x, jnp.zeros_like(x))
     for axis in range(-axes, 0):
         x = jnp.moveaxis(monarch_transform(jnp.moveaxis(x, axis, -1)), -1, axis)
     return x

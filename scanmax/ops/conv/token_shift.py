@@ -69,7 +69,7 @@ def token_shift(
         if initial_state is not None:
             first = initial_state[..., None, :].astype(x.dtype)
         return within(jnp.concatenate([first, x[..., :-1, :]], -2), False, 1)
-    split = x.reshape(*x.shape[:-1], heads, -1)
+    split = x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
     before, after = jnp.split(split, [split.shape[-1] // 2], -1)
     before, after = within(_moved(before, -3, 1), False, 2), within(_moved(after, -3, -1), True, 2)
     return jnp.concatenate([before, after], -1).reshape(x.shape)
@@ -113,7 +113,7 @@ def quarter_shift(
     check_rank(3, x=x)
     _check_heads(x, heads)
     require(shift >= 1, f"shift={shift}; expected at least 1.")
-    split = x.reshape(*x.shape[:-1], heads, -1)
+    split = x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
     width = split.shape[-1]
     quarters = jnp.split(split, [width // 4, width // 2, 3 * width // 4], -1)
     moves = ((-3, shift), (-3, -shift), (-4, shift), (-4, -shift))

@@ -304,8 +304,9 @@ def _normalized(y):
 def _global(query, key, value, dtype, precision):
     """Every token attends to every token: one sum, read by all."""
     batch, length, groups, _ = query.shape
-    value = value.reshape(batch, length, groups, -1, value.shape[-1])
+    shape = value.shape
+    value = value.reshape(batch, length, groups, shape[2] // groups, shape[-1])
     options = {"precision": precision, "preferred_element_type": dtype}
     state = jnp.einsum("btgk,btgrv->bgkrv", key, value, **options)
     y = jnp.einsum("btgk,bgkrv->btgrv", query, state.astype(query.dtype), **options)
-    return y.reshape(batch, length, -1, value.shape[-1])
+    return y.reshape(shape)

@@ -272,7 +272,7 @@ def _running_sums(x, chunk_size, dtype):
     chunk_size = max(1, min(chunk_size, length))
     pad = -length % chunk_size
     x = jnp.pad(x.astype(dtype), [(0, 0)] * len(batch) + [(0, pad), (0, 0), (0, 0)])
-    x = x.reshape(*batch, -1, chunk_size, heads * width)
+    x = x.reshape(*batch, (length + pad) // chunk_size, chunk_size, heads * width)
     past = jnp.tri(chunk_size, dtype=dtype)
     within = jnp.einsum("ij,...jw->...iw", past, x, precision=jax.lax.Precision.HIGHEST)
     before = jnp.cumsum(within[..., :-1, -1:, :], -3)

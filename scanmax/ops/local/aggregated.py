@@ -3,6 +3,7 @@
 import functools
 import math
 
+from jax import lax
 from jaxtyping import Array, Float
 
 from scanmax.ops.attention.dot_product import scale_of
@@ -92,7 +93,7 @@ def aggregated_attention(
     terms = Terms(local_bias, None, None, pooled_key, pooled_value)
     query, key, value, terms, batch = as_maps(query, key, value, terms)
     if local_weights is not None:
-        local_weights = local_weights.reshape(-1, *local_weights.shape[-4:])
+        local_weights = lax.collapse(local_weights, 0, len(batch))
     y = attend_offsets(
         Offsets(kernel),
         normalizer,

@@ -12,6 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array
 
 from scanmax.ops.attention.normalizer import Normalizer, row_scores
@@ -49,7 +50,7 @@ def as_maps(query, key, value, terms: Terms):
     batch = query.shape[:-4]
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.promote_types(query.dtype, key.dtype)
-    query, key, value = (x.reshape(-1, *x.shape[-4:]) for x in (query, key, value))
+    query, key, value = (lax.collapse(x, 0, -4) for x in (query, key, value))
     if terms.global_key is not None:
         terms = dataclasses.replace(
             terms,
@@ -142,7 +143,7 @@ def attend_blocks(
         q = _heads_first(along.split_queries(query, 2))
         k = _heads_first(along.split_keys(key, 2))
         v = _heads_first(along.split_keys(value, 2))
-        k, v = (x.reshape(*x.shape[:3], -1, x.shape[-1]) for x in (k, v))
+        k, v = (lax.collapse(x, 3, -1) for x in (k, v))
         if P:
             k = jnp.concatenate([_for_blocks(terms.global_key, blocks), k], 3)
             v = jnp.concatenate([_for_blocks(terms.global_value, blocks), v], 3)
@@ -153,7 +154,7 @@ def attend_blocks(
             precision=precision,
             preferred_element_type=dtype,
         )
-        logits = logits.reshape(B, blocks, H, Q, -1) * scale
+        logits = logits.reshape(B, blocks, H, Q, logits.shape[-1]) * scale
         if added is not None:
             logits = logits + _behind(added, P)[None, None]
         if terms.rows is not None:
@@ -168,7 +169,7 @@ def attend_blocks(
         scores, total = row_scores(normalizer, logits, counts)
         y = jnp.einsum(
             "bngqs,bngsv->bngqv",
-            scores.astype(v.dtype).reshape(B, blocks, G, H // G * Q, -1),
+            scores.astype(v.dtype).reshape(B, blocks, G, H // G * Q, v.shape[-2]),
             v,
             precision=precision,
             preferred_element_type=dtype,
@@ -186,7 +187,7 @@ def attend_blocks(
         None if across.allowed is None else jnp.asarray(across.allowed),
     )
     step = jax.checkpoint(row_of_blocks)
-    y = jax.lax.map(lambda row: step(*row, terms, added), by_row)
+    y = lax.map(lambda row: step(*row, terms, added), by_row)
     return across.join_queries(jnp.moveaxis(y, 0, 1), 1)
 
 
@@ -218,7 +219,7 @@ def _table(table, cuts, dtype):
     rows, columns = (_index(cut, size) for cut, size in zip(cuts, table.shape[1:]))
     x = table.astype(dtype)[:, rows][:, :, :, columns]  # [H, b, m, b', m']
     x = jnp.swapaxes(x, 2, 3)
-    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], -1)
+    return lax.collapse(lax.collapse(x, 1, 3), 2)
 
 
 def _relative(q, terms, cuts, dtype, precision):
@@ -231,7 +232,7 @@ def _relative(q, terms, cuts, dtype, precision):
     by_row = jnp.einsum("bnhtuk,tmk->bnhtum", q, rows, **options)
     by_column = jnp.einsum("bnhtuk,umk->bnhtum", q, columns, **options)
     x = by_row[..., :, None] + by_column[..., None, :]
-    return x.reshape(*x.shape[:3], x.shape[3] * x.shape[4], -1)
+    return lax.collapse(lax.collapse(x, 3, 5), 4)
 
 
 def _allowed(rows, columns, across, along):
@@ -304,7 +305,8 @@ class Offsets:
     def mix(self, weights, value, dtype):
         """sum_o weights[.., o] value at o: [B, Yq, Xq, H, V]."""
         H, (G, V) = weights.shape[-2], value.shape[-2:]
-        weights = weights.astype(dtype).reshape(*weights.shape[:3], G, H // G, 1, -1)
+        weights = weights.astype(dtype)
+        weights = weights.reshape(*weights.shape[:3], G, H // G, 1, weights.shape[-1])
         value = self.padded(value.astype(dtype))[..., None, :]
         y = None
         for o, v in enumerate(self._each_grouped(value, weights.shape[1:3])):
@@ -312,7 +314,7 @@ class Offsets:
         return y.reshape(*y.shape[:3], H, V)
 
     def _each_grouped(self, x, queries):
-        flat = x.reshape(*x.shape[:3], -1, x.shape[-1])
+        flat = lax.collapse(x, 3, -1)
         for seen in self.each(flat, queries):
             yield seen.reshape(*seen.shape[:3], *x.shape[3:])
 
@@ -327,7 +329,7 @@ def _sum_of_heads(x, precision):
     # XLA on CPU adds along the last axis one number after another; a product with ones does not.
     heads = x.shape[-3] * x.shape[-2]
     ones = jnp.asarray(np.repeat(np.eye(heads), width, 0), x.dtype)
-    sums = jnp.matmul(x.reshape(-1, heads * width), ones, precision=precision)
+    sums = jnp.matmul(lax.collapse(lax.collapse(x, -3), 0, -1), ones, precision=precision)
     return sums.reshape(x.shape[:-1])
 
 
@@ -388,19 +390,24 @@ def attend_offsets(
 def _global_logits(query, key, dtype, precision):
     """[B, Y, X, H, K], [B, P, G, K] -> [B, Y, X, H, P]."""
     G = key.shape[-2]
-    q = query.reshape(*query.shape[:3], G, -1, query.shape[-1])
+    q = _by_group(query, G)
     options = {"precision": precision, "preferred_element_type": dtype}
     x = jnp.einsum("byxgrk,bpgk->byxgrp", q, key, **options)
-    return x.reshape(*query.shape[:4], -1)
+    return lax.collapse(x, 3, 5)
 
 
 def _global_mix(weights, value, dtype, precision):
     """[B, Y, X, H, P], [B, P, G, V] -> [B, Y, X, H, V]."""
     G = value.shape[-2]
-    w = weights.astype(value.dtype).reshape(*weights.shape[:3], G, -1, weights.shape[-1])
+    w = _by_group(weights.astype(value.dtype), G)
     options = {"precision": precision, "preferred_element_type": dtype}
     y = jnp.einsum("byxgrp,bpgv->byxgrv", w, value, **options)
-    return y.reshape(*weights.shape[:4], -1)
+    return lax.collapse(y, 3, 5)
+
+
+def _by_group(x, groups):
+    """[B, Y, X, H, K] -> [B, Y, X, G, R, K]."""
+    return x.reshape(*x.shape[:3], groups, x.shape[3] // groups, x.shape[4])
 
 
 jax.tree_util.register_dataclass(

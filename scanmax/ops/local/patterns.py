@@ -127,7 +127,7 @@ class Cut:
         y = y.reshape(*lead, classes, self.blocks * self.queries, *tail)
         y = lax.slice_in_dim(y, self.missing, self.missing + per_class, axis=axis + 1)
         size = per_class if classes == 1 else self.axis.size
-        y = jnp.swapaxes(y, axis, axis + 1).reshape(*lead, -1, *tail)
+        y = lax.collapse(jnp.swapaxes(y, axis, axis + 1), axis, axis + 2)
         return lax.slice_in_dim(y, 0, size, axis=axis)
 
     def split_keys(self, x: Array, axis: int) -> Array:

@@ -3,6 +3,7 @@
 import math
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from scanmax.ops.attention.cache import KVCache
@@ -148,7 +149,7 @@ def _band_part(plan, span, is_causal, query, key, value, scale):
     key, value = (with_neighbours(blocks_of(x, size), before, after) for x in (key, value))
 
     def flat(x):
-        return x.reshape(-1, *x.shape[2:])
+        return lax.collapse(x, 0, 2)
 
     part = attend_part(
         plan,

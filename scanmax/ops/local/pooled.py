@@ -85,7 +85,7 @@ def pool_tokens(
     window = min(window, T)
     whole = T // window * window
     dtype = accumulator_dtype(x)
-    cells = x[..., :whole, :].reshape(*batch, -1, window, C).astype(dtype).mean(-2)
+    cells = x[..., :whole, :].reshape(*batch, whole // window, window, C).astype(dtype).mean(-2)
     if remainder == "keep" and whole < T:
         rest = x[..., whole:, :].astype(dtype).mean(-2, keepdims=True)
         cells = jnp.concatenate([cells, rest], axis=-2)

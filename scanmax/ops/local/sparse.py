@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from scanmax.ops.attention.cache import KVCache
@@ -197,7 +198,7 @@ def _local_part(plan, shape, query, key, value, scale):
     key, value = (with_neighbours(blocks_of(x, size), before, after) for x in (key, value))
 
     def flat(x):
-        return x.reshape(-1, *x.shape[2:])
+        return lax.collapse(x, 0, 2)
 
     part = attend_part(
         plan,
@@ -226,13 +227,13 @@ def _far_part(plan, shape, heads, without_local, query, key, value, scale):
     if shape.kind == "strided":
         # a column of the grid reads itself
         columns = (jnp.swapaxes(x, 1, 2) for x in grids)  # [B, l, R, H, K]
-        query, key, value = (x.reshape(-1, *x.shape[2:]) for x in columns)
-        places = jnp.swapaxes(places, 1, 2).reshape(-1, places.shape[1])
+        query, key, value = (lax.collapse(x, 0, 2) for x in columns)
+        places = lax.collapse(jnp.swapaxes(places, 1, 2), 0, 2)
         part = attend_part(plan, query, key, value, scale, places, places, allowed(0))
 
         def by_rows(x):
             x = jnp.swapaxes(x.reshape(B, shape.stride, *x.shape[1:]), 1, 2)
-            return x.reshape(B, -1, *x.shape[3:])[:, :T]
+            return lax.collapse(x, 1, 3)[:, :T]
 
         return jax.tree.map(by_rows, part)
 
@@ -243,12 +244,12 @@ def _far_part(plan, shape, heads, without_local, query, key, value, scale):
         if not own:
             continue
         last = shape.stride - subblock * shape.summary
-        columns = places[:, :, last - shape.summary : last].reshape(B, -1)
+        columns = lax.collapse(places[:, :, last - shape.summary : last], 1)
         summaries = (take_heads(x, own, H)[:, :, last - shape.summary : last] for x in grids[1:])
         part = attend_part(
             plan,
             take_heads(query, own, H),
-            *(x.reshape(B, -1, *x.shape[3:]) for x in summaries),
+            *(lax.collapse(x, 1, 3) for x in summaries),
             scale,
             rows,
             columns,

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 def _affine(y, scale, bias):
@@ -46,7 +47,7 @@ def group_norm(x, scale=None, bias=None, *, groups, axes=(-3, -2), epsilon=1e-5)
 
 def batch_statistics(x, where=None):
     """mean = sum(x) / n, variance = sum((x - mean)^2) / n over every axis but the last."""
-    x = x.reshape(-1, x.shape[-1])
+    x = lax.collapse(x, 0, -1)
     where = jnp.ones(len(x), bool) if where is None else where.reshape(-1)
     count = jnp.maximum(jnp.sum(where), 1).astype(x.dtype)
     mean = jnp.sum(x, 0, where=where[:, None]) / count

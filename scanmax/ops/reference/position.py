@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 
 def _pairs(width, layout):
@@ -100,4 +101,4 @@ def resample_positions(table, grid, new_grid, *, prefix_tokens=0, method="cubic"
         jnp.asarray(_weights(size, new, method), table.dtype) for size, new in zip(grid, new_grid)
     )
     maps = jnp.einsum("uy,vx,...yxd->...uvd", rows, columns, maps)
-    return jnp.concatenate([prefix, maps.reshape(*prefix.shape[:-2], -1, table.shape[-1])], -2)
+    return jnp.concatenate([prefix, lax.collapse(maps, -3, -1)], -2)

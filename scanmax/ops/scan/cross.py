@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from scanmax.ops.contract import check_choice, check_rank, check_shape, op, require
@@ -54,11 +55,10 @@ def cross_scan(
     Reference: msvmamba
     """
     check_rank(3, x=x)
-    shape = (*x.shape[:-3], -1, x.shape[-1])
     sequences = []
     for name in direction_names(directions):
         maps = x.swapaxes(-3, -2) if name.startswith("columns") else x
-        tokens = maps.reshape(shape)
+        tokens = lax.collapse(maps, -3, -1)
         sequences.append(jnp.flip(tokens, -2) if name.endswith("reversed") else tokens)
     return jnp.stack(sequences, -3)
 
@@ -147,7 +147,7 @@ def multi_scale_scan(
     check_rank(3, x=x, small=small)
     expected = (*x.shape[:-3], *small.shape[-3:-1], x.shape[-1])
     check_shape("small", small, expected, "batch and channels of x around [y, x]")
-    full = x.reshape(*x.shape[:-3], -1, x.shape[-1])
+    full = lax.collapse(x, -3, -1)
     return full, cross_scan(small, directions=SMALL_DIRECTIONS)
 
 

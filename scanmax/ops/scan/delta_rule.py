@@ -139,7 +139,7 @@ def _run(tokens, state, *, form, chunk_size, precision):
 
 def _evaluate(tokens, state, *, form, chunk_size, precision):
     """The recurrence in the form named, or in chunks."""
-    length, heads, width = tokens[2].shape[1:]
+    length = tokens[2].shape[1]
     if form == "parallel" or (form is None and length <= chunk_size):
         chunk_size = length
     chunk_size = max(1, min(chunk_size, length))
@@ -151,14 +151,14 @@ def _evaluate(tokens, state, *, form, chunk_size, precision):
         chunks = _solve(*chunks, precision)
         body = functools.partial(_chunk, precision=precision)
     state, y = lax.scan(jax.checkpoint(body), state, chunks)  # [T / c, B, H, c, V]
-    y = y.transpose(1, 0, 3, 2, 4).reshape(y.shape[1], -1, heads, width)
+    y = lax.collapse(y.transpose(1, 0, 3, 2, 4), 1, 3)
     return y[:, :length], state
 
 
 def _chunks(x, pad, chunk_size):
     """[B, T, H, ...] -> [T / c, B, H, c, ...]."""
     x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2)) if pad else x
-    x = x.reshape(x.shape[0], -1, chunk_size, *x.shape[2:])
+    x = x.reshape(x.shape[0], x.shape[1] // chunk_size, chunk_size, *x.shape[2:])
     return jnp.moveaxis(jnp.moveaxis(x, 1, 0), 2, 3)
 
 

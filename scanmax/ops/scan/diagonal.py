@@ -161,7 +161,9 @@ def _scan_chunks(decay, x, state, chunk_size, reverse):
     pad = (-length % c, 0) if reverse else (0, -length % c)
     decay = jnp.pad(decay, [pad] + [(0, 0)] * (decay.ndim - 1), constant_values=1)
     x = jnp.pad(x, [pad] + [(0, 0)] * (x.ndim - 1))
-    decay, x = (y.reshape(-1, c, *y.shape[1:]).swapaxes(0, 1) for y in (decay, x))  # [c, n, ...]
+    chunks = x.shape[0] // c
+    # [c, n, ...]
+    decay, x = (y.reshape(chunks, c, *y.shape[1:]).swapaxes(0, 1) for y in (decay, x))
 
     def step(carry, inputs):
         carry = _compose(carry, inputs)
@@ -175,7 +177,7 @@ def _scan_chunks(decay, x, state, chunk_size, reverse):
         return a * h + b, h
 
     final, entering = lax.scan(pass_on, state, (total, last), reverse=reverse)
-    states = (states + products * entering[None]).swapaxes(0, 1).reshape(-1, *x.shape[2:])
+    states = lax.collapse((states + products * entering[None]).swapaxes(0, 1), 0, 2)
     return lax.slice_in_dim(states, pad[0], pad[0] + length), final
 
 
@@ -236,7 +238,7 @@ def segment_sums(x: Float[Array, "*B T"], block: int = 128) -> Float[Array, "*B 
         sums = jnp.einsum("it,...tj->...ij", past, terms, precision=lax.Precision.HIGHEST)
         return jnp.where(align(past, sums) > 0, sums, -jnp.inf)
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -length % block)])
-    x = x.reshape(*x.shape[:-1], -1, block)  # [*B, blocks, block]
+    x = x.reshape(*x.shape[:-1], x.shape[-1] // block, block)  # [*B, blocks, block]
     within = segment_sums(x, block)
     to, after = within[..., 0] + x[..., :1], within[..., -1, :]
     # the blocks strictly between: row I of the sums of totals, moved one block down

@@ -367,10 +367,10 @@ def _recurrent(x, state, log_magnitude, angle, residue, chunk, precision):
 
     whole = x.shape[1] // chunk * chunk
     by_token = x.swapaxes(0, 1)
-    chunks = by_token[:whole].reshape(-1, chunk, *by_token.shape[1:])
+    chunks = by_token[:whole].reshape(whole // chunk, chunk, *by_token.shape[1:])
     state, y = lax.scan(jax.checkpoint(lambda s, c: lax.scan(token, s, c)), state, chunks)
     state, rest = lax.scan(token, state, by_token[whole:])
-    y = jnp.concatenate([y.reshape(-1, *y.shape[2:]), rest])
+    y = jnp.concatenate([lax.collapse(y, 0, 2), rest])
     return y.swapaxes(0, 1), state
 
 
@@ -397,7 +397,7 @@ def _chunked(x, state, log_magnitude, angle, residue, chunk, precision):
     def body(state, x):
         return one(state, x, matrix, read, write, powers[-1])
 
-    chunks = x[:, :whole].reshape(batch, -1, chunk, dim).swapaxes(0, 1)
+    chunks = x[:, :whole].reshape(batch, whole // chunk, chunk, dim).swapaxes(0, 1)
     state, y = lax.scan(body, state, chunks)
     y = y.swapaxes(0, 1).reshape(batch, whole, dim)
     rest = length - whole
@@ -417,7 +417,7 @@ def _parallel(x, state, log_magnitude, angle, residue, chunk, precision):
     # tokens in chunks from the end, so that lambda^0 meets the last one
     chunks = -(-length // chunk)
     padded = jnp.pad(x, ((0, 0), (chunks * chunk - length, 0), (0, 0)))
-    padded = padded.reshape(x.shape[0], chunks, chunk, -1)
+    padded = padded.reshape(x.shape[0], chunks, chunk, x.shape[2])
     within = _powers(log_magnitude, angle, jnp.arange(chunk))
     starts = _powers(log_magnitude, angle, chunk * jnp.arange(chunks))
 
@@ -437,5 +437,5 @@ def _parallel(x, state, log_magnitude, angle, residue, chunk, precision):
         return None, _real_dot("jdn,bdn->bjd", within, start, precision)
 
     _, added = lax.scan(enter, None, starts)
-    added = added.swapaxes(0, 1).reshape(x.shape[0], -1, x.shape[-1])
+    added = lax.collapse(added.swapaxes(0, 1), 1, 3)
     return y + added[:, :length], last

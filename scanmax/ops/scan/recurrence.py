@@ -137,7 +137,7 @@ def _evaluate(
     body = _recurrent if form == "recurrent" else chunked
     if body is _heads:
         # [B, G, K, R, V]: reading and updating it are products of plain matrices per group
-        state = state.reshape(batch, groups, -1, dim, width).swapaxes(2, 3)
+        state = state.reshape(batch, groups, heads // groups, dim, width).swapaxes(2, 3)
     # tokens of zeros that do not decay leave the state as it is
     pad = -length % chunk_size
     chunks = [_chunks(x, pad, chunk_size) for x in (query, key, value, log_decay, weight)]
@@ -176,7 +176,8 @@ def _chunks(x, pad, chunk_size):
     if x is None:
         return None
     x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2)) if pad else x
-    return x.reshape(x.shape[0], -1, chunk_size, *x.shape[2:]).swapaxes(0, 1)
+    chunks = x.shape[1] // chunk_size
+    return x.reshape(x.shape[0], chunks, chunk_size, *x.shape[2:]).swapaxes(0, 1)
 
 
 def _recurrent(state, *chunk, diagonal, precision):
@@ -195,9 +196,10 @@ def _recurrent(state, *chunk, diagonal, precision):
 def _heads(state, q, k, v, a, w, *, diagonal, precision):
     """One chunk with one decay per head, or none; state [B, G, K, R, V]."""
     batch, c, groups, _ = q.shape
+    repeats = v.shape[2] // groups
     dtype = state.dtype
     dot = functools.partial(jnp.einsum, precision=precision, preferred_element_type=dtype)
-    shape, v = v.shape, v.reshape(batch, c, groups, -1, v.shape[-1])
+    shape, v = v.shape, v.reshape(batch, c, groups, repeats, v.shape[-1])
     if w is not None:
         w = _spread("bigr,v->bigrv", w.reshape(v.shape[:-1]), v.shape[-1])
         v = (v.astype(dtype) * w).astype(v.dtype)
@@ -209,7 +211,7 @@ def _heads(state, q, k, v, a, w, *, diagonal, precision):
     if a is None:
         scores = jnp.where(mask, scores, 0)
     else:
-        a = a.reshape(batch, c, groups, -1).transpose(0, 2, 3, 1)  # [B, G, R, c]
+        a = a.reshape(batch, c, groups, repeats).transpose(0, 2, 3, 1)  # [B, G, R, c]
         sums = segment_sums(a)
         scores = scores * jnp.exp(sums if diagonal else jnp.where(mask, sums, -jnp.inf))
         into = jnp.exp(jnp.cumsum(a, -1))  # decay from the state to a token

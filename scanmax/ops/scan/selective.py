@@ -139,7 +139,8 @@ def _run(x, dt, B, C, state, A, keep, form, chunk_size):
 
     def chunks(y, fill=0):
         y = jnp.pad(y, ((0, 0), (0, pad), (0, 0)), constant_values=fill) if pad else y
-        return y.reshape(y.shape[0], -1, chunk_size, y.shape[2]).transpose(1, 2, 0, 3)
+        y = y.reshape(y.shape[0], y.shape[1] // chunk_size, chunk_size, y.shape[2])
+        return y.transpose(1, 2, 0, 3)
 
     keep = None if keep is None else chunks(keep, 1)
     chunks = (*(chunks(y) for y in (dt * x, dt, B, C)), keep)  # [T / c, c, B, .]
@@ -148,7 +149,7 @@ def _run(x, dt, B, C, state, A, keep, form, chunk_size):
     else:
         body = jax.checkpoint(functools.partial(_associative, A))
         state, y = lax.scan(body, state, chunks)
-    y = y.reshape(-1, *y.shape[2:]).swapaxes(0, 1)
+    y = lax.collapse(y, 0, 2).swapaxes(0, 1)
     return y[:, :length], state
 
 

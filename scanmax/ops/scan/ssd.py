@@ -303,7 +303,7 @@ def nc_ssd(
     weight = _token_weights(dt, A, dt_bias, dt_softplus, dt_limit, positive, dtype)
     groups, width = B.shape[-2], x.shape[-1]
     values = (x.astype(dtype) * weight[..., None]).astype(x.dtype)
-    values = values.reshape(*x.shape[:-2], groups, -1, width)
+    values = values.reshape(*x.shape[:-2], groups, x.shape[-2] // groups, width)
     options = {"precision": precision, "preferred_element_type": dtype}
     state = jnp.einsum("...tgn,...tgrp->...gnrp", B, values, **options)
     y = jnp.einsum("...tgn,...gnrp->...tgrp", C, state.astype(C.dtype), **options)

@@ -106,7 +106,7 @@ _log_totals.defvjp(_log_totals_forward, _log_totals_backward)
 
 def _activated(similarity, bank, top_k):
     """[*B, T, 1]: whether the query's nearest item is among the top_k of some row of the bank."""
-    nearest = jax.lax.top_k(bank, top_k)[1].reshape(*bank.shape[:-2], -1, 1)
+    nearest = jax.lax.collapse(jax.lax.top_k(bank, top_k)[1], -2)[..., None]
     items = jnp.arange(similarity.shape[-1], dtype=nearest.dtype)
     items = items.reshape((1,) * (nearest.ndim - 1) + (-1,))
     hubs = jnp.any(nearest == items, -2)  # [*B, S]
@@ -256,7 +256,7 @@ def k_occurrence(similarity: Float[Array, "*B T S"], *, k: int = 10) -> Int[Arra
     check_rank(2, similarity=similarity)
     items = similarity.shape[-1]
     require(1 <= k <= items, f"k={k}; expected between 1 and the {items} gallery items.")
-    nearest = jax.lax.top_k(similarity, k)[1].reshape(*similarity.shape[:-2], -1)
+    nearest = jax.lax.collapse(jax.lax.top_k(similarity, k)[1], -2)
     count = jnp.vectorize(lambda x: jnp.bincount(x, length=items), signature="(n)->(s)")
     return count(nearest).astype(jnp.int32)
 

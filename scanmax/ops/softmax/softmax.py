@@ -372,7 +372,7 @@ def _reduce_pairs(m, n, axes):
     others = [i for i in range(m.ndim) if i not in axes]
 
     def flat(x):
-        return x.transpose(*others, *axes).reshape(*(x.shape[i] for i in others), -1)
+        return lax.collapse(x.transpose(*others, *axes), len(others))
 
     m, n = flat(m), flat(n)
     # in two levels, so that the rounding error grows with the square root of the length
@@ -380,7 +380,7 @@ def _reduce_pairs(m, n, axes):
     row = max(math.isqrt(size), 1)
     pad = [(0, 0)] * (m.ndim - 1) + [(0, -size % row)]
     m, n = jnp.pad(m, pad), jnp.pad(n, pad, constant_values=-jnp.inf)
-    pair = tuple(x.reshape(*x.shape[:-1], -1, row) for x in (m, n))
+    pair = tuple(x.reshape(*x.shape[:-1], x.shape[-1] // row, row) for x in (m, n))
     zero = (jnp.zeros((), m.dtype), jnp.full((), -jnp.inf, n.dtype))
     for _ in range(2):
         pair = lax.reduce(pair, zero, _add_pairs, (pair[0].ndim - 1,))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from scanmax.ops.contract import op
@@ -99,7 +100,7 @@ def _over(rows, x, axes):
     others = [i for i in range(x.ndim) if i not in axes]
     order = (*others, *axes)
     moved = x.transpose(order)
-    y = rows(moved.reshape(*(x.shape[i] for i in others), -1)).reshape(moved.shape)
+    y = rows(lax.collapse(moved, len(others))).reshape(moved.shape)
     y = y.transpose(sorted(range(x.ndim), key=lambda i: order[i]))
     return jnp.where(x == -jnp.inf, jnp.zeros_like(y), y)
 

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from scanmax.ops.contract import (
@@ -59,8 +60,7 @@ def _take(x: Array, index: np.ndarray, axis: int) -> Array:
 def _blocks(x: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
     """Maps [*B, Y, X, D] as [*B, blocks of rows, blocks of columns, n, D]."""
     x = _take(_take(x, rows, -3), columns, -2)  # [*B, r, p, c, q, D]
-    x = jnp.moveaxis(x, -3, -4)
-    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
+    return lax.collapse(jnp.moveaxis(x, -3, -4), -3, -1)
 
 
 def _over_axes(rows: np.ndarray, columns: np.ndarray) -> Array:
@@ -99,7 +99,7 @@ def _means(tokens, weights, axes, size, precision):
         """[*B, r, c, m, C] as [*B, y, x, C]: sums of what the blocks give to each centre."""
         shape = (*x.shape[:-4], size[0] * size[1], x.shape[-1])
         if len(rows) * len(columns) > 1:
-            parts = x.reshape(*shape[:-2], -1, shape[-1])
+            parts = lax.collapse(x, -4, -1)
             x = vary_like(jnp.zeros(shape, x.dtype), x).at[..., place.ravel(), :].add(parts)
         return x.reshape(*shape[:-2], *size, shape[-1])
 
@@ -167,7 +167,7 @@ def token_clustering(
     if iterations:
         axes = tuple(_axis(*pair, window // 2) for pair in zip(grid, size))
         tokens = _blocks(maps, *(axis.tokens for axis in axes))
-        fixed = jax.lax.stop_gradient((tokens, scale))
+        fixed = lax.stop_gradient((tokens, scale))
 
         def weigh(centers):
             return _assign(fixed[0], centers, axes, fixed[1], precision)
@@ -175,9 +175,9 @@ def token_clustering(
         def body(centers, _):
             return _means(fixed[0], weigh(centers), axes, size, precision), None
 
-        start = jax.lax.stop_gradient(centers)
+        start = lax.stop_gradient(centers)
         if iterations > 1:
-            start, _ = jax.lax.scan(body, start, length=iterations - 1)
+            start, _ = lax.scan(body, start, length=iterations - 1)
         centers = _means(tokens, weigh(start), axes, size, precision)
     return centers.astype(x.dtype)
 
@@ -239,9 +239,9 @@ def token_reconstruction(
     products = jnp.einsum("...td,...md->...tm", tokens, centers, precision=precision)
     logits = scale * (2 * products - jnp.sum(jnp.square(centers), axis=-1)[..., None, :])
     if neighbours is not None and neighbours < M:
-        least = jax.lax.top_k(jax.lax.stop_gradient(logits), neighbours)[0][..., -1:]
+        least = lax.top_k(lax.stop_gradient(logits), neighbours)[0][..., -1:]
         logits = jnp.where(logits >= least, logits, -jnp.inf)
-    weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
+    weights = jnp.exp(logits - lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
     if normalize == "sum":
         weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
     else:
@@ -326,7 +326,7 @@ def context_cluster(
         sides = [part for pair in zip(regions, grid) for part in (pair[0], pair[1] // pair[0])]
         x = x[..., prefix_tokens:, :, :].astype(dtype).reshape(*batch, *sides, H, x.shape[-1])
         x = jnp.moveaxis(x, (-6, -4, -2), (-6, -5, -4))  # [*B, f, g, H, y, x, C]
-        return x.reshape(*batch, regions[0] * regions[1], H, -1, x.shape[-1])
+        return lax.collapse(lax.collapse(x, -3, -1), -5, -3)
 
     def prefix(x):
         """The prefix tokens as points of every region: [*B, 1, H, P, C]."""
@@ -341,8 +341,7 @@ def context_cluster(
 
     def averages(x):
         maps = x.reshape(*x.shape[:-2], *sides, x.shape[-1])
-        pooled = adaptive_avg_pool2d(maps, centers)
-        return pooled.reshape(*x.shape[:-2], -1, x.shape[-1])
+        return lax.collapse(adaptive_avg_pool2d(maps, centers), -3, -1)
 
     middle, start = averages(points), averages(worth)
     near = similarity(middle, points)  # [*B, R, H, M, n]
@@ -360,7 +359,7 @@ def context_cluster(
     y = jnp.matmul(jnp.swapaxes(near, -1, -2), clusters, **options)  # [*B, R, H, n, V]
     sides = [part for pair in zip(regions, grid) for part in (pair[0], pair[1] // pair[0])]
     y = y.reshape(*batch, regions[0], regions[1], H, sides[1], sides[3], V)
-    y = jnp.moveaxis(y, (-6, -5, -4), (-6, -4, -2)).reshape(*batch, -1, H, V)
+    y = lax.collapse(jnp.moveaxis(y, (-6, -5, -4), (-6, -4, -2)), -6, -2)
     if prefix_tokens:
         read = jnp.matmul(jnp.swapaxes(outside, -1, -2), clusters, **options) / clusters.shape[-2]
         y = jnp.concatenate([jnp.moveaxis(jnp.mean(read, -4), -2, -3), y], axis=-3)

@@ -144,7 +144,7 @@ def _interleave(even, odd):
     """[*B, T] from the numbers at even and at odd places."""
     padding = [(0, 0)] * (odd.ndim - 1) + [(0, even.shape[-1] - odd.shape[-1])]
     both = jnp.stack([even, jnp.pad(odd, padding)], axis=-1)
-    return both.reshape(*even.shape[:-1], -1)[..., : even.shape[-1] + odd.shape[-1]]
+    return jax.lax.collapse(both, -2)[..., : even.shape[-1] + odd.shape[-1]]
 
 
 def _protected_first(number, T, remove, protected, bidirectional):
@@ -164,8 +164,7 @@ def _protected_first(number, T, remove, protected, bidirectional):
 def _by_group(x, groups, num_groups, reduce):
     """Sum or maximum over the tokens of each group: [*B, T, D] -> [*B, G, D]."""
     batch = x.shape[:-2]
-    rows = x.reshape(-1, *x.shape[-2:])
-    groups = groups.reshape(-1, groups.shape[-1])
+    rows, groups = jax.lax.collapse(x, 0, -2), jax.lax.collapse(groups, 0, -1)
     segment = jax.ops.segment_max if reduce == "max" else jax.ops.segment_sum
     one = functools.partial(segment, num_segments=num_groups)
     return jax.vmap(one)(rows, groups).reshape(*batch, num_groups, x.shape[-1])

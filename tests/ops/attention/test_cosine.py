@@ -30,9 +30,10 @@ class CosineSuite(OpSuite):
             args["query_embedding"] = rng.normal(size=(4, 5))
             args["bias"] = rng.normal(size=(4, T, S))
         if hasattr(case, "counts"):
-            args["num_keys"] = rng.integers(1, 12, size=case.counts)
+            size = (*batch, T) if case.counts is True else case.counts
+            args["num_keys"] = rng.integers(1, 12, size=size)
         if hasattr(case, "key_lengths"):
-            args["key_value_seq_lengths"] = np.asarray(case.key_lengths, np.int32)
+            args["key_value_seq_lengths"] = np.resize(case.key_lengths, batch).astype(np.int32)
         return args
 
 
@@ -46,7 +47,7 @@ class LengthScaledCosineAttentionTest(CosineSuite):
             source=9,
             batch=(2,),
             embedding=True,
-            counts=(2, 7),
+            counts=True,
             forms=("parallel",),
             full=True,
         ),
@@ -77,7 +78,7 @@ class LengthScaledCosineAttentionMatrixTest(CosineSuite):
     reference = reference.length_scaled_cosine_attention_matrix
     sequence = ()
     cases = (
-        OpCase(length=7, source=9, batch=(2,), embedding=True, counts=(2, 7), full=True),
+        OpCase(length=7, source=9, batch=(2,), embedding=True, counts=True, full=True),
         OpCase(length=7, batch=(2,), key_lengths=(7, 3), options={"is_causal": True}),
     )
 

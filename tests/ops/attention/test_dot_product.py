@@ -30,14 +30,16 @@ class AttentionSuite(OpSuite):
         if hasattr(case, "bias"):
             args["bias"] = rng.normal(size=case.bias)
         if hasattr(case, "mask"):
-            args["mask"] = rng.random(case.mask) < 0.7
+            # of each batch entry, or the same for all
+            lead = batch if len(case.mask) == 3 and batch else ()
+            args["mask"] = rng.random((*lead, *case.mask)) < 0.7
             args["mask"][..., 1, :] = False
         if hasattr(case, "scale"):
             args["scale"] = np.asarray(case.scale)
         if hasattr(case, "key_lengths"):
-            args["key_value_seq_lengths"] = np.asarray(case.key_lengths, np.int32)
+            args["key_value_seq_lengths"] = np.resize(case.key_lengths, batch).astype(np.int32)
         if hasattr(case, "query_lengths"):
-            args["query_seq_lengths"] = np.asarray(case.query_lengths, np.int32)
+            args["query_seq_lengths"] = np.resize(case.query_lengths, batch).astype(np.int32)
         return args
 
     def poison(self, arrays, case):
@@ -69,7 +71,7 @@ class DotProductAttentionTest(AttentionSuite):
             batch=(2,),
             heads=(4, 2),
             bias=(1, 4, 7, 9),
-            mask=(2, 1, 7, 9),
+            mask=(1, 7, 9),
             scale=0.4,
             options={"chunk_size": (4, 5), "logits_soft_cap": 2.0},
             full=True,
@@ -156,7 +158,7 @@ class AttentionMatrixTest(AttentionSuite):
             batch=(2,),
             heads=(4, 2),
             bias=(1, 4, 7, 9),
-            mask=(2, 1, 7, 9),
+            mask=(1, 7, 9),
             scale=0.4,
             options={"logits_soft_cap": 2.0},
             full=True,

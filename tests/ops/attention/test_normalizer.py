@@ -32,7 +32,7 @@ class NormalizersTest(OpSuite):
                 source=7,
                 batch=(2,),
                 heads=(4, 2),
-                mask=(2, 1, 5, 7),
+                mask=(1, 5, 7),
                 options={
                     "chunk_size": (3, 4),
                     "normalizer": normalizer,
@@ -73,12 +73,13 @@ class NormalizersTest(OpSuite):
             "value": rng.normal(size=(*case.batch, S, G, 3)),
         }
         if hasattr(case, "mask"):
-            args["mask"] = rng.random(case.mask) < 0.8
+            args["mask"] = rng.random((*case.batch, *case.mask)) < 0.8
             args["mask"][..., 1, :] = False
         if hasattr(case, "bias"):
             args["bias"] = rng.normal(size=case.bias)
         if hasattr(case, "key_lengths"):
-            args["key_value_seq_lengths"] = np.asarray(case.key_lengths, np.int32)
+            lengths = np.resize(case.key_lengths, case.batch)
+            args["key_value_seq_lengths"] = lengths.astype(np.int32)
         return args
 
     def empty_rows(self, arrays, case):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from scanmax.ops.reference.attention.dot_product import attention_matrix
 
@@ -33,7 +34,7 @@ def moh_gates(routed_logits, shared_logits=None, balance_logits=None, *, top_k, 
 
 def head_load_balance(routed_logits, *, top_k, rescale=True):
     """sum_i P_i f_i, times the number of heads."""
-    p = jax.nn.softmax(routed_logits, -1).reshape(-1, routed_logits.shape[-1])
+    p = lax.collapse(jax.nn.softmax(routed_logits, -1), 0, -1)
     f = jnp.mean(_is_chosen(p, top_k).astype(p.dtype), 0)
     return jnp.sum(jnp.mean(p, 0) * f) * (p.shape[-1] if rescale else 1)
 

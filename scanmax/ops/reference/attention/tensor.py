@@ -1,12 +1,13 @@
 """Third-order attention, as its equations."""
 
 import jax.numpy as jnp
+from jax import lax
 
 
 def khatri_rao(left, right):
     """y[n M + m, d] = left[n, d] right[m, d]."""
     y = jnp.einsum("...nd,...md->...nmd", left, right)
-    return y.reshape(*y.shape[:-3], -1, y.shape[-1])
+    return lax.collapse(y, -3, -1)
 
 
 def tensor_attention(
@@ -26,7 +27,7 @@ def tensor_attention(
         query, first_key, second_key, mask, scale=scale, is_causal=is_causal
     )
     v1, v2 = (jnp.moveaxis(v, -2, -3) for v in (first_value, second_value))
-    y = weights.reshape(*weights.shape[:-2], -1) @ khatri_rao(v1, v2)
+    y = lax.collapse(weights, -2) @ khatri_rao(v1, v2)
     return jnp.moveaxis(y, -3, -2)
 
 

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from scanmax.ops.reference.attention.dot_product import attention_matrix
 
@@ -49,7 +50,7 @@ def aggregated_attention_matrix(
         precision=precision,
     )
     if local_weights is not None:
-        by_head = jnp.moveaxis(local_weights.reshape(*batch, T, H, -1), -2, -3)  # [*B, H, T, O]
+        by_head = jnp.moveaxis(lax.collapse(local_weights, -4, -2), -2, -3)  # [*B, H, T, O]
         added = jnp.stack([by_head[..., t, offset[t]] for t in range(T)], -2)
         weights = weights.at[..., P:].add(jnp.where(near, added, 0))
     return weights
@@ -88,4 +89,4 @@ def aggregated_attention(
     values = jnp.concatenate([pooled_value, values], -3)
     values = jnp.repeat(values, H // values.shape[-2], -2)
     y = jnp.einsum("...hts,...shv->...thv", weights, values)
-    return y.reshape(*batch, Y, X, H, -1)
+    return y.reshape(*batch, Y, X, *y.shape[-2:])

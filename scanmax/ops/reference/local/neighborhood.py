@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from scanmax.ops.attention.normalizer import get_normalizer
 from scanmax.ops.reference.attention.dot_product import _weights
@@ -26,7 +27,7 @@ def _dense(query, key, value, reads, keys, terms, global_key, global_value, scal
     rows, columns = reads
     where = rows[:, None, :, None] & columns[None, :, None, :]
     where = where.reshape(Yq * Xq, -1)
-    q, k, v = (x.reshape(*batch, -1, *x.shape[-2:]) for x in (query, key, value))
+    q, k, v = (lax.collapse(x, -4, -2) for x in (query, key, value))
     before = 0 if global_key is None else global_key.shape[-3]
     if before:
         k = jnp.concatenate([global_key, k], -3)

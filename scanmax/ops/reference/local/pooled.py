@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from scanmax.ops.reference.attention.dot_product import attention_matrix, dot_product_attention
 
@@ -41,8 +42,8 @@ def _pooled_map(x, ratio, size):
 
 
 def _pooled(x, ratio, size):
-    flat = _pooled_map(x.reshape(*x.shape[:-2], -1), ratio, size)
-    return flat.reshape(*x.shape[:-4], -1, *x.shape[-2:])
+    flat = lax.collapse(_pooled_map(lax.collapse(x, -2), ratio, size), -3, -1)
+    return flat.reshape(*flat.shape[:-1], *x.shape[-2:])
 
 
 def spatial_reduction_attention(

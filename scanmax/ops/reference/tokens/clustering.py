@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from scanmax.ops.reference.tokens.pooling import adaptive_avg_pool2d
 
@@ -81,8 +82,10 @@ def context_cluster(
 
         def middles(x, points=points):
             maps = jnp.moveaxis(x[..., jnp.array(points), :, :], -2, 0)
-            pooled = adaptive_avg_pool2d(maps.reshape(*maps.shape[:-2], *sides, -1), centers)
-            pooled = pooled.reshape(*maps.shape[:-2], -1, maps.shape[-1])
+            pooled = adaptive_avg_pool2d(
+                maps.reshape(*maps.shape[:-2], *sides, maps.shape[-1]), centers
+            )
+            pooled = lax.collapse(pooled, -3, -1)
             return [jnp.moveaxis(pooled[..., m, :], 0, -2) for m in range(pooled.shape[-2])]
 
         middle, start = middles(features), middles(values)

@@ -1,17 +1,18 @@
 """Token reorganisation, token by token."""
 
+import functools
 import math
 
+import jax
 import jax.numpy as jnp
 
 
 def token_reorganize(x, class_attention, *, keep_rate, fuse=True, normalize=False, prefix_tokens=1):
     """Sorts the tokens by attention, keeps the first, sums up the rest."""
     if x.ndim > 2:
-        pairs = zip(x, class_attention)
         options = {"keep_rate": keep_rate, "fuse": fuse, "normalize": normalize}
         options["prefix_tokens"] = prefix_tokens
-        return jnp.stack([token_reorganize(*pair, **options) for pair in pairs])
+        return jax.vmap(functools.partial(token_reorganize, **options))(x, class_attention)
     tokens = x.shape[0] - prefix_tokens
     keep = math.ceil(keep_rate * tokens)
     if keep == tokens:
