@@ -141,7 +141,7 @@ def attention_step(
       bias: added to the logits, broadcasts to [*B, H, S], S the size of the cache.
       mask: bool, True = attend, broadcasts to [*B, H, S] (hide left padding with it).
       scale: scalar factor of the logits, may be traced; None is K ** -0.5.
-      normalizer: a name or a `Normalizer`. The key count of "sigmoid" is the size of the cache.
+      normalizer: a name or a `Normalizer`.
       logits_soft_cap: bounds the logits, before bias and masks.
       local_window_size: keys allowed before the token (what it allows after it is not there yet).
       precision: of every matrix product.

@@ -7,6 +7,8 @@ are written once, against this interface. A new normalizer is a subclass of a fe
     class Exponential(Normalizer):
         '''2^x / sum.'''
 
+        counts_keys = False
+
         def score(self, logits, level, num_keys):
             return jnp.exp2(logits)
 
@@ -44,6 +46,10 @@ class Normalizer:
 
         P_s = score(l_s) / (sum_r score(l_r) + null),   or  P_s = score(l_s) when not normalized
 
+    n, one per row, is the number of keys that the row may attend to: by masks, causality, window,
+    pattern, segments and lengths (a bias of -inf still counts). The same token therefore has the
+    same n in a whole pass, in any block, and in a step over a cache. A row without keys has n = 1.
+
     `score` must be 0 with slope 0 at -inf, which is what a masked logit becomes; its gradient is
     taken automatically.
 
@@ -57,15 +63,14 @@ class Normalizer:
       normalized: whether rows are divided by their sum; if not, sums over key blocks just add.
       shifted: whether `level` and `rescale` are used.
       null_logit: the logit of one more key, whose value is zero; None for no such key.
-      counts_visible: whether num_keys is to be the number of keys that the row may attend to (by
-        masks, causality, window and lengths; a bias of -inf still counts), one per row; if not,
-        it is the key length where one is given, else S.
+      counts_keys: whether the scores read num_keys; where they do not, False saves the counting,
+        and num_keys is None.
     """
 
     normalized: ClassVar[bool] = True
     shifted: ClassVar[bool] = False
     null_logit: ClassVar[float | None] = None
-    counts_visible: ClassVar[bool] = False
+    counts_keys: ClassVar[bool] = True
 
     def score(
         self, logits: Float[Array, "..."], level: Float[Array, "..."] | None, num_keys
@@ -115,6 +120,7 @@ class Threshold(Normalizer):
     """
 
     normalized: ClassVar[bool] = False
+    counts_keys: ClassVar[bool] = False
     span: ClassVar[float]
 
     def weights(self, logits: Float[Array, "*R S"]) -> Float[Array, "*R S"]:
@@ -165,6 +171,7 @@ class Softmax(Normalizer):
     """exp(l) / sum exp(l), shifted by the row maximum."""
 
     shifted: ClassVar[bool] = True
+    counts_keys: ClassVar[bool] = False
 
     def score(self, logits, level, num_keys):
         return jnp.exp(logits - level)
@@ -196,6 +203,7 @@ class TwoPassSoftmax(Normalizer):
     """Softmax on (mantissa, exponent) pairs: shifts are powers of two, so rescaling is exact."""
 
     shifted: ClassVar[bool] = True
+    counts_keys: ClassVar[bool] = False
 
     def score(self, logits, level, num_keys):
         m, n = extexp(logits)
@@ -212,6 +220,8 @@ class TwoPassSoftmax(Normalizer):
 class Stablemax(Normalizer):
     """s(l) / sum s(l), s(l) = l + 1 for l >= 0, 1 / (1 - l) below."""
 
+    counts_keys: ClassVar[bool] = False
+
     def score(self, logits, level, num_keys):
         return stable_score(logits)
 
@@ -221,19 +231,20 @@ class Sigmoid(Normalizer):
     """sigmoid(l + bias) without normalisation.
 
     Attributes:
-      bias: None is -log n, n the number of keys: the key length where one is given, else S, masked
-        keys included. Fix it where n differs between training and use.
+      bias: None is -log n, n the number of keys that the row may attend to: t + 1 for query t of a
+        causal mask. The paper's n is the sequence length; give -log of it for one bias of all rows.
     """
 
     bias: float | None = None
     normalized: ClassVar[bool] = False
 
+    @property
+    def counts_keys(self):
+        return self.bias is None
+
     def score(self, logits, level, num_keys):
-        if self.bias is not None:
-            return jax.nn.sigmoid(logits + self.bias)
-        if isinstance(num_keys, int):
-            return jax.nn.sigmoid(logits - math.log(max(num_keys, 1)))
-        return jax.nn.sigmoid(logits - jnp.log(jnp.maximum(num_keys, 1)))
+        bias = -jnp.log(num_keys) if self.bias is None else self.bias
+        return jax.nn.sigmoid(logits + bias)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +256,7 @@ class ReluSoftmax(Normalizer):
     """
 
     eps: float = 1e-5
+    counts_keys: ClassVar[bool] = False
 
     @property
     def null_logit(self):
@@ -259,6 +271,7 @@ class SquaredRelu(Normalizer):
     """relu(l)^2 / (sum relu(l)^2 + eps)."""
 
     eps: float = 1e-5
+    counts_keys: ClassVar[bool] = False
 
     @property
     def null_logit(self):
@@ -279,6 +292,7 @@ class TwoQuad(Normalizer):
 
     shift: float = 5.0
     eps: float = 0.0
+    counts_keys: ClassVar[bool] = False
 
     @property
     def null_logit(self):
@@ -302,16 +316,11 @@ class Softplus(Normalizer):
     dim: int | None = None
     length_scale: bool = True
 
-    @property
-    def counts_visible(self):
-        return True
-
     def for_width(self, key_dim):
         return self if self.dim is not None else dataclasses.replace(self, dim=key_dim)
 
     def score(self, logits, level, num_keys):
         require(self.dim is not None, f"{self} was not given the width of the keys as dim.")
-        num_keys = jnp.asarray(num_keys, logits.dtype)
         return softplus_score(logits, length_factor(self.dim, num_keys, self.length_scale))
 
 
@@ -333,7 +342,6 @@ class SoftplusReweighted(Softplus, Reweighted):
         check_reweighting(self.power, self.offset)
 
     def reweight(self, weights, peak, num_keys):
-        num_keys = jnp.asarray(num_keys, weights.dtype)
         return reweighting_score(weights, peak, num_keys, self.power, self.offset)
 
 

@@ -39,8 +39,8 @@ def _masked_logits(normalizer, query, key, bias, mask, scale, window, lengths, c
     row = jnp.arange(T, dtype=jnp.int32).reshape(*ones, T, 1)
     column = jnp.arange(S, dtype=jnp.int32).reshape(*ones, 1, S)
     left, right = window
-    num_keys = S
-    if normalizer.counts_visible:
+    num_keys = None
+    if normalizer.counts_keys:
         num_keys = visible_keys(query, S, window, lengths, mask, dtype)
     if right is not None:
         logits = jnp.where(column <= row + right, logits, -jnp.inf)
@@ -49,7 +49,6 @@ def _masked_logits(normalizer, query, key, bias, mask, scale, window, lengths, c
     if lengths is not None:
         lengths = lengths.reshape(*lengths.shape, 1, 1, 1)
         logits = jnp.where(column < lengths, logits, -jnp.inf)
-        num_keys = num_keys if normalizer.counts_visible else lengths.astype(dtype)
     if mask is not None:
         logits = jnp.where(mask, logits, -jnp.inf)
     return logits, num_keys

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,22 +48,40 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The static part of a call; `num_keys` is what the sigmoid's bias counts."""
+    """What the parts of a call share.
+
+    Attributes:
+      normalizer: of one pass.
+      precision: of every matrix product.
+      seen: [T, H], how many keys the query at each place reads in all parts; None where the
+        normalizer does not ask.
+    """
 
     normalizer: Normalizer
-    num_keys: int
     precision: object = None
+    seen: Array | None = None
 
 
-def make_plan(normalizer: str | Normalizer, num_keys: int, precision) -> Plan:
+@dataclasses.dataclass(frozen=True)
+class _Ones(Normalizer):
+    """Each key that may be read scores 1: the sum of a row is the number of its keys."""
+
+    normalized: ClassVar[bool] = False
+    counts_keys: ClassVar[bool] = False
+
+    def score(self, logits, level, num_keys):
+        return (logits > -jnp.inf).astype(logits.dtype)
+
+
+def make_plan(normalizer: str | Normalizer, key_dim: int, precision) -> Plan:
     """The plan of a call; refuses normalizers whose rows cannot be merged from parts."""
-    normalizer = get_normalizer(normalizer)
+    normalizer = get_normalizer(normalizer, key_dim)
     require(
-        not needs_passes(normalizer) and not normalizer.counts_visible,
+        not needs_passes(normalizer),
         f"normalizer={normalizer}: its weights depend on all keys of a row at once, and this op "
         "gathers them in parts. Use ops.dot_product_attention with the pattern as its mask.",
     )
-    return Plan(normalizer, num_keys, precision)
+    return Plan(normalizer, precision)
 
 
 def attend_part(
@@ -79,12 +97,12 @@ def attend_part(
     """N sets of L queries, each reading its own M keys where `allowed(row, column)`.
 
     Args:
-      plan: normalizer, key count and precision.
+      plan: normalizer, precision and the numbers of keys.
       query: [N, L, H, K].
       key: [N, M, G, K], where G divides H.
       value: [N, M, G, V].
       scale: scalar factor of the logits.
-      rows: [N, L] integers, where the queries stand.
+      rows: [N, L] integers, where the queries stand; padding may stand beyond the last place.
       columns: [N, M] integers, where the keys stand.
       allowed: which pairs of places are read, on arrays that broadcast; it must refuse the places
         of padding.
@@ -146,7 +164,10 @@ def merge_parts(plan: Plan, parts: Sequence[Part], dtype) -> Array:
     if normalizer.normalized:
         if null is not None:
             shift = level if normalizer.shifted else None
-            total = total + normalizer.score(null, shift, plan.num_keys)
+            num_keys = (
+                None if plan.seen is None else plan.seen[None, :, :, None].astype(level.dtype)
+            )
+            total = total + normalizer.score(null, shift, num_keys)
         y = y / jnp.where(total == 0, jnp.ones_like(total), total)
     return y.astype(dtype)
 
@@ -166,7 +187,11 @@ def _attend(plan, allowed, scale, query, key, value, rows, columns):
         floor = jnp.finfo(dtype).min
         level = jnp.max(plan.normalizer.level(logits), -1, keepdims=True, initial=floor)
         level = lax.stop_gradient(level)
-    scores = plan.normalizer.score(logits, level, plan.num_keys)
+    num_keys = None
+    if plan.seen is not None:
+        num_keys = jnp.take(plan.seen, rows, axis=0, mode="clip")  # [n, L, H]
+        num_keys = jnp.moveaxis(num_keys, -1, 1).reshape(n, G, R, L, 1).astype(dtype)
+    scores = plan.normalizer.score(logits, level, num_keys)
     total = jnp.sum(scores, -1, keepdims=True)
     weights = scores.astype(value.dtype).reshape(n, G, R * L, scores.shape[-1])
     y = jnp.einsum("ngqm,ngmv->ngqv", weights, value, **dots)
@@ -266,22 +291,26 @@ def attend_with_prefix(
     scale: Array,
     prefix: int,
     is_causal: bool,
-    pattern_parts: Callable[[Array, Array, Array], list[Part]],
+    pattern_parts: Callable[[Plan, Array, Array, Array, Array], list[Part]],
 ) -> Array:
     """[B, T, H, V]: the first tokens read all and are read by all, the others by a pattern.
 
     Args:
-      plan: normalizer, key count and precision.
+      plan: of `make_plan`.
       query: [B, T, H, K].
       key: [B, T, G, K].
       value: [B, T, G, V].
       scale: scalar factor of the logits.
       prefix: how many tokens stand outside the pattern.
       is_causal: no token reads a later one.
-      pattern_parts: the parts of the pattern, for the tokens behind the prefix.
+      pattern_parts: the parts of the pattern by (plan, query, key, value, scale), for the tokens
+        behind the prefix.
     """
-    B, T = query.shape[:2]
+    B, T, H = query.shape[:3]
     prefix = min(prefix, T)
+
+    def with_counts(seen):
+        return dataclasses.replace(plan, seen=seen) if plan.normalizer.counts_keys else plan
 
     def places(start, stop):
         line = jnp.arange(start, stop, dtype=jnp.int32)[None]
@@ -296,8 +325,10 @@ def attend_with_prefix(
     outputs = []
     if prefix:
         read = prefix if is_causal else T
+        seen = jnp.arange(1, prefix + 1)[:, None] if is_causal else jnp.full((prefix, 1), T)
+        counted = with_counts(jnp.broadcast_to(seen, (prefix, H)))
         part = attend_part(
-            plan,
+            counted,
             query[:, :prefix],
             key[:, :read],
             value[:, :read],
@@ -306,22 +337,30 @@ def attend_with_prefix(
             places(0, read),
             past if is_causal else any_pair,
         )
-        outputs.append(merge_parts(plan, [part], value.dtype))
+        outputs.append(merge_parts(counted, [part], value.dtype))
     if prefix < T:
-        parts = pattern_parts(query[:, prefix:], key[:, prefix:], value[:, prefix:])
+        behind = T - prefix
+        counted = plan
+        if plan.normalizer.counts_keys:
+            nothing = jnp.zeros((1, behind, H, 1), scale.dtype)
+            counts = pattern_parts(Plan(_Ones()), nothing, nothing, nothing, scale)
+            seen = prefix + sum(part.total for part in counts)[0, ..., 0]
+            counted = with_counts(jnp.maximum(lax.stop_gradient(seen), 1))
+        arrays = (x[:, prefix:] for x in (query, key, value))
+        parts = pattern_parts(counted, *arrays, scale)
         if prefix:
             part = attend_part(
-                plan,
+                counted,
                 query[:, prefix:],
                 key[:, :prefix],
                 value[:, :prefix],
                 scale,
-                places(prefix, T),
+                places(0, behind),
                 places(0, prefix),
                 any_pair,
             )
             parts = [*parts, part]
-        outputs.append(merge_parts(plan, parts, value.dtype))
+        outputs.append(merge_parts(counted, parts, value.dtype))
     return jnp.concatenate(outputs, axis=1) if len(outputs) > 1 else outputs[0]
 
 
@@ -351,7 +390,10 @@ def step_at(state, query, key, value, places, masks, scale, normalizer, precisio
         x.reshape(math.prod(batch), *x.shape[-3:]) for x in (query, keys, values)
     )
     N, M = keys.shape[:2]
-    plan = make_plan(normalizer, S, precision)
+    plan = make_plan(normalizer, K, precision)
+    if plan.normalizer.counts_keys:
+        seen = jnp.maximum(jnp.sum(masks, -1, dtype=jnp.int32), 1)[None]
+        plan = dataclasses.replace(plan, seen=seen)
     part = attend_part(
         plan,
         query,

@@ -248,6 +248,7 @@ class _Exponential(Normalizer):
     """exp(l), not divided: the logits are minus squared distances, so it never overflows."""
 
     normalized: ClassVar[bool] = False
+    counts_keys: ClassVar[bool] = False
 
     def score(self, logits, level, num_keys):
         return jnp.exp(logits)

@@ -64,17 +64,13 @@ class _Blocks:
         self.v = self.columns(value)
         self.bias = self.matrix(bias)
         self.mask = self.matrix(mask)
-        self.key_lengths = self.num_keys = None
+        self.key_lengths = self.visible = None
         if key_lengths is not None:
             self.key_lengths = key_lengths.reshape(*key_lengths.shape, 1, 1, 1, 1)
-            self.num_keys = self.key_lengths.astype(self.dtype)
-        else:
-            self.num_keys = self.S
-        self.visible = None
-        if plan.normalizer.counts_visible:
+        if plan.normalizer.counts_keys:
             window = (plan.left, plan.right)
             visible = visible_keys(query, self.S, window, key_lengths, mask, self.dtype)
-            self.visible = self.matrix(visible)
+            self.visible = self.matrix(visible, fill=1)
         self.arrays = (query, key, value, bias, mask, scale, key_lengths, *terms)
 
     def rows(self, x):
@@ -87,14 +83,14 @@ class _Blocks:
         """[*B, S, G, K] -> [*B, G, padded S, K]."""
         return _pad(jnp.moveaxis(x, -3, -2), -2, self.nk * self.bk)
 
-    def matrix(self, x):
+    def matrix(self, x, fill=0):
         """[*B, H, T, S] with axes of 1 -> [*B, G, R, padded T, padded S], axes of 1 kept."""
         if x is None:
             return None
         heads = (1, 1) if x.shape[-3] == 1 else (self.G, self.R)
         x = x.reshape(*x.shape[:-3], *heads, *x.shape[-2:])
-        x = x if x.shape[-2] == 1 else _pad(x, -2, self.nq * self.bq)
-        return x if x.shape[-1] == 1 else _pad(x, -1, self.nk * self.bk)
+        x = x if x.shape[-2] == 1 else _pad(x, -2, self.nq * self.bq, fill)
+        return x if x.shape[-1] == 1 else _pad(x, -1, self.nk * self.bk, fill)
 
     def unrows(self, x):
         """[*B, G, R, padded T, K] -> [*B, T, H, K]."""
@@ -103,9 +99,9 @@ class _Blocks:
         return x.reshape(*x.shape[:-3], self.G * self.R, x.shape[-1])
 
     def keys_counted(self, i):
-        """The num_keys of query block i: the keys each row may see, where the score asks for it."""
+        """The num_keys of query block i: the keys each row may see, where the scores read it."""
         if self.visible is None:
-            return self.num_keys
+            return None
         return self.visible if self.visible.shape[-2] == 1 else self.query_block(self.visible, i)
 
     def query_block(self, x, i):
@@ -212,7 +208,10 @@ class _Blocks:
 
 
 def visible_keys(query, S, window, key_lengths, mask, dtype):
-    """How many keys each query may attend to, biases aside: [*B, H, T, 1] with axes of 1."""
+    """How many keys each query may attend to, biases aside: [*B, H, T, 1] with axes of 1.
+
+    At least 1, so that nothing is divided by the number of keys of a row without any.
+    """
     *batch, T, _, _ = query.shape
     ones = (1,) * (len(batch) + 1)
     row = jnp.arange(T, dtype=jnp.int32).reshape(*ones, T, 1)
@@ -223,16 +222,16 @@ def visible_keys(query, S, window, key_lengths, mask, dtype):
     first = jnp.zeros_like(row) if left is None else jnp.maximum(row - left, 0)
     end = end if right is None else jnp.minimum(row + (right + 1), end)
     if mask is None:
-        return jnp.maximum(end - first, 0).astype(dtype)
+        return jnp.maximum(end - first, 1).astype(dtype)
     column = jnp.arange(S, dtype=jnp.int32).reshape(*ones, 1, S)
     allowed = (column >= first) & (column < end) & mask
-    return jnp.sum(allowed, -1, keepdims=True, dtype=jnp.int32).astype(dtype)
+    return jnp.maximum(jnp.sum(allowed, -1, keepdims=True, dtype=jnp.int32), 1).astype(dtype)
 
 
-def _pad(x, axis, size):
+def _pad(x, axis, size, fill=0):
     padding = [(0, 0)] * x.ndim
     padding[axis] = (0, size - x.shape[axis])
-    return jnp.pad(x, padding) if padding[axis][1] else x
+    return jnp.pad(x, padding, constant_values=fill) if padding[axis][1] else x
 
 
 def _loop(bounds, body, carry):

@@ -73,15 +73,15 @@ class _Piece(_Blocks):
     def __init__(self, plan, arrays, row, column, keys):
         self.row, self.column = row, column
         super().__init__(plan, *arrays)
-        self.num_keys = keys
         self.end = keys
-        if plan.normalizer.counts_visible:
+        if plan.normalizer.counts_keys:
             query = arrays[0]
             window = (
                 None if plan.left is None else plan.left - row,
                 None if plan.right is None else plan.right + row,
             )
-            self.visible = self.matrix(visible_keys(query, keys, window, None, None, self.dtype))
+            visible = visible_keys(query, keys, window, None, None, self.dtype)
+            self.visible = self.matrix(visible, fill=1)
 
     def allowed(self, i, j):
         ones = (1,) * (len(self.batch) + 2)
@@ -151,7 +151,7 @@ class _Rows:
         self.own = [blocks for b, _, blocks in self.pairs(key, value, where.index()) if b == 0]
         first = self.own[0]
         self.shape = (where.pieces, first.nq, *first.batch, first.G, first.R, first.bq)
-        self.num_keys = first.num_keys
+        self.num_keys = None
         if first.visible is not None:
             self.num_keys = self.rows(lambda blocks, i: blocks.keys_counted(i))
 

@@ -62,7 +62,7 @@ def aggregated_attention(
         first.
       kernel_size: k, or (k, k'); odd.
       scale: scalar factor of the products, may be traced; None is K ** -0.5.
-      normalizer: a name or a `Normalizer`; its number of keys is k k' + P.
+      normalizer: a name or a `Normalizer`.
       precision: of every matrix product.
 
     Returns:
@@ -102,7 +102,6 @@ def aggregated_attention(
         value,
         terms,
         scale,
-        count + P,
         precision,
         pooled_bias,
         local_weights,

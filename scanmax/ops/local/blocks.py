@@ -124,7 +124,6 @@ def attend_blocks(
     value,
     terms,
     scale,
-    num_keys,
     precision,
 ):
     """[B, Yq, Xq, H, V] in the dtype of value, for maps with one batch axis."""
@@ -160,9 +159,9 @@ def attend_blocks(
         if terms.rows is not None:
             logits = logits + _behind(_relative(q, terms, cuts, dtype, precision), P)
         allowed = _allowed(rows_allowed, columns_allowed, across, along)
-        counts = num_keys
-        if normalizer.counts_visible:
-            counts = logits.shape[-1] if allowed is None else _counts(allowed, P, dtype)
+        counts = None
+        if normalizer.counts_keys:
+            counts = _counts(allowed, P, logits.shape, dtype)
         if allowed is not None:
             allowed = jnp.pad(allowed, ((0, 0), (0, 0), (P, 0)), constant_values=True)
             logits = jnp.where(allowed[None, :, None], logits, -jnp.inf)
@@ -247,9 +246,12 @@ def _allowed(rows, columns, across, along):
     return x.reshape(x.shape[0], across.queries * along.queries, -1)
 
 
-def _counts(allowed, more, dtype):
-    """How many keys each query may read: [1, blocks, 1, Q, 1]."""
-    return (jnp.sum(allowed, -1, dtype=jnp.int32) + more).astype(dtype)[None, :, None, :, None]
+def _counts(allowed, more, shape, dtype):
+    """How many keys each query may read: [1, blocks, 1, Q, 1], at least 1."""
+    if allowed is None:
+        return jnp.full((1,) * len(shape), max(shape[-1], 1), dtype)
+    counts = jnp.sum(allowed, -1, dtype=jnp.int32) + more
+    return jnp.maximum(counts, 1).astype(dtype)[None, :, None, :, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,7 +343,6 @@ def attend_offsets(
     value,
     terms,
     scale,
-    num_keys,
     precision,
     global_bias=None,
     added_weights=None,
@@ -361,13 +362,14 @@ def attend_offsets(
         logits = offsets.logits(query, key, dtype, precision) * scale.astype(dtype)
         if terms.table is not None:
             logits = logits + terms.table.astype(dtype).reshape(1, 1, 1, -1, count)
-        counts, seen = num_keys, offsets.seen(size)
+        counts, seen = None, offsets.seen(size)
         if not offsets.outside:
             logits = jnp.where(jnp.asarray(seen)[None, :, :, None], logits, -jnp.inf)
-        if normalizer.counts_visible:
-            more = num_keys - count
+        if normalizer.counts_keys:
             visible = np.full(seen.shape[:2], count) if offsets.outside else seen.sum(-1)
-            counts = jnp.asarray(visible + more, dtype)[None, :, :, None, None]
+            if terms.global_key is not None:
+                visible = visible + terms.global_key.shape[1]
+            counts = jnp.asarray(np.maximum(visible, 1), dtype)[None, :, :, None, None]
         if terms.global_key is not None:
             more = _global_logits(query, terms.global_key, dtype, precision) * scale.astype(dtype)
             if global_bias is not None:

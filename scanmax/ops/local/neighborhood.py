@@ -19,7 +19,6 @@ from scanmax.ops.local.blocks import (
     attend_offsets,
     check_maps,
     check_table,
-    count,
     matrix_of,
 )
 from scanmax.ops.local.patterns import cut, even_block, neighborhood_axis, pair
@@ -231,9 +230,8 @@ def _neighborhood(
         form = "parallel" if edges != "clamped" and (few or uneven) else "chunked"
     normalizer = get_normalizer(normalizer, query.shape[-1])
     scale = scale_of(scale, query)
-    num_keys = math.prod(kernel) + count(terms.global_key)
     query, key, value, terms, batch = as_maps(query, key, value, terms)
-    arrays = (query, key, value, terms, scale, num_keys, precision)
+    arrays = (query, key, value, terms, scale, precision)
     if form == "parallel":
         offsets = Offsets(kernel, stride, dilation, edges == "zero")
         y = attend_offsets(offsets, normalizer, *arrays)

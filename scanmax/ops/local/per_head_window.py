@@ -91,8 +91,7 @@ def per_head_window_attention(
       prefix_tokens: first tokens outside windows and sinks: all read them, they read all (where
         causal, those before).
       scale: scalar factor of the logits, may be traced; None is K ** -0.5.
-      normalizer: a name or a `Normalizer` of one pass. The key count of "sigmoid" is T, as for the
-        same mask in `dot_product_attention`.
+      normalizer: a name or a `Normalizer` of one pass.
       precision: of every matrix product.
 
     Returns:
@@ -116,14 +115,13 @@ def per_head_window_attention(
     T, H = query.shape[1:3]
     _check(sinks, prefix_tokens)
     spans = _spans(windows, H, T if length is None else length)
-    plan = make_plan(normalizer, T, precision)
+    plan = make_plan(normalizer, query.shape[-1], precision)
     scale = scale_of(scale, query)
     outputs = []
     for span in sorted(set(spans)):
         heads = [head for head, own in enumerate(spans) if own == span]
 
-        def pattern_parts(query, key, value, span=span):
-            arrays = (query, key, value, scale)
+        def pattern_parts(plan, *arrays, span=span):
             parts = [_band_part(plan, span, is_causal, *arrays)]
             return [*parts, _sink_part(plan, span, sinks, is_causal, *arrays)] if sinks else parts
 
@@ -269,7 +267,7 @@ def per_head_window_attention_step(
       length: N of the rule; None is the size of the cache, not the tokens so far.
       prefix_tokens: first tokens outside windows and sinks.
       scale: scalar factor of the logits.
-      normalizer: a name or a `Normalizer`. The key count of "sigmoid" is the size of the cache.
+      normalizer: a name or a `Normalizer` of one pass.
       precision: of every matrix product.
 
     Returns:

@@ -140,8 +140,7 @@ def sparse_attention(
       prefix_tokens: first tokens outside the pattern: all read them, they read all (where causal,
         those before).
       scale: scalar factor of the logits, may be traced; None is K ** -0.5.
-      normalizer: a name or a `Normalizer` of one pass. The key count of "sigmoid" is T, as for the
-        same mask in `dot_product_attention`.
+      normalizer: a name or a `Normalizer` of one pass.
       precision: of every matrix product.
 
     Returns:
@@ -162,13 +161,12 @@ def sparse_attention(
     batch, query, key, value = flat_batch(query, key, value)
     T, H = query.shape[1:3]
     shape = _pattern(pattern, stride, summary, subblocks, is_causal, T, prefix_tokens)
-    plan = make_plan(normalizer, T, precision)
+    plan = make_plan(normalizer, query.shape[-1], precision)
     scale = scale_of(scale, query)
     outputs = []
     for heads, local, far in _heads_by_kind(combine, H):
 
-        def pattern_parts(query, key, value, heads=heads, local=local, far=far):
-            arrays = (query, key, value, scale)
+        def pattern_parts(plan, *arrays, heads=heads, local=local, far=far):
             parts = [_local_part(plan, shape, *arrays)] if local else []
             return [*parts, _far_part(plan, shape, heads, local, *arrays)] if far else parts
 
@@ -246,8 +244,11 @@ def _far_part(plan, shape, heads, without_local, query, key, value, scale):
         last = shape.stride - subblock * shape.summary
         columns = lax.collapse(places[:, :, last - shape.summary : last], 1)
         summaries = (take_heads(x, own, H)[:, :, last - shape.summary : last] for x in grids[1:])
+        own_plan = plan
+        if plan.seen is not None:
+            own_plan = dataclasses.replace(plan, seen=plan.seen[:, jnp.asarray(own, jnp.int32)])
         part = attend_part(
-            plan,
+            own_plan,
             take_heads(query, own, H),
             *(lax.collapse(x, 1, 3) for x in summaries),
             scale,
@@ -427,7 +428,7 @@ def sparse_attention_step(
       combine: "merged", "heads", "local" or "summary".
       prefix_tokens: first tokens outside the pattern.
       scale: scalar factor of the logits.
-      normalizer: a name or a `Normalizer`. The key count of "sigmoid" is the size of the cache.
+      normalizer: a name or a `Normalizer` of one pass.
       precision: of every matrix product.
 
     Returns:

@@ -4,7 +4,6 @@ Cost and memory are linear in the pixels, the backward pass included; `local.blo
 """
 
 import functools
-import math
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -18,7 +17,6 @@ from scanmax.ops.local.blocks import (
     attend_blocks,
     check_maps,
     check_table,
-    count,
     matrix_of,
 )
 from scanmax.ops.local.patterns import cut, halo_axis, pair, window_axis
@@ -88,7 +86,6 @@ def window_attention(
     normalizer = get_normalizer(normalizer, query.shape[-1])
     scale = scale_of(scale, query)
     terms = Terms(relative_bias, None, None, global_key, global_value)
-    num_keys = math.prod(windows) + count(global_key)
     cuts, rolls = [], []
     for size, window, s in zip(query.shape[-4:-2], windows, shifts):
         window, s = min(window, size), s if size > window else 0
@@ -98,7 +95,7 @@ def window_attention(
         cuts.append(cut(axis, window, missing))
     query, key, value, terms, batch = as_maps(query, key, value, terms)
     query, key, value = (_roll(x, [-s for s in rolls]) for x in (query, key, value))
-    y = attend_blocks(tuple(cuts), normalizer, query, key, value, terms, scale, num_keys, precision)
+    y = attend_blocks(tuple(cuts), normalizer, query, key, value, terms, scale, precision)
     return _roll(y, rolls).reshape(*batch, *y.shape[1:])
 
 
@@ -175,11 +172,10 @@ def halo_attention(
         for size, block, reach in zip(query.shape[-4:-2], blocks, halos)
     )
     terms = Terms(None, relative_rows, relative_columns, global_key, global_value)
-    num_keys = math.prod(b + 2 * h for b, h in zip(blocks, halos)) + count(global_key)
     normalizer = get_normalizer(normalizer, query.shape[-1])
     scale = scale_of(scale, query)
     query, key, value, terms, batch = as_maps(query, key, value, terms)
-    y = attend_blocks(cuts, normalizer, query, key, value, terms, scale, num_keys, precision)
+    y = attend_blocks(cuts, normalizer, query, key, value, terms, scale, precision)
     return y.reshape(*batch, *y.shape[1:])
 
 

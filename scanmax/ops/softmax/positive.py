@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from scanmax.ops.contract import op, require
-from scanmax.ops.softmax.softmax import _finite, _prepare, divide
+from scanmax.ops.softmax.softmax import _count, _finite, _prepare, divide
 
 
 def masked_score(score, x: Array) -> Array:
@@ -225,12 +225,6 @@ def softplus_softmax(
     count = _count(where, x, axes)
     scores = softplus_score(x, length_factor(dim, count, length_scale))
     return divide(scores, jnp.sum(scores, axes, keepdims=True)).astype(logits.dtype)
-
-
-def _count(where, x, axes):
-    """How many entries take part, the axes kept with size 1."""
-    where = jnp.ones(x.shape, bool) if where is None else jnp.broadcast_to(where, x.shape)
-    return jnp.sum(where, axes, keepdims=True, dtype=x.dtype)
 
 
 @op("axis", "power", "offset")

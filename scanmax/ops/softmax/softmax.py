@@ -55,6 +55,12 @@ def _prepare(logits, axis, where):
     return jnp.where(jnp.broadcast_to(where, x.shape), x, -jnp.inf), axes
 
 
+def _count(where, x, axes):
+    """How many entries take part, the axes kept with size 1."""
+    where = jnp.ones(x.shape, bool) if where is None else jnp.broadcast_to(where, x.shape)
+    return jnp.sum(where, axes, keepdims=True, dtype=x.dtype)
+
+
 def _finite(level):
     """The level that a slice is shifted by: its own, or 0 where the slice is empty."""
     return jnp.where(level == -jnp.inf, jnp.zeros_like(level), level)
@@ -305,10 +311,10 @@ def sigmoid_weights(
 
     Args:
       logits: any shape.
-      axis: the axis or axes that n counts.
+      axis: the axis or axes along which n counts.
       where: bool, broadcasts to logits; False is left out.
-      bias: a scalar; None is -log n, where n is the size of the axes (left-out entries count, as
-        the sequence length does in the paper).
+      bias: a scalar; None is -log n, where n counts the entries that are not left out. (The paper's
+        n is the sequence length: give -log of it where left-out entries are to count.)
 
     Returns:
       The weights, in the shape and dtype of logits; they do not sum to 1.
@@ -326,9 +332,10 @@ def sigmoid_weights(
     """
     x, axes = _prepare(logits, axis, where)
     if bias is None:
-        bias = -math.log(max(math.prod(x.shape[one] for one in axes), 1))
-    bias = jnp.asarray(bias)
-    require(bias.ndim == 0, f"bias has shape {bias.shape}; expected a scalar.")
+        bias = -jnp.log(jnp.maximum(_count(where, x, axes), 1))
+    else:
+        bias = jnp.asarray(bias)
+        require(bias.ndim == 0, f"bias has shape {bias.shape}; expected a scalar.")
     return jax.nn.sigmoid(x + bias.astype(x.dtype)).astype(logits.dtype)
 
 

@@ -1,6 +1,5 @@
 """Sparse attention as modules: factorised patterns, and windows of each head's own length."""
 
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -71,9 +70,6 @@ class _Gathered(Mixer):
         """
         room = state.key.shape[1]
         keywords = self.keywords(None, room)
-        if self.normalizer == "sigmoid":
-            # its bias counts the places of the cache, however many of them a call is given
-            keywords["normalizer"] = ops.Sigmoid(bias=-math.log(room))
         if query.shape[1] == 1:
             arrays = (x[:, 0] for x in (query, key, value))
             y, state = type(self).op_step(state, *arrays, **keywords)

@@ -15,8 +15,9 @@ from scanmax.ops.reference.softmax.softmax import sigmoid_weights, softmax, stab
 from scanmax.ops.reference.softmax.sparse import entmax15, sparsemax
 
 
-def _weights(normalizer, logits, where, num_keys):
-    """P_s = score(l_s) / sum_r score(l_r), or score(l_s)."""
+def _weights(normalizer, logits, where):
+    """P_s = score(l_s) / sum_r score(l_r), or score(l_s); n counts the keys in `where`."""
+    num_keys = jnp.maximum(jnp.sum(where, -1, keepdims=True), 1).astype(logits.dtype)
     if isinstance(normalizer, str):
         normalizer = kinds.NORMALIZERS[normalizer]
     given, row = normalizer, (logits, -1, where)
@@ -29,7 +30,7 @@ def _weights(normalizer, logits, where, num_keys):
             return stablemax(*row)
         case kinds.Sigmoid:
             bias = 0.0 if given.bias is None else given.bias
-            shift = -jnp.log(jnp.maximum(num_keys, 1)) if given.bias is None else 0.0
+            shift = -jnp.log(num_keys) if given.bias is None else 0.0
             return sigmoid_weights(logits + shift, -1, where, bias=bias)
         case kinds.ReluSoftmax:
             return relu_softmax(*row, eps=given.eps)
@@ -107,7 +108,6 @@ def attention_matrix(
     where = where & (s >= t - left) if left is not None else where
     where = where & (s <= t + right) if right is not None else where
     where = jnp.broadcast_to(_full_rank(where, rank), logits.shape)
-    num_keys = jnp.full((1,) * rank, S, logits.dtype)
     if mask is not None:
         where = where & _full_rank(mask, rank)
     if query_seq_lengths is not None:
@@ -116,11 +116,10 @@ def attention_matrix(
     if key_value_seq_lengths is not None:
         length = key_value_seq_lengths[..., None, None, None].astype(s.dtype)
         where = where & (_full_rank(s, rank) < length)
-        num_keys = length.astype(logits.dtype)
     if isinstance(normalizer, str):
         normalizer = kinds.NORMALIZERS[normalizer]
     normalizer = normalizer.for_width(K)
-    return _weights(normalizer, logits, where, num_keys)
+    return _weights(normalizer, logits, where)
 
 
 def dot_product_attention(

@@ -12,7 +12,7 @@ def _pair(value):
     return value if isinstance(value, tuple) else (value, value)
 
 
-def _dense(query, key, value, reads, keys, terms, global_key, global_value, scale, normalizer, n):
+def _dense(query, key, value, reads, keys, terms, global_key, global_value, scale, normalizer):
     """Attention of the queries at `reads` rows and columns, as y [*B, Yq, Xq, H, V] and weights.
 
     Args:
@@ -20,7 +20,6 @@ def _dense(query, key, value, reads, keys, terms, global_key, global_value, scal
       key: [*B, Y, X, G, K], like value on places `keys` = (rows, columns), some outside the map.
       reads: ([Yq, Y], [Xq, X]) bool, whether a query's row reads a key's row.
       terms: function of queries [*B, H, T, K], gives what is added to the logits [*B, H, T, S].
-      n: number of keys for the normalizer.
     """
     *batch, Yq, Xq, H, K = query.shape
     G = key.shape[-2]
@@ -40,9 +39,7 @@ def _dense(query, key, value, reads, keys, terms, global_key, global_value, scal
     where = np.pad(where, ((0, 0), (before, 0)), constant_values=True)
     where = np.broadcast_to(where.reshape((1,) * (len(batch) + 1) + where.shape), logits.shape)
     normalizer = get_normalizer(normalizer, K)
-    counts = where.sum(-1, keepdims=True) if normalizer.counts_visible else n
-    n = jnp.broadcast_to(jnp.asarray(counts + 0.0, logits.dtype), (*logits.shape[:-1], 1))
-    weights = _weights(normalizer, logits, jnp.asarray(where), n)
+    weights = _weights(normalizer, logits, jnp.asarray(where))
     y = jnp.einsum("...hts,...shv->...thv", weights, v).reshape(*batch, Yq, Xq, H, v.shape[-1])
     inside = (keys[0] >= 0)[:, None] & (keys[0] < keys[2][0])[:, None]
     inside = inside & ((keys[1] >= 0) & (keys[1] < keys[2][1]))[None]
@@ -88,8 +85,6 @@ def _neighborhood(
         reach.append(r)
     key, value = (_around(x, reach, reach) for x in (key, value))
     added = _lookup(table, offsets)
-    P = 0 if more[0] is None else more[0].shape[-3]
-    n = kernel[0] * kernel[1] + P
 
     def terms(q):
         return jnp.broadcast_to(
@@ -98,7 +93,7 @@ def _neighborhood(
         )
 
     keys = (*places, size)
-    return _dense(query, key, value, reads, keys, terms, *more, scale, normalizer, n)
+    return _dense(query, key, value, reads, keys, terms, *more, scale, normalizer)
 
 
 def _values_for(key, global_key):

@@ -20,15 +20,13 @@ def _windows(query, key, value, table, windows, shifts, more, scale, normalizer)
         window = (p - s) // w if n > w else 0 * p
         reads.append(window[:, None] == window[None])
     added = _lookup(table, [p[None] - p[:, None] for p in places])
-    P = 0 if more[0] is None else more[0].shape[-3]
-    n = windows[0] * windows[1] + P
 
     def terms(q):
         shape = (*q.shape[:-1], size[0] * size[1])
         return jnp.broadcast_to(added.reshape((1,) * (q.ndim - 3) + added.shape), shape)
 
     keys = (*places, size)
-    return _dense(query, key, value, reads, keys, terms, *more, scale, normalizer, n)
+    return _dense(query, key, value, reads, keys, terms, *more, scale, normalizer)
 
 
 def window_attention(
@@ -99,8 +97,6 @@ def _halos(query, key, value, rows, columns, blocks, halos, edges, more, scale, 
         before.append(-first)
         after.append(last - n)
     key, value = (_around(x, before, after) for x in (key, value))
-    P = 0 if more[0] is None else more[0].shape[-3]
-    n = (blocks[0] + 2 * halos[0]) * (blocks[1] + 2 * halos[1]) + P
 
     def terms(q):
         """q . rows[q_y - p_y] + q . columns[q_x - p_x]."""
@@ -117,7 +113,7 @@ def _halos(query, key, value, rows, columns, blocks, halos, edges, more, scale, 
         return (by_row[..., :, None] + by_column[..., None, :]).reshape(shape)
 
     keys = (*places, size)
-    return _dense(query, key, value, reads, keys, terms, *more, scale, normalizer, n)
+    return _dense(query, key, value, reads, keys, terms, *more, scale, normalizer)
 
 
 def halo_attention(

@@ -59,7 +59,10 @@ def log_stablemax(logits, axis=-1, where=None):
 def sigmoid_weights(logits, axis=-1, where=None, *, bias=None):
     """y_i = 1 / (1 + exp(-(x_i + bias))), bias = -log n."""
     if bias is None:
-        bias = -jnp.log(logits.size / jnp.sum(jnp.ones_like(logits), axis).size)
+        taken = jnp.ones(logits.shape, bool) if where is None else where
+        taken = jnp.broadcast_to(taken, logits.shape)
+        n = jnp.sum(taken, axis, keepdims=True)
+        bias = -jnp.log(jnp.maximum(n, 1).astype(logits.dtype))
     weights = 1 / (1 + jnp.exp(-(logits + jnp.asarray(bias, logits.dtype))))
     return weights if where is None else jnp.where(where, weights, 0)
 
