@@ -154,9 +154,74 @@ def test_each_segment_runs_as_if_alone(name):
 
 @pytest.mark.parametrize("name", list(CALLS))
 def test_another_segment_may_hold_anything(name):
-    run = jax.jit(lambda *z: CALLS[name](*z, segment_ids=jnp.asarray(SEGMENTS), **options_of(name)))
+    """What it holds reaches neither the others' outputs nor their gradients."""
+    others = np.r_[0:4, 8:12]
+
+    @jax.jit
+    def run(*inputs):
+        def loss(*inputs):
+            y = CALLS[name](*inputs, segment_ids=jnp.asarray(SEGMENTS), **options_of(name))
+            return jnp.sin(y[others]).sum(), y
+
+        gradients, y = jax.grad(loss, (0, 1, 2, 3), has_aux=True)(*inputs)
+        return y[others], [x[others] for x in gradients], y[4:8]
+
     inputs = arrays()
-    before, after = run(*inputs), run(*(x.at[4:8].multiply(100.0) for x in inputs))
-    for part in (slice(0, 4), slice(8, 12)):
-        np.testing.assert_array_equal(before[part], after[part])
-    assert float(jnp.abs(before - after).max()) > 0
+    before = run(*inputs)
+    with_decays = [run(*(x.at[4:8].multiply(100.0) for x in inputs))]
+    for broken in (jnp.nan, jnp.inf, 1e300):
+        with_decays.append(run(*(x.at[5].set(broken) for x in inputs[:3]), inputs[3]))
+        # one number of one array
+        with_decays.append(run(*inputs[:2], inputs[2].at[5, 0, 0].set(broken), inputs[3]))
+    with_decays.append(run(*inputs[:3], inputs[3].at[6].set(jnp.nan)))
+    for after in with_decays:
+        jax.tree.map(np.testing.assert_array_equal, after[:2], before[:2])
+    assert float(jnp.abs(before[2] - with_decays[0][2]).max()) > 0
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if "both" not in name])
+def test_a_broken_state_spoils_the_first_segment_and_a_broken_token_the_last_state(name):
+    inputs, options = arrays(), options_of(name) | {"return_state": True}
+    run = jax.jit(
+        lambda inputs, **given: CALLS[name](
+            *inputs, segment_ids=jnp.asarray(SEGMENTS), **options, **given
+        )
+    )
+    y, state = run(inputs)
+    first, _ = run(inputs, initial_state=jnp.full_like(state, jnp.nan))
+    np.testing.assert_array_equal(first[4:], y[4:])
+    assert bool(jnp.isnan(first[0]).any())
+    last, broken = run([x.at[-1].set(jnp.nan) for x in inputs[:3]] + inputs[3:])
+    np.testing.assert_array_equal(last[:-1], y[:-1])
+    assert bool(jnp.isnan(broken).any())
+
+
+MATRICES = {
+    "linear": lambda q, k, a: ((q, k), {"log_decay": a}),
+    "delta_rule": lambda q, k, a: ((q, k, jnp.abs(a[..., 0])), {"log_decay": a[..., 0]}),
+    "ssd": lambda q, k, a: ((-a[..., 0], -jnp.ones(HEADS), k[:, :1], q[:, :1]), {}),
+    "selective_scan": lambda q, k, a: (
+        (-a[:, 0, :2], -jnp.ones((2, DIM)), k[:, 0], q[:, 0]),
+        {},
+    ),
+    "wkv": lambda q, k, a: ((k[:, 0], *VECTORS), {}),
+    "wkv6": lambda q, k, a: ((q, k, a, BONUS), {}),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_rows_of_other_segments_hold_whatever_one_holds(name):
+    op = getattr(ops, "linear_attention_matrix" if name == "linear" else f"{name}_matrix")
+    others, segments = np.r_[0:5, 8:12], jnp.asarray(SEGMENTS)
+
+    def rows(*inputs):
+        given, options = MATRICES[name](*inputs)
+        return op(*given, segment_ids=segments, **options)[..., others, :]
+
+    q, k, _, a = arrays()
+    expected = rows(q, k, a)
+    assert not expected[..., 5:, 4:8].any(), "segments mix"
+    for broken in (jnp.nan, 1e300):
+        actual = rows(*(x.at[5].set(broken) for x in (q, k)), a)
+        np.testing.assert_array_equal(actual, expected)
+    np.testing.assert_array_equal(rows(q, k, a.at[5].set(jnp.nan)), expected)

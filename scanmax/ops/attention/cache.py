@@ -84,10 +84,12 @@ def extend_kv_cache(
       value: [*B, T, G, V].
 
     Returns:
-      The cache with T more tokens; their dtype becomes the cache's.
+      The cache with T more tokens; their dtype becomes the cache's. Where it has no room for them,
+      they are written as NaN, which reaches every output from there on: how full the cache is shows
+      only while the program runs, and no token is dropped or overwritten in silence.
 
     Raises:
-      ValueError: when a shape does not fit, or T is more than the cache has room for.
+      ValueError: when a shape does not fit, or T is more than an empty cache has room for.
 
     Example:
       >>> import jax.numpy as jnp
@@ -106,8 +108,10 @@ def extend_kv_cache(
     check_shape("value", value, (*batch, T, G, state.value.shape[-1]), "[*B, T, G, V]")
     require(T <= S, f"key has shape {key.shape}: {T} tokens, and the cache has room for {S}.")
 
+    fits = state.position <= S - T
+
     def write(cache, new):
-        new = new.astype(cache.dtype)
+        new = jnp.where(fits, new, jnp.full_like(new, jnp.nan)).astype(cache.dtype)
         return lax.dynamic_update_slice_in_dim(cache, new, state.position, axis=len(batch))
 
     position = state.position + jnp.asarray(T, state.position.dtype)

@@ -27,7 +27,7 @@ from scanmax.ops.scan.recurrence import (
     run_both_ways,
     step,
 )
-from scanmax.ops.segments import FORMS, same_segment
+from scanmax.ops.segments import FORMS, quarantine, same_segment, spoil, spoil_rows, spoil_state
 
 
 @op(
@@ -118,7 +118,17 @@ def linear_attention(
     check_shape("segment_ids", segment_ids, value.shape[:-2], "[*B, T]")
     dtype = accumulator_dtype(query, key, value, log_decay, initial_state)
     query, key = features(query, feature_map), features(key, feature_map)
-    inputs = [query, key, _with_ones(value) if normalize else value]
+    tokens, initial_state, spoiled = quarantine(
+        segment_ids,
+        (query, key, value),
+        decays=(log_decay,),
+        state=initial_state,
+        factors=3,
+        is_causal=is_causal,
+    )
+    *inputs, log_decay = tokens
+    if normalize:
+        inputs[2] = _with_ones(inputs[2])
     inputs = [flat_batch(x, len(batch)) for x in inputs]
     initial_state = flat_batch(initial_state, len(batch))
     options = {"form": form, "chunk_size": chunk_size, "precision": precision, "dtype": dtype}
@@ -138,7 +148,10 @@ def linear_attention(
     if normalize:
         y = _normalized(y)
     y = (y if scale is None else y * scale).astype(value.dtype).reshape(value.shape)
-    return (y, state.reshape(*batch, heads, dim, width)) if return_state else y
+    y = spoil(y, spoiled)
+    if not return_state:
+        return y
+    return y, spoil_state(state.reshape(*batch, heads, dim, width), spoiled)
 
 
 @op("feature_map", "normalize", "precision")
@@ -247,6 +260,10 @@ def linear_attention_matrix(
         heads = log_decay.shape[log_decay.ndim - 1 - (log_decay.ndim == query.ndim)]
     value = jax.ShapeDtypeStruct((*query.shape[:-2], heads, 1), query.dtype)
     _check(query, key, value, log_decay, feature_map, 3)
+    check_shape("segment_ids", segment_ids, query.shape[:-2], "[*B, T]")
+    (query, key, log_decay), _, spoiled = quarantine(
+        segment_ids, (query, key), decays=(log_decay,), factors=3, is_causal=is_causal
+    )
     dtype = accumulator_dtype(query, key, log_decay)
     q = repeat_groups(features(query, feature_map), heads, -2).astype(dtype)
     k = repeat_groups(features(key, feature_map), heads, -2).astype(dtype)
@@ -258,11 +275,11 @@ def linear_attention_matrix(
     else:
         matrix = decayed_products(q, k, log_decay.astype(dtype), is_causal, precision)
     if segment_ids is not None:
-        check_shape("segment_ids", segment_ids, query.shape[:-2], "[*B, T]")
         matrix = jnp.where(same_segment(segment_ids)[..., None, :, :], matrix, 0)
     if normalize:
         total = matrix.sum(-1, keepdims=True)
         matrix = matrix / jnp.where(total == 0, 1, total)
+    matrix = spoil_rows(matrix, spoiled)
     return (matrix if scale is None else matrix * scale).astype(query.dtype)
 
 

@@ -20,7 +20,7 @@ from scanmax.ops.contract import (
 )
 from scanmax.ops.scan.diagonal import join_blocks, segment_sums
 from scanmax.ops.scan.recurrence import flat_batch, forget, one_by_one
-from scanmax.ops.segments import FORMS
+from scanmax.ops.segments import FORMS, quarantine, spoil, spoil_rows, spoil_state
 
 
 @op("is_causal", "return_state", "form", "chunk_size", "precision", "implementation")
@@ -98,6 +98,15 @@ def delta_rule(
     require_causal_states(is_causal, initial_state, return_state)
     check_shape("initial_state", initial_state, (*batch, heads, dim, width), "[*B, H, K, V]")
     check_shape("segment_ids", segment_ids, value.shape[:-2], "[*B, T]")
+    tokens, initial_state, spoiled = quarantine(
+        segment_ids,
+        (query, key, value, beta),
+        decays=(log_decay,),
+        state=initial_state,
+        factors=4,
+        is_causal=is_causal,
+    )
+    query, key, value, beta, log_decay = tokens
     dtype = accumulator_dtype(query, key, value, beta, log_decay, initial_state)
     if initial_state is None:
         initial_state = jnp.zeros((*batch, heads, dim, width), dtype)
@@ -122,8 +131,10 @@ def delta_rule(
         own = [x.astype(dtype) for x in (query, key, beta, value)]
         y = y + rule(reverse=True)[0].reshape(value.shape)
         y = y - jnp.einsum("...k,...k,...,...v->...v", *own)
-    y = (y if scale is None else y * scale).astype(value.dtype)
-    return (y, state.reshape(*batch, heads, dim, width)) if return_state else y
+    y = spoil((y if scale is None else y * scale).astype(value.dtype), spoiled)
+    if not return_state:
+        return y
+    return y, spoil_state(state.reshape(*batch, heads, dim, width), spoiled)
 
 
 def _run(tokens, state, *, form, chunk_size, precision):
@@ -343,6 +354,10 @@ def delta_rule_matrix(
     value = jax.ShapeDtypeStruct((*query.shape[:-1], 1), query.dtype)
     _check(query, key, value, beta, log_decay, 3)
     check_shape("segment_ids", segment_ids, query.shape[:-2], "[*B, T]")
+    tokens, _, spoiled = quarantine(
+        segment_ids, (query, key, beta), decays=(log_decay,), factors=4, is_causal=is_causal
+    )
+    query, key, beta, log_decay = tokens
     dtype = accumulator_dtype(query, key, beta, log_decay)
     log_decay = jnp.zeros(beta.shape, dtype) if log_decay is None else log_decay.astype(dtype)
     q, k = (jnp.moveaxis(x.astype(dtype), -2, -3) for x in (query, key))  # [*B, H, T, K]
@@ -362,6 +377,7 @@ def delta_rule_matrix(
         tokens = [jnp.flip(x, -2) for x in (q, k)]
         back = matrix_of(*tokens, jnp.flip(beta, -1), jnp.flip(decays(True), -1))
         matrix = matrix + jnp.triu(jnp.flip(back, (-2, -1)), 1)
+    matrix = spoil_rows(matrix, spoiled)
     return (matrix if scale is None else matrix * scale).astype(query.dtype)
 
 

@@ -19,7 +19,7 @@ from scanmax.ops.contract import (
     require,
     vary_together,
 )
-from scanmax.ops.segments import FORMS, segment_starts
+from scanmax.ops.segments import FORMS, quarantine, segment_starts, spoil, spoil_state
 
 
 @op("axis", "reverse", "bidirectional", "return_state", "form", "chunk_size", "implementation")
@@ -104,6 +104,16 @@ def diagonal_scan(
         "bidirectional=True runs both ways: initial_state, return_state and reverse do not go with "
         "it.",
     )
+    if segment_ids is not None:
+        decay = jnp.broadcast_to(decay, x.shape)
+    (x, decay), initial_state, spoiled = quarantine(
+        segment_ids,
+        (x, decay),
+        factors=2,
+        state=initial_state,
+        is_causal=not bidirectional,
+        reverse=reverse,
+    )
     dtype = accumulator_dtype(decay, x, initial_state)
     if initial_state is None:
         initial_state = jnp.zeros(state_shape, dtype)
@@ -124,8 +134,8 @@ def diagonal_scan(
     states, final = run(reverse)
     if bidirectional:
         states = states + run(True)[0] - inputs
-    states = jnp.moveaxis(states, 0, axis).astype(result)
-    return (states, final) if return_state else states
+    states = spoil(jnp.moveaxis(states, 0, axis).astype(result), spoiled)
+    return (states, spoil_state(final, spoiled, reverse)) if return_state else states
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -24,7 +24,15 @@ from scanmax.ops.contract import (
 from scanmax.ops.scan.diagonal import scan_leading, segment_sums
 from scanmax.ops.scan.recurrence import flat_batch
 from scanmax.ops.scan.ssd import time_steps, with_skip
-from scanmax.ops.segments import FORMS, same_segment, segment_starts
+from scanmax.ops.segments import (
+    FORMS,
+    quarantine,
+    same_segment,
+    segment_starts,
+    spoil,
+    spoil_rows,
+    spoil_state,
+)
 
 
 @op("dt_softplus", "is_causal", "return_state", "form", "chunk_size", "implementation")
@@ -96,13 +104,16 @@ def selective_scan(
     batch, length, (dim, states) = x.shape[:-2], x.shape[-2], A.shape
     require_causal_states(is_causal, initial_state, return_state)
     check_shape("initial_state", initial_state, (*batch, dim, states), "[*B, D, N]")
+    check_shape("segment_ids", segment_ids, x.shape[:-1], "[*B, T]")
+    (x, dt, B, C), initial_state, spoiled = quarantine(
+        segment_ids, (x, dt, B, C), state=initial_state, factors=4, is_causal=is_causal
+    )
     dtype = accumulator_dtype(x, dt, A, B, C, initial_state)
     if initial_state is None:
         initial_state = jnp.zeros((*batch, dim, states), dtype)
     if form is None:
         form = "recurrent" if platform() == "cpu" else "chunked"
     steps = time_steps(dt, dt_bias, dt_softplus, None, dtype)
-    check_shape("segment_ids", segment_ids, x.shape[:-1], "[*B, T]")
     chunk_size = length if form == "parallel" else max(1, min(chunk_size, length))
 
     def scan(reverse=False):
@@ -125,8 +136,10 @@ def selective_scan(
         y = y + scan(reverse=True)[0] - own * steps * x.astype(dtype)
     if D is not None:
         y = y + spread(D.astype(dtype), x) * x.astype(dtype)
-    y = y.astype(x.dtype)
-    return (y, state.swapaxes(1, 2).reshape(*batch, dim, states)) if return_state else y
+    y = spoil(y.astype(x.dtype), spoiled)
+    if not return_state:
+        return y
+    return y, spoil_state(state.swapaxes(1, 2).reshape(*batch, dim, states), spoiled)
 
 
 def _run(x, dt, B, C, state, A, keep, form, chunk_size):
@@ -335,6 +348,8 @@ def selective_scan_matrix(
     Reference: hidden-mamba-attention
     """
     _check(dt, dt, A, B, C, D, dt_bias, 2)
+    check_shape("segment_ids", segment_ids, B.shape[:-1], "[*B, T]")
+    (dt, B, C), _, spoiled = quarantine(segment_ids, (dt, B, C), factors=4, is_causal=is_causal)
     dtype = accumulator_dtype(dt, A, B, C, D)
     dt = time_steps(dt, dt_bias, dt_softplus, None, dtype).swapaxes(-1, -2)  # [*B, D, T]
     # one state at a time: all of them would take [*B, D, T, T, N]
@@ -344,7 +359,6 @@ def selective_scan_matrix(
         back = jnp.flip(segment_sums(jnp.flip(dt, -1)), (-2, -1))
         sums, past = jnp.where(past, sums, back), jnp.ones_like(past)
     if segment_ids is not None:
-        check_shape("segment_ids", segment_ids, B.shape[:-1], "[*B, T]")
         past &= same_segment(segment_ids)[..., None, :, :]
     sums = jnp.where(past, sums, 0)
 
@@ -356,7 +370,7 @@ def selective_scan_matrix(
     by_state = (A.astype(dtype).T, *(jnp.moveaxis(y.astype(dtype), -1, 0) for y in (B, C)))
     matrix, _ = lax.scan(add, jnp.zeros_like(sums), by_state)
     matrix = jnp.where(past, matrix * dt[..., None, :], 0)
-    return with_skip(matrix, D).astype(C.dtype)
+    return spoil_rows(with_skip(matrix, D), spoiled).astype(C.dtype)
 
 
 def _check(x, dt, A, B, C, D, dt_bias, rank):

@@ -18,7 +18,7 @@ from scanmax.ops.contract import (
 )
 from scanmax.ops.scan.diagonal import pair_decays
 from scanmax.ops.scan.recurrence import flat_batch, forget, repeat_groups, run, run_both_ways, step
-from scanmax.ops.segments import FORMS, same_segment
+from scanmax.ops.segments import FORMS, quarantine, same_segment, spoil, spoil_rows, spoil_state
 
 # Not static: a traced scalar will do.
 Scalar = Float[Array, ""] | float
@@ -100,9 +100,12 @@ def ssd(
     batch, (heads, width), states = x.shape[:-3], x.shape[-2:], B.shape[-1]
     require_causal_states(is_causal, initial_state, return_state)
     check_shape("initial_state", initial_state, (*batch, heads, states, width), "[*B, H, N, P]")
+    check_shape("segment_ids", segment_ids, x.shape[:-2], "[*B, T]")
+    (x, dt, B, C), initial_state, spoiled = quarantine(
+        segment_ids, (x, dt, B, C), state=initial_state, factors=4, is_causal=is_causal
+    )
     dtype = accumulator_dtype(x, dt, A, B, C, initial_state)
     dt = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
-    check_shape("segment_ids", segment_ids, x.shape[:-2], "[*B, T]")
     log_decay = dt * spread(A.astype(dtype), dt)
 
     def decays(reverse):
@@ -116,8 +119,10 @@ def ssd(
         y, state = run(*inputs, decays(False), flat_batch(initial_state, len(batch)), **options)
     else:
         y = run_both_ways(*inputs, (decays(False), decays(True)), **options)
-    y = _skip(y.reshape(x.shape), x, D)
-    return (y, state.reshape(*batch, heads, states, width)) if return_state else y
+    y = spoil(_skip(y.reshape(x.shape), x, D), spoiled)
+    if not return_state:
+        return y
+    return y, spoil_state(state.reshape(*batch, heads, states, width), spoiled)
 
 
 @op("dt_softplus", "precision")
@@ -233,15 +238,17 @@ def ssd_matrix(
     Reference: hidden-mamba-attention
     """
     _check(jax.ShapeDtypeStruct((*dt.shape, 1), dt.dtype), dt, A, B, C, D, dt_bias, 3)
+    check_shape("segment_ids", segment_ids, B.shape[:-2], "[*B, T]")
+    (dt, B, C), _, spoiled = quarantine(segment_ids, (dt, B, C), factors=4, is_causal=is_causal)
     dtype = accumulator_dtype(dt, A, B, C, D)
     dt = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
     dt = jnp.swapaxes(dt, -1, -2)  # [*B, H, T]
     decay = pair_decays(dt * align(A.astype(dtype), dt, 1), is_causal)
     if segment_ids is not None:
-        check_shape("segment_ids", segment_ids, B.shape[:-2], "[*B, T]")
         decay = jnp.where(same_segment(segment_ids)[..., None, :, :], decay, 0)
     scores = _scores(B, C, dt.shape[-2], dtype, precision)
-    return with_skip(scores * decay * dt[..., None, :], D).astype(C.dtype)
+    matrix = with_skip(scores * decay * dt[..., None, :], D)
+    return spoil_rows(matrix, spoiled).astype(C.dtype)
 
 
 @op("dt_softplus", "positive", "precision", "implementation")

@@ -18,7 +18,15 @@ from scanmax.ops.contract import (
 )
 from scanmax.ops.scan.diagonal import scan_leading
 from scanmax.ops.scan.recurrence import flat_batch
-from scanmax.ops.segments import FORMS, same_segment, segment_starts
+from scanmax.ops.segments import (
+    FORMS,
+    quarantine,
+    same_segment,
+    segment_starts,
+    spoil,
+    spoil_rows,
+    spoil_state,
+)
 
 # Below every level that a weight can have: the level of no weight at all.
 _NOTHING = -1e30
@@ -93,6 +101,16 @@ def wkv(
     dtype = accumulator_dtype(key, value, log_decay, bonus, initial_state)
     if initial_state is None:
         initial_state = _empty((*batch, dim), dtype)
+    nothing = initial_state == -jnp.inf
+    (value, key), state, spoiled = quarantine(
+        segment_ids,
+        (value,),
+        decays=(key,),
+        state=jnp.where(nothing, 0, initial_state),
+        factors=1,
+        is_causal=is_causal,
+    )
+    initial_state = jnp.where(nothing, initial_state, state)
     if form is None:
         form = "recurrent" if platform() == "cpu" else "parallel"
     k, v, state, log_decay, bonus, segment_ids = vary_together(
@@ -116,7 +134,8 @@ def wkv(
         future, _ = read(k[::-1], v[::-1], ids)
         parts.append(tuple(x[::-1] for x in future))
     y = _mean(*_join(parts)).swapaxes(0, 1).reshape(key.shape).astype(value.dtype)
-    return (y, last.reshape(*batch, 2, dim)) if return_state else y
+    y = spoil(y, spoiled)
+    return (y, spoil_state(last.reshape(*batch, 2, dim), spoiled)) if return_state else y
 
 
 @op()
@@ -202,6 +221,8 @@ def wkv_matrix(
     Reference: diffusion-rwkv
     """
     _check(key, key, log_decay, bonus, 2)
+    check_shape("segment_ids", segment_ids, key.shape[:-1], "[*B, T]")
+    (key,), _, spoiled = quarantine(segment_ids, (), decays=(key,), factors=1, is_causal=is_causal)
     dtype = accumulator_dtype(key, log_decay, bonus)
     length = key.shape[-2]
     t, s = jnp.ix_(*[jnp.arange(length)] * 2)
@@ -216,12 +237,11 @@ def wkv_matrix(
     logits = keys + align(added, keys)
     logits = jnp.where(align((s <= t) | (not is_causal), logits), logits, -jnp.inf)
     if segment_ids is not None:
-        check_shape("segment_ids", segment_ids, key.shape[:-1], "[*B, T]")
         logits = jnp.where(same_segment(segment_ids)[..., None, :, :], logits, -jnp.inf)
     top = lax.stop_gradient(jnp.maximum(logits.max(-1, keepdims=True), _NOTHING))
     weights = jnp.exp(logits - top)
     total = weights.sum(-1, keepdims=True)
-    return (weights / jnp.where(total == 0, 1, total)).astype(key.dtype)
+    return spoil_rows(weights / jnp.where(total == 0, 1, total), spoiled).astype(key.dtype)
 
 
 def _check(key, value, log_decay, bonus, rank):
@@ -279,7 +299,7 @@ def _before(k, v, log_decay, state, starts, options):
     sums, level = _sums_of(state)
     decays = log_decay[None]  # [1 or T, 1 or B, D]
     if starts is not None:
-        decays = jnp.where(starts, _NOTHING, decays)
+        decays = jnp.where(starts, -jnp.inf, decays)
     levels = _levels(lax.stop_gradient(k), lax.stop_gradient(decays), level, options[0])
     before = jnp.concatenate([level[None], levels[:-1]])
     decay = jnp.exp(before + decays - levels)

@@ -14,7 +14,15 @@ from scanmax.ops.contract import (
     require_causal_states,
 )
 from scanmax.ops.scan.recurrence import decayed_products, flat_batch, forget, run, step
-from scanmax.ops.segments import FORMS, same_segment, segment_starts
+from scanmax.ops.segments import (
+    FORMS,
+    quarantine,
+    same_segment,
+    segment_starts,
+    spoil,
+    spoil_rows,
+    spoil_state,
+)
 
 
 @op("is_causal", "return_state", "form", "chunk_size", "precision", "implementation")
@@ -85,6 +93,15 @@ def wkv6(
     batch, (heads, width), dim = value.shape[:-3], value.shape[-2:], key.shape[-1]
     check_shape("initial_state", initial_state, (*batch, heads, dim, width), "[*B, H, K, V]")
     check_shape("segment_ids", segment_ids, value.shape[:-2], "[*B, T]")
+    tokens, initial_state, spoiled = quarantine(
+        segment_ids,
+        (query, key, value),
+        decays=(log_decay,),
+        state=initial_state,
+        factors=3,
+        is_causal=is_causal,
+    )
+    query, key, value, log_decay = tokens
     dtype = accumulator_dtype(query, key, value, log_decay, bonus, initial_state)
     inputs = [flat_batch(x, len(batch)) for x in (query, key, value, log_decay, segment_ids)]
     initial_state = flat_batch(initial_state, len(batch))
@@ -94,14 +111,14 @@ def wkv6(
         flipped = [None if x is None else jnp.flip(x, 1) for x in inputs]
         y = y + jnp.flip(_past(*flipped, None, options)[0], 1)
     y = y.reshape(value.shape) + _own(query, key, bonus, dtype)[..., None] * value.astype(dtype)
-    y = y.astype(value.dtype)
+    y = spoil(y.astype(value.dtype), spoiled)
     if not return_state:
         return y
     # the last token has not been read into S yet
     last = inputs[3][:, -1].astype(dtype)
     keys, values = (x[:, -1].astype(dtype) for x in inputs[1:3])
     state = jnp.exp(last)[..., None] * state + keys[..., None] * values[..., None, :]
-    return y, state.reshape(*batch, heads, dim, width)
+    return y, spoil_state(state.reshape(*batch, heads, dim, width), spoiled)
 
 
 @op("precision")
@@ -195,6 +212,10 @@ def wkv6_matrix(
     Reference: rwkv-clip
     """
     _check(query, key, query, log_decay, bonus, 3)
+    check_shape("segment_ids", segment_ids, query.shape[:-2], "[*B, T]")
+    (query, key, log_decay), _, spoiled = quarantine(
+        segment_ids, (query, key), decays=(log_decay,), factors=3, is_causal=is_causal
+    )
     dtype = accumulator_dtype(query, key, log_decay, bonus)
 
     def below(query, key, log_decay):
@@ -208,12 +229,10 @@ def wkv6_matrix(
         flipped = (jnp.flip(x, -3) for x in (query, key, log_decay))
         matrix = matrix + jnp.flip(below(*flipped), (-2, -1))
     if segment_ids is not None:
-        check_shape("segment_ids", segment_ids, query.shape[:-2], "[*B, T]")
         matrix = jnp.where(same_segment(segment_ids)[..., None, :, :], matrix, 0)
     own = jnp.swapaxes(_own(query, key, bonus, dtype), -1, -2)[..., None]
-    return (matrix + own * align(jnp.eye(matrix.shape[-1], dtype=dtype), matrix)).astype(
-        query.dtype
-    )
+    matrix = matrix + own * align(jnp.eye(matrix.shape[-1], dtype=dtype), matrix)
+    return spoil_rows(matrix, spoiled).astype(query.dtype)
 
 
 def _check(query, key, value, log_decay, bonus, rank):

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from mixer_cases import CASES
+from small_mixers import compiled, randomised
 
 import scanmax
-from scanmax.models.mixers import MIXERS
+from scanmax.models.mixers import MIXERS, create_mixer
 from scanmax.testing.model_suite import COMPILER_OPTIONS
 
 NAMES = sorted(name for name, case in CASES.items() if case.causal and case.generates is not None)
@@ -145,6 +146,32 @@ def test_packed_sequences_do_not_leak(first):
     changed = run(variables, tokens.at[0, :3].add(1) % 11, segments)
     np.testing.assert_array_equal(changed[0, 3:], packed[0, 3:])
     assert float(jnp.abs(changed[0, :3] - packed[0, :3]).max()) > 1e-4
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_what_breaks_in_a_packed_sequence_stays_there(name):
+    others = np.r_[0:4, 8:12]
+    segments = jnp.asarray(np.repeat([3, 0, 3], 4)[None])
+    mixer = create_mixer(name, heads=2, is_causal=True, options=CASES[name].options)
+    x = jax.random.normal(jax.random.key(0), (1, 12, 8))
+    shapes = jax.eval_shape(lambda key: mixer.init(key, x), jax.random.key(1))
+    variables = randomised(shapes)
+
+    def run(x):
+        def loss(x):
+            y = mixer.apply(variables, x, segment_ids=segments)
+            return jnp.sin(y[:, others]).sum(), y
+
+        gradient, y = jax.grad(loss, has_aux=True)(x)
+        return (y[:, others], gradient[:, others]), y[:, 4:8]
+
+    run = compiled(run, x)
+    expected, _ = run(x)
+    for broken in (jnp.nan, 1e30):
+        for place in (5, slice(4, 8)):
+            actual, own = run(x.at[:, place].set(broken))
+            jax.tree.map(np.testing.assert_array_equal, actual, expected)
+            assert np.isnan(own).any() or broken == 1e30, "the sequence itself does not tell"
 
 
 def test_packed_layers_scan_and_rematerialise():

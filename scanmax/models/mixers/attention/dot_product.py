@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scanmax import ops
 from scanmax.models.layers import Dense, LayerNorm, constrain
 from scanmax.models.mixers.base import Mixer
-from scanmax.ops.segments import same_segment, segment_starts
+from scanmax.ops.segments import quarantine, same_segment, segment_starts, spoil
 
 
 class PaddedCache(NamedTuple):
@@ -76,8 +76,10 @@ class Attention(Mixer):
         if state is not None and packed:
             # The last sequence of each row goes on, from a cache that was empty.
             runs = jnp.cumsum(segment_starts(segment_ids), -1)
-            hidden = jnp.sum(runs != runs[:, -1:], -1, dtype=state.position.dtype)
-            state = PaddedCache(ops.extend_kv_cache(state, key, value), hidden)
+            others = runs != runs[:, -1:]
+            hidden = jnp.sum(others, -1, dtype=state.position.dtype)
+            kept = (jnp.where(others[..., None, None], 0, x) for x in (key, value))
+            state = PaddedCache(ops.extend_kv_cache(state, *kept), hidden)
         elif state is not None:
             y, state = self.mix_cached(query, key, value, state, hidden)
             state = state if hidden is None else PaddedCache(state, hidden)
@@ -110,6 +112,9 @@ class Attention(Mixer):
         mask = None
         if segment_ids is not None:
             mask = same_segment(segment_ids)[:, None]
+        (query, key, value), _, spoiled = quarantine(
+            segment_ids, (query, key, value), factors=2, is_causal=self.is_causal
+        )
         bias = self.bias(grid, query.shape[1])
         keywords = self.keywords() | {
             "is_causal": self.is_causal,
@@ -123,7 +128,8 @@ class Attention(Mixer):
         self.sow_attention(query.shape[1], matrix)
         if bias is None and mask is None:
             return ops.context_attention(query, key, value, **keywords)
-        return ops.dot_product_attention(query, key, value, bias, mask, **keywords)
+        y = ops.dot_product_attention(query, key, value, bias, mask, **keywords)
+        return spoil(y, spoiled)
 
     @nn.nowrap
     def mix_cached(self, query, key, value, state, hidden=None):

@@ -87,7 +87,8 @@ class _Gathered(Mixer):
             places = jnp.zeros((query.shape[0], room, *query.shape[2:]), query.dtype)
             queries = lax.dynamic_update_slice_in_dim(places, query, start, axis=1)
             y = type(self).op(queries, keys, values, **keywords)
-            return lax.dynamic_slice_in_dim(y, start, length, axis=1)
+            y = lax.dynamic_slice_in_dim(y, start, length, axis=1)
+            return jnp.where(start + length <= room, y, jnp.full_like(y, jnp.nan))
 
         return lax.cond(start == 0, prompt, behind_others, state), state
 
