@@ -128,7 +128,7 @@ def _cases(side):
     )
     yield (
         f"halo {block} + 3",
-        partial(ops.halo_attention, block_size=block, halo=3),
+        partial(ops.halo_attention, block_size=block, halo=3, edges="zero"),
         partial(_torch_halo, block=block, halo=3),
         None,
     )

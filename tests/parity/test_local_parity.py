@@ -111,7 +111,9 @@ def test_halos_equal_halonets(peers):
         "out": {"kernel": jnp.eye(DIM).reshape(HEADS, WIDTH, DIM), "bias": jnp.zeros(DIM)},
     }
     assert_same(
-        create_mixer("halo", heads=HEADS, options={"block_size": block, "halo": halo}),
+        create_mixer(
+            "halo", heads=HEADS, options={"block_size": block, "halo": halo, "edges": "zero"}
+        ),
         params,
         last(x),
         last(cotangent),

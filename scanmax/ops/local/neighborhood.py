@@ -71,7 +71,7 @@ def neighborhood_attention(
       global_key: [*B, P, G, K], keys that every query reads too (class tokens).
       global_value: [*B, P, G, V].
       scale: scalar factor of the products, may be traced; None is K ** -0.5.
-      normalizer: a name or a `Normalizer`; its number of keys is k k' + P.
+      normalizer: a name or a `Normalizer`; zeros beyond the map count as keys.
       form: "chunked" multiplies blocks of queries with all keys that they read together;
         "parallel" (not for clamped edges) takes all queries against one offset after another.
         None: "parallel" for at most 9 keys where it serves.
@@ -154,7 +154,7 @@ def msa_conv(
       global_key: [*B, P, G, K], keys that every query reads too.
       global_value: [*B, P, G, V].
       scale: scalar factor of the products, may be traced; None is K ** -0.5.
-      normalizer: a name or a `Normalizer`; its number of keys is k k' + P.
+      normalizer: a name or a `Normalizer`; zeros beyond the map count as keys.
       form: "parallel" takes all queries against one offset after another; "chunked" multiplies
         blocks of queries with all keys that they read together (not for a stride and a dilation at
         once). None: "parallel" for at most 9 keys or where only it serves.

@@ -58,7 +58,7 @@ def window_attention(
       global_key: [*B, P, G, K], keys that every query reads too (class tokens).
       global_value: [*B, P, G, V].
       scale: scalar factor of the products, may be traced; None is K ** -0.5.
-      normalizer: a name or a `Normalizer`; its number of keys is that of a whole window and P.
+      normalizer: a name or a `Normalizer`.
       precision: of every matrix product.
 
     Returns:
@@ -109,7 +109,7 @@ def halo_attention(
     *,
     block_size: Pair,
     halo: Pair,
-    edges: str = "zero",
+    edges: str = "masked",
     global_key: Float[Array, "*B P G K"] | None = None,
     global_value: Float[Array, "*B P G V"] | None = None,
     scale: Float[Array, ""] | float | None = None,
@@ -121,8 +121,9 @@ def halo_attention(
         logits = scale q_p . k_q + q_p . rows[q_y - p_y] + q_p . columns[q_x - p_x]
 
     for q in the block of p, widened by the halo. The products with the relative embeddings, which
-    the heads share, are not scaled, as in the public code. Keys outside the map are zero vectors
-    that take part, as there (edges="zero"), or are left out ("masked").
+    the heads share, are not scaled, as in the public code. Keys outside the map are left out, as in
+    the paper (edges="masked"), or are zero vectors that take part, as in the public code of
+    HaloNet ("zero", which its weights need).
 
     Args:
       query: [*B, Y, X, H, K].
@@ -132,11 +133,11 @@ def halo_attention(
       relative_columns: the same by columns; both or neither.
       block_size: side of a block, or (rows, columns).
       halo: pixels around it, one integer or two.
-      edges: "zero" or "masked".
+      edges: "masked" or "zero".
       global_key: [*B, P, G, K], keys that every query reads too (class tokens).
       global_value: [*B, P, G, V].
       scale: scalar factor of q . k, may be traced; None is K ** -0.5.
-      normalizer: a name or a `Normalizer`; its number of keys is (block + 2 halo)^2 + P.
+      normalizer: a name or a `Normalizer`.
       precision: of every matrix product.
 
     Returns:
@@ -149,7 +150,7 @@ def halo_attention(
       >>> import jax.numpy as jnp
       >>> from scanmax import ops
       >>> x = jnp.arange(4.0).reshape(1, 4, 1, 1)  # [Y, X, H, K]
-      >>> options = {"block_size": (1, 2), "halo": (0, 1), "edges": "masked"}
+      >>> options = {"block_size": (1, 2), "halo": (0, 1)}
       >>> ops.halo_attention(0 * x, x, x, **options)[0, :, 0, 0]
       Array([1., 1., 2., 2.], dtype=float32)
 
@@ -256,7 +257,7 @@ def halo_attention_matrix(
     *,
     block_size: Pair,
     halo: Pair,
-    edges: str = "zero",
+    edges: str = "masked",
     global_key: Float[Array, "*B P G K"] | None = None,
     scale: Float[Array, ""] | float | None = None,
     normalizer: str | Normalizer = "softmax",
@@ -275,7 +276,7 @@ def halo_attention_matrix(
       relative_columns: both or neither.
       block_size: one integer or two.
       halo: one integer or two.
-      edges: "zero" or "masked".
+      edges: "masked" or "zero".
       global_key: [*B, P, G, K]; their columns stand first.
       scale: scalar factor of q . k.
       normalizer: a name or a `Normalizer`.
@@ -291,7 +292,7 @@ def halo_attention_matrix(
       >>> import jax.numpy as jnp
       >>> from scanmax import ops
       >>> x = jnp.ones((1, 3, 1, 1))
-      >>> options = {"block_size": (1, 2), "halo": (0, 1), "edges": "masked"}
+      >>> options = {"block_size": (1, 2), "halo": (0, 1)}
       >>> ops.halo_attention_matrix(x, x, **options)[0, 2]
       Array([0. , 0.5, 0.5], dtype=float32)
 

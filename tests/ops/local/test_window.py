@@ -59,12 +59,12 @@ class HaloAttentionTest(OpSuite):
             heads=(4, 2),
             globals=2,
             scale=0.7,
-            options={"block_size": (2, 3), "halo": (1, 2)},
+            options={"block_size": (2, 3), "halo": (1, 2), "edges": "zero"},
             full=True,
         ),
         OpCase(
             grid=(5, 4),
-            options={"block_size": 2, "halo": 1, "edges": "masked", "normalizer": "stablemax"},
+            options={"block_size": 2, "halo": 1, "normalizer": "stablemax"},
         ),
         OpCase(grid=(1, 3), batch=(1, 2), options={"block_size": 2, "halo": 0}),
     )
@@ -101,6 +101,15 @@ class MatricesTest(MatrixCase):
             return module.halo_attention_matrix(**given)
 
         self.check("halo_attention", matrix, None, {"block_size": 2, "halo": 1})
+
+
+def test_a_halo_outside_the_map_is_left_out_unless_zeros_are_asked_for():
+    """One pixel in a block of one, with eight neighbours of which none exists."""
+    x = jnp.full((1, 1, 1, 1), 4.0)
+    options = {"block_size": 1, "halo": 1}
+    assert float(ops.halo_attention(0 * x, x, x, **options)[0, 0, 0, 0]) == 4.0
+    zeros = ops.halo_attention(0 * x, x, x, **options, edges="zero")[0, 0, 0, 0]
+    np.testing.assert_allclose(zeros, 4 / 9, rtol=1e-6)
 
 
 def test_windows_follow_a_shift_by_a_window():

@@ -175,7 +175,8 @@ class HaloAttention(LocalMixer):
     Attributes:
       block_size: sides of a block of queries.
       halo: pixels of keys around it.
-      edges: "zero" (as the public code) or "masked" outside the map.
+      edges: pixels outside the map are "masked", as in the paper, or "zero" vectors that take part,
+        as in the public code: for weights trained with it.
       normalizer: how logits become weights.
     """
 
@@ -188,7 +189,7 @@ class HaloAttention(LocalMixer):
 
     block_size: Pair = 8
     halo: Pair = 3
-    edges: str = "zero"
+    edges: str = "masked"
     normalizer: str = "softmax"
 
     @nn.nowrap
