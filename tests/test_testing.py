@@ -229,6 +229,15 @@ def test_a_step_that_disagrees_fails():
     assert "over 1e-12 relative" in failures["test_level_4_steps_equal_whole"]
 
 
+def test_a_reference_that_takes_no_numpy_arrays_fails():
+    def narrow(x, decay, mask, **options):
+        return decayed_sum_reference(x.at[...].get(), decay, mask, **options)
+
+    failures = run(type("Narrow", (DecayedSumSuite,), {"reference": narrow}), "level_1")
+    assert "has no attribute 'at'" in failures.pop("test_level_1_numpy_arrays_serve")
+    assert not failures
+
+
 def test_mixed_dtypes_and_ranks_fail():
     def mixed(x, decay, mask, *, initial_state=None, return_state=False, form=None, chunk_size=4):
         y = decayed_sum(x, decay, mask) * jnp.ones((), jnp.bfloat16)

@@ -97,6 +97,16 @@ class OpSuite(OpTestCase):
                     chex.assert_trees_all_equal_dtypes(actual, expected)
                     compare.assert_relative(actual, expected, self.tolerances.forward_f64)
 
+    def test_level_1_numpy_arrays_serve(self):
+        arrays, options = self.inputs(self.full_cases[0])
+        plain = jax.tree.map(np.array, arrays)
+        expected = self.expected(arrays, options)
+        compare.assert_relative(
+            self.expected(plain, options), expected, self.tolerances.forward_f64
+        )
+        compare.assert_relative(self.op(**plain, **options), expected, self.tolerances.forward_f64)
+        compare.assert_bitwise(plain, arrays)
+
     # Level 2.
 
     def _check_low_precision(self, dtype, tolerance):

@@ -422,6 +422,38 @@ class AdaptationTest(chex.TestCase):
             tensors = {**self.tensors, "pos_embed": self.tensors["pos_embed"][:, :-1]}
             load_weights(model, tensors, adapt=["positions"])
 
+    def test_positions_of_a_grid_that_is_no_square(self):
+        """16 places may be 4 x 4 or 2 x 8: what cannot be told is asked for, never guessed."""
+        wide = deit(img_size=(16, 64))  # 2 x 8
+        tensors = {**self.tensors}
+        table = self.variables["params"]["pos_embed"]
+
+        def loaded(model, **options):
+            options = {"adapt": ["positions"]} | options
+            return nn.unbox(load_weights(model, tensors, **options))["params"]["pos_embed"]
+
+        for model, grid, source in (
+            (deit(), (4, 4), (2, 8)),
+            (wide, (2, 8), (2, 8)),
+            (wide, (2, 8), (4, 4)),
+            (deit(img_size=(48, 32)), (6, 4), (8, 2)),
+        ):
+            expected = scanmax.ops.resample_positions(table, source, grid, prefix_tokens=1)
+            chex.assert_trees_all_close(loaded(model, position_grid=source), expected)
+        chex.assert_trees_all_equal(loaded(deit()), table)
+        with self.assertRaisesRegex(
+            UserError, r"may be 4 x 4 or 2 x 8; say position_grid=\(Y, X\)"
+        ):
+            loaded(wide)
+        with self.assertRaisesRegex(UserError, r"and a grid of 3 x 5"):
+            loaded(wide, position_grid=(3, 5))
+        with self.assertRaisesRegex(UserError, r"is of adapt=\['positions'\] alone"):
+            loaded(wide, position_grid=(2, 8), adapt=[])
+        tensors["pos_embed"] = self.tensors["pos_embed"][:, :-1]
+        chex.assert_equal(loaded(wide, position_grid=(5, 3)).shape, table.shape)
+        with self.assertRaisesRegex(UserError, r"a square grid; say position_grid"):
+            loaded(wide)
+
     def test_input_channels(self):
         kernel = self.variables["params"]["patch_embed"]["kernel"]
         with self.assertRaisesRegex(UserError, r"adapt=\['input_channels'\]"):

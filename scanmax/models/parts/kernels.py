@@ -26,6 +26,7 @@ from scanmax.models.layers import (
 
 SIREN_INITS = ("siren", "released")
 MAGNET_INITS = ("ccnn", "flexconv")
+CROPS = ("released", "threshold")
 # Of a Gaussian of width 1 / gamma this many times gamma / 2 pi counts as its highest frequency.
 DEVIATIONS = 2.0
 # Inputs and outputs of a matrix, as `layers.Parameter` has them.
@@ -40,13 +41,15 @@ class ImplicitFilter(nn.Module):
     lengths. It is evaluated in at least float32, at any lag, also beyond max_length.
 
     Attributes:
-      features: channels.
+      features: channels, of all ways together.
+      ways: how many filters a channel has (two for both directions), each with the channel's rate.
       hidden, layers: width of the network and number of its inner layers.
       frequency: f, which is trained and shared by the layers, at the start.
       position_features: numbers in z_s, odd.
     """
 
     features: int
+    ways: int = 1
     hidden: int = 16
     layers: int = 2
     frequency: float = 1.0
@@ -89,7 +92,9 @@ class ImplicitFilter(nn.Module):
             param_dtype=self.param_dtype,
             name="out",
         )(y)
-        rates = np.abs(np.linspace(np.log(1e-2) / 1.5, np.log(1e-2) / 0.3, self.features))
+        channels = self.features // self.ways
+        rates = np.abs(np.linspace(np.log(1e-2) / 1.5, np.log(1e-2) / 0.3, channels))
+        rates = np.tile(rates, self.ways)
         return y * jnp.asarray(np.exp(-time * rates[None]), dtype)
 
 
@@ -297,10 +302,14 @@ class MovingPoints(nn.Module):
 class GaussianMask(nn.Module):
     """FlexConv's mask: a Gaussian of learned width and mean per axis, which sizes the kernel.
 
-    m(x) = prod_a exp(-0.5 ((x_a - mean_a) / sigma_a)^2), where a factor below the threshold is 0:
-    the released code crops the kernel there, which would change its shape here.
+    m(x) = prod_a exp(-0.5 ((x_a - mean_a) / sigma_a)^2), 0 where the kernel is cropped: a crop that
+    cut the array would change its shape. Where the mean has not moved the two crops are one.
 
     Attributes:
+      crop: "released": the kernel stays centred and loses, on both sides of an axis alike, what
+        lies further out than any factor above the threshold; a causal one loses what lies before
+        the first. "threshold": every factor below the threshold is 0, as the paper says.
+      is_causal: the last coordinate is the token itself.
       sigma: at the start.
       mean: at the start: 0, or 1 for causal kernels.
       learn_mean: whether it moves; it does in FlexConv's code, by default not in CCNN's.
@@ -313,6 +322,8 @@ class GaussianMask(nn.Module):
     mean: float = 0.0
     learn_mean: bool = True
     threshold: float = 0.1
+    crop: str = "released"
+    is_causal: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -329,7 +340,21 @@ class GaussianMask(nn.Module):
         mean = get("mean", self.mean) if self.learn_mean else jnp.full((dims,), self.mean, dtype)
         x = coordinates.reshape(-1, dims).astype(dtype)
         factors = jnp.exp(-0.5 * ((x - mean[None]) / sigma[None]) ** 2)
-        factors = jnp.where(factors >= self.threshold, factors, jnp.zeros((), dtype))
+        if self.crop not in CROPS:
+            raise UserError(f"crop={self.crop!r} is not one of {', '.join(CROPS)}")
+        if self.crop == "threshold":
+            kept = factors >= self.threshold
+        elif self.threshold > 0:
+            reach = jnp.abs(sigma) * np.sqrt(max(-2 * np.log(self.threshold), 0))
+            first, last = mean - reach, mean + reach
+            if self.is_causal:
+                kept = (x > first[None]) | (jnp.abs(first) >= 1)[None]
+            else:
+                furthest = jnp.maximum(jnp.abs(first), jnp.abs(last))
+                kept = (jnp.abs(x) < furthest[None]) | (furthest >= 1)[None]
+        else:
+            kept = jnp.ones_like(factors, bool)
+        factors = jnp.where(kept, factors, jnp.zeros((), dtype))
         mask = jnp.prod(factors, axis=-1).reshape(*coordinates.shape[:-1], 1)
         return mask, DEVIATIONS / (2 * np.pi * jnp.min(jnp.abs(sigma)))
 
@@ -386,6 +411,7 @@ class SampledKernel(nn.Module):
         # the mask starts no narrower than one tap
         sigma = max(GaussianMask.sigma, 2 / max(sizes))
         mask_fields = {"mean": 1.0 if self.is_causal else 0.0, "sigma": sigma}
+        mask_fields["is_causal"] = self.is_causal
         mask_fields.update(self.mask_options or {})
         fields: dict[str, Any] = {}
         if self.generator == "points":

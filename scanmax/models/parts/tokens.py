@@ -29,7 +29,7 @@ class TokenSlimming(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x, hidden = x.astype(self.dtype), int(x.shape[-1] * self.ratio)
         logits = Dense(hidden, ("embed", "mlp"), name="fc1", **dtypes)(
-            LayerNorm(name="norm", **dtypes)(x)
+            LayerNorm(1e-5, name="norm", **dtypes)(x)
         )
         logits = Dense(self.tokens, ("mlp", None), name="fc2", **dtypes)(gelu(logits))
         scale = self.param("scale", partitioned(ones_init, ()), (), self.param_dtype)
@@ -54,12 +54,12 @@ class ReverseTokenSlimming(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B T D"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = jnp.swapaxes(LayerNorm(name="norm1", **dtypes)(x), 1, 2)
+        y = jnp.swapaxes(LayerNorm(1e-5, name="norm1", **dtypes)(x), 1, 2)
         y = Dense(int(self.tokens * self.ratio), (None, "mlp"), name="token_fc1", **dtypes)(y)
         y = Dense(self.tokens, ("mlp", None), name="token_fc2", **dtypes)(gelu(y))
         x = jnp.swapaxes(y, 1, 2)
         mlp = Mlp(int(x.shape[-1] * self.ratio), name="mlp", **dtypes)
-        return x + mlp(LayerNorm(name="norm2", **dtypes)(x))
+        return x + mlp(LayerNorm(1e-5, name="norm2", **dtypes)(x))
 
 
 class FilterTokenizer(nn.Module):

@@ -39,6 +39,7 @@ def load_weights(
     input_shape: Sequence[int] | None = None,
     *,
     adapt: Sequence[str] = (),
+    position_grid: tuple[int, int] | None = None,
     key: jax.Array | None = None,
     params_from: str | None = None,
 ) -> dict[str, Any]:
@@ -57,6 +58,9 @@ def load_weights(
       adapt: what may differ, any of "head" (a head of other width starts afresh, a head that the
         model lacks is dropped), "positions" (resampled to the model's grid) and "input_channels"
         (one channel becomes the sum; more repeat, keeping the scale).
+      position_grid: (Y, X), the grid that the source's positions lie on, for "positions". A table
+        does not tell it: None takes it for a square, and as it is where it has as many places as
+        the model; where both could be, or neither is, it has to be said.
       key: random key of a fresh head.
       params_from: which tree of a training checkpoint holds the parameters. Of ours: "params", the
         default, or "ema" for their moving average. Of torch's: any name in it, such as "model"; by
@@ -81,6 +85,8 @@ def load_weights(
     for name in adapt:
         if name not in ADAPTATIONS:
             raise UserError(f"adapt={name!r} is not one of {', '.join(ADAPTATIONS)}.")
+    if position_grid is not None and "positions" not in adapt:
+        raise UserError(f"position_grid={position_grid} is of adapt=['positions'] alone.")
     example = _example(model, input_shape)
     skeleton = jax.eval_shape(model.init, jax.random.key(0), example)
     shapes = {
@@ -102,7 +108,7 @@ def load_weights(
                 "checkpoints; it loads files of save_weights."
             )
         tensors, clashes = bare_names(tensors, rows)
-    adapters = _adapters(model, table, shapes, example.shape, adapt)
+    adapters = _adapters(model, table, shapes, example.shape, adapt, position_grid)
     arrays, problems = convert(tensors, rows, shapes, adapters)
     problems = clashes + problems
     fresh = set()
@@ -221,6 +227,7 @@ def _adapters(
     shapes: Mapping[str, Shape],
     input_shape: Shape,
     adapt: Sequence[str],
+    position_grid: tuple[int, int] | None,
 ) -> dict[str, Adapter]:
     chosen: list[tuple[str, Adapter]] = []
     if "positions" in adapt:
@@ -228,7 +235,7 @@ def _adapters(
         size = (size, size) if isinstance(size, int) else size
         patch = getattr(model, "patch_size", 1)
         grid = tuple(side // patch for side in size)
-        chosen.append((table.positions, lambda x, shape: _resampled(x, shape, grid)))
+        chosen.append((table.positions, lambda x, shape: _resampled(x, shape, grid, position_grid)))
     if "input_channels" in adapt:
         chosen.append((table.stem, _channels))
     return {
@@ -239,16 +246,35 @@ def _adapters(
     }
 
 
-def _resampled(x: np.ndarray, shape: Shape, grid: tuple[int, int]) -> np.ndarray:
-    """Positions [.., prefix + Y * X, D] of a square grid, on our grid."""
+def _resampled(
+    x: np.ndarray, shape: Shape, grid: tuple[int, int], source: tuple[int, int] | None
+) -> np.ndarray:
+    """Positions [.., prefix + Y * X, D] of the source's grid, on our grid."""
     prefix = shape[-2] - math.prod(grid)
-    side = math.isqrt(max(0, x.shape[-2] - prefix))
-    if side * side + prefix != x.shape[-2] or x.shape[-1] != shape[-1]:
+    places = x.shape[-2] - prefix
+    shapes = f"has shape {tuple(x.shape)}, ours is {tuple(shape)}"
+    if source is None:
+        side = math.isqrt(max(0, places))
+        square = side * side == places
+        if places == math.prod(grid):
+            if square and grid[0] != grid[1]:
+                raise ValueError(
+                    f"{shapes}: {places} places may be {side} x {side} or {grid[0]} x {grid[1]}; "
+                    "say position_grid=(Y, X)"
+                )
+            source = grid
+        elif square:
+            source = (side, side)
+        else:
+            raise ValueError(
+                f"{shapes}: not {prefix} prefix tokens and a square grid; say position_grid=(Y, X)"
+            )
+    if math.prod(source) != places or x.shape[-1] != shape[-1]:
         raise ValueError(
-            f"has shape {tuple(x.shape)}, ours is {tuple(shape)}: not {prefix} prefix tokens and "
-            "a square grid of that width"
+            f"{shapes}: not {prefix} prefix tokens and a grid of {source[0]} x {source[1]} of that "
+            "width"
         )
-    table = ops.resample_positions(jnp.asarray(x), (side, side), grid, prefix_tokens=prefix)
+    table = ops.resample_positions(jnp.asarray(x), source, grid, prefix_tokens=prefix)
     return np.asarray(table).reshape(shape)
 
 

@@ -53,7 +53,8 @@ def newton_pinv(
       matrix: the matrices; square unless gradient="pinv".
       num_steps: of the iteration.
       ridge: added to the diagonal of square matrices.
-      start: "fixed": a = 1.8 / (|A|_1 |A|_inf), as released for SOFT. "halved": the bound less a
+      start: "fixed": a = 1.8 / (|matrix|_1 |matrix|_inf), as released for SOFT: its norms are taken
+        before the ridge is added. "halved": the bound less a
         thousandth, halved (ten times at most) while |I - A X_0|_1 > 1.01, as released for SOFT++;
         the bound itself, as in the paper, inverts a single landmark to 0. There one factor serves
         the whole batch; here each matrix has its own, so that no example depends on another.
@@ -310,9 +311,10 @@ def _pinv(plan, matrix):
 
 
 def _pinv_forward(plan, matrix):
+    given = matrix
     if plan.ridge:
         matrix = matrix + plan.ridge * _eye_like(matrix)
-    sizes = jnp.abs(matrix)
+    sizes = jnp.abs(given if plan.start == "fixed" else matrix)
     norms = jnp.max(jnp.sum(sizes, -1), -1) * jnp.max(jnp.sum(sizes, -2), -1)
     norms = jnp.where(norms == 0, jnp.ones_like(norms), norms)[..., None, None]
     transposed = jnp.swapaxes(matrix, -1, -2)

@@ -102,22 +102,23 @@ def _weights(query, key, temperature, epsilon, precision):
     temperature = jnp.asarray(temperature, dtype)
     if temperature.ndim:
         check_shape("temperature", temperature, query.shape[-2:-1], "[H]")
-    logits = jnp.einsum(
-        "...thc,...thd->...hcd",
-        query.astype(dtype),
-        key.astype(dtype),
-        precision=precision,
-    )
+    query, rows = _measured(query.astype(dtype), epsilon)
+    key, columns = _measured(key.astype(dtype), epsilon)
+    logits = jnp.einsum("...thc,...thd->...hcd", query, key, precision=precision)
     # Lengths divide the K x K products, not the T x K factors.
-    lengths = [_length(x.astype(dtype), epsilon) for x in (query, key)]
-    logits = logits / (lengths[0][..., :, None] * lengths[1][..., None, :])
+    logits = logits / (rows[..., :, None] * columns[..., None, :])
     if temperature.ndim:
         temperature = align(temperature, logits, 2)
     return jax.nn.softmax(logits * temperature, axis=-1)
 
 
-def _length(x, epsilon):
-    """max(|x|, epsilon) along the tokens, [*B, H, K], with a finite gradient at zero."""
+def _measured(x, epsilon):
+    """x, and max(|x|, epsilon) along the tokens, [*B, H, K].
+
+    A channel that is shorter has no direction, and gets no gradient: that of x / epsilon would
+    drown every other.
+    """
     square = jnp.square(x).sum(-3)
     small = square <= epsilon**2
-    return jnp.where(small, epsilon, jnp.sqrt(jnp.where(small, 1, square)))
+    x = jnp.where(jnp.expand_dims(small, -3), jax.lax.stop_gradient(x), x)
+    return x, jnp.where(small, epsilon, jnp.sqrt(jnp.where(small, 1, square)))

@@ -14,6 +14,7 @@ def _pairs(width, layout):
 
 def rotary(x, positions=None, *, base=10000.0, layout="half", endpoint=False, rotary_dim=None):
     """Multiplies each pair, as a complex number, by exp(i * position * base^(-2i / K))."""
+    x = jnp.asarray(x)
     width = x.shape[-1] if rotary_dim is None else rotary_dim
     a, b = _pairs(width, layout)
     positions = jnp.arange(x.shape[-3]) if positions is None else positions

@@ -20,6 +20,8 @@ from scanmax.ops.scan.diagonal import pair_decays
 from scanmax.ops.scan.recurrence import flat_batch, forget, repeat_groups, run, run_both_ways, step
 from scanmax.ops.segments import FORMS, quarantine, same_segment, spoil, spoil_rows, spoil_state
 
+# Which group of B and C a head of `nc_ssd` reads.
+GROUP_ORDERS = ("blocks", "turns")
 # Not static: a traced scalar will do.
 Scalar = Float[Array, ""] | float
 
@@ -251,7 +253,7 @@ def ssd_matrix(
     return spoil_rows(matrix, spoiled).astype(C.dtype)
 
 
-@op("dt_softplus", "positive", "precision", "implementation")
+@op("dt_softplus", "positive", "group_order", "precision", "implementation")
 def nc_ssd(
     x: Float[Array, "*B T H P"],
     dt: Float[Array, "*B T H"],
@@ -264,6 +266,7 @@ def nc_ssd(
     dt_softplus: bool = False,
     dt_limit: tuple[Scalar, Scalar] | None = None,
     positive: bool = True,
+    group_order: str = "blocks",
     precision=None,
     implementation=None,
 ):
@@ -286,6 +289,8 @@ def nc_ssd(
       dt_softplus: then dt = softplus(dt).
       dt_limit: then dt is clipped to (lowest, highest).
       positive: weights -dt * A (True) or dt * A.
+      group_order: which group head h reads: "blocks", h // (H / G), as in `ssd`; or "turns",
+        h mod G, as VSSD's released code deals them (its models have one group).
       precision: of every matrix product.
       implementation: only "xla".
 
@@ -305,19 +310,25 @@ def nc_ssd(
     Reference: vssd
     """
     check_implementation("nc_ssd", implementation, ("xla",))
+    check_choice("group_order", group_order, GROUP_ORDERS)
     _check(x, dt, A, B, C, D, dt_bias, 3)
     dtype = accumulator_dtype(x, dt, A, B, C)
     weight = _token_weights(dt, A, dt_bias, dt_softplus, dt_limit, positive, dtype)
-    groups, width = B.shape[-2], x.shape[-1]
+    (heads, width), groups = x.shape[-2:], B.shape[-2]
     values = (x.astype(dtype) * weight[..., None]).astype(x.dtype)
-    values = values.reshape(*x.shape[:-2], groups, x.shape[-2] // groups, width)
+    sizes = (groups, heads // groups) if group_order == "blocks" else (heads // groups, groups)
+    values = values.reshape(*x.shape[:-2], *sizes, width)
+    if group_order == "turns":
+        values = jnp.swapaxes(values, -3, -2)
     options = {"precision": precision, "preferred_element_type": dtype}
     state = jnp.einsum("...tgn,...tgrp->...gnrp", B, values, **options)
     y = jnp.einsum("...tgn,...gnrp->...tgrp", C, state.astype(C.dtype), **options)
+    if group_order == "turns":
+        y = jnp.swapaxes(y, -3, -2)
     return _skip(y.reshape(x.shape), x, D)
 
 
-@op("dt_softplus", "positive", "precision")
+@op("dt_softplus", "positive", "group_order", "precision")
 def nc_ssd_matrix(
     dt: Float[Array, "*B T H"],
     A: Float[Array, " H"],
@@ -329,6 +340,7 @@ def nc_ssd_matrix(
     dt_softplus: bool = False,
     dt_limit: tuple[Scalar, Scalar] | None = None,
     positive: bool = True,
+    group_order: str = "blocks",
     precision=None,
 ) -> Float[Array, "*B H T T"]:
     """The matrix over tokens that `nc_ssd` applies to x, for small T.
@@ -345,6 +357,7 @@ def nc_ssd_matrix(
       dt_softplus: then dt = softplus(dt).
       dt_limit: then dt is clipped to (lowest, highest).
       positive: weights -dt * A (True) or dt * A.
+      group_order: "blocks" or "turns", as in `nc_ssd`.
       precision: of the matrix product.
 
     Returns:
@@ -365,8 +378,9 @@ def nc_ssd_matrix(
     """
     _check(jax.ShapeDtypeStruct((*dt.shape, 1), dt.dtype), dt, A, B, C, D, dt_bias, 3)
     dtype = accumulator_dtype(dt, A, B, C, D)
+    check_choice("group_order", group_order, GROUP_ORDERS)
     weight = _token_weights(dt, A, dt_bias, dt_softplus, dt_limit, positive, dtype)
-    scores = _scores(B, C, dt.shape[-1], dtype, precision)
+    scores = _scores(B, C, dt.shape[-1], dtype, precision, group_order)
     matrix = scores * jnp.swapaxes(weight, -1, -2)[..., None, :]
     return with_skip(matrix, D).astype(C.dtype)
 
@@ -387,10 +401,12 @@ def _token_weights(dt, A, dt_bias, dt_softplus, dt_limit, positive, dtype):
     return -weight if positive else weight
 
 
-def _scores(B, C, heads, dtype, precision):
+def _scores(B, C, heads, dtype, precision, group_order="blocks"):
     scores = jnp.einsum(
         "...ign,...jgn->...gij", C.astype(dtype), B.astype(dtype), precision=precision
     )
+    if group_order == "turns":
+        return jnp.concatenate([scores] * (heads // B.shape[-2]), -3)
     return repeat_groups(scores, heads, -3)
 
 

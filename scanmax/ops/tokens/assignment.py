@@ -16,9 +16,14 @@ _LEAST_NORM = 1e-12
 
 
 def unit(x: Array) -> Array:
-    """x over its Euclidean norm along the last axis; zero stays zero, with finite gradients."""
+    """x over its Euclidean norm along the last axis; zero stays zero, and gets no gradient.
+
+    A direction that is none has no derivative either: that of x / 1e-12 would drown every other.
+    """
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x / jnp.sqrt(jnp.maximum(square, _LEAST_NORM**2))
+    none = square <= _LEAST_NORM**2
+    x = jnp.where(none, jax.lax.stop_gradient(x), x)
+    return x / jnp.sqrt(jnp.where(none, _LEAST_NORM**2, square))
 
 
 @op("precision")

@@ -260,7 +260,7 @@ def context_cluster(
     beta: Float[Array, ""] | float = 0.0,
     centers: tuple[int, int] = (2, 2),
     regions: tuple[int, int] = (1, 1),
-    denominator: str = "count",
+    denominator: str = "similarity",
     prefix_tokens: int = 0,
     precision=None,
 ) -> Float[Array, "*B T H V"]:
@@ -270,8 +270,9 @@ def context_cluster(
         g_m = (u_m + sum_i s_mi v_i) / (1 + n_m),   y_i = sum_m s_mi g_m
 
     The centres c and u are averages of the features and of the values over a part of the region.
-    n_m counts the points of the cluster in the released code; the paper has sum_i s_mi. Gradients
-    pass through the similarities and not through the choice of the centre. Cost is linear in T.
+    n_m is sum_i s_mi, as in the paper's equation 1. The first release counted the points of the
+    cluster instead, which its authors have called a bug and mended. Gradients pass through the
+    similarities and not through the choice of the centre. Cost is linear in T.
 
     Prefix tokens, which lie outside the grid, are the points of every cluster of every region, and
     read the mean over all of them.
@@ -284,7 +285,7 @@ def context_cluster(
       beta: added to it, scalar, may be traced.
       centers: rows and columns of centres in each region.
       regions: rows and columns of regions.
-      denominator: "count" (released code) or "similarity" (paper).
+      denominator: "similarity" (paper, and released code today) or "count" (the first release).
       prefix_tokens: leading tokens outside the grid.
       precision: of the matrix products.
 
@@ -375,7 +376,7 @@ def context_cluster_matrix(
     beta: Float[Array, ""] | float = 0.0,
     centers: tuple[int, int] = (2, 2),
     regions: tuple[int, int] = (1, 1),
-    denominator: str = "count",
+    denominator: str = "similarity",
     prefix_tokens: int = 0,
     precision=None,
 ) -> Float[Array, "*B H T T"]:
@@ -390,7 +391,7 @@ def context_cluster_matrix(
       beta: added to it.
       centers: rows and columns of centres in each region.
       regions: rows and columns of regions.
-      denominator: "count" or "similarity".
+      denominator: "similarity" or "count".
       prefix_tokens: leading tokens outside the grid.
       precision: of the matrix products.
 

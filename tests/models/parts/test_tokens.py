@@ -85,6 +85,21 @@ def test_slimmed_tokens_lie_between_the_tokens():
     assert (y >= X.min(1, keepdims=True)).all()
 
 
+@pytest.mark.parametrize("module", [TokenSlimming(4), ReverseTokenSlimming(9)])
+def test_slimming_norms_with_the_epsilon_of_its_code(module):
+    """Tokens of deviation 1e-3: 1e-5 beside their variance of 1e-6 is what decides."""
+    with jax.enable_x64(True):
+        module = module.clone(dtype=jnp.float64, param_dtype=jnp.float64)
+        x = 1e-3 * jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 6)))
+        variables = nn.unbox(module.init(jax.random.key(0), x))
+        _, kept = module.apply(
+            variables, x, capture_intermediates=lambda layer, _: layer.name in ("norm", "norm1")
+        )
+        (normed,) = jax.tree.leaves(kept)
+        expected = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        np.testing.assert_allclose(normed, expected, rtol=1e-10)
+
+
 def test_tokenizers_and_projector_are_their_equations():
     module = RecurrentTokenizer()
     variables = randomised(module, X, TOKENS)

@@ -1,5 +1,6 @@
 """CKCNN, FlexNet and CCNN: the registry's checks, and what generated kernels promise."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,12 @@ from flax.linen import unbox
 from scanmax.errors import UserError
 from scanmax.models import create_model
 from scanmax.models.mixers import create_mixer
-from scanmax.models.parts.kernels import SampledKernel, centred_coordinates
+from scanmax.models.parts.kernels import (
+    GaussianMask,
+    ImplicitFilter,
+    SampledKernel,
+    centred_coordinates,
+)
 from scanmax.models.sequence.continuous_net import KernelConv
 from scanmax.testing import ModelCase, ModelSuite
 
@@ -140,6 +146,64 @@ def test_a_kernel_is_the_same_function_at_twice_the_resolution():
         rtol=1e-4,
         atol=1e-6,
     )
+
+
+def test_both_directions_of_a_channel_decay_alike():
+    """Rates run over the channels once: the past is not slow where the future is fast."""
+    with jax.enable_x64(True):
+        dtypes = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+        both = ImplicitFilter(6, 2, hidden=4, **dtypes)
+        variables = unbox(both.init(jax.random.key(0), 5))
+        kernel = variables["params"]["out"]["kernel"]
+        variables["params"]["out"]["kernel"] = jnp.concatenate([kernel[:, :3]] * 2, 1)
+        y = both.apply(variables, 5)
+        np.testing.assert_array_equal(y[:, :3], y[:, 3:])
+        variables["params"]["out"]["kernel"] = kernel[:, :3]
+        np.testing.assert_allclose(
+            y[:, :3], ImplicitFilter(3, hidden=4, **dtypes).apply(variables, 5)
+        )
+    for name in ("hyena", "base_conv"):
+        mixer = create_mixer(name, heads=1)
+        x = jnp.ones((1, 4, 3))
+        found = []
+
+        def note(function, args, kwargs, context, found=found):
+            if isinstance(context.module, ImplicitFilter):
+                found.append(context.module.ways)
+            return function(*args, **kwargs)
+
+        with nn.intercept_methods(note):
+            jax.eval_shape(mixer.init, jax.random.key(0), x)
+        assert found == [2], name
+
+
+def test_a_mask_of_moved_mean_is_cropped_as_released():
+    x = np.linspace(-1, 1, 9)[:, None]
+    reach = 0.2 * np.sqrt(-2 * np.log(0.1))  # 0.429
+
+    def mask(mean, **fields):
+        module = GaussianMask(0.2, mean, learn_mean=False, dtype=jnp.float64, **fields)
+        variables = {"params": {"sigma": jnp.array([0.2])}}
+        return np.asarray(module.apply(variables, jnp.asarray(x))[0][:, 0])
+
+    with jax.enable_x64(True):
+        for mean in (0.0, 0.3):
+            whole = np.exp(-0.5 * ((x[:, 0] - mean) / 0.2) ** 2)
+            near, centred = np.abs(x[:, 0] - mean) <= reach, np.abs(x[:, 0]) < mean + reach
+            for crop, kept in (("released", centred), ("threshold", near)):
+                np.testing.assert_allclose(
+                    mask(mean, crop=crop), np.where(kept, whole, 0), rtol=1e-12
+                )
+            assert (near == centred).all() == (mean == 0)
+        # causal: only what lies before the first factor above the threshold goes
+        whole = np.exp(-0.5 * ((x[:, 0] - 0.3) / 0.2) ** 2)
+        causal = np.where(x[:, 0] > 0.3 - reach, whole, 0)
+        np.testing.assert_allclose(mask(0.3, is_causal=True), causal, rtol=1e-12)
+        # a kernel whose mask reaches beyond it is whole
+        assert mask(0.7).all()
+        assert mask(0.3, threshold=0.0).all()
+    with pytest.raises(UserError, match="crop='paper' is not one of released, threshold"):
+        mask(0.0, crop="paper")
 
 
 @pytest.mark.parametrize("starts", [(0,), (0, 4, 5)])

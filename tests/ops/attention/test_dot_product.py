@@ -281,12 +281,10 @@ class AttentionStepTest(chex.TestCase):
             {},
             {"local_window_size": 2, "logits_soft_cap": 1.5, "scale": 0.7},
             {"normalizer": "stablemax", "local_window_size": (3, 1)},
-            # the key count of the sigmoid is the size of the cache
             {"normalizer": "sigmoid"},
         ):
             whole = reference.dot_product_attention(*self.tokens, is_causal=True, **options)
-            size = 6 if options.get("normalizer") == "sigmoid" else 9
-            y, state = self.unroll(ops, self.cache(size), 0, **options)
+            y, state = self.unroll(ops, self.cache(9), 0, **options)
             compare.assert_relative(y, whole, 1e-12)
             self.assertEqual(int(state.position), 6)
             chex.assert_trees_all_equal(state.key[:, :6], self.tokens[1])
@@ -321,6 +319,14 @@ class AttentionStepTest(chex.TestCase):
         state = ops.extend_kv_cache(self.cache(6), *self.tokens[1:])
         y, _ = ops.attention_step(state, *(x[:, 0] for x in self.tokens))
         self.assertTrue(bool(jnp.isnan(y).all()))
+        # four tokens lie in it, two more fit, three do not
+        first = ops.extend_kv_cache(self.cache(6), *(x[:, :4] for x in self.tokens[1:]))
+        for count in (2, 3):
+            kept = ops.extend_kv_cache(first, *(x[:, :count] for x in self.tokens[1:]))
+            self.assertEqual(bool(jnp.isfinite(kept.key).all()), count == 2)
+            y = ops.dot_product_attention(self.tokens[0][:, :count], kept.key, kept.value)
+            self.assertEqual(bool(jnp.isnan(y).all()), count == 3)
+            chex.assert_trees_all_equal(kept.key[:, :3], first.key[:, :3])
         with self.assertRaisesRegex(ValueError, "6 tokens, and the cache has room for 4"):
             ops.extend_kv_cache(self.cache(4), *self.tokens[1:])
         with self.assertRaisesRegex(ValueError, r"query has shape \(2, 4, 4\); expected"):

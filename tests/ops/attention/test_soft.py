@@ -16,6 +16,7 @@ class NewtonPinvTest(OpSuite):
     cases = (
         OpCase(batch=(2,), size=4, full=True),
         OpCase(size=3, options={"start": "halved", "ridge": 0.1, "num_steps": 4}),
+        OpCase(size=3, options={"ridge": 0.1, "num_steps": 2}),
         # equal row sums: the start without halving would end at zero
         OpCase(size=1, options={"start": "halved"}),
     )
@@ -98,6 +99,14 @@ def gram(rng, size, rank=None):
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+def test_the_fixed_start_takes_its_norms_before_the_ridge(x64):
+    matrix = np.array([[2.0, 1.0], [1.0, 3.0]])  # norms 4 and 4
+    actual = ops.newton_pinv(jnp.asarray(matrix), num_steps=0, ridge=0.5)
+    np.testing.assert_allclose(actual, 1.8 / 16 * (matrix + 0.5 * np.eye(2)), rtol=1e-12)
+    actual = ops.newton_pinv(jnp.asarray(matrix), num_steps=0, ridge=0.5, start="halved")
+    np.testing.assert_allclose(actual, 1.998 / 4.5**2 * (matrix + 0.5 * np.eye(2)), rtol=1e-12)
 
 
 @pytest.mark.parametrize("start", ["fixed", "halved"])

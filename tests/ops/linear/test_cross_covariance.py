@@ -54,3 +54,5 @@ def test_a_channel_of_zeros_has_finite_gradients():
         return ops.cross_covariance_attention(x, x, x).sum()
 
     assert bool(jnp.isfinite(jax.grad(attend)(x)).all())
+    logits = jax.grad(lambda q: (ops.cross_covariance_matrix(q, x) ** 2).sum())(x)
+    assert float(jnp.abs(logits).max()) < 10, "the direction of nothing has a gradient"

@@ -6,7 +6,7 @@ import numpy as np
 
 from scanmax import ops
 from scanmax.ops import reference
-from scanmax.testing import OpCase, OpSuite
+from scanmax.testing import OpCase, OpSuite, compare
 
 FORMS = ("recurrent", "chunked", "parallel")
 
@@ -28,6 +28,18 @@ def make_args(rng, case, with_value=True):
     if not with_value:
         del args["value"]
     return args
+
+
+def test_every_form_of_a_long_sequence_keeps_float32s_tolerance():
+    case = OpCase(length=777, gated=False)
+    arrays = make_args(np.random.default_rng(0), case)
+    arrays = {name: jnp.asarray(x, jnp.float32) for name, x in arrays.items() if x is not None}
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        wide = {name: x.astype(jnp.float64) for name, x in arrays.items()}
+        expected = ops.delta_rule(**wide, form="recurrent")
+        for form in FORMS:
+            compare.assert_rms(ops.delta_rule(**arrays, form=form), expected, 2e-6)
+        compare.assert_relative(ops.delta_rule(**wide, form="parallel"), expected, 1e-12)
 
 
 class DeltaRuleTest(OpSuite):

@@ -106,9 +106,32 @@ class NonCausalSsdTest(OpSuite):
     cases = (
         *lengths(chunks=False),
         OpCase(length=7, batch=(2,), full=True, options={**EVERYTHING, "positive": False}),
+        OpCase(length=3, batch=(2,), options={"group_order": "turns"}, sizes=(6, 2, 5, 3)),
     )
-    errors = HEADS_ERRORS
+    errors = (
+        *HEADS_ERRORS,
+        (
+            {"group_order": "heads"},
+            ValueError,
+            "group_order='heads' is not one of 'blocks', 'turns'",
+        ),
+    )
     make_args = staticmethod(heads_args)
+
+    def test_heads_take_groups_in_blocks_or_in_turns(self):
+        rng = np.random.default_rng(0)
+        args = heads_args(rng, OpCase(length=3, sizes=(4, 2, 5, 3)))
+        args = {name: value for name, value in args.items() if value is not None}
+        for order, groups in (("blocks", (0, 0, 1, 1)), ("turns", (0, 1, 0, 1))):
+            y = ops.nc_ssd(**args, group_order=order)
+            matrix = ops.nc_ssd_matrix(
+                **{name: args[name] for name in ("dt", "A", "B", "C")}, group_order=order
+            )
+            for head, group in enumerate(groups):
+                weights = -args["dt"][:, head] * args["A"][head]
+                scores = args["C"][:, group] @ args["B"][:, group].T * weights
+                np.testing.assert_allclose(matrix[head], scores, rtol=1e-12)
+                np.testing.assert_allclose(y[:, head], scores @ args["x"][:, head], rtol=1e-12)
 
 
 class SelectiveScanTest(OpSuite):

@@ -96,7 +96,7 @@ class ContextClusterTest(OpSuite):
             options={"grid": (4, 2), "regions": (2, 1), "centers": (1, 2), "prefix_tokens": 1},
         ),
         OpCase(
-            options={"grid": (3, 5), "denominator": "similarity", "prefix_tokens": 2},
+            options={"grid": (3, 5), "denominator": "count", "prefix_tokens": 2},
             scalars=(2.0, -0.5),
         ),
         OpCase(batch=(1, 2), options={"grid": (1, 2), "regions": (1, 2)}),
@@ -129,6 +129,29 @@ class ContextClusterTest(OpSuite):
         )
         chex.assert_trees_all_close(ours, theirs, rtol=1e-10)
         self.assertGreater(float(jnp.abs(jnp.array(ours)).min()), 0)
+
+    def test_the_denominator_is_that_of_equation_1(self):
+        """One cluster of two points: similarities over their sum and 1, not over their number."""
+        features = jnp.array([[1.0, 0.0], [0.6, 0.8]]).reshape(2, 1, 2)
+        values = jnp.array([2.0, 5.0]).reshape(2, 1, 1)
+        centre = np.array([0.8, 0.4])
+        cosines = np.array([[1.0, 0.0], [0.6, 0.8]]) @ centre / np.linalg.norm(centre)
+        near = 1 / (1 + np.exp(-cosines))
+        total = 3.5 + near @ np.array([2.0, 5.0])
+        options = {"grid": (1, 2), "centers": (1, 1)}
+        for denominator, mass in (({}, near.sum()), ({"denominator": "count"}, 2)):
+            y = ops.context_cluster(features, values, **options, **denominator)
+            np.testing.assert_allclose(y[:, 0, 0], near * total / (1 + mass), rtol=1e-12)
+
+    def test_a_point_of_zeros_has_no_gradient_and_spoils_no_other(self):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(12, 1, 3))).at[5].set(0)
+
+        def loss(x, module):
+            return jnp.sum(jnp.sin(module.context_cluster(x, x, grid=(3, 4))))
+
+        value, gradient = jax.value_and_grad(loss)(x, ops)
+        np.testing.assert_allclose(value, loss(x, reference), rtol=1e-12)
+        self.assertLess(float(jnp.abs(gradient).max()), 10)
 
     def test_points_have_no_order_once_the_centres_are_given(self):
         # One centre is the mean of all points: then they are a set.

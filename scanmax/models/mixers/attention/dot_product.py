@@ -76,8 +76,10 @@ class Attention(Mixer):
         if state is not None and packed:
             # The last sequence of each row goes on, from a cache that was empty.
             runs = jnp.cumsum(segment_starts(segment_ids), -1)
-            hidden = jnp.sum(runs != runs[:, -1:], -1, dtype=state.position.dtype)
-            state = PaddedCache(ops.extend_kv_cache(state, key, value), hidden)
+            others = runs != runs[:, -1:]
+            hidden = jnp.sum(others, -1, dtype=state.position.dtype)
+            kept = (jnp.where(others[..., None, None], 0, x) for x in (key, value))
+            state = PaddedCache(ops.extend_kv_cache(state, *kept), hidden)
         elif state is not None:
             y, state = self.mix_cached(query, key, value, state, hidden)
             state = state if hidden is None else PaddedCache(state, hidden)

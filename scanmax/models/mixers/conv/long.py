@@ -315,7 +315,7 @@ class BaseConv(LongConvolution):
         if self.kernel_size is not None:
             return short_filter(self, x, self.kernel_size, state, segment_ids)
         filters = ImplicitFilter(
-            self.ways * dim, max_length=self.max_length, name="filter", **self.dtypes
+            self.ways * dim, self.ways, max_length=self.max_length, name="filter", **self.dtypes
         )
         itself = jnp.ones(dim, at_least_float32(self.dtype))
         return self.convolve(x, filters, itself, state, gates, segment_ids)
@@ -368,6 +368,7 @@ class Hyena(LongConvolution):
         query, key, value = jnp.split(qkv, 3, axis=-1)
         filters = ImplicitFilter(
             self.ways * dim,
+            self.ways,
             hidden=self.filter_hidden,
             layers=self.filter_layers,
             frequency=self.filter_frequency,

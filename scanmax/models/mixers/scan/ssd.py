@@ -226,13 +226,15 @@ class NcSsd(_StateSpace):
       state_size: N, width of the state of each channel.
       groups: groups of heads that share B and C.
       dt_limit: lowest and highest step size; None bounds it by the softplus alone.
+      group_order: how heads fall into groups, as of `ops.nc_ssd`.
       conv_size: sides of the convolution's kernel.
     """
 
-    formula: ClassVar[str] = "y_t = C_t^T sum_s dt_s A B_s (x) x_s + D x_t"
+    formula: ClassVar[str] = "y_t = C_t^T sum_s -dt_s A B_s (x) x_s + D x_t,  A < 0"
     cost: ClassVar[str] = "T"
     papers: ClassVar[tuple[str, ...]] = ("vssd",)
 
+    group_order: str = "blocks"
     conv_size: int = 3
 
     @nn.compact
@@ -249,11 +251,12 @@ class NcSsd(_StateSpace):
         rates = self.rates()
         xs, B, C = self.heads_of(self.filter_grid(xbc, grid, self.conv_size))
         dt = dt.astype(rates["A"].dtype)
+        options = {"dt_softplus": True, "group_order": self.group_order}
         self.sow_attention(
             x.shape[1],
-            lambda: ops.nc_ssd_matrix(dt, B=B, C=C, dt_softplus=True, **{**rates, "D": None}),
+            lambda: ops.nc_ssd_matrix(dt, B=B, C=C, **options, **{**rates, "D": None}),
         )
-        y = ops.nc_ssd(xs, dt, B=B, C=C, dt_softplus=True, **rates)
+        y = ops.nc_ssd(xs, dt, B=B, C=C, **options, **rates)
         norm = LayerNorm(
             self.norm_epsilon,
             axis="mlp",

@@ -50,7 +50,7 @@ def small_init(key, shape, dtype, bound=1e-4):
 
 
 def zigzag(size: int) -> np.ndarray:
-    """0, 1, -1, 0, 1, -1, ... from the second channel on, as the authors' bonuses start."""
+    """0, 1, -1, 0, 1, -1, ... over the channels, as the authors' bonuses start."""
     return (np.arange(size) + 1) % 3 - 1.0
 
 
@@ -107,7 +107,8 @@ class Wkv(_Rwkv):
     """
 
     formula: ClassVar[str] = (
-        "y_t = sigmoid(r_t) * sum_s e^(k_s - (|t-s| - 1) w / T) v_s / (sum of the weights)"
+        "y_t = sigmoid(r_t) * sum_s p_s v_s / sum_s p_s,  p_s = e^(k_s - (|t-s| - 1) w / T), "
+        "p_t = e^(k_t + u / T)"
     )
     cost: ClassVar[str] = "T"
     papers: ClassVar[tuple[str, ...]] = ("diffusion-rwkv",)

@@ -104,7 +104,7 @@ class ContextCluster(Mixer):
       head_size: width of a head; None shares the model's among the heads.
       centers: rows and columns of centres in a region.
       region_size: smallest side of a region.
-      denominator: "count" as in the released code, "similarity" as in the paper.
+      denominator: "similarity" as in the paper, "count" as in the first release.
     """
 
     formula: ClassVar[str] = (
@@ -116,7 +116,7 @@ class ContextCluster(Mixer):
     head_size: int | None = None
     centers: tuple[int, int] = (2, 2)
     region_size: int = 7
-    denominator: str = "count"
+    denominator: str = "similarity"
 
     @nn.compact
     def __call__(

@@ -28,7 +28,7 @@ def global_local_cross_attention(
     precision=None,
 ):
     """y_r = softmax(scale q_{i_r} k^T) v."""
-    scores = scores.at[..., :prefix_tokens].set(jnp.inf)
+    scores = jnp.asarray(scores).at[..., :prefix_tokens].set(jnp.inf)
     token = jnp.sort(jnp.argsort(-scores, axis=-1, stable=True)[..., :num_queries], -1)
     query = jnp.take_along_axis(query, token[..., None, None], -3)
     y = dot_product_attention(query, key, value, scale=scale, precision=precision)

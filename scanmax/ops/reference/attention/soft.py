@@ -10,7 +10,8 @@ def newton_pinv(
     rows = matrix.shape[-2]
     eye = jnp.broadcast_to(jnp.eye(rows, dtype=matrix.dtype), (*matrix.shape[:-1], rows))
     A = matrix + ridge * eye if ridge else matrix
-    norm = jnp.linalg.norm(A, 1, axis=(-2, -1)) * jnp.linalg.norm(A, jnp.inf, axis=(-2, -1))
+    sized = matrix if start == "fixed" else A
+    norm = jnp.linalg.norm(sized, 1, axis=(-2, -1)) * jnp.linalg.norm(sized, jnp.inf, axis=(-2, -1))
     factor = (1.8 if start == "fixed" else 1.998) / norm[..., None, None]
     A_t = jnp.swapaxes(A, -1, -2)
     for _ in range(10 if start == "halved" else 0):

@@ -120,6 +120,7 @@ def nc_ssd(
     dt_softplus=False,
     dt_limit=None,
     positive=True,
+    group_order="blocks",
     precision=None,
 ):
     """y_i = sum_j C_i . B_j w_j x_j + D x_i, with w_j = -dt_j A, or dt_j A."""
@@ -133,6 +134,7 @@ def nc_ssd(
         dt_softplus=dt_softplus,
         dt_limit=dt_limit,
         positive=positive,
+        group_order=group_order,
     )
     dtype = accumulator_dtype(matrix, x)
     y = jnp.einsum("...hij,...jhp->...ihp", matrix.astype(dtype), x.astype(dtype))
@@ -150,6 +152,7 @@ def nc_ssd_matrix(
     dt_softplus=False,
     dt_limit=None,
     positive=True,
+    group_order="blocks",
     precision=None,
 ):
     """M_ij = C_i . B_j w_j, plus D on i = j."""
@@ -157,7 +160,7 @@ def nc_ssd_matrix(
     weight = _dt(dt, dt_bias, dt_softplus, dt_limit, dtype)
     weight = weight * align(A.astype(dtype), weight)
     weight = -weight if positive else weight
-    weights = weight[..., None, :, :] * _dots(B, C, dt.shape[-1], dtype)
+    weights = weight[..., None, :, :] * _dots(B, C, dt.shape[-1], dtype, group_order)
     return _plus_skip(jnp.moveaxis(weights, -1, -3), D).astype(C.dtype)
 
 
@@ -168,12 +171,15 @@ def _dt(dt, dt_bias, dt_softplus, dt_limit, dtype):
     return dt if dt_limit is None else jnp.clip(dt, *dt_limit)
 
 
-def _per_head(x, heads):
-    return jnp.repeat(x, heads // x.shape[-2], axis=-2)
+def _per_head(x, heads, group_order="blocks"):
+    """Head h reads group h // (H / G), or in turns h mod G."""
+    groups, h = x.shape[-2], jnp.arange(heads)
+    chosen = h // (heads // groups) if group_order == "blocks" else h % groups
+    return jnp.take(x, chosen, axis=-2)
 
 
-def _dots(B, C, heads, dtype):
-    B, C = (_per_head(y, heads).astype(dtype) for y in (B, C))
+def _dots(B, C, heads, dtype, group_order="blocks"):
+    B, C = (_per_head(y, heads, group_order).astype(dtype) for y in (B, C))
     return (C[..., :, None, :, :] * B[..., None, :, :, :]).sum(-1)  # [*B, T, T, H]
 
 

@@ -26,12 +26,16 @@ def dispatch_tokens(slots, logits, *, precision=None):
     return sum(weights[..., m : m + 1] * slots[..., m : m + 1, :] for m in range(slots.shape[-2]))
 
 
+def cosine(x, y):
+    """x . y / (|x| |y|) along the last axis, 0 where either is zero."""
+    norms = jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(y, axis=-1)
+    return jnp.sum(x * y, axis=-1) / jnp.where(norms == 0, 1.0, norms)
+
+
 def slot_logits(x, slots, *, scale=None, precision=None):
     """scale cos(x_t, c_m)."""
     scale = x.shape[-1] ** -0.5 if scale is None else scale
-    norms = [jnp.linalg.norm(z, axis=-1) for z in (x, slots)]
-    products = jnp.sum(x[..., :, None, :] * slots[..., None, :, :], axis=-1)
-    return scale * products / (norms[0][..., :, None] * norms[1][..., None, :])
+    return scale * cosine(x[..., :, None, :], slots[..., None, :, :])
 
 
 def slot_matrix(logits, mixing=None, *, precision=None):

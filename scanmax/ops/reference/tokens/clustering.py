@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from scanmax.ops.reference.tokens.assignment import cosine
 from scanmax.ops.reference.tokens.pooling import adaptive_avg_pool2d
 
 
@@ -65,15 +66,14 @@ def context_cluster(
     beta=0.0,
     centers=(2, 2),
     regions=(1, 1),
-    denominator="count",
+    denominator="similarity",
     prefix_tokens=0,
     precision=None,
 ):
     """Region by region, centre by centre, point by point."""
 
     def similarity(f, g):
-        norms = jnp.linalg.norm(f, axis=-1) * jnp.linalg.norm(g, axis=-1)
-        return jax.nn.sigmoid(alpha * jnp.sum(f * g, axis=-1) / norms + beta)
+        return jax.nn.sigmoid(alpha * cosine(f, g) + beta)
 
     y = [jnp.zeros_like(values[..., 0, :, :]) for _ in range(values.shape[-3])]
     found = _points(grid, regions, prefix_tokens)
@@ -115,7 +115,7 @@ def context_cluster_matrix(
     beta=0.0,
     centers=(2, 2),
     regions=(1, 1),
-    denominator="count",
+    denominator="similarity",
     prefix_tokens=0,
     precision=None,
 ):

@@ -33,7 +33,8 @@ def bipartite_soft_matching(
     T = len(metric)
     if not remove:
         return jnp.arange(T, dtype=jnp.int32)
-    x = np.asarray(metric / jnp.linalg.norm(metric, axis=-1, keepdims=True))
+    norms = np.linalg.norm(metric, axis=-1, keepdims=True)
+    x = np.asarray(metric) / np.where(norms == 0, 1, norms)
     factors = [1 / np.asarray(q) if q is not None else None for q in (importance, size)]
 
     def weight(i, j):
