@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scanmax.errors import UserError, suggest
+from scanmax.fields import check_value
 
 # How a config writes a list of parts: (("dkd", {"weight": 1.0}), ("hint", {...})).
 Pairs = tuple[tuple[str, dict[str, Any]], ...]
@@ -27,14 +28,16 @@ def make(
     """Builds the entry of that name from the options that the config gives it.
 
     Raises:
-      UserError: an unknown name, or an option that it does not take.
+      UserError: an unknown name, an option that it does not take, or a number outside the range
+        that its field declares.
     """
     kind = lookup(registry, name, field)
-    known = [entry.name for entry in dataclasses.fields(kind) if entry.init]
-    known = [key for key in known if key not in ("parent", "name", *own)]
-    for key in options:
+    known = {entry.name: entry for entry in dataclasses.fields(kind) if entry.init}
+    known = {key: known[key] for key in known if key not in ("parent", "name", *own)}
+    for key, value in options.items():
         if key not in known:
             raise UserError(f"{field} {name!r} has no option {key!r}; {suggest(key, known)}")
+        check_value(f"{field} {name!r}: {key}", value, known[key].metadata)
     missing = [
         entry.name
         for entry in dataclasses.fields(kind)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 
@@ -19,6 +20,9 @@ from scanmax.train.config import (
     may_change,
     resolve_steps,
 )
+from scanmax.train.mixing import MIXES
+from scanmax.train.plugs import make
+from scanmax.train.terms import TERMS
 
 FILE = """
 from scanmax.train.config import Config, ModelConfig
@@ -205,6 +209,24 @@ def test_a_misspelt_attribute_of_a_config_file_is_refused(tmp_path):
     config.bach_size = 3
     with pytest.raises(UserError, match="bach_size"):
         check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("registry", "name", "options", "expected"),
+    [
+        (TERMS, "kd", {"temperature": 0.0}, "temperature=0.0 must be above 0"),
+        (TERMS, "dkd", {"beta": -1}, "beta=-1 must be at least 0"),
+        (TERMS, "hard", {"teacher": -1}, "teacher=-1 must be at least 0"),
+        (MIXES, "mixup", {"alpha": math.nan}, "alpha=nan must be above 0"),
+        (MIXES, "mixup_cutmix", {"switch": 2}, "switch=2 must be in [0, 1]"),
+    ],
+)
+def test_options_of_plugs_have_ranges_beside_their_types(registry, name, options, expected):
+    own = {} if registry is TERMS else {"classes": 4}
+    with pytest.raises(UserError) as caught:
+        make(registry, name, options, "config.plug", **own)
+    assert expected in str(caught.value)
+    assert make(TERMS, "kd", {"temperature": 2}, "config.plug").temperature == 2
 
 
 def test_impossible_combinations():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from scanmax.fields import ranged
 from scanmax.train.mixing.base import DrawnMix, box_shares
 
 
@@ -22,7 +23,7 @@ class CutMix(DrawnMix):
     Reference: deit
     """
 
-    alpha: float = 1.0
+    alpha: float = ranged(1.0, "(0, inf)")
 
     def own_share(
         self, key: Array, shape: tuple[int, int, int], guide: Array | None = None

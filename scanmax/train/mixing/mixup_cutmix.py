@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from scanmax.fields import ranged
 from scanmax.train.mixing.base import DrawnMix
 from scanmax.train.mixing.cutmix import CutMix
 from scanmax.train.mixing.mixup import Mixup
@@ -23,9 +24,9 @@ class MixupCutmix(DrawnMix):
     Reference: deit
     """
 
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    switch: float = 0.5
+    mixup: float = ranged(0.8, "(0, inf)")
+    cutmix: float = ranged(1.0, "(0, inf)")
+    switch: float = ranged(0.5, "[0, 1]")
 
     def own_share(
         self, key: Array, shape: tuple[int, int, int], guide: Array | None = None

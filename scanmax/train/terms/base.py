@@ -6,6 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
 from scanmax.errors import UserError
+from scanmax.fields import ranged
 from scanmax.train.teachers import Told
 
 
@@ -28,7 +29,7 @@ class Term(nn.Module):
     """
 
     weight: float = 1.0
-    teacher: int = 0
+    teacher: int = ranged(0, "[0, inf)")
 
     needs_teacher: ClassVar[bool] = True
     reads_taps: ClassVar[bool] = False

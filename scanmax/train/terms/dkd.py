@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from scanmax.fields import ranged
 from scanmax.train.teachers import Told
 from scanmax.train.terms.base import Term
 
@@ -31,9 +32,9 @@ class Dkd(Term):
     Source: Zhao et al., Decoupled Knowledge Distillation (2022); defaults of the released code.
     """
 
-    alpha: float = 1.0
-    beta: float = 8.0
-    temperature: float = 4.0
+    alpha: float = ranged(1.0, "[0, inf)")
+    beta: float = ranged(8.0, "[0, inf)")
+    temperature: float = ranged(4.0, "(0, inf)")
 
     def __call__(self, student: Told, teacher: Told, batch: dict[str, Array]) -> Float[Array, "B"]:
         """[B]"""

@@ -2,6 +2,7 @@
 
 from jaxtyping import Array, Float
 
+from scanmax.fields import ranged
 from scanmax.train.losses import soft_distillation
 from scanmax.train.teachers import Told
 from scanmax.train.terms.base import Term
@@ -16,7 +17,7 @@ class Kd(Term):
     Reference: deit
     """
 
-    temperature: float = 3.0
+    temperature: float = ranged(3.0, "(0, inf)")
 
     def __call__(self, student: Told, teacher: Told, batch: dict[str, Array]) -> Float[Array, "B"]:
         """[B], or [B, T] of tokens."""
