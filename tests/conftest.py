@@ -21,7 +21,6 @@ QUICK = (
 )
 
 
-
 def known_flags(flags: tuple[str, ...]) -> list[str]:
     """Those of the flags that the installed jaxlib takes.
 

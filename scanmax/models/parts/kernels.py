@@ -474,7 +474,9 @@ def _scaled(start, factor: float):
     """Uniform within +- factor * start, number by number."""
 
     def init(key, shape, dtype):
-        return jax.random.uniform(key, shape, dtype, -1.0, 1.0) * (float(factor) * start).astype(dtype)
+        return jax.random.uniform(key, shape, dtype, -1.0, 1.0) * (float(factor) * start).astype(
+            dtype
+        )
 
     return init
 
