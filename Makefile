@@ -8,12 +8,13 @@ ARGS ?=
 CASE ?=
 JOBS ?= 2
 
-.PHONY: help train test oldest parity bench claims lint format docs gallery clean
+.PHONY: help train test oldest newest parity bench claims lint format docs gallery clean
 
 help:
 	@echo "make train   train CONFIG (default $(CONFIG)) into WORKDIR; ARGS=\"--config.optim.lr=3e-4\""
 	@echo "make test    the normal test suite"
 	@echo "make oldest  the same suite at the oldest supported versions (.ci/oldest.txt)"
+	@echo "make newest  the same suite at the newest releases (PYTHON=python3.13; JAX 0.11 and later need 3.12)"
 	@echo "make parity  live comparison with torch, timm and transformers"
 	@echo "make bench   benchmarks, all or CASE=name; writes CSV; ARGS=--keep into docs/"
 	@echo "make claims  measure the papers' claims again, all or CASE=name; writes docs/claims.md"
@@ -48,6 +49,11 @@ oldest:
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --editable ".[test]" --constraint .ci/oldest.txt
 	.venv-oldest/bin/python -m pytest -n $(JOBS) -m "not parity and not slow" $(ARGS)
+
+newest:
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[test]"
+	.venv-newest/bin/python -m pytest -n $(JOBS) -m "not parity and not slow" $(ARGS)
 
 parity: $(VENV)/dev.stamp
 	SCANMAX_TEST_FULL_COMPILER=1 $(BIN)/python -m pytest -m parity tests/parity $(ARGS)
