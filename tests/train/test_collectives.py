@@ -36,7 +36,7 @@ def check(name, preset):
     check_written("cpu", name, preset, found)
     # No activation is gathered: weights are, at most a layer's largest or the table of tokens.
     weights = max(
-        leaf.size // (leaf.shape[0] if path[0].key == "blocks" else 1) * 4
+        leaf.size // (leaf.shape[0] if path[1].key == "blocks" else 1) * 4
         for path, leaf in jax.tree_util.tree_leaves_with_path(run.shapes.params)
     )
     gathered = [entry.bytes for entry in found if entry.kind == "all-gather"]
