@@ -19,6 +19,6 @@ LEDGER = (
             "turns_long_ones",
             "tests/train/terms/test_dkd.py::DkdSuite",
         ),
-        reproduced="REPRODUCED",
+        reproduced="the gradient is -e / |t| for short features, orthogonal to long ones",
     ),
 )
