@@ -19,6 +19,7 @@ LEDGER = (
             "turns_long_ones",
             "tests/train/terms/test_dkd.py::DkdSuite",
         ),
-        reproduced="REPRODUCED",
+        reproduced="short features are drawn along the direction of their class, long ones turned "
+        "towards it",
     ),
 )

@@ -106,7 +106,6 @@ def test_muon_trains_by_its_name(run, tmp_path):
         ("--config.checkpoint.metric=acuracy", "acuracy"),
         ("--config.objective.name=language_model", "needs tokens data"),
         ("--config.duration=0", "is no step at all"),
-        ("--config.model.num_classes=5", "label 9, outside the model's 5 classes (0 to 4)"),
         ("--config.optim.clip_norm=-1", "config.optim.clip_norm=-1.0 must be at least 0"),
         ("--config.data.kwargs.sise=3", "'digits' has no options"),
         ("--config.model.kwargs.depth=0", "depth=0 must be at least 1"),

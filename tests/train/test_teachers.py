@@ -34,9 +34,9 @@ def get_config(arg=""):
         optim=OptimConfig(lr=1e-2),
         ema=EmaConfig(decay=0.5),
         batch_size=16,
-        duration="16 steps",
-        log_every="4 steps",
-        eval_every="4 steps",
+        duration="48 steps",
+        log_every="24 steps",
+        eval_every="24 steps",
     )
 """
 NAME = "vit_tiny_patch16_224"
@@ -144,7 +144,7 @@ def saved(workdir):
 
 def test_a_runs_average_is_the_teacher(taught):
     file, workdir, _ = taught
-    for step in ("last", "best", 4):
+    for step in ("last", "best", 44):
         flags = student_flags(file, teacher(workdir, step=step))
         run = build(cli.parse_flags(flags)[0])
         expected = load_for_inference(workdir, step).variables
