@@ -24,7 +24,7 @@ from tests.tolerances import EQUIVALENCE_F64, SHARDED
 WEIGHTS = """
     kernel embedding conv_kernel small_conv_kernel kernel_out wave weights squeeze excite decay_down
     decay_up mix_down mix_up learnable_tokens query_vector value_vector fc1_kernel fc2_kernel
-    gate_kernel
+    gate_kernel square_kernel row_kernel column_kernel taps filter
 """
 REST = """
     bias scale norm_scale norm_bias conv_bias small_conv_bias bias_out fc1_bias fc2_bias gate_bias
@@ -32,7 +32,7 @@ REST = """
     temperature frequency phase gamma centre length sigma mean radius positions mix_all mix_decay
     mix_gate mix_key mix_receptance mix_value prefix weights_ cls_token dist_token pos_embed slots
     position query_embedding table relative_bias relative_rows relative_columns local_bias
-    learnable_bias
+    learnable_bias square_bias row_bias column_bias
 """
 VIT = {"img_size": 16, "patch_size": 4, "dim": 32, "depth": 2, "heads": 2, "num_classes": 8}
 LM = {"vocab_size": 64, "dim": 32, "depth": 2, "heads": 2}
