@@ -3,6 +3,10 @@
     python -m scanmax.train --config=scanmax/configs/digits_sam.py:sam --workdir=runs/sam
 
 The argument is "sam" or "plain"; both log the sharpness that SAM lowers.
+
+Hardware: two CPU cores. Time: two minutes for the 449 steps, half as long for "plain".
+Expected: a loss that falls as that of digits_vit does; sharpness and accuracy of the two rules side
+by side are not measured yet.
 """
 
 from scanmax.configs.digits_vit import get_config as digits_vit
