@@ -12,10 +12,11 @@ from scanmax.ops.softmax.softmax import log_stablemax
 
 
 def _targets(
-    labels: Int[Array, "*B"] | Float[Array, "*B C"], classes: int, smoothing: float
+    labels: Int[Array, "*B"] | Float[Array, "*B C"], logits: Float[Array, "*B C"], smoothing: float
 ) -> Float[Array, "*B C"]:
+    classes = logits.shape[-1]
     if jnp.issubdtype(labels.dtype, jnp.integer):
-        labels = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+        labels = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
     return labels * (1 - smoothing) + smoothing / classes
 
 
@@ -46,7 +47,7 @@ def softmax_cross_entropy(
         # Without a one-hot matrix: at a language model's vocabulary it would double the memory.
         chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
         return jax.nn.logsumexp(logits, axis=-1) - chosen
-    targets = _targets(labels, logits.shape[-1], label_smoothing)
+    targets = _targets(labels, logits, label_smoothing)
     return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
 
 
@@ -61,7 +62,7 @@ def stablemax_cross_entropy(
     Reference: stablemax-perpgrad
     """
     logits = _accumulated(logits)
-    targets = _targets(labels, logits.shape[-1], label_smoothing)
+    targets = _targets(labels, logits, label_smoothing)
     return -jnp.sum(targets * log_stablemax(logits), axis=-1)
 
 

@@ -231,7 +231,7 @@ def test_a_cluster_that_is_none_is_a_line(monkeypatch):
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", finds_none)
-    with pytest.raises(UserError, match=r"--coordinator=auto finds no cluster .* HOST:PORT"):
+    with pytest.raises(UserError, match=r"--coordinator=auto finds no cluster .*=HOST:PORT"):
         start_processes("auto", 1, 0)
 
 

@@ -90,7 +90,7 @@ def test_moments_lie_like_their_parameters():
     }
     moments = [spec for path, spec in found.items() if "['up']" in path]
     assert moments == [PartitionSpec("fsdp")] * 2
-    assert run.shardings.ema["up"].spec == PartitionSpec("fsdp")
+    assert run.shardings.ema["model"]["up"].spec == PartitionSpec("fsdp")
     text = sharding.describe(run.shapes.params, run.shardings.params, run.mesh)
     assert "mesh: fsdp 8" in text
     assert "(fsdp)" in text
@@ -113,7 +113,7 @@ def test_batch_sizes_name_what_would_fit():
 
 
 def test_parts_of_a_batch_keep_every_row_once():
-    from scanmax.train.step import split_batch
+    from scanmax.train.gradients.base import split_batch
 
     parts = np.asarray(split_batch({"x": np.arange(8)}, 2)["x"])
     assert parts.shape == (2, 4)
