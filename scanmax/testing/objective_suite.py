@@ -120,7 +120,7 @@ class ObjectiveSuite(chex.TestCase):
         given = (Teacher("small", self.teacher.clone(**fields), reads_taps=True),)
         with (
             mock.patch("scanmax.train.build.make_teachers", return_value=given),
-            mock.patch.object(Teacher, "load", return_value=self.teacher_variables()),
+            mock.patch("scanmax.train.loop.load_teacher", return_value=self.teacher_variables()),
         ):
             yield
 

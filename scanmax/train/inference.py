@@ -20,6 +20,7 @@ from scanmax.train.build import as_read, make_model, make_transforms
 from scanmax.train.checkpoint import damage_of, read_meta
 from scanmax.train.config import Config, best_mode
 from scanmax.train.step import model_variables
+from scanmax.train.teachers import Teacher
 from scanmax.train.transforms import transformed
 from scanmax.train.workdir import read_config, steps_of
 
@@ -105,6 +106,41 @@ def load_for_inference(
     )
     variables = load_weights(model, variables, data["input"]["shape"])
     return Trained(model, nn.meta.unbox(variables), config, step, data)
+
+
+def load_teacher(teacher: Teacher, inputs: jax.ShapeDtypeStruct) -> dict[str, Any]:
+    """A teacher's variables, from its weights.
+
+    Those of a run are its moving average where it keeps one, behind its transforms.
+
+    Args:
+      teacher: whose.
+      inputs: shape of what the student reads.
+
+    Raises:
+      UserError: it names no weights, or they cannot be read or do not fit.
+    """
+    from scanmax.models.weights import load_weights
+
+    field = f"config.objective.teachers: {teacher.name!r}"
+    if not teacher.weights:
+        raise UserError(
+            f"{field} needs the option 'weights', the workdir of a run, or a file, a folder or "
+            "a hub id as scanmax.load_weights takes it"
+        )
+    is_run = (pathlib.Path(teacher.weights) / "checkpoints").is_dir()
+    if not is_run and teacher.step != "last":
+        raise UserError(
+            f"{field}: step={teacher.step!r} names a checkpoint, and weights={teacher.weights!r} "
+            "is no workdir of a run"
+        )
+    try:
+        if is_run:
+            return load_for_inference(teacher.weights, teacher.step, model=teacher.model).variables
+        shape = teacher.example(inputs).shape[1:]
+        return nn.meta.unbox(load_weights(teacher.model, teacher.weights, shape))
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from error
 
 
 def find_step(workdir: pathlib.Path, step: int | str, config: Config) -> int:

@@ -1,7 +1,6 @@
 """Teachers: models that are asked and never trained, each with images as it was taught them."""
 
 import dataclasses
-import pathlib
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -92,39 +91,6 @@ class Teacher:
         zeros = lambda: jnp.zeros(example.shape, example.dtype)  # noqa: E731
         shapes = nn.meta.unbox(jax.eval_shape(lambda: self.model.init(jax.random.key(0), zeros())))
         return {name: shapes[name] for name in ("params", "batch_stats") if name in shapes}
-
-    def load(self, inputs: jax.ShapeDtypeStruct) -> Any:
-        """Its variables, from its weights.
-
-        Those of a run are its moving average where it keeps one, behind its transforms.
-
-        Raises:
-          UserError: it names no weights, or they cannot be read or do not fit.
-        """
-        field = f"config.objective.teachers: {self.name!r}"
-        if not self.weights:
-            raise UserError(
-                f"{field} needs the option 'weights', the workdir of a run, or a file, a folder or "
-                "a hub id as scanmax.load_weights takes it"
-            )
-        # Imported here: what is built without weights need not pay for their readers.
-        from scanmax.models.weights import load_weights
-        from scanmax.train.inference import load_for_inference
-
-        is_run = (pathlib.Path(self.weights) / "checkpoints").is_dir()
-        if not is_run and self.step != "last":
-            raise UserError(
-                f"{field}: step={self.step!r} names a checkpoint, and weights={self.weights!r} is "
-                "no workdir of a run"
-            )
-        try:
-            if is_run:
-                trained = load_for_inference(self.weights, self.step, model=self.model)
-                return trained.variables
-            shape = self.example(inputs).shape[1:]
-            return nn.meta.unbox(load_weights(self.model, self.weights, shape))
-        except UserError as error:
-            raise UserError(f"{field}: {error}") from error
 
 
 def change_of_normalisation(
