@@ -89,7 +89,14 @@ class Teacher:
         """Shapes of its variables."""
         example = self.example(inputs)
         zeros = lambda: jnp.zeros(example.shape, example.dtype)  # noqa: E731
-        shapes = nn.meta.unbox(jax.eval_shape(lambda: self.model.init(jax.random.key(0), zeros())))
+        try:
+            init = jax.eval_shape(lambda: self.model.init(jax.random.key(0), zeros()))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"config.objective.teachers: {self.name!r} does not take inputs "
+                f"{tuple(example.shape)}: {error}"
+            ) from error
+        shapes = nn.meta.unbox(init)
         return {name: shapes[name] for name in ("params", "batch_stats") if name in shapes}
 
 
