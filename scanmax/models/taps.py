@@ -24,6 +24,7 @@ def tap(module: nn.Module, name: str, x: Array) -> Array:
       x, plus the tap's array where one was given.
 
     Example:
+      >>> import jax
       >>> import jax.numpy as jnp
       >>> class Twice(nn.Module):
       ...     @nn.compact

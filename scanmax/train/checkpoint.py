@@ -7,9 +7,11 @@ interrupted save leaves no folder.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import math
+import os
 import pathlib
 import re
 import sys
@@ -238,9 +240,11 @@ class Checkpointer:
 
     def _failed(self, error: Exception) -> UserError:
         reason = " ".join(str(error).split())
-        # Storage errors name every layer they passed; the operating system's words come last.
+        # Storage errors name every layer they passed; the operating system's words are what counts.
+        words = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EACCES)]
         system = re.search(r"([^:]+) \[os_error_code", reason)
-        reason = system[1].strip() if system else reason[:200]
+        known = next((said for said in words if said in reason), None)
+        reason = known or (system[1].strip() if system else reason[:200])
         if reason.startswith("NOT_FOUND") or not self.directory.is_dir():
             reason = "the folder was removed under the run"
         try:

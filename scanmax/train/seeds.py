@@ -94,10 +94,11 @@ def train_seeds(
             log.be_quiet()
         logs[0].say(f"{len(runs)} seeds in one step: {', '.join(map(str, configs))}")
         rows = sharding.batch_sharding(first.mesh)
+        # Before the mesh is in use: a teacher's module is made on one device.
+        teachers = load_teachers(first)
         feed = Feed(stacked_batches(runs), stacked(rows), config.prefetch)
         stack.callback(feed.close)
         stack.enter_context(sharding.use_mesh(first.mesh, config.sharding))
-        teachers = load_teachers(first)
         for line in teacher_report(first, teachers):
             logs[0].say(line)
         step_all = jax.jit(jax.vmap(first.train_step, in_axes=(0, 0, None)), donate_argnums=0)
