@@ -217,8 +217,13 @@ sys.exit(cli.run_main(main))
 
 
 def test_ctrl_c_ends_any_command_in_a_line():
+    # A shell that runs the suite in the background has its children ignore Ctrl-C.
     with subprocess.Popen(
-        [sys.executable, "-c", SLEEPS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SLEEPS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
