@@ -193,8 +193,8 @@ def compile_for(
     run = build(config, pipeline=shape_pipeline(config), devices=devices)
     rows = sharding.batch_sharding(run.mesh)
     batch = sharding.batch_shapes(run.pipeline.train_spec, run.mesh)
+    teachers = _teacher_shapes(run)
     with sharding.use_mesh(run.mesh, config.sharding):
-        teachers = _teacher_shapes(run)
         init = run.init.lower().compile()
         start = time.perf_counter()
         step = run.train_step.lower(run.shapes, batch, teachers).compile()
