@@ -7,8 +7,10 @@
 Labels are met by the evaluators alone: nearest neighbours on the way (knn_accuracy), a linear
 classifier on the features at the end (probe_accuracy).
 
-Hardware: two CPU cores. Time: TIME
-Expected: EXPECTED
+Hardware: two CPU cores. Time: two to three minutes of CPU time for the 674 steps of either.
+Expected: with seed 0, SimCLR 93.3% by neighbours (94.7% at its best) and 95.0% by the probe; an
+untrained encoder, of three layers, gave 68.5% and 91.6%. BYOL keeps from collapse (its loss ends at
+0.72, not at 0) but learns little in so few steps: 61.0% by neighbours, below the untrained encoder.
 """
 
 from scanmax.data.config import AugmentConfig, DataConfig
