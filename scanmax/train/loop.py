@@ -159,7 +159,7 @@ def train(
                     window.restart_clock()
                 if owes_save and (stopping or is_last):
                     unsaved = f"step {step} is not saved: the last {skips.in_a_row} were skipped"
-                    if is_last and not math.isfinite(held_out["loss"]):
+                    if is_last and evaluates and not math.isfinite(held_out["loss"]):
                         raise UserError(f"{unsaved}, and the held-out loss is not finite; {REMEDY}")
                     log.say(f"warning: {unsaved}")
                 if stopping:
