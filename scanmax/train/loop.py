@@ -160,7 +160,8 @@ def train(
                     window.restart_clock()
                 if owes_save and (stopping or is_last):
                     unsaved = f"step {step} is not saved: the last {skips.in_a_row} were skipped"
-                    if is_last and not math.isfinite(held_out.get("loss", 0.0)):
+                    loss = held_out.get("loss", 0.0) if evaluates else 0.0
+                    if is_last and not math.isfinite(loss):
                         raise UserError(f"{unsaved}, and the held-out loss is not finite; {REMEDY}")
                     log.say(f"warning: {unsaved}")
                 if stopping:
