@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -160,7 +161,7 @@ class ContinuousNet(nn.Module):
     def forward(self, images, train, as_maps=False):
         x = images.astype(self.dtype)
         if self.sequential:
-            x = x.reshape(x.shape[0], -1, x.shape[-1])
+            x = jax.lax.collapse(x, 1, -1)
             if self.permuted:
                 x = x[:, np.random.default_rng(0).permutation(x.shape[1])]
         x = self.stem(x, train)

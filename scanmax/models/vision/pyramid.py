@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -88,7 +89,7 @@ class Pyramid(nn.Module):
             first, grid = sum(self.depths[:stage]), x.shape[1:3]
             tokens, _, _ = apply_blocks(
                 self.block_fields(stage),
-                x.reshape(x.shape[0], -1, x.shape[-1]),
+                jax.lax.collapse(x, 1, 3),
                 rates[first : first + depth],
                 grid=grid,
                 train=train,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -112,7 +113,7 @@ class VisionTransformer(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         maps = PatchEmbed(self.dim, self.patch_size, name="patch_embed", **dtypes)(images)
         grid = maps.shape[1:3]
-        x = maps.reshape(maps.shape[0], -1, self.dim)
+        x = jax.lax.collapse(maps, 1, 3)
         x = self.add_positions(self.add_prefix(x), grid)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         x = constrain_last(x)

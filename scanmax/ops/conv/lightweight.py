@@ -272,6 +272,6 @@ def _step(state, x, logits):
     check_shape("state", state, (*x.shape[:-1], width - 1, x.shape[-1]), "[*B, W-1, D]")
     window = jnp.concatenate([state, x[..., None, :].astype(state.dtype)], -2)
     taps = jnp.moveaxis(_taps(logits, x), -1, -2)  # [(*B,) W, H]
-    split = window.astype(taps.dtype).reshape(*window.shape[:-1], heads, -1)
+    split = window.astype(taps.dtype).reshape(*window.shape[:-1], heads, x.shape[-1] // heads)
     y = (split * spread(taps, split, 1)).sum(-3).reshape(x.shape)
     return y.astype(x.dtype), window[..., 1:, :]

@@ -51,7 +51,8 @@ def space_to_depth(
         rows % block_size == 0 and columns % block_size == 0,
         f"x has shape {x.shape}; block_size={block_size} must divide its rows and columns.",
     )
-    y = x.reshape(*batch, rows // block_size, block_size, columns // block_size, block_size, -1)
+    blocks = (rows // block_size, block_size, columns // block_size, block_size)
+    y = x.reshape(*batch, *blocks, channels)
     y = jnp.moveaxis(y, -4, -3 if block_order == "rows" else -2)
     return y.reshape(*y.shape[:-3], block_size**2 * channels)
 
@@ -93,7 +94,7 @@ def depth_to_space(
     )
     y = x.reshape(*batch, rows, columns, block_size, block_size, channels // block_size**2)
     y = jnp.moveaxis(y, -3 if block_order == "rows" else -2, -4)
-    return y.reshape(*batch, rows * block_size, columns * block_size, -1)
+    return y.reshape(*batch, rows * block_size, columns * block_size, y.shape[-1])
 
 
 @op("block_size", "block_order", "padding", "precision", "implementation")

@@ -71,6 +71,8 @@ def test_both_hosts_train_it(name, kind):
         where = jax.tree_util.keystr(path)
         if not where.startswith("['block_01']['mixer']"):
             assert float(jnp.abs(gradient).max()) > 0, f"no gradient reaches {where}"
+    none = jax.eval_shape(model.apply, {"params": params, **variables}, images[:0])
+    chex.assert_shape(none, (0, 3))
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

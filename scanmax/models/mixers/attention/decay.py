@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -148,7 +149,7 @@ class Manhattan(Mixer):
                 **options,
             )
             maps = conv(value.reshape(batch, tokens, dim)[:, P:].reshape(batch, *grid, dim))
-            y = y + jnp.pad(maps.reshape(batch, -1, dim), ((0, 0), (P, 0), (0, 0)))
+            y = y + jnp.pad(jax.lax.collapse(maps, 1, 3), ((0, 0), (P, 0), (0, 0)))
         outward = nn.initializers.normal(dim**-0.5)
         return Dense(dim, ("heads", "embed"), kernel_init=outward, name="out", **options)(y)
 

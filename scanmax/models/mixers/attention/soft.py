@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -112,7 +113,8 @@ class Soft(Mixer):
             )
             counts = jnp.outer(*counts)[None, :, :, None].astype(maps.dtype)
             pooled = jnp.sum(maps, (2, 4)) / counts
-        pooled = pooled.reshape(batch, heads, -1, width)
+        pooled = jax.lax.collapse(pooled, 1, 3)  # [B H, cells, K]
+        pooled = pooled.reshape(batch, heads, *pooled.shape[1:])
         return jnp.moveaxis(pooled, 1, 2)
 
     @nn.nowrap
@@ -120,5 +122,6 @@ class Soft(Mixer):
         """The values of the grid under one kernel per channel; zero for prefix tokens."""
         batch, _, heads, width = value.shape
         maps = value[:, self.prefix_tokens :].reshape(batch, *grid, heads * width)
-        y = ops.depthwise_conv2d(maps, kernel).reshape(batch, -1, heads, width)
+        y = jax.lax.collapse(ops.depthwise_conv2d(maps, kernel), 1, 3)
+        y = y.reshape(*y.shape[:2], heads, width)
         return jnp.pad(y, ((0, 0), (self.prefix_tokens, 0), (0, 0), (0, 0)))

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -62,7 +63,7 @@ class HyperZzw(Mixer):
         )(np.stack(places, -1), grid)
         slow, fast = jnp.split(both[:, prefix:].reshape(batch, *grid, 2 * dim), 2, axis=-1)
         y = ops.hyper_zzw(slow, kernel, gelu(fast), interaction=self.interaction)
-        y = y.reshape(batch, -1, dim)
+        y = jax.lax.collapse(y, 1, 3)
         y = self.beside_prefix(both[..., :dim], y)
         y = LayerNorm(self.norm_epsilon, axis="embed", name="norm", **self.dtypes)(y)
         return self.dense(dim, ("mlp", "embed"), "out_proj")(y)

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -59,4 +60,4 @@ class Inception(Mixer):
         y = ops.inception_depthwise_conv2d(maps, *kernels)
         if self.use_bias:
             y = y + spread(jnp.concatenate(biases), y)
-        return self.beside_prefix(x, y.reshape(batch, -1, dim))
+        return self.beside_prefix(x, jax.lax.collapse(y, 1, 3))

@@ -56,16 +56,18 @@ class Inline(Fused):
     @nn.nowrap
     def convolved(self, x, grid, value):
         """The values under taps made from the mean token, zeros for the prefix."""
-        shape, width = value.shape, value.shape[-1]
+        width = value.shape[-1]
         mean = x.mean(1).reshape(x.shape[0], self.heads, width)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         hidden = PerHead(width, name="residual1", **dtypes)(mean)
         taps = PerHead(9 * width, name="residual2", **dtypes)(gelu(hidden))
-        kernels = jnp.moveaxis(taps.reshape(x.shape[0], -1, 3, 3), 1, -1)[..., None, :]
+        kernels = jnp.moveaxis(taps.reshape(x.shape[0], self.heads * width, 3, 3), 1, -1)[
+            ..., None, :
+        ]
         prefix, tokens = jnp.split(value, [self.prefix_tokens], axis=1)
-        maps = tokens.reshape(x.shape[0], *grid, -1)
+        maps = tokens.reshape(x.shape[0], *grid, self.heads * width)
         maps = jax.vmap(ops.depthwise_conv2d)(maps, kernels)
-        tokens = maps.reshape(shape[0], -1, *shape[2:])
+        tokens = maps.reshape(tokens.shape)
         return jnp.concatenate([jnp.zeros_like(prefix), tokens], axis=1)
 
     @nn.nowrap

@@ -82,7 +82,7 @@ class AggregatedAttention(Mixer):
         cells = self.pooled_grid(grid)
         pooled = self.dense(D, ("embed", "mlp"), "reduce")(x[:, P:])
         pooled = jax.nn.gelu(pooled, approximate=False).reshape(B, *grid, D)
-        pooled = ops.adaptive_avg_pool2d(pooled, cells).reshape(B, -1, D)
+        pooled = jax.lax.collapse(ops.adaptive_avg_pool2d(pooled, cells), 1, 3)
         pooled = LayerNorm(self.norm_epsilon, name="norm", **options)(pooled)
         both = project(jnp.concatenate([x.astype(self.dtype), pooled], 1))
         keys, values = self.unit(both[:, :, 0]), both[:, :, 1]

@@ -98,7 +98,7 @@ class ConvProjection(_OnGrid):
         for name, stride in (("query", 1), ("key", self.stride), ("value", self.stride)):
             conv = self.depthwise(dim, self.kernel_size, f"{name}_conv", stride, use_bias=False)
             y = BatchNorm(name=f"{name}_norm", **self.dtypes)(conv(maps), train)
-            y = y.reshape(x.shape[0], -1, dim).astype(x.dtype)
+            y = jax.lax.collapse(y, 1, 3).astype(x.dtype)
             y = jnp.concatenate([prefix, y], axis=1)
             axes = ("embed", "heads", "kv")
             dense = self.dense((self.heads, width), axes, name, use_bias=self.qkv_bias)
@@ -167,9 +167,8 @@ class ConvAdditive(_OnGrid):
             first, rest = x[:, : self.prefix_tokens], x[:, self.prefix_tokens :]
             return first, rest.reshape(x.shape[0], *grid, x.shape[-1])
 
-        batch = jax.tree.leaves(arrays)[0].shape[0]
         y = function(*jax.tree.map(lambda x: parts(x)[1], arrays))
-        outputs = [y.reshape(batch, -1, y.shape[-1])]
+        outputs = [jax.lax.collapse(y, 1, 3)]
         for index in range(self.prefix_tokens - 1, -1, -1):
             pixel = jax.tree.map(lambda x, i=index: x[:, None, i : i + 1], arrays)
             outputs.insert(0, function(*pixel)[:, 0])

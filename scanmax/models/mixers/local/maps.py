@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -57,7 +58,7 @@ class LocalMixer(Mixer):
         self.sow_attention(T, whole_matrix)
         if P:
             before["global_value"] = value[:, :P]
-        y = attend(maps(query), maps(key), maps(value), **before).reshape(B, T - P, -1, width)
+        y = jax.lax.collapse(attend(maps(query), maps(key), maps(value), **before), 1, 3)
         if P:
             y = jnp.concatenate([ops.dot_product_attention(query[:, :P], key, value), y], 1)
         return self.dense(D, ("heads", "kv", "embed"), "out", contract=2)(y)

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -94,26 +95,22 @@ class SpatialReduction(_Reduced):
         if self.reduction == "average" or (self.reduction == "conv" and self.ratio == 1):
 
             def pool(pixels):
-                pooled = self.average(pixels.reshape(*grid, -1))
-                return pooled.reshape(-1, pooled.shape[-1])
+                pooled = self.average(pixels.reshape(*grid, pixels.shape[-1]))
+                return jax.lax.collapse(pooled, 0, 2)
 
             cells = self.cells_of(pool, x.shape[1])
-        reduced = maps.reshape(x.shape[0], -1, x.shape[-1]).astype(x.dtype)
+        reduced = jax.lax.collapse(maps, 1, 3).astype(x.dtype)
         return self.attend(x, jnp.concatenate([prefix, reduced], axis=1), cells)
 
     @nn.nowrap
     def average(self, maps: Float[Array, "*B Y X C"]) -> Float[Array, "*B U V C"]:
         """The means of cells of `ratio` by `ratio`, those at the far edges smaller."""
-        Y, X = maps.shape[-3:-1]
+        *batch, Y, X, C = maps.shape
         rows, columns = -(-Y // self.ratio), -(-X // self.ratio)
-        y = ops.pool_tokens(
-            maps.reshape(*maps.shape[:-3], Y, -1), min(self.ratio, Y), remainder="keep"
-        )
-        y = jnp.swapaxes(y.reshape(*maps.shape[:-3], rows, X, -1), -3, -2)
-        y = ops.pool_tokens(
-            y.reshape(*maps.shape[:-3], X, -1), min(self.ratio, X), remainder="keep"
-        )
-        return jnp.swapaxes(y.reshape(*maps.shape[:-3], columns, rows, -1), -3, -2)
+        y = ops.pool_tokens(jax.lax.collapse(maps, -2), min(self.ratio, Y), remainder="keep")
+        y = jnp.swapaxes(y.reshape(*batch, rows, X, C), -3, -2)
+        y = ops.pool_tokens(jax.lax.collapse(y, -2), min(self.ratio, X), remainder="keep")
+        return jnp.swapaxes(y.reshape(*batch, columns, rows, C), -3, -2)
 
     @nn.nowrap
     def reduce(self, maps: Float[Array, "B Y X D"]) -> Float[Array, "B U V D"]:

@@ -69,7 +69,7 @@ def from_sequences(
     """The tokens of all directions back in their places, added."""
     first, tokens = split_prefix(y, prefix, names)
     maps = ops.cross_merge(tokens, grid, directions=names)
-    return jnp.concatenate([first, maps.reshape(first.shape[0], -1, y.shape[-1])], axis=1)
+    return jnp.concatenate([first, jax.lax.collapse(maps, 1, 3)], axis=1)
 
 
 def sequence_places(grid: tuple[int, int], prefix: int, names: tuple[str, ...]) -> np.ndarray:
@@ -141,7 +141,7 @@ class GatedScan(Mixer):
         prefix, tokens = x[:, : self.prefix_tokens], x[:, self.prefix_tokens :]
         maps = tokens.reshape(x.shape[0], *grid, x.shape[-1])
         maps = ops.depthwise_conv2d(maps, kernel, stride=stride, padding=size // 2)
-        y = jnp.concatenate([prefix, maps.reshape(x.shape[0], -1, x.shape[-1])], axis=1)
+        y = jnp.concatenate([prefix, jax.lax.collapse(maps, 1, 3)], axis=1)
         return jax.nn.silu(y + spread(bias, y))
 
     @nn.nowrap
@@ -238,7 +238,7 @@ class CrossScan(GatedScan):
         """run on the sequences of every direction."""
         if not self.shared:
             return run(sequences)
-        y = run(sequences.reshape(-1, *sequences.shape[2:]))
+        y = run(jax.lax.collapse(sequences, 0, 2))
         return y.reshape(*sequences.shape[:2], *y.shape[1:])
 
 
@@ -293,8 +293,8 @@ class Mamba2FourWay(Ssd):
         grid, names = self.grid_or_line(xbc, grid), direction_names(self.directions)
         x, dt = (to_sequences(y, grid, self.prefix_tokens, names) for y in (xbc, dt))
         count, batch, length = dt.shape[:3]
-        x, B, C = self.heads_of(x.reshape(count * batch, length, -1))
-        dt = dt.reshape(count * batch, length, -1).astype(rates["A"].dtype)
+        x, B, C = self.heads_of(jax.lax.collapse(x, 0, 2))
+        dt = jax.lax.collapse(dt, 0, 2).astype(rates["A"].dtype)
         options = {"B": B, "C": C, "dt_softplus": True}
 
         def matrix():
@@ -303,5 +303,6 @@ class Mamba2FourWay(Ssd):
             return merge_matrices(matrices, sequence_places(grid, self.prefix_tokens, names))
 
         self.sow_attention(length, matrix)
-        y = ops.ssd(x, dt, **options, **rates).reshape(count, batch, length, -1)
+        y = jax.lax.collapse(ops.ssd(x, dt, **options, **rates), 2)
+        y = y.reshape(count, batch, *y.shape[1:])
         return from_sequences(y, grid, self.prefix_tokens, names)

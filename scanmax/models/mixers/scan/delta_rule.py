@@ -67,11 +67,11 @@ class Delta(Recurrent):
             self.heads_of(x, name, size)
             for name, size in (("query", width), ("key", width), ("value", value_width))
         ]
-        parts = jnp.concatenate([part.reshape(*x.shape[:2], -1) for part in parts], -1)
+        parts = jnp.concatenate([jax.lax.collapse(part, 2) for part in parts], -1)
         parts, conv = self.filtered(parts, grid, conv, packed)
         keys = self.heads * width
         query, key, value = (
-            part.reshape(*x.shape[:2], self.heads, -1)
+            part.reshape(*x.shape[:2], self.heads, part.shape[-1] // self.heads)
             for part in jnp.split(parts, (keys, 2 * keys), -1)
         )
         query, key = unit(query) * width**-0.5, unit(key)

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -62,7 +63,7 @@ class MambaMultiScale(GatedScan):
             maps = SqueezeExcite(
                 reduction=self.reduction, use_bias=False, name="squeeze_excite", **self.dtypes
             )(maps)
-        tokens = maps.reshape(batch, -1, channels)
+        tokens = jax.lax.collapse(maps, 1, 3)
         return jnp.concatenate([full[:, :prefix] + first, tokens], axis=1)
 
     @nn.nowrap

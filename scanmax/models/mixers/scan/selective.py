@@ -78,7 +78,9 @@ class SelectiveSsm(nn.Module):
         arrays = self.project(x)
         dt, B, C = (arrays[name] for name in ("dt", "B", "C"))
         by_channel = {"A": arrays["A"], "dt_bias": arrays["dt_bias"], "dt": jnp.moveaxis(dt, 2, 0)}
-        groups = jax.tree.map(lambda y: y.reshape(self.heads, -1, *y.shape[1:]), by_channel)
+        groups = jax.tree.map(
+            lambda y: y.reshape(self.heads, len(y) // self.heads, *y.shape[1:]), by_channel
+        )
 
         def add(total, channel):
             one = ops.selective_scan_matrix(

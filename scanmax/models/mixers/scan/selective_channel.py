@@ -49,7 +49,7 @@ class SelectiveChannel(GatedScan):
     def mix(self, x: Float[Array, "B T C"], grid, dim: int) -> Float[Array, "B T C"]:
         if x.shape[-1] % self.step_width:
             raise ValueError(f"step_width={self.step_width} does not divide {x.shape[-1]}.")
-        steps = x.reshape(-1, x.shape[-1] // self.step_width, self.step_width)
+        steps = x.reshape(x.shape[0] * x.shape[1], x.shape[-1] // self.step_width, self.step_width)
         sequences = self.filter_sequences(jnp.stack([steps, jnp.flip(steps, 1)]))
         y = self.create_ssm(PerDirection, self.step_width)(sequences)
         return (y[0] + jnp.flip(y[1], 1)).reshape(x.shape)

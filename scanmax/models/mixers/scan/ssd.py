@@ -81,7 +81,8 @@ class _StateSpace(Mixer):
         states = self.groups * self.state_size
         x, B, C = jnp.split(xbc, (xbc.shape[-1] - 2 * states, xbc.shape[-1] - states), axis=-1)
         split = (*xbc.shape[:2], self.groups, self.state_size)
-        return x.reshape(*x.shape[:2], self.heads, -1), B.reshape(split), C.reshape(split)
+        x = x.reshape(*x.shape[:2], self.heads, x.shape[-1] // self.heads)
+        return x, B.reshape(split), C.reshape(split)
 
     @nn.nowrap
     def rates(self) -> dict[str, Any]:

@@ -166,7 +166,8 @@ class Wkv(_Rwkv):
     @nn.nowrap
     def per_head(self, matrix):
         """The mean over the channels of each head: a matrix per channel is too many to keep."""
-        shape = (matrix.shape[0], self.heads, -1, *matrix.shape[2:])
+        width = matrix.shape[1] // self.heads
+        shape = (matrix.shape[0], self.heads, width, *matrix.shape[2:])
         return matrix.reshape(shape).mean(2)
 
     @nn.nowrap

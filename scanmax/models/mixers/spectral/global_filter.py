@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
 from jaxtyping import Array, Float
 
 from scanmax import ops
@@ -46,4 +47,4 @@ class GlobalFilter(Mixer):
         weight = self.param("filter", init, shape, self.param_dtype)
         weight = ops.resample_filter(weight.astype(at_least_float32(self.dtype)), own, tuple(grid))
         maps = x[:, self.prefix_tokens :].reshape(batch, *grid, dim)
-        return self.beside_prefix(x, ops.global_filter(maps, weight).reshape(batch, -1, dim))
+        return self.beside_prefix(x, jax.lax.collapse(ops.global_filter(maps, weight), 1, 3))

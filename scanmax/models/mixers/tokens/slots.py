@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -74,7 +75,7 @@ class Slots(Mixer):
             dim, self.conv_size, groups=dim, kernel_init=fan_in_uniform(), name="conv", **options
         )(local)
         local = Dense(dim, ("mlp", "embed"), name="conv_out", **options)(local)
-        local = local.reshape(x.shape[0], -1, dim)
+        local = jax.lax.collapse(local, 1, 3)
         mean = jnp.mean(local, axis=1, keepdims=True)
         prefix = jnp.broadcast_to(mean, (x.shape[0], self.prefix_tokens, dim))
         return y + jnp.concatenate([prefix, local], axis=1).astype(y.dtype)
