@@ -373,7 +373,7 @@ class OpSuite(OpTestCase):
 def _exact(leaf):
     """The array in float64; one of integers or bools as it is."""
     is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
-    return jnp.asarray(np.asarray(leaf, np.float64)) if is_float else leaf
+    return jax.device_put(np.asarray(leaf, np.float64)) if is_float else leaf
 
 
 @contextlib.contextmanager
