@@ -66,3 +66,12 @@ def drop_compiled_functions():
         import jax
 
         jax.clear_caches()
+
+
+@pytest.fixture
+def float64():
+    """Double precision: what tells two evaluations of one function from a fault, not rounding."""
+    import jax
+
+    with jax.enable_x64(True):
+        yield
