@@ -247,7 +247,7 @@ class OpTestCase(chex.TestCase):
         shapes = tuple((np.shape(leaf), leaf.dtype) for leaf in leaves)
         key = (name, tuple(sorted(options.items())), structure, shapes)
         if key not in self._compiled:
-            self._compiled[key] = _compiled_if_quicker(function, args)
+            self._compiled[key] = compiled_if_quicker(function, args)
         return self._compiled[key](*args)
 
     def compiled(self, options: dict, form: str | None = None) -> Callable:
@@ -308,7 +308,7 @@ class OpTestCase(chex.TestCase):
             raise
 
 
-def _compiled_if_quicker(function: Callable, args: tuple) -> Callable:
+def compiled_if_quicker(function: Callable, args: tuple) -> Callable:
     """The function as one program for these arguments, or itself where that is quicker.
 
     That is where it repeats few primitives often, as a loop over time does: run one by one, each is
