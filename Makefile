@@ -7,6 +7,7 @@ WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS ?=
 CASE ?=
 JOBS ?= 2
+SUITE := -m pytest -n $(JOBS) -m "not parity and not slow"
 
 .PHONY: help train test oldest newest parity bench claims lint format docs gallery clean
 
@@ -14,7 +15,7 @@ help:
 	@echo "make train   train CONFIG (default $(CONFIG)) into WORKDIR; ARGS=\"--config.optim.lr=3e-4\""
 	@echo "make test    the normal test suite"
 	@echo "make oldest  the same suite at the oldest supported versions (.ci/oldest.txt)"
-	@echo "make newest  the same suite at the newest releases (PYTHON=python3.13; JAX 0.11 and later need 3.12)"
+	@echo "make newest  the same suite at the newest release of everything: PYTHON=python3.13"
 	@echo "make parity  live comparison with torch, timm and transformers"
 	@echo "make bench   benchmarks, all or CASE=name; writes CSV; ARGS=--keep into docs/"
 	@echo "make claims  measure the papers' claims again, all or CASE=name; writes docs/claims.md"
@@ -22,7 +23,7 @@ help:
 	@echo "make docs    regenerate docs/papers.md from the ledger"
 	@echo "make gallery draw docs/gallery.md: what each mixer weighs"
 	@echo "make format  let ruff rewrite what lint complains about"
-	@echo "make clean   remove $(VENV), runs and caches"
+	@echo "make clean   remove $(VENV), .venv-oldest, .venv-newest, runs and caches"
 
 $(VENV)/base.stamp: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -43,17 +44,18 @@ train: $(VENV)/base.stamp
 	$(BIN)/python -m scanmax.train --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -n $(JOBS) -m "not parity and not slow" $(ARGS)
+	$(BIN)/python $(SUITE) $(ARGS)
 
 oldest:
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --editable ".[test]" --constraint .ci/oldest.txt
-	.venv-oldest/bin/python -m pytest -n $(JOBS) -m "not parity and not slow" $(ARGS)
+	.venv-oldest/bin/python $(SUITE) $(ARGS)
 
 newest:
+	test -x .venv-newest/bin/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12) and "the newest JAX needs Python 3.12 or later: make newest PYTHON=python3.13")'
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[test]"
-	.venv-newest/bin/python -m pytest -n $(JOBS) -m "not parity and not slow" $(ARGS)
+	.venv-newest/bin/python $(SUITE) $(ARGS)
 
 parity: $(VENV)/dev.stamp
 	SCANMAX_TEST_FULL_COMPILER=1 $(BIN)/python -m pytest -m parity tests/parity $(ARGS)
@@ -79,4 +81,4 @@ gallery: $(VENV)/base.stamp
 	$(BIN)/python docs/make_gallery.py
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-oldest .venv-newest runs build *.egg-info .pytest_cache .ruff_cache

@@ -9,8 +9,10 @@ are compared with other programs' as a user would run them.
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -18,6 +20,7 @@ QUICK = (
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
     "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
 )
 
 
@@ -27,19 +30,15 @@ def known_flags(flags: tuple[str, ...]) -> list[str]:
     A process of its own is asked, half a second long: a flag that jaxlib does not know ends the
     process without an exception, and releases drop flags.
     """
-    kept = list(flags)
-    while kept:
-        asked = subprocess.run(
-            [sys.executable, "-c", "import jax; jax.devices()"],
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(kept)},
-            capture_output=True,
-            text=True,
-        )
-        unknown = re.search(r"Unknown flags? in XLA_FLAGS: (.*)", asked.stderr)
-        if unknown is None:
-            return kept if asked.returncode == 0 else []
-        kept = [flag for flag in kept if flag not in unknown[1].split()]
-    return kept
+    asked = subprocess.run(
+        [sys.executable, "-c", "import jax; jax.devices()"],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags)},
+        capture_output=True,
+        text=True,
+    )
+    refused = re.search(r"Unknown flags? in XLA_FLAGS: (.*)", asked.stderr)
+    unknown = refused[1].split() if refused else []
+    return [flag for flag in flags if flag not in unknown]
 
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -52,8 +51,23 @@ if (
     flags = [*known_flags(QUICK), *(flag for flag in flags if flag not in QUICK)]
 os.environ["XLA_FLAGS"] = " ".join([*flags, "--xla_force_host_platform_device_count=8"])
 
+# What takes a while to compile is compiled once for all processes of a run: its workers, and those
+# that a test starts. Nothing is kept between runs.
+SHARED = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
 # Compiled functions stay until a process ends; a whole run of the suite would need many gigabytes.
 MOST_PAGES = 3 * 2**30 // os.sysconf("SC_PAGE_SIZE")
+
+
+def pytest_configure(config):
+    """Gives the run a folder for compiled programs, which ends with it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="scanmax-programs-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        os.environ |= {**SHARED, "JAX_COMPILATION_CACHE_DIR": folder}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -65,3 +79,12 @@ def drop_compiled_functions():
         import jax
 
         jax.clear_caches()
+
+
+@pytest.fixture
+def float64():
+    """Double precision: what tells two evaluations of one function from a fault, not rounding."""
+    import jax
+
+    with jax.enable_x64(True):
+        yield

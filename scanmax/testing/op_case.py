@@ -23,9 +23,8 @@ BACKEND_OPTIONS = ("form", "chunk_size", "implementation", "mesh", "axis_name", 
 SEQUENCE_OPTIONS = (*BACKEND_OPTIONS, "is_causal", "return_state")
 # Lengths around the default chunk, and the degenerate ones.
 LENGTHS = (1, 2, 7, 63, 64, 65, 200)
-# A reference of more equations (one that loops over time) is evaluated one primitive at a time:
-# compiling them one by one, each once, takes less than compiling them all as one program.
-MOST_EQUATIONS = 150
+# Compiling a primitive alone takes about as long as compiling so many within one program.
+ALONE = 12
 
 
 class OpCase:
@@ -110,7 +109,7 @@ class OpTestCase(chex.TestCase):
         _, state = jax.eval_shape(
             lambda arrays: self.op(**arrays, **options, return_state=True), arrays
         )
-        return jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), state)
+        return jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), state)
 
     def step_call(self, state, arrays: dict, options: dict):
         """Calls `step` with one token's arrays: in the op's order, keyword-only ones by name."""
@@ -200,10 +199,11 @@ class OpTestCase(chex.TestCase):
     def _draw_inputs(self, case: OpCase, dtype, draw: int) -> tuple[dict, dict]:
         rng = np.random.default_rng([zlib.crc32(repr(case).encode()), draw])
 
+        # Not jnp.asarray, which compiles a copy for every shape.
         def cast(value):
             value = np.asarray(value)
             is_float = np.issubdtype(value.dtype, np.floating)
-            return jnp.asarray(value, dtype if is_float else value.dtype)
+            return jax.device_put(value.astype(dtype) if is_float else value)
 
         given = self.make_args(rng, case)
         arrays = {k: jax.tree.map(cast, v) for k, v in given.items() if v is not None}
@@ -213,7 +213,8 @@ class OpTestCase(chex.TestCase):
             if "initial_state" not in arrays:
                 _, state = jax.eval_shape(lambda arrays: self.op(**arrays, **options), arrays)
                 arrays["initial_state"] = jax.tree.map(
-                    lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), state
+                    lambda leaf: jax.device_put(rng.normal(size=leaf.shape).astype(leaf.dtype)),
+                    state,
                 )
         return arrays, options
 
@@ -246,7 +247,7 @@ class OpTestCase(chex.TestCase):
         shapes = tuple((np.shape(leaf), leaf.dtype) for leaf in leaves)
         key = (name, tuple(sorted(options.items())), structure, shapes)
         if key not in self._compiled:
-            self._compiled[key] = _compiled_if_short(function, args)
+            self._compiled[key] = compiled_if_quicker(function, args)
         return self._compiled[key](*args)
 
     def compiled(self, options: dict, form: str | None = None) -> Callable:
@@ -292,7 +293,7 @@ class OpTestCase(chex.TestCase):
         """The arrays with the time axis of the sequence arguments indexed."""
         where = (slice(None),) * len(case.batch) + (index,)
         return {
-            k: jnp.asarray(np.asarray(v)[where]) if k in self.sequence else v
+            k: jax.device_put(np.asarray(v)[where]) if k in self.sequence else v
             for k, v in arrays.items()
         }
 
@@ -307,25 +308,28 @@ class OpTestCase(chex.TestCase):
             raise
 
 
-def _compiled_if_short(function: Callable, args: tuple) -> Callable:
-    """The function as one program for these arguments; itself where it is long or reads values."""
+def compiled_if_quicker(function: Callable, args: tuple) -> Callable:
+    """The function as one program for these arguments, or itself where that is quicker.
+
+    That is where it repeats few primitives often, as a loop over time does: run one by one, each is
+    compiled once. One that reads values cannot be compiled.
+    """
     try:
         traced = jax.jit(function).trace(*args)
     except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):
         return function
-    short = _equations(traced.jaxpr) <= MOST_EQUATIONS
-    return traced.lower().compile() if short else function
+    kinds = set()
+    whole = _count(traced.jaxpr, kinds) <= ALONE * len(kinds)
+    return traced.lower().compile() if whole else function
 
 
-def _equations(jaxpr) -> int:
-    """The number of a program's primitives, those of the functions that it calls included."""
+def _count(jaxpr, kinds: set) -> int:
+    """How many primitives the program has; adds to `kinds` those that differ."""
     total = 0
     for equation in jaxpr.eqns:
-        params = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr)
-        inner = [value for value in params if _is_jaxpr(value)]
-        total += sum(map(_equations, inner)) if inner else 1
+        inner = [value for value in equation.params.values() if hasattr(value, "eqns")]
+        options = () if inner else tuple(map(str, equation.params.values()))
+        avals = tuple(str(variable.aval) for variable in (*equation.invars, *equation.outvars))
+        kinds.add((equation.primitive.name, equation.params.get("name"), avals, options))
+        total += sum(_count(value, set()) for value in inner) if inner else 1
     return total
-
-
-def _is_jaxpr(value) -> bool:
-    return hasattr(value, "eqns")

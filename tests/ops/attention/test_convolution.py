@@ -31,14 +31,15 @@ class ConvolutionAttentionWeightsTest(OpSuite):
         return {"kernel": rng.normal(size=(*case.window, 2, 3))}
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("window", "patch", "heads"), [((3, 3), 2, 9), ((5, 5), 2, 9), ((7, 7), 2, 25), ((4, 1), 4, 3)]
 )
 def test_attention_with_them_convolves(window, patch, heads):
     rng = np.random.default_rng(0)
     grid = (3, 4)
-    image = jnp.asarray(rng.normal(size=(2, grid[0] * patch, grid[1] * patch, 3)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(*window, 3, 2)), jnp.float32)
+    image = jnp.asarray(rng.normal(size=(2, grid[0] * patch, grid[1] * patch, 3)))
+    kernel = jnp.asarray(rng.normal(size=(*window, 3, 2)))
     bias, out = ops.convolution_attention_weights(kernel, patch_size=patch, grid=grid)
     assert len(out) == heads
     x = ops.patchify(image, patch).reshape(2, 12, 1, -1)
@@ -48,4 +49,4 @@ def test_attention_with_them_convolves(window, patch, heads):
     heads_read = ops.dot_product_attention(query, key, value, bias)
     y = jnp.einsum("bthd,hde->bte", heads_read, out)
     expected = ops.patchify(ops.conv2d(image, kernel), patch).reshape(2, 12, -1)
-    compare.assert_relative(y, expected, 1e-6)
+    compare.assert_relative(y, expected, 1e-12)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from scanmax import ops
 from scanmax.ops import reference
@@ -71,11 +72,12 @@ def test_the_start_equals_its_equation():
             np.testing.assert_array_equal(weight, expected)
 
 
+@pytest.mark.usefixtures("float64")
 def test_sharp_and_gated_it_is_a_convolution_at_any_grid():
     # Tap (i, j) of the 3 x 3 reads the channels of its own head; borders read the nearest pixel.
     rng = np.random.default_rng(0)
     grid, heads, width = (4, 6), 9, 2
-    value = jnp.asarray(rng.normal(size=(24, heads, width)), jnp.float32)
+    value = jnp.asarray(rng.normal(size=(24, heads, width)))
     weight, gate = ops.gpsa_position_weight(heads, strength=60.0), jnp.full(heads, 99.0)
     y = ops.gpsa(value, value, value, weight, gate, grid=grid).reshape(*grid, heads, width)
     maps = np.pad(

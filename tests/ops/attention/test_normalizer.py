@@ -159,9 +159,10 @@ class WeightsTest(chex.TestCase):
 
 class TransformationTest(chex.TestCase):
     def test_shard_map_over_batch(self):
+        self.enterContext(jax.enable_x64(True))
         rng = np.random.default_rng(0)
-        query, key, value = (jnp.asarray(rng.normal(size=(8, 6, 2, 4)), jnp.float32) for _ in "qkv")
-        bias = jnp.asarray(rng.normal(size=(2, 6, 6)), jnp.float32)
+        query, key, value = (jnp.asarray(rng.normal(size=(8, 6, 2, 4))) for _ in "qkv")
+        bias = jnp.asarray(rng.normal(size=(2, 6, 6)))
         mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
         sharded, whole = PartitionSpec("data"), PartitionSpec()
         for name in ("lssar", "entmax15"):
@@ -176,7 +177,7 @@ class TransformationTest(chex.TestCase):
                 return jax.jit(jax.grad(lambda *x: jnp.sum(jnp.sin(op(*x))), (0, 1, 2, 3)))(*inputs)
 
             inputs = (query, key, value, bias)
-            compare.assert_relative(gradients(mapped, *inputs), gradients(op, *inputs), 1e-5)
+            compare.assert_relative(gradients(mapped, *inputs), gradients(op, *inputs), 1e-10)
 
 
 def test_the_attention_module_takes_every_name():

@@ -138,12 +138,13 @@ class StreamingTest(chex.TestCase):
 
 
 class TransformationTest(chex.TestCase):
-    """float32, standard promotion: how a model calls it."""
+    """Standard promotion: how a model calls it."""
 
-    def inputs(self):
-        return arrays((8, 10, 4, 8), (8, 10, 2, 8), (8, 10, 2, 8), (4, 10, 10), dtype=jnp.float32)
+    def inputs(self, dtype=jnp.float64):
+        return arrays((8, 10, 4, 8), (8, 10, 2, 8), (8, 10, 2, 8), (4, 10, 10), dtype=dtype)
 
     def test_shard_map_over_batch_with_a_replicated_bias(self):
+        self.enterContext(jax.enable_x64(True))
         inputs = self.inputs()
         mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
         sharded, whole = PartitionSpec("data"), PartitionSpec()
@@ -161,9 +162,10 @@ class TransformationTest(chex.TestCase):
             gradients = functools.partial(jax.grad, argnums=(0, 1, 2, 3))
             expected = jax.jit(gradients(loss))(*inputs)
             actual = jax.jit(gradients(functools.partial(loss, op=mapped)))(*inputs)
-            compare.assert_relative(actual, expected, 1e-5)
+            compare.assert_relative(actual, expected, 1e-10)
 
     def test_sharded_arguments_under_jit(self):
+        self.enterContext(jax.enable_x64(True))
         inputs = self.inputs()
         mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
         spec = PartitionSpec("data", None, "tensor")
@@ -181,9 +183,10 @@ class TransformationTest(chex.TestCase):
                 (0, 1, 2, 3),
             )(*inputs)
 
-        compare.assert_relative(gradients(*placed), gradients(*inputs), 1e-5)
+        compare.assert_relative(gradients(*placed), gradients(*inputs), 1e-10)
 
     def test_gradients_per_example(self):
+        self.enterContext(jax.enable_x64(True))
         query, key, value, bias = self.inputs()
 
         def gradient(form):
@@ -197,20 +200,21 @@ class TransformationTest(chex.TestCase):
         query, value = query[0, :, :2], value[:2]
         args = (query[:, :, None], key[0][:, :1], value[:, :, :1])
         bias = bias[:1]
-        compare.assert_relative(gradient("chunked")(*args), gradient("parallel")(*args), 1e-5)
+        compare.assert_relative(gradient("chunked")(*args), gradient("parallel")(*args), 1e-10)
 
     def test_parallel_has_second_derivatives(self):
-        x, v = arrays((4, 1, 3), (4, 1, 3), dtype=jnp.float32)
+        self.enterContext(jax.enable_x64(True))
+        x, v = arrays((4, 1, 3), (4, 1, 3))
 
         def loss(x):
             return jnp.sum(jnp.sin(ops.dot_product_attention(x, x, x, form="parallel")))
 
         forward_over_reverse = jax.jvp(jax.grad(loss), (x,), (v,))[1]
         reverse_over_reverse = jax.grad(lambda x: jnp.vdot(jax.grad(loss)(x), v))(x)
-        compare.assert_relative(forward_over_reverse, reverse_over_reverse, 1e-5)
+        compare.assert_relative(forward_over_reverse, reverse_over_reverse, 1e-10)
 
     def test_equals_jax_nn(self):
-        query, key, value, bias = self.inputs()
+        query, key, value, bias = self.inputs(jnp.float32)
         mask = (
             jnp.asarray(np.random.default_rng(0).random((8, 1, 10, 10)) < 0.7).at[..., 0].set(True)
         )

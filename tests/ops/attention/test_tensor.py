@@ -133,11 +133,12 @@ def inputs(length, bound, heads=1, width=4):
     """Entries uniform in [-bound, bound]; the values are plain normals."""
     rng = np.random.default_rng(0)
     shape = (length, heads, width)
-    keys = [jnp.asarray(bound * rng.uniform(-1, 1, size=shape), jnp.float32) for _ in range(3)]
-    values = [jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2)]
+    keys = [jnp.asarray(bound * rng.uniform(-1, 1, size=shape)) for _ in range(3)]
+    values = [jnp.asarray(rng.normal(size=shape)) for _ in range(2)]
     return (*keys, *values)
 
 
+@pytest.mark.usefixtures("float64")
 def test_it_is_the_papers_softmax_of_khatri_rao_products():
     q, k1, k2, v1, v2 = (np.asarray(x, np.float64)[:, 0] for x in inputs(6, 2.0))
     keys = np.stack([np.kron(k1[:, d], k2[:, d]) for d in range(4)], -1)
@@ -145,15 +146,16 @@ def test_it_is_the_papers_softmax_of_khatri_rao_products():
     scores = np.exp(q @ keys.T / 4)
     expected = scores / scores.sum(-1, keepdims=True) @ values
     actual = ops.tensor_attention(*inputs(6, 2.0), form="chunked", chunk_size=4)
-    np.testing.assert_allclose(actual[:, 0], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual[:, 0], expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.usefixtures("float64")
 def test_constant_second_tokens_leave_attention():
     q, k1, _, v1, _ = inputs(9, 2.0)
     ones = jnp.ones_like(q)
     actual = ops.tensor_attention(q, k1, ones, v1, ones, scale=0.5)
     expected = ops.dot_product_attention(q, k1, v1, scale=0.5)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("form", ["parallel", "chunked"])

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from scanmax import ops
 from scanmax.ops import reference
@@ -52,20 +53,22 @@ class CausalConv1dTest(OpSuite):
             np.testing.assert_array_equal(state.astype(jnp.float64), window)
 
 
+@pytest.mark.usefixtures("float64")
 def test_it_is_the_convolution_of_numpy():
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(11, 2)), rng.normal(size=(4, 2))
-    y = ops.causal_conv1d(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
+    y = ops.causal_conv1d(jnp.asarray(x), jnp.asarray(kernel))
     for d in range(2):
         expected = np.convolve(x[:, d], kernel[::-1, d])[:11]
-        np.testing.assert_allclose(y[:, d], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(y[:, d], expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_packed_row_goes_on_from_its_last_sequence():
     rng = np.random.default_rng(0)
-    x, kernel = (jnp.asarray(rng.normal(size=(n, 2)), jnp.float32) for n in (6, 4))
+    x, kernel = (jnp.asarray(rng.normal(size=(n, 2))) for n in (6, 4))
     ids = jnp.asarray([0, 0, 0, 1, 1])
     _, state = ops.causal_conv1d(x[:5], kernel, segment_ids=ids, return_state=True)
     np.testing.assert_array_equal(state, x[2:5].at[0].set(0))
     y, _ = ops.causal_conv1d_step(state, x[5], kernel)
-    np.testing.assert_allclose(y, ops.causal_conv1d(x[3:], kernel)[-1], rtol=1e-5)
+    np.testing.assert_allclose(y, ops.causal_conv1d(x[3:], kernel)[-1], rtol=1e-10)

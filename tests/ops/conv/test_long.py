@@ -145,13 +145,14 @@ def test_lengths_and_factors():
     assert monarch_factors(74) == (37, 2)
 
 
+@pytest.mark.usefixtures("float64")
 def test_it_is_the_convolution_of_numpy():
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(50, 2)), rng.normal(size=(80, 2))
-    y = ops.fft_conv(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
+    y = ops.fft_conv(jnp.asarray(x), jnp.asarray(kernel))
     for d in range(2):
         expected = np.convolve(x[:, d], kernel[:, d])[:50]
-        np.testing.assert_allclose(y[:, d], expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(y[:, d], expected, rtol=1e-10, atol=1e-10)
 
 
 def test_training_keeps_the_arguments_alone():

@@ -154,7 +154,7 @@ class LinearAttentionMatrixTest(OpSuite):
 def _inputs(length, heads=2, dim=4, width=3):
     rng = np.random.default_rng(0)
     shapes = ((length, heads, dim), (length, heads, dim), (length, heads, width))
-    return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in shapes)
 
 
 @pytest.mark.parametrize("channels", [False, True])
@@ -195,18 +195,20 @@ def test_rows_without_weight_are_zero_with_finite_gradients():
     assert bool(jnp.isfinite(jax.grad(lambda q: attend(q).sum())(dead)).all())
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_feature_map_may_be_a_function():
     query, key, value = _inputs(6)
     y = ops.linear_attention(query, key, value, feature_map=jnp.exp)
     expected = ops.linear_attention(jnp.exp(query), jnp.exp(key), value)
-    np.testing.assert_allclose(y, expected, rtol=1e-6)
+    np.testing.assert_allclose(y, expected, rtol=1e-10)
 
 
+@pytest.mark.usefixtures("float64")
 def test_normalised_rows_are_averages():
     query, key, value = _inputs(20)
     ones = jnp.ones_like(value)
     y = ops.linear_attention(query, key, ones, feature_map="elu", normalize=True)
-    np.testing.assert_allclose(y, ones, rtol=1e-5)
+    np.testing.assert_allclose(y, ones, rtol=1e-10)
 
 
 def test_training_memory_with_decays_per_channel_is_linear_in_tokens():

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from scanmax import ops
 from scanmax.ops import reference
@@ -33,18 +34,19 @@ def _matrix(module, query, key):
     return module.cross_covariance_matrix(query, key, temperature=jnp.array([0.5, 2.0]))
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_matrix_and_what_it_is_applied_to():
     rng = np.random.default_rng(0)
-    query, key, value = (jnp.asarray(rng.normal(size=(3, 9, 2, 4)), jnp.float32) for _ in range(3))
+    query, key, value = (jnp.asarray(rng.normal(size=(3, 9, 2, 4))) for _ in range(3))
     matrix = _matrix(ops, query, key)
-    np.testing.assert_allclose(matrix, _matrix(reference, query, key), rtol=1e-4)
-    np.testing.assert_allclose(matrix.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(matrix, _matrix(reference, query, key), rtol=1e-10)
+    np.testing.assert_allclose(matrix.sum(-1), 1, rtol=1e-10)
     y = ops.cross_covariance_attention(query, key, value, temperature=jnp.array([0.5, 2.0]))
     mixed = jnp.einsum("bhcd,bthd->bthc", matrix, value)
-    np.testing.assert_allclose(y, mixed, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(y, mixed, rtol=1e-10, atol=1e-10)
     # tokens have no order: queries and keys permuted together leave the matrix as it is
     order = rng.permutation(9)
-    np.testing.assert_allclose(_matrix(ops, query[:, order], key[:, order]), matrix, rtol=1e-4)
+    np.testing.assert_allclose(_matrix(ops, query[:, order], key[:, order]), matrix, rtol=1e-10)
 
 
 def test_a_channel_of_zeros_has_finite_gradients():

@@ -74,9 +74,10 @@ def test_the_kernel_is_estimated_without_bias_and_better_by_orthogonal_direction
     assert ours.std() < 0.97 * plain.std()
 
 
+@pytest.mark.usefixtures("float64")
 def test_stabilisers_cancel_in_normalised_attention():
     rng = np.random.default_rng(1)
-    query, key, value = (jnp.asarray(rng.normal(size=(9, 2, 4)), jnp.float32) for _ in range(3))
+    query, key, value = (jnp.asarray(rng.normal(size=(9, 2, 4))) for _ in range(3))
     w = ops.orthogonal_random_features(jax.random.key(0), 6, 4)
 
     def attend(query, key, *stabilize):
@@ -87,33 +88,35 @@ def test_stabilisers_cancel_in_normalised_attention():
         return ops.linear_attention(*phi, value, normalize=True, is_causal=False)
 
     plain = attend(query, key, None, None)
-    np.testing.assert_allclose(attend(query, key, "token", "sequence"), plain, rtol=1e-4)
+    np.testing.assert_allclose(attend(query, key, "token", "sequence"), plain, rtol=1e-10)
     # without them queries of this size overflow
     large = attend(100 * query, key, "token", "sequence")
     assert bool(jnp.isfinite(large).all())
 
 
+@pytest.mark.usefixtures("float64")
 def test_named_maps():
     rng = np.random.default_rng(2)
-    q, k = (jnp.asarray(rng.normal(size=(5, 1, 6)), jnp.float32) for _ in range(2))
+    q, k = (jnp.asarray(rng.normal(size=(5, 1, 6))) for _ in range(2))
     s = (q[:, 0] @ k[:, 0].T) / 6**0.5
     taylor = ops.linear_attention_matrix(q, k, feature_map="taylor", is_causal=False)[0]
-    np.testing.assert_allclose(taylor, 1 + s + s**2 / 2, rtol=1e-4)
+    np.testing.assert_allclose(taylor, 1 + s + s**2 / 2, rtol=1e-10)
     squared = ops.linear_attention_matrix(q, k, feature_map="squared_relu", is_causal=False)[0]
     relu = np.maximum(q[:, 0], 0) ** 2 @ (np.maximum(k[:, 0], 0) ** 2).T
-    np.testing.assert_allclose(squared, relu, rtol=1e-4)
+    np.testing.assert_allclose(squared, relu, rtol=1e-10)
     assert set(ops.FEATURE_MAPS) == {None, "elu", "relu", "softmax", "squared_relu", "taylor"}
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_wider_map_widens_the_state():
     rng = np.random.default_rng(3)
-    query, key, value = (jnp.asarray(rng.normal(size=(6, 2, 3)), jnp.float32) for _ in range(3))
+    query, key, value = (jnp.asarray(rng.normal(size=(6, 2, 3))) for _ in range(3))
     options = {"feature_map": "taylor", "normalize": True}
     whole = ops.linear_attention(query, key, value, **options)
     np.testing.assert_allclose(
-        whole, reference.linear_attention(query, key, value, **options), rtol=1e-4, atol=1e-5
+        whole, reference.linear_attention(query, key, value, **options), rtol=1e-10, atol=1e-10
     )
     y, state = ops.linear_attention(query[:5], key[:5], value[:5], return_state=True, **options)
     assert state.shape == (2, 1 + 3 + 6, 4)
     last, _ = ops.linear_attention_step(state, query[5], key[5], value[5], **options)
-    np.testing.assert_allclose(jnp.concatenate([y, last[None]]), whole, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jnp.concatenate([y, last[None]]), whole, rtol=1e-10, atol=1e-10)

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from scanmax import ops
 from scanmax.ops import reference
@@ -33,9 +34,10 @@ class InlineAttentionTest(OpSuite):
 def _arrays(length=11, seed=0):
     rng = np.random.default_rng(seed)
     shapes = [(2, length, HEADS, size) for size in (DIM, DIM, WIDTH)]
-    return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in shapes)
 
 
+@pytest.mark.usefixtures("float64")
 def test_matrices():
     query, key, value = _arrays()
     for options in (
@@ -44,9 +46,11 @@ def test_matrices():
     ):
         matrix = ops.inline_attention_matrix(query, key, **options)
         expected = reference.inline_attention_matrix(query, key, **options)
-        np.testing.assert_allclose(matrix, expected, rtol=1e-4, atol=1e-5, err_msg=str([*options]))
-        np.testing.assert_allclose(matrix.sum(-1), 1, atol=1e-5)
+        np.testing.assert_allclose(
+            matrix, expected, rtol=1e-10, atol=1e-10, err_msg=str([*options])
+        )
+        np.testing.assert_allclose(matrix.sum(-1), 1, atol=1e-10)
     assert not jnp.triu(matrix, 1).any()
     mixed = jnp.einsum("bhij,bjhv->bihv", matrix, value)
     y = ops.inline_attention(query, key, value, is_causal=True)
-    np.testing.assert_allclose(y, mixed, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(y, mixed, rtol=1e-10, atol=1e-10)

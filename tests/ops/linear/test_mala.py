@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from scanmax import ops
 from scanmax.ops import reference
@@ -56,9 +57,10 @@ class MalaAttentionTest(OpSuite):
 def _arrays(length=11, seed=0):
     rng = np.random.default_rng(seed)
     shapes = [(2, length, HEADS, size) for size in (DIM, DIM, WIDTH)]
-    return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in shapes)
 
 
+@pytest.mark.usefixtures("float64")
 def test_matrices():
     query, key, value = _arrays()
     turned = {"turned_query": jnp.cos(query), "turned_key": jnp.sin(key)}
@@ -69,16 +71,19 @@ def test_matrices():
     ):
         matrix = ops.mala_attention_matrix(query, key, **options)
         expected = reference.mala_attention_matrix(query, key, **options)
-        np.testing.assert_allclose(matrix, expected, rtol=1e-4, atol=1e-5, err_msg=str([*options]))
+        np.testing.assert_allclose(
+            matrix, expected, rtol=1e-10, atol=1e-10, err_msg=str([*options])
+        )
         if "turned_query" not in options:
-            np.testing.assert_allclose(matrix.sum(-1), 1, atol=1e-5)
+            np.testing.assert_allclose(matrix.sum(-1), 1, atol=1e-10)
         if "is_causal" in options:
             assert not jnp.triu(matrix, 1).any()
     mixed = jnp.einsum("bhij,bjhv->bihv", matrix, value)
     y = ops.mala_attention(query, key, value, average=False, **turned)
-    np.testing.assert_allclose(y, mixed, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(y, mixed, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_released_order_of_operations():
     """MALA with positions, written as its authors evaluate it."""
     query, key, value = (np.asarray(x[0, :, 0], np.float64) for x in _arrays())
@@ -89,11 +94,11 @@ def test_the_released_order_of_operations():
     kv = turned_k.T * (scale / n) ** 0.5 @ (value * (scale / n) ** 0.5)
     expected = turned_q @ kv * (1 + 1 / (z + 1e-6)) - z * value.mean(0)
     y = ops.mala_attention(
-        *(jnp.asarray(x, jnp.float32)[:, None] for x in (query, key, value)),
-        turned_query=jnp.asarray(turned_q, jnp.float32)[:, None],
-        turned_key=jnp.asarray(turned_k, jnp.float32)[:, None],
+        *(jnp.asarray(x)[:, None] for x in (query, key, value)),
+        turned_query=jnp.asarray(turned_q)[:, None],
+        turned_key=jnp.asarray(turned_k)[:, None],
     )
-    np.testing.assert_allclose(y[:, 0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(y[:, 0], expected, rtol=1e-10, atol=1e-10)
 
 
 def test_a_query_without_features_reads_the_mean_with_finite_gradients():

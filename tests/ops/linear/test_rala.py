@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from scanmax import ops
 from scanmax.ops import reference
@@ -38,18 +39,19 @@ class RalaAttentionTest(OpSuite):
 def _arrays(length=11, seed=0):
     rng = np.random.default_rng(seed)
     shapes = [(2, length, HEADS, size) for size in (DIM, DIM, WIDTH)]
-    return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in shapes)
 
 
+@pytest.mark.usefixtures("float64")
 def test_matrix():
     query, key, value = _arrays()
     turned = {"turned_query": jnp.cos(query), "turned_key": jnp.sin(key)}
     matrix = ops.rala_attention_matrix(query, key, **turned)
     expected = reference.rala_attention_matrix(query, key, **turned)
-    np.testing.assert_allclose(matrix, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(matrix, expected, rtol=1e-10, atol=1e-10)
     mixed = jnp.einsum("bhij,bjhv->bihv", matrix, value)
     y = ops.rala_attention(query, key, value, **turned)
-    np.testing.assert_allclose(y, mixed, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(y, mixed, rtol=1e-10, atol=1e-10)
 
 
 def test_a_query_without_features_reads_nothing():

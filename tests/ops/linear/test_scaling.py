@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from scanmax import ops
 from scanmax.ops import reference
@@ -59,12 +60,13 @@ class ScalingAttentionMatrixTest(OpSuite):
         return make_args(rng, case, width=0)
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_matrix_is_the_logits_over_the_tokens():
     rng = np.random.default_rng(0)
-    query, key, value = (jnp.asarray(rng.normal(size=(6, 1, 4)), jnp.float32) for _ in range(3))
+    query, key, value = (jnp.asarray(rng.normal(size=(6, 1, 4))) for _ in range(3))
     matrix = (query[:, 0] @ key[:, 0].T) / 2 / 6
     np.testing.assert_allclose(
-        ops.scaling_attention_matrix(query, key)[0], matrix, rtol=1e-5, atol=1e-6
+        ops.scaling_attention_matrix(query, key)[0], matrix, rtol=1e-10, atol=1e-10
     )
     y = ops.scaling_attention(query, key, value)
-    np.testing.assert_allclose(y[:, 0], matrix @ value[:, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(y[:, 0], matrix @ value[:, 0], rtol=1e-10, atol=1e-10)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from local_maps import MatrixCase, make_maps
 
 from scanmax import ops
@@ -112,15 +113,16 @@ def test_a_halo_outside_the_map_is_left_out_unless_zeros_are_asked_for():
     np.testing.assert_allclose(zeros, 4 / 9, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("float64")
 def test_windows_follow_a_shift_by_a_window():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 12, 8, 2, 4)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 12, 8, 2, 4)))
     for shift in (0, 1):
         y, moved = (
             ops.window_attention(*maps, window_size=4, shift=shift)
             for maps in (x, jnp.roll(x, 4, 1))
         )
         rows = slice(shift, shift + 4)
-        np.testing.assert_allclose(moved[4:][rows], y[rows], rtol=1e-5)
+        np.testing.assert_allclose(moved[4:][rows], y[rows], rtol=1e-10)
 
 
 def test_training_memory_of_windows_is_linear():

@@ -90,35 +90,38 @@ class MultiScaleMergeTest(OpSuite):
         }
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("directions", [1, 2, 4, DIRECTIONS[1:]])
 def test_the_merge_is_the_adjoint_of_the_scan(directions):
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, 3, 4, 2)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(2, 3, 4, 2)))
     scan = lambda x: ops.cross_scan(x, directions=directions)  # noqa: E731
     sequences, pull_back = jax.vjp(scan, x)
-    y = jnp.asarray(rng.normal(size=sequences.shape), jnp.float32)
+    y = jnp.asarray(rng.normal(size=sequences.shape))
     merged = ops.cross_merge(y, (3, 4), directions=directions)
-    np.testing.assert_allclose(merged, pull_back(y)[0], rtol=1e-5)
+    np.testing.assert_allclose(merged, pull_back(y)[0], rtol=1e-10)
     merged = ops.cross_merge(sequences, (3, 4), directions=directions)
-    np.testing.assert_allclose(merged, sequences.shape[1] * x, rtol=1e-5)
+    np.testing.assert_allclose(merged, sequences.shape[1] * x, rtol=1e-10)
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_map_of_equal_size_gives_the_cross_scan():
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, 3, 4, 2)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(2, 3, 4, 2)))
     full, small = ops.multi_scale_scan(x, x)
     y = jnp.concatenate([full[:, None], small], 1)
     order = ("rows", "rows_reversed", "columns", "columns_reversed")
     np.testing.assert_array_equal(y, ops.cross_scan(x, directions=order))
     merged = ops.multi_scale_merge(full, small, (3, 4), (3, 4))
     expected = ops.cross_merge(y, (3, 4), directions=order)
-    np.testing.assert_allclose(merged, expected, rtol=1e-5)
+    np.testing.assert_allclose(merged, expected, rtol=1e-10)
 
 
+@pytest.mark.usefixtures("float64")
 def test_nc_ssd_is_what_all_scans_become_without_decay():
     """Forward and backward, or four ways, collapse to one sum, the diagonal counted once."""
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
     x, B, C = draw(12, 2, 3), draw(12, 1, 4), draw(12, 1, 4)
     dt, A = jnp.abs(draw(12, 2)), -jnp.abs(draw(2))
     weights = -dt * A[None]
@@ -135,4 +138,4 @@ def test_nc_ssd_is_what_all_scans_become_without_decay():
         y = ops.ssd(*arrays[:2], jnp.zeros(2), *arrays[2:])
         merged = ops.cross_merge(y.reshape(directions, 12, -1), (3, 4), directions=directions)
         once = merged.reshape(x.shape) / (directions // 2) - own
-        np.testing.assert_allclose(once, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(once, expected, rtol=1e-10, atol=1e-10)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from scanmax import ops
 from scanmax.ops import reference
@@ -103,9 +104,10 @@ class DeltaRuleMatrixTest(OpSuite):
 def _inputs(length, gated=True):
     case = OpCase(length=length, gated=gated)
     made = make_args(np.random.default_rng(0), case)
-    return {name: jnp.asarray(x, jnp.float32) for name, x in made.items() if x is not None}
+    return {name: jnp.asarray(x) for name, x in made.items() if x is not None}
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_matrix_is_the_product_of_the_tokens_maps_between_two_tokens():
     given = {name: np.asarray(x, np.float64) for name, x in _inputs(8).items()}
     q, k, beta, decay = (given[n] for n in ("query", "key", "beta", "log_decay"))
@@ -120,10 +122,10 @@ def test_the_matrix_is_the_product_of_the_tokens_maps_between_two_tokens():
                 expected[h, i, j] = q[i, h] @ between @ k[j, h] * beta[j, h]
     value = given.pop("value")
     matrix = ops.delta_rule_matrix(**given)
-    np.testing.assert_allclose(matrix, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(matrix, expected, rtol=1e-10, atol=1e-10)
     y = ops.delta_rule(value=value, **given, chunk_size=3)
     doubled = np.einsum("hij,jhv->ihv", expected, value)
-    np.testing.assert_allclose(y, doubled, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(y, doubled, rtol=1e-10, atol=1e-10)
 
 
 def test_a_key_is_bound_to_its_last_value_alone():
@@ -133,17 +135,18 @@ def test_a_key_is_bound_to_its_last_value_alone():
     np.testing.assert_allclose(state[0, :, 0], [5.0, 4.0, 2.0, 0.0], atol=1e-6)
 
 
+@pytest.mark.usefixtures("float64")
 def test_with_orthogonal_keys_it_is_linear_attention():
-    keys = jnp.eye(4, dtype=jnp.float32)[:, None]
+    keys = jnp.eye(4)[:, None]
     given = _inputs(4)
     query, value, decay = given["query"], given["value"][:, :1], given["log_decay"][:, :1]
     y = ops.delta_rule(query[:, :1], keys, value, jnp.ones((4, 1)), log_decay=decay)
     expected = ops.linear_attention(query[:, :1], keys, value, log_decay=decay)
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(y, expected, rtol=1e-10, atol=1e-10)
     both = {"log_decay": decay, "is_causal": False}
     y = ops.delta_rule(query[:, :1], keys, value, jnp.ones((4, 1)), **both)
     expected = ops.linear_attention(query[:, :1], keys, value, **both)
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(y, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_equal_keys_and_infinite_decays_keep_digits_and_finite_gradients():

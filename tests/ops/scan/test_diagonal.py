@@ -45,23 +45,25 @@ class DiagonalScanTest(OpSuite):
         return args
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_reversed_scan_is_the_scan_of_the_flipped_tokens():
     rng = np.random.default_rng(0)
-    decay, x = (jnp.asarray(rng.normal(size=(2, 9, 3)), jnp.float32) for _ in range(2))
-    state = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
+    decay, x = (jnp.asarray(rng.normal(size=(2, 9, 3))) for _ in range(2))
+    state = jnp.asarray(rng.normal(size=(2, 3)))
     flipped = ops.diagonal_scan(decay[:, ::-1], x[:, ::-1], initial_state=state)[:, ::-1]
     actual = ops.diagonal_scan(decay, x, initial_state=state, reverse=True)
-    np.testing.assert_allclose(actual, flipped, rtol=1e-6)
+    np.testing.assert_allclose(actual, flipped, rtol=1e-10)
 
 
+@pytest.mark.usefixtures("float64")
 def test_any_axis_and_complex_decays():
     rng = np.random.default_rng(0)
-    decay = jnp.exp(1j * jnp.asarray(rng.normal(size=(6, 2)), jnp.float32))
-    x = jnp.asarray(rng.normal(size=(6, 2)), jnp.float32).astype(decay.dtype)
+    decay = jnp.exp(1j * jnp.asarray(rng.normal(size=(6, 2))))
+    x = jnp.asarray(rng.normal(size=(6, 2))).astype(decay.dtype)
     expected = reference.diagonal_scan(decay, x)
     for form in DiagonalScanTest.forms:
         actual = ops.diagonal_scan(decay.T, x.T, axis=-1, form=form).T
-        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("form", DiagonalScanTest.forms)
@@ -103,11 +105,12 @@ def test_complex_gradients_are_those_of_the_equation(form):
             )
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("reverse", [False, True])
 def test_packed_sequences_are_scanned_one_by_one(reverse):
     rng = np.random.default_rng(0)
-    decay, x = (jnp.asarray(rng.normal(size=(9, 3)), jnp.float32) for _ in range(2))
-    state = jnp.asarray(rng.normal(size=3), jnp.float32)
+    decay, x = (jnp.asarray(rng.normal(size=(9, 3))) for _ in range(2))
+    state = jnp.asarray(rng.normal(size=3))
     # a number may come again: a segment is a run of equal ones
     segment_ids = jnp.asarray([3, 3, 0, 0, 0, 3, 3, 3, 3])
     packed, last = ops.diagonal_scan(
@@ -122,19 +125,20 @@ def test_packed_sequences_are_scanned_one_by_one(reverse):
             return_state=True,
             reverse=reverse,
         )
-        np.testing.assert_allclose(packed[part], alone, rtol=1e-6)
-    np.testing.assert_allclose(last, end, rtol=1e-6)
+        np.testing.assert_allclose(packed[part], alone, rtol=1e-10)
+    np.testing.assert_allclose(last, end, rtol=1e-10)
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("block", [2, 3, 8])
 def test_segment_sums_are_the_sums_between_tokens(block):
     length = 8
     x = np.random.default_rng(0).normal(size=(2, length))
-    sums = np.asarray(segment_sums(jnp.asarray(x, jnp.float32), block))
+    sums = np.asarray(segment_sums(jnp.asarray(x), block))
     for i in range(length):
         for j in range(length):
             expected = x[:, j + 1 : i + 1].sum(-1) if j <= i else np.full(2, -np.inf)
-            np.testing.assert_allclose(sums[:, i, j], expected, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(sums[:, i, j], expected, rtol=1e-10, atol=1e-10)
 
 
 def test_segment_sums_keep_the_digits_of_short_segments_after_long_decays():
@@ -145,6 +149,7 @@ def test_segment_sums_keep_the_digits_of_short_segments_after_long_decays():
     np.testing.assert_allclose(infinite[63, 32], -0.031, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_scan_differentiates_twice():
     decay, x = jnp.full((5, 1), 0.5), jnp.arange(5.0)[:, None]
 
@@ -153,5 +158,5 @@ def test_the_scan_differentiates_twice():
         return jax.grad(lambda a: first(a).sum())(decay)
 
     np.testing.assert_allclose(
-        second(ops.diagonal_scan), second(reference.diagonal_scan), rtol=1e-5
+        second(ops.diagonal_scan), second(reference.diagonal_scan), rtol=1e-10
     )

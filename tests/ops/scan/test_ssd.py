@@ -248,42 +248,45 @@ class SelectiveScanMatrixTest(MatrixSuite):
         return arrays["dt"].shape
 
 
-def _float32(rng, *shape):
-    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+def _normal(rng, *shape):
+    return jnp.asarray(rng.normal(size=shape))
 
 
 def _ssd_inputs(length, heads=2, states=4, width=3):
     rng = np.random.default_rng(0)
     return (
-        _float32(rng, length, heads, width),
-        jnp.abs(_float32(rng, length, heads)),
-        -jnp.exp(_float32(rng, heads)),
-        _float32(rng, length, 1, states),
-        _float32(rng, length, 1, states),
+        _normal(rng, length, heads, width),
+        jnp.abs(_normal(rng, length, heads)),
+        -jnp.exp(_normal(rng, heads)),
+        _normal(rng, length, 1, states),
+        _normal(rng, length, 1, states),
     )
 
 
+@pytest.mark.usefixtures("float64")
 def test_duality_ssd_is_linear_attention():
     x, dt, A, B, C = _ssd_inputs(20)
     y = ops.linear_attention(C, B, x * dt[..., None], log_decay=dt * A[None])
-    np.testing.assert_allclose(ops.ssd(x, dt, A, B, C), y, rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(ops.ssd(x, dt, A, B, C), y, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.usefixtures("float64")
 def test_both_directions_of_ssd_are_those_of_linear_attention():
     x, dt, A, B, C = _ssd_inputs(20)
     options = {"is_causal": False, "chunk_size": 8}
     y = ops.linear_attention(C, B, x * dt[..., None], log_decay=dt * A[None], **options)
-    np.testing.assert_allclose(ops.ssd(x, dt, A, B, C, **options), y, rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(ops.ssd(x, dt, A, B, C, **options), y, rtol=1e-10, atol=1e-10)
     one = ops.ssd(x[..., :1], dt, A, B, C, **options)[..., 0]
     rates = A[:, None] * jnp.ones((1, 4))
     scan = ops.selective_scan(x[..., 0], dt, rates, B[:, 0], C[:, 0], is_causal=False)
-    np.testing.assert_allclose(one, scan, rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(one, scan, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_selective_scan_is_linear_attention_over_heads_of_width_one():
     x, dt, _, B, C = _ssd_inputs(20, states=4, width=1)
     x, B, C = x[..., 0], B[:, 0], C[:, 0]
-    A = -jnp.exp(_float32(np.random.default_rng(1), 2, 4))
+    A = -jnp.exp(_normal(np.random.default_rng(1), 2, 4))
     y, state = ops.selective_scan(x, dt, A, B, C, return_state=True)
     other, other_state = ops.linear_attention(
         C[:, None],
@@ -292,16 +295,18 @@ def test_the_selective_scan_is_linear_attention_over_heads_of_width_one():
         log_decay=dt[..., None] * A[None],
         return_state=True,
     )
-    np.testing.assert_allclose(y, other[..., 0], rtol=2e-5, atol=1e-5)
-    np.testing.assert_allclose(state, other_state[..., 0], rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(y, other[..., 0], rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(state, other_state[..., 0], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_selective_scan_with_equal_rates_is_ssd_with_heads_of_width_one():
     x, dt, A, B, C = _ssd_inputs(20, width=1)
     y = ops.selective_scan(x[..., 0], dt, A[:, None] * jnp.ones((1, 4)), B[:, 0], C[:, 0])
-    np.testing.assert_allclose(ops.ssd(x, dt, A, B, C)[..., 0], y, rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(ops.ssd(x, dt, A, B, C)[..., 0], y, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.usefixtures("float64")
 def test_non_causal_is_both_directions_without_decay_less_the_diagonal():
     x, dt, A, B, C = _ssd_inputs(9)
     weights = -dt * A[None]
@@ -319,16 +324,17 @@ def test_non_causal_is_both_directions_without_decay_less_the_diagonal():
         for flip in (False, True)
     )
     diagonal = jnp.einsum("tgn,tgn->t", B, C)[:, None, None] * weights[..., None] * x
-    np.testing.assert_allclose(ops.nc_ssd(x, dt, A, B, C), both - diagonal, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ops.nc_ssd(x, dt, A, B, C), both - diagonal, rtol=1e-10, atol=1e-10)
     negative = ops.nc_ssd(x, dt, A, B, C, positive=False)
-    np.testing.assert_allclose(negative, -ops.nc_ssd(x, dt, A, B, C), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(negative, -ops.nc_ssd(x, dt, A, B, C), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.usefixtures("float64")
 def test_non_causal_does_not_know_the_order_of_tokens():
     x, dt, A, B, C = _ssd_inputs(9)
     order = np.random.default_rng(2).permutation(9)
     shuffled = ops.nc_ssd(x[order], dt[order], A, B[order], C[order])
-    np.testing.assert_allclose(shuffled, ops.nc_ssd(x, dt, A, B, C)[order], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(shuffled, ops.nc_ssd(x, dt, A, B, C)[order], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("rate", [30.0, 1000.0])
@@ -387,11 +393,12 @@ SHARDED = {
 }
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", list(SHARDED))
 def test_gradients_on_shards_equal_those_on_one_device(name):
     rng = np.random.default_rng(0)
-    A = -jnp.exp(_float32(rng, 2, 3))
-    tokens = _float32(rng, 8, 5, 2), jnp.abs(_float32(rng, 8, 5, 2)), *_float32(rng, 2, 8, 5, 3)
+    A = -jnp.exp(_normal(rng, 2, 3))
+    tokens = _normal(rng, 8, 5, 2), jnp.abs(_normal(rng, 8, 5, 2)), *_normal(rng, 2, 8, 5, 3)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
     sharded = jax.shard_map(
@@ -403,4 +410,4 @@ def test_gradients_on_shards_equal_those_on_one_device(name):
 
     # the shards share A: its gradient is the sum of theirs
     for actual, expected in zip(gradients(sharded), gradients(SHARDED[name])):
-        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10)
