@@ -34,10 +34,12 @@ PACKED = (
     "base_conv",
     "ckconv",
     "delta",
+    "dynamicconv",
     "flexconv",
     "gated_delta",
     "gla",
     "hyena",
+    "lightconv",
     "linear_attention",
     "long_conv",
     "mamba",
@@ -119,6 +121,26 @@ def test_prompts_of_unequal_length_are_generated_together(names):
         drawn = row[len(prompt) : len(prompt) + new]
         lost = own.max(-1) - np.take_along_axis(own, drawn[:, None], -1)[:, 0]
         assert lost.max() < 1e-4 * np.abs(own).max(), (prompt, drawn)
+
+
+@pytest.mark.parametrize("first", range(0, len(PACKED), GROUP))
+def test_a_packed_prompt_is_read_as_it_is_without_a_state(first):
+    """The logits behind it, and those behind one token more; a choice of tokens tells less."""
+    model, variables, _ = build(PACKED[first : first + GROUP])
+    tokens = jnp.asarray([[0, 0, 0, 0, 0, 2, 1], [3, 4, 1, 6, 5, 3, 2]])
+    segments = jnp.asarray([[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1, 1]])
+
+    @fast
+    def both(variables):
+        whole = model.apply(variables, tokens, segment_ids=segments)
+        prompt, state = model.apply(
+            variables, tokens[:, :-1], 10, True, segments[:, :-1], method="prefill"
+        )
+        new, _ = model.apply(variables, state, tokens[:, -1], method="step")
+        return whole[:, -2:], jnp.stack([prompt, new], 1)
+
+    whole, read = both(variables)
+    np.testing.assert_allclose(read, whole, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONSTANT)

@@ -157,7 +157,8 @@ class Wkv(_Rwkv):
             y, sums = ops.wkv_step(sums, key[:, 0], value[:, 0], decay, bonus)
             y = y[:, None]
         elif state is not None:
-            y, sums = ops.wkv(key, value, decay, bonus, initial_state=sums, return_state=True)
+            resumed = {"initial_state": sums, "return_state": True}
+            y, sums = ops.wkv(key, value, decay, bonus, **resumed, **packed)
         else:
             y = ops.wkv(key, value, decay, bonus, **options)
         y = self.dense(dim, ("heads", "embed"), "out")(jax.nn.sigmoid(receptance) * y)
@@ -238,7 +239,8 @@ class Wkv6(_Rwkv):
             y, sums = ops.wkv6_step(sums, *(array[:, 0] for array in arrays), bonus)
             y = y[:, None]
         elif state is not None:
-            y, sums = ops.wkv6(*arrays, bonus, initial_state=sums, return_state=True)
+            resumed = {"initial_state": sums, "return_state": True}
+            y, sums = ops.wkv6(*arrays, bonus, **resumed, **packed)
         else:
             y = ops.wkv6(*arrays, bonus, **options)
         scale = self.vector("norm_scale", ones_init, (self.heads, width)).astype(self.dtype)
