@@ -304,8 +304,8 @@ def batch_norm(
 @op("epsilon")
 def instance_batch_norm(
     x: Float[Array, "*B Y X C"],
-    mean: Float[Array, "C-I"],
-    variance: Float[Array, "C-I"],
+    mean: Float[Array, "rest"],
+    variance: Float[Array, "rest"],
     scale: Float[Array, "C"] | None = None,
     bias: Float[Array, "C"] | None = None,
     *,

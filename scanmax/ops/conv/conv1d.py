@@ -22,7 +22,7 @@ def neighbours(
     x: Float[Array, "*B T D"],
     width: int,
     ahead: int,
-    initial_state: Float[Array, "*B W-1 D"] | None,
+    initial_state: Float[Array, "*B before D"] | None,
     segment_ids: Int[Array, "*B T"] | None,
 ) -> tuple[list[Array], Array]:
     """What each of `width` taps in a row sees of x [*B, T, D], the last of them `ahead` tokens on.
@@ -59,7 +59,7 @@ def causal_conv1d(
     *,
     activation: str | None = None,
     segment_ids: Int[Array, "*B T"] | None = None,
-    initial_state: Float[Array, "*B W-1 D"] | None = None,
+    initial_state: Float[Array, "*B before D"] | None = None,
     return_state: bool = False,
 ):
     """Causal depthwise convolution: every channel has its own filter over the last W tokens.

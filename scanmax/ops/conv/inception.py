@@ -14,8 +14,8 @@ PLACES = ("first", "last")
 def inception_depthwise_conv2d(
     x: Float[Array, "*B Y X C"],
     square: Float[Array, "k k 1 G"],
-    row: Float[Array, "1 b 1 G"],
-    column: Float[Array, "b 1 1 G"],
+    row: Float[Array, "1 b 1 H"],
+    column: Float[Array, "a 1 1 J"],
     *,
     identity: str = "first",
     precision: jax.lax.PrecisionLike = None,
@@ -61,7 +61,7 @@ def inception_depthwise_conv2d(
         require(
             kernel.ndim == 4 and kernel.shape[2] == 1 and (flat is None or kernel.shape[flat] == 1),
             f"{name} has shape {kernel.shape}; expected "
-            f"{('[1, b, 1, G]', '[b, 1, 1, G]', '[k, k, 1, G]')[2 if flat is None else flat]}.",
+            f"{('[1, b, 1, H]', '[a, 1, 1, J]', '[k, k, 1, G]')[2 if flat is None else flat]}.",
         )
         groups.append(kernel.shape[3])
     passing = x.shape[-1] - sum(groups)

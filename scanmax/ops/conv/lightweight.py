@@ -28,7 +28,7 @@ def lightweight_conv(
     *,
     is_causal: bool = True,
     segment_ids: Int[Array, "*B T"] | None = None,
-    initial_state: Float[Array, "*B W-1 D"] | None = None,
+    initial_state: Float[Array, "*B before D"] | None = None,
     return_state: bool = False,
 ):
     """Lightweight convolution: W taps for each head, normalised by softmax.
@@ -73,7 +73,7 @@ def dynamic_conv(
     *,
     is_causal: bool = True,
     segment_ids: Int[Array, "*B T"] | None = None,
-    initial_state: Float[Array, "*B W-1 D"] | None = None,
+    initial_state: Float[Array, "*B before D"] | None = None,
     return_state: bool = False,
 ):
     """Dynamic convolution: every token brings the W taps of each head, normalised by softmax.

@@ -316,7 +316,8 @@ def _before(k, v, log_decay, state, starts, options):
 
 
 def _levels(k, log_decay, level, form):
-    """l_t = max(l_{t-1} + log_decay_t, k_t)."""
+    """l_t = max(l_{t-1} + log_decay_t, k_t), and never below the level of no weight."""
+    k = jnp.maximum(k, _NOTHING)
     log_decay = jnp.broadcast_to(log_decay, (k.shape[0], *log_decay.shape[1:]))
     if form == "recurrent":
 

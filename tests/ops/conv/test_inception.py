@@ -19,8 +19,8 @@ class InceptionDepthwiseConv2dTest(OpSuite):
     )
     errors = (
         ({"square": jnp.ones((3, 3, 1, 7))}, ValueError, r"need at least 9"),
-        ({"row": jnp.ones((3, 1, 1, 1))}, ValueError, r"row has shape .*\[1, b, 1, G\]"),
-        ({"column": jnp.ones((1, 3, 1, 1))}, ValueError, r"column has shape .*\[b, 1, 1, G\]"),
+        ({"row": jnp.ones((3, 1, 1, 1))}, ValueError, r"row has shape .*\[1, b, 1, H\]"),
+        ({"column": jnp.ones((1, 3, 1, 1))}, ValueError, r"column has shape .*\[a, 1, 1, J\]"),
         ({"square": jnp.ones((3, 3, 2, 1))}, ValueError, r"square has shape .*\[k, k, 1, G\]"),
         ({"identity": "middle"}, ValueError, "identity='middle' is not one of"),
         ({"implementation": "cudnn"}, NotImplementedError, "available: 'xla'"),

@@ -47,7 +47,7 @@ def dynamic_conv(
         of = jnp.concatenate([jnp.zeros((*x.shape[:-2], width - 1), runs.dtype), runs], -1)
         matrix = jnp.where((runs[..., :, None] == of[..., None, :])[..., None, :, :], matrix, 0)
         state = jnp.where((of[..., length:] == runs[..., -1:])[..., None], state, 0)
-    split = tokens.reshape(*tokens.shape[:-1], heads, -1)
+    split = tokens.reshape(*tokens.shape[:-1], heads, x.shape[-1] // heads)
     y = jnp.einsum("...hts,...shk->...thk", matrix, split).reshape(x.shape)
     return (y, state) if return_state else y
 
