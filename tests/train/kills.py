@@ -1,11 +1,16 @@
-"""Lives of one run, each ended by SIGKILL at a random point: python kills.py FOLDER KILLS [SEED]
+"""Lives of one run, each ended by SIGKILL at a random point: python kills.py FOLDER KILLS SEED LIFE
 
 A server process imports everything once and forks a child per life, so that a life costs a second.
 Every life trains in the same workdir; when a run has ended it is compared, bit for bit, with one
 that was never disturbed, and the next run begins. Prints a JSON line:
-{"kills": .., "runs": .., "restarts": .., "died": {where: how often}}
+{"kills": .., "runs": .., "died": {where: how often}}
+
+LIFE is "plain" (labels, batch statistics, dropout), "momentum" (BYOL's second network and views,
+under SAM, with weights of four bits) or "taught" (a hint and its projector, images cut from each
+other, parts of a batch).
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -17,27 +22,87 @@ import signal
 import sys
 import time
 import warnings
+from unittest import mock
 
 STEPS, EVERY = 40, 2
 
 
-def live(workdir: pathlib.Path, started: int) -> None:
-    """A life: trains from wherever the workdir stands, to the end if it is let."""
+def plain():
+    """A config, data and a model that everything about them is carried on from."""
     from toy_run import ToyData, ToyModel, toy_config
 
+    return toy_config(), ToyData(), ToyModel(batch_norm=True, dropout_rate=0.2)
+
+
+def momentum():
+    """As `plain`, with a second network that follows the first."""
+    from scanmax.testing import SmallImages, SmallNet
+    from scanmax.train.config import CheckpointConfig, ObjectiveConfig
+
+    config, _, _ = plain()
+    widths = {"projector_widths": (8, 6), "predictor_widths": (8,)}
+    config.objective = ObjectiveConfig(name="byol", kwargs={"momentum": 0.9, **widths})
+    config.checkpoint = CheckpointConfig(metric="", keep_best=0)
+    config.optim.gradient, config.optim.gradient_kwargs = "sam", {"rho": 0.1}
+    config.transforms = (("fake_quantize", {"match": ("model/.*kernel",), "bits": 4}),)
+    return config, SmallImages(16, views=2), SmallNet(num_classes=0)
+
+
+def taught():
+    """As `plain`, with a teacher of fixed weights."""
+    from scanmax.testing import SmallImages, SmallNet
+    from scanmax.train.config import ObjectiveConfig
+
+    config, _, _ = plain()
+    hint = ("hint", {"student_tap": "output", "teacher_tap": "output"})
+    config.objective = ObjectiveConfig(terms=(hint,))
+    config.mix = (("cutmix", {"per": "element"}),)
+    config.optim.accumulate = 2
+    return config, SmallImages(16), SmallNet()
+
+
+LIVES = {"plain": plain, "momentum": momentum, "taught": taught}
+
+
+@contextlib.contextmanager
+def teacher():
+    """Lets the teacher be a network of fixed weights, which is not what is tried here."""
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+
+    from scanmax.testing import SmallNet
+    from scanmax.train.teachers import Teacher
+
+    net = SmallNet(width=6)
+    weights = nn.meta.unbox(net.init(jax.random.key(7), jnp.zeros((1, 4, 4, 1))))
+    given = (Teacher("small", net, reads_taps=True),)
+    with (
+        mock.patch("scanmax.train.build.make_teachers", return_value=given),
+        mock.patch("scanmax.train.loop.load_teacher", return_value=weights),
+    ):
+        yield
+
+
+def live(life: str, workdir: pathlib.Path, started: int) -> None:
+    """A life: trains from wherever the workdir stands, to the end if it is let."""
     from scanmax.train.loop import train
 
-    class Told(ToyData):
-        def train_iterator(self, start_step=0):
-            os.write(started, b"x")
-            yield from super().train_iterator(start_step)
-
-    config = toy_config(duration=f"{STEPS} steps", eval_every="")
+    config, data, model = LIVES[life]()
+    config.duration, config.eval_every = f"{STEPS} steps", ""
     config.checkpoint.every = f"{EVERY} steps"
-    train(config, workdir, pipeline=Told(), model=ToyModel(batch_norm=True, dropout_rate=0.2))
+    batches = data.train_iterator
+
+    def told(start_step=0):
+        os.write(started, b"x")
+        yield from batches(start_step)
+
+    data.train_iterator = told
+    with teacher() if life == "taught" else contextlib.nullcontext():
+        train(config, workdir, pipeline=data, model=model)
 
 
-def fork(workdir: pathlib.Path) -> tuple[int, int]:
+def fork(life: str, workdir: pathlib.Path) -> tuple[int, int]:
     """Starts a life; gives its process and a pipe that says when its first batch is asked for."""
     reading, writing = os.pipe()
     with warnings.catch_warnings():
@@ -53,7 +118,7 @@ def fork(workdir: pathlib.Path) -> tuple[int, int]:
     os.dup2(log, 2)
     status = 1
     try:
-        live(workdir, writing)
+        live(life, workdir, writing)
         status = 0
     except BaseException:
         import traceback
@@ -116,15 +181,21 @@ def where(has_started: bool, is_saving: bool) -> str:
     return "while training" if has_started else "while starting or restoring"
 
 
-def campaign(folder: pathlib.Path, kills: int, seed: int) -> dict:
+def campaign(folder: pathlib.Path, kills: int, seed: int, life: str) -> dict:
     """Kills so many lives, letting each run reach its end in between."""
     rng = random.Random(seed)
     # Imported once, for all lives.
-    for name in ("orbax.checkpoint", "tensorboardX", "toy_run", "scanmax.train.loop"):
+    for name in (
+        "orbax.checkpoint",
+        "tensorboardX",
+        "toy_run",
+        "scanmax.train.loop",
+        "scanmax.testing",
+    ):
         importlib.import_module(name)
     undisturbed = folder / "undisturbed"
     began = time.monotonic()
-    child, pipe = fork(undisturbed)
+    child, pipe = fork(life, undisturbed)
     os.read(pipe, 1)
     startup = time.monotonic() - began
     if not wait(child, 120):
@@ -138,7 +209,7 @@ def campaign(folder: pathlib.Path, kills: int, seed: int) -> dict:
     while done < kills or restarts:
         workdir = folder / f"run_{runs}"
         left = unfinished(workdir)
-        child, pipe = fork(workdir)
+        child, pipe = fork(life, workdir)
         if done >= kills:
             # Enough: the run under way is let go to its end.
             ended = wait(child, 120)
@@ -170,5 +241,4 @@ if __name__ == "__main__":
     sys.path.insert(0, str(pathlib.Path(__file__).parent))
     target = pathlib.Path(sys.argv[1])
     target.mkdir(parents=True, exist_ok=True)
-    rest = [int(word) for word in sys.argv[2:]]
-    print(json.dumps(campaign(target, rest[0], rest[1] if len(rest) > 1 else 0)))
+    print(json.dumps(campaign(target, int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])))

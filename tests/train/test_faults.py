@@ -371,24 +371,30 @@ def test_a_killed_preparation_is_done_again(tmp_path):
     assert load(DataConfig(data_dir=str(tmp_path)), seed=0, batch_size=8).num_train > 1000
 
 
-def kill(tmp_path, kills, seed):
+def kill(tmp_path, kills, seed, life):
     command = [sys.executable, str(HERE / "kills.py"), str(tmp_path / "lives")]
     # One compile, the first life's, serves all.
     env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
     env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     found = subprocess.run(
-        [*command, str(kills), str(seed)], capture_output=True, text=True, env=env, check=False
+        [*command, str(kills), str(seed), life],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
     )
     assert found.returncode == 0, found.stdout + found.stderr
     return json.loads(found.stdout.splitlines()[-1])
 
 
-def test_three_kills_end_bit_for_bit_as_none(tmp_path):
-    assert kill(tmp_path, 3, 1)["kills"] == 3
+@pytest.mark.parametrize("life", ["plain", "momentum"])
+def test_three_kills_end_bit_for_bit_as_none(tmp_path, life):
+    assert kill(tmp_path, 3, 1, life)["kills"] == 3
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_end_bit_for_bit_as_none(tmp_path):
-    found = kill(tmp_path, 100, 0)
+@pytest.mark.parametrize("life", ["plain", "momentum", "taught"])
+def test_a_hundred_kills_end_bit_for_bit_as_none(tmp_path, life):
+    found = kill(tmp_path, 100, 0, life)
     assert found["kills"] == 100
     assert found["died"]["while a checkpoint was written"] > 10
