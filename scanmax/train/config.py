@@ -54,7 +54,8 @@ class ObjectiveConfig:
         workdir of a run, or what scanmax.load_weights takes), "step" (of that run, "last" or
         "best"), "kwargs" (fields of the model), "mean" and "std" (its own normalisation of images),
         "image_size".
-      kwargs: Options of the objective itself, such as {"temperature": 0.2} of "simclr".
+      kwargs: Options of the objective itself, such as {"temperature": 0.2} of "simclr", or
+        {"fused": False} of "language_model", which then makes all logits of a wide vocabulary.
     """
 
     name: str = "classification"

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from scanmax import ops
 from scanmax.models.blocks import Block, apply_blocks, create_norm, names_per_block
 from scanmax.models.layers import (
     Dense,
@@ -83,6 +84,24 @@ class LanguageModel(nn.Module):
         """The normalised hidden states, as a tuple of one."""
         return (self.forward(tokens, train, as_hidden=True),)
 
+    def token_losses(
+        self,
+        tokens: Int[Array, "B T"],
+        targets: Int[Array, "B T"],
+        train: bool = False,
+        segment_ids: Int[Array, "B T"] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> tuple[Float[Array, "B T"], Int[Array, "B T"]]:
+        """The cross-entropy of each target, and the likeliest token; no logits stand in memory.
+
+        The numbers of a loss on `__call__`, to rounding (`ops.linear_cross_entropy`). A negative
+        target has no loss.
+        """
+        x, kernel = self.forward(tokens, train, as_scored=True, segment_ids=segment_ids)
+        return ops.linear_cross_entropy(
+            x, kernel, targets, label_smoothing=label_smoothing, return_prediction=True
+        )
+
     def prefill(
         self,
         tokens: Int[Array, "B T"],
@@ -111,7 +130,14 @@ class LanguageModel(nn.Module):
 
     @nn.compact
     def forward(
-        self, tokens, train, state=None, as_hidden=False, last_only=False, segment_ids=None
+        self,
+        tokens,
+        train,
+        state=None,
+        as_hidden=False,
+        as_scored=False,
+        last_only=False,
+        segment_ids=None,
     ):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         embed = Embed(self.vocab_size, self.dim, name="embed", **dtypes)
@@ -135,11 +161,17 @@ class LanguageModel(nn.Module):
             return x
         if last_only:
             x = x[:, -1:]
-        if self.tied:
-            logits = embed.attend(x)
-        else:
+        head = embed.attend
+        if not self.tied:
             head = Dense(self.vocab_size, ("embed", "vocab"), use_bias=False, name="head", **dtypes)
-            logits = head(x)
+        if as_scored:
+            if self.tied:
+                kernel = embed.embedding.T
+            else:
+                head(x[:, :1])  # has its kernel made where it is not yet
+                kernel = nn.meta.unbox(head.get_variable("params", "kernel"))
+            return x.astype(self.dtype), kernel.astype(self.dtype)
+        logits = head(x)
         return logits if state is None else (logits, state)
 
     @property

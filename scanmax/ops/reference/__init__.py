@@ -263,6 +263,7 @@ from scanmax.ops.reference.scan.wkv import wkv_step as wkv_step
 from scanmax.ops.reference.scan.wkv6 import wkv6 as wkv6
 from scanmax.ops.reference.scan.wkv6 import wkv6_matrix as wkv6_matrix
 from scanmax.ops.reference.scan.wkv6 import wkv6_step as wkv6_step
+from scanmax.ops.reference.softmax.cross_entropy import linear_cross_entropy as linear_cross_entropy
 from scanmax.ops.reference.softmax.hubness import dual_inverted_softmax as dual_inverted_softmax
 from scanmax.ops.reference.softmax.hubness import hubness as hubness
 from scanmax.ops.reference.softmax.hubness import inverted_softmax as inverted_softmax
