@@ -13,6 +13,7 @@ from scanmax.papers import (
     linear,
     local,
     mixing,
+    mlp,
     norm,
     scan,
     softmax,
@@ -32,6 +33,7 @@ LEDGER = (
     + linear.LEDGER
     + local.LEDGER
     + mixing.LEDGER
+    + mlp.LEDGER
     + norm.LEDGER
     + scan.LEDGER
     + softmax.LEDGER

@@ -221,6 +221,17 @@ from scanmax.ops.reference.local.window import window_attention as window_attent
 from scanmax.ops.reference.local.window import (
     window_attention_matrix as window_attention_matrix,
 )
+from scanmax.ops.reference.mlp.basis import gram_basis as gram_basis
+from scanmax.ops.reference.mlp.basis import polynomial_basis as polynomial_basis
+from scanmax.ops.reference.mlp.basis import radial_basis as radial_basis
+from scanmax.ops.reference.mlp.basis import wavelet_basis as wavelet_basis
+from scanmax.ops.reference.mlp.bspline import bspline_basis as bspline_basis
+from scanmax.ops.reference.mlp.bspline import extend_knots as extend_knots
+from scanmax.ops.reference.mlp.bspline import fit_bspline as fit_bspline
+from scanmax.ops.reference.mlp.bspline import sample_knots as sample_knots
+from scanmax.ops.reference.mlp.kan import kan_conv2d as kan_conv2d
+from scanmax.ops.reference.mlp.kan import kan_linear as kan_linear
+from scanmax.ops.reference.mlp.rational import group_rational as group_rational
 from scanmax.ops.reference.norm import batch_norm as batch_norm
 from scanmax.ops.reference.norm import batch_statistics as batch_statistics
 from scanmax.ops.reference.norm import gated_rms_norm as gated_rms_norm

@@ -1,0 +1,55 @@
+"""Layers whose edges are functions: what their papers say of error and size."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.claims import Finding, claim
+from scanmax import ops
+from scanmax.models import create_model
+from scanmax.models.layers import Mlp
+from scanmax.models.parts.kan import RationalMlp
+
+
+@claim("kan-grid-scaling", paper="kan")
+def kan_grid_scaling(quick):
+    """The error of a cubic spline falls with the fourth power of the intervals of its grid."""
+    sizes = (10, 20, 40, 80)
+    with jax.enable_x64(True):
+        x = jnp.linspace(-1, 1, 801)[:, None]
+        y, errors = jnp.exp(jnp.sin(jnp.pi * x)), []
+        for size in sizes:
+            knots = ops.extend_knots(jnp.linspace(-1.0, 1.0, size + 1)[None])
+            fitted = ops.fit_bspline(x, y[..., None], knots, ridge=0.0)
+            curve = jnp.einsum("sdn,dno->sd", ops.bspline_basis(x, knots), fitted)
+            errors.append(float(jnp.sqrt(jnp.mean((curve - y) ** 2))))
+    # The power is that of the limit: coarse grids, which miss whole bends, fall faster.
+    slopes = [float(slope) for slope in np.diff(np.log(errors)) / np.log(2)]
+    listed = ", ".join(f"{slope:.2f}" for slope in slopes)
+    return [
+        Finding(
+            "exponent of the error of exp(sin(pi x)) from 10 to 20, to 40, to 80 intervals",
+            "-4 in the end",
+            listed,
+            abs(slopes[-1] + 4) < 0.2 and sorted(slopes) == slopes,
+        )
+    ]
+
+
+@claim("kat-parameters", paper="kat")
+def kat_parameters(quick):
+    """Rational functions in the place of the MLPs' activations add 76 parameters to a block."""
+
+    def count(module, *args):
+        shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
+        return sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(shapes)))
+
+    tokens = jnp.zeros((1, 2, 192))
+    more = count(RationalMlp(768), tokens) - count(Mlp(768), tokens)
+    images = jnp.zeros((1, 224, 224, 3))
+    total = count(create_model("deit_tiny_patch16_224"), images) + 12 * more
+    return [
+        Finding("parameters of a block above those of its MLP", "76", str(more), more == 76),
+        Finding("of a tiny ViT with them", "5718328", str(total), total == 5718328),
+    ]

@@ -1,0 +1,66 @@
+"""KAN layers and rational functions, against torch, float32."""
+
+import functools
+
+import numpy as np
+
+from benchmarks.harness import benchmark
+from benchmarks.passes import normal, op_rows
+from scanmax import ops
+
+
+def _kan(x, coefficients, knots):
+    return ops.kan_linear(x, ops.bspline_basis(x, knots), coefficients)
+
+
+def _torch_splines(x, coefficients, *, knots):
+    """pykan's sums: the recursion over all knots, then one curve an edge, then their sum."""
+    import torch
+
+    t, y = torch.from_numpy(knots)[None], x[..., None]
+    basis = ((y >= t[..., :-1]) & (y < t[..., 1:])).to(x.dtype)
+    for k in range(1, 4):
+        rising = (y - t[..., : -k - 1]) / (t[..., k:-1] - t[..., : -k - 1])
+        falling = (t[..., k + 1 :] - y) / (t[..., k + 1 :] - t[..., 1:-k])
+        basis = rising * basis[..., :-1] + falling * basis[..., 1:]
+    return torch.einsum("bdn,dno->bdo", basis, coefficients).sum(1)
+
+
+@benchmark("kan_linear")
+def kan_linear(quick: bool):
+    """ops.kan_linear over cubic splines of 5 intervals against pykan's sums in torch."""
+    for batch, width in ((8, 4),) if quick else ((1024, 64), (1024, 256)):
+        x, coefficients = normal((batch, width), (width, 8, width), scale=0.3)
+        knots = np.tile(np.linspace(-2.2, 2.2, 12, dtype=np.float32), (width, 1))
+        yield from op_rows(
+            f"{batch} x {width}, 5 intervals",
+            functools.partial(_kan, knots=knots),
+            [x, coefficients],
+            torch_peers={"pykan's sums": functools.partial(_torch_splines, knots=knots)},
+        )
+
+
+def _torch_rational(x, numerator, denominator):
+    """KAT's sums without its kernel."""
+    import torch
+
+    groups = denominator.shape[0]
+    y = x.unflatten(-1, (groups, -1))
+    powers = torch.stack([y**i for i in range(6)], -1)
+    top = (powers * numerator[:, None]).sum(-1)
+    under = (powers[..., 1:5] * denominator[:, None]).sum(-1).abs()
+    return (top / (1 + under)).flatten(-2)
+
+
+@benchmark("group_rational")
+def group_rational(quick: bool):
+    """ops.group_rational at the hidden width of a small KAT against the same sums in torch."""
+    for tokens, width in ((4, 16),) if quick else ((8 * 197, 1536),):
+        arrays = normal((tokens, width), (1, 6), (8, 4), scale=0.5)
+        yield from op_rows(
+            f"{tokens} x {width}, 8 groups",
+            ops.group_rational,
+            arrays,
+            torch_peers={"the sums in torch": _torch_rational},
+            tolerance=1e-3,
+        )

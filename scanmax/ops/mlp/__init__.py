@@ -1,0 +1,1 @@
+"""Mixing without attention: splines, polynomials and wavelets on edges, rational functions."""

@@ -1,0 +1,72 @@
+"""Layers whose edges are functions, and mixing by maps over tokens."""
+
+from scanmax.papers.paper import Paper
+
+LEDGER = (
+    Paper(
+        "kan",
+        covers="B-splines of any degree on any knots, the layer over them as one product, knots "
+        "from samples and the fit that moves an edge to other or finer knots; not the entropy of "
+        "edges, pruning, symbolic edges or training by LBFGS",
+        where=(
+            "scanmax.ops.bspline_basis",
+            "scanmax.ops.extend_knots",
+            "scanmax.ops.sample_knots",
+            "scanmax.ops.fit_bspline",
+            "scanmax.ops.kan_linear",
+            "scanmax.models.parts.kan.KanDense",
+            "scanmax.models.parts.kan.refit_kan",
+        ),
+        tests=(
+            "tests/ops/mlp/test_bspline.py::BsplineBasisTest",
+            "tests/ops/mlp/test_bspline.py::FitBsplineTest",
+            "tests/ops/mlp/test_bspline.py::test_it_is_scipys_with_its_derivative",
+            "tests/ops/mlp/test_kan.py::KanLinearTest",
+            "tests/models/parts/test_kan.py::test_a_layer_of_splines_is_scipys_sum_over_edges",
+            "tests/models/parts/test_kan.py::test_knots_move_and_the_function_stays",
+        ),
+        reproduced="error of a spline falls as the fourth power of its grid: "
+        "`benchmarks claims kan-grid-scaling`; D O (G + k + 2) parameters a layer: "
+        "tests/models/parts/test_kan.py::test_counts_are_the_papers",
+    ),
+    Paper(
+        "kan-conv",
+        covers="the convolution and the dense layer over B-splines, Gaussian bumps, Chebyshev, "
+        "Legendre, Jacobi, Bernstein and Gram polynomials and six wavelets; N wavelets a channel, "
+        "not one an edge; not the bottleneck, its experts, attention and focal modulation, one "
+        "and three dimensions, or the networks",
+        where=(
+            "scanmax.ops.polynomial_basis",
+            "scanmax.ops.gram_basis",
+            "scanmax.ops.radial_basis",
+            "scanmax.ops.wavelet_basis",
+            "scanmax.ops.kan_conv2d",
+            "scanmax.models.parts.kan.KanConv",
+        ),
+        tests=(
+            "tests/ops/mlp/test_basis.py",
+            "tests/ops/mlp/test_kan.py::KanConv2dTest",
+            "tests/ops/mlp/test_kan.py::test_a_convolution_is_the_dense_layer_over_its_patches",
+            "tests/models/parts/test_kan.py::test_every_basis_learns_in_all_its_parameters",
+        ),
+        reproduced="(degree + 2) times the parameters of a convolution: "
+        "tests/models/parts/test_kan.py::test_counts_are_the_papers",
+    ),
+    Paper(
+        "kat",
+        covers="group rational functions with their own gradient, the released starts, and the MLP "
+        "of them whose weights keep the variance; not the transformers by their names or their "
+        "start from a ViT's weights",
+        where=(
+            "scanmax.ops.group_rational",
+            "scanmax.models.parts.kan.Rational",
+            "scanmax.models.parts.kan.RationalMlp",
+        ),
+        tests=(
+            "tests/ops/mlp/test_rational.py::GroupRationalTest",
+            "tests/models/parts/test_kan.py::test_a_rational_begins_as_its_name",
+            "tests/models/parts/test_kan.py::test_variance_stays_through_a_deep_rational_mlp",
+        ),
+        reproduced="76 parameters a block: `benchmarks claims kat-parameters`",
+    ),
+)

@@ -1,0 +1,119 @@
+"""Bases of KAN layers: those of numpy and scipy, with their derivatives."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from scanmax import ops
+from scanmax.ops import reference
+from scanmax.testing import OpCase, OpSuite
+
+
+class PolynomialBasisTest(OpSuite):
+    op = ops.polynomial_basis
+    reference = reference.polynomial_basis
+    cases = (
+        OpCase(shape=(2, 3), options={"kind": "jacobi", "alpha": 0.5, "beta": 2.0}, full=True),
+        OpCase(shape=(2, 3), options={"kind": "bernstein"}, full=True),
+        OpCase(shape=(4,), options={"kind": "legendre", "degree": 4}),
+        OpCase(shape=(1, 2, 2), options={"degree": 4}),
+        OpCase(shape=(2,), options={"degree": 0}),
+    )
+    errors = (
+        ({"kind": "hermite"}, ValueError, "kind='hermite' is not one of"),
+        ({"degree": -1}, ValueError, "degree=-1"),
+        ({"alpha": -1.0}, ValueError, "alpha=-1.0"),
+        ({"x": jnp.ones(())}, ValueError, "x has shape"),
+    )
+
+    def make_args(self, rng, case):
+        return {"x": rng.uniform(0.05, 0.95, size=case.shape)}
+
+
+class GramBasisTest(OpSuite):
+    op = ops.gram_basis
+    reference = reference.gram_basis
+    cases = (OpCase(shape=(2, 3), count=5, full=True), OpCase(shape=(2,), count=1))
+    errors = (({"weight": jnp.ones((1, 2))}, ValueError, r"weight has shape \(1, 2\)"),)
+
+    def make_args(self, rng, case):
+        return {"x": rng.uniform(-1, 1, size=case.shape), "weight": rng.normal(size=case.count)}
+
+
+class RadialBasisTest(OpSuite):
+    op = ops.radial_basis
+    reference = reference.radial_basis
+    cases = (OpCase(shape=(2, 3), full=True), OpCase(shape=(2,), options={"width": 0.7}))
+    errors = (
+        ({"centers": jnp.ones(1)}, ValueError, "width=None"),
+        ({"width": 0.0}, ValueError, "width=0.0"),
+        ({"centers": jnp.ones((2, 2))}, ValueError, "centers has shape"),
+    )
+
+    def make_args(self, rng, case):
+        return {"x": rng.normal(size=case.shape), "centers": np.array([-1.0, 0.25, 0.5])}
+
+
+class WaveletBasisTest(OpSuite):
+    op = ops.wavelet_basis
+    reference = reference.wavelet_basis
+    cases = (
+        OpCase(shape=(2, 3), full=True),
+        OpCase(shape=(3, 2), options={"kind": "morlet"}),
+        OpCase(shape=(2,), options={"kind": "dog"}),
+        OpCase(shape=(7, 2), options={"kind": "meyer"}),
+        OpCase(shape=(2, 2, 2), options={"kind": "sinc"}),
+        OpCase(shape=(2, 3), options={"kind": "shannon"}),
+        OpCase(shape=(1,), options={"kind": "shannon"}),
+    )
+    errors = (
+        ({"kind": "haar"}, ValueError, "kind='haar' is not one of"),
+        ({"translation": lambda t: t[1:]}, ValueError, r"translation has shape .* \[3, N\]"),
+        ({"scale": lambda s: s[:, 1:]}, ValueError, "scale has shape"),
+    )
+
+    def make_args(self, rng, case):
+        shape = (case.shape[-1], 2)
+        return {
+            "x": rng.normal(size=case.shape),
+            "translation": rng.normal(size=shape),
+            "scale": rng.uniform(0.5, 2.0, size=shape),
+        }
+
+
+NUMPY = {
+    "chebyshev": np.polynomial.Chebyshev.basis,
+    "legendre": np.polynomial.Legendre.basis,
+    "jacobi": lambda m: np.polynomial.Polynomial(special.jacobi(m, 0.5, 2.0).coef[::-1]),
+}
+
+
+@pytest.mark.parametrize("kind", NUMPY)
+def test_polynomials_are_numpys_and_scipys_with_their_derivatives(kind):
+    x = np.linspace(-1, 1, 11)
+    with jax.enable_x64(True):
+        values, slopes = jax.jvp(
+            lambda x: ops.polynomial_basis(x, kind=kind, degree=6, alpha=0.5, beta=2.0),
+            (jnp.asarray(x),),
+            (jnp.ones(11),),
+        )
+    polynomials = [NUMPY[kind](m) for m in range(7)]
+    chex.assert_trees_all_close(values, np.stack([p(x) for p in polynomials], -1), rtol=1e-11)
+    expected = np.stack([p.deriv()(x) for p in polynomials], -1)
+    chex.assert_trees_all_close(slopes, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_bernsteins_sum_to_one():
+    basis = ops.polynomial_basis(jnp.linspace(0, 1, 9), kind="bernstein", degree=5)
+    chex.assert_trees_all_close(basis.sum(-1), jnp.ones(9), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sinc", "meyer"])
+def test_derivatives_of_wavelets_are_finite_at_zero(kind):
+    def total(x):
+        return jnp.sum(ops.wavelet_basis(x, jnp.zeros((1, 1)), jnp.ones((1, 1)), kind=kind))
+
+    chex.assert_tree_all_finite(jax.grad(total)(jnp.zeros(1)))
