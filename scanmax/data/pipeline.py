@@ -45,6 +45,7 @@ class Pipeline:
       baselines: Figures to hold a model's against, by name; computed when called.
       normalisation: Mean and deviation per channel of images in [0, 1]; None for other data.
       labelled: Whether images are labelled: the first held-out one is.
+      notes: Lines that tell a user what was found.
     """
 
     kind: str
@@ -61,6 +62,7 @@ class Pipeline:
     baselines: Callable[[], dict[str, float]]
     normalisation: tuple[np.ndarray, np.ndarray] | None = None
     labelled: bool = True
+    notes: tuple[str, ...] = ()
 
     def train_iterator(self, start_step: int = 0) -> Iterator[Batch]:
         """Yields the training batches of start_step, start_step + 1, ... without end."""
@@ -135,6 +137,7 @@ def load(
         to_display=transform.to_display,
         baselines=source.baselines,
         labelled=is_labelled(source),
+        notes=source.notes,
         normalisation=(transform.mean, transform.std) if source.kind == "image" else None,
     )
 

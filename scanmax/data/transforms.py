@@ -45,7 +45,7 @@ def for_source(
         height = width = config.image_size
     if height is None or width is None:
         raise UserError(
-            f"images of {config.name!r} differ in size; set config.data.image_size, such as 224"
+            f"images of {config.name!r} may differ in size; set config.data.image_size, such as 224"
         )
     mean, std = config.mean or source.mean, config.std or source.std
     for name, value in (("mean", mean), ("std", std)):

@@ -407,6 +407,9 @@ def check_labels(config: Config, model: nn.Module, pipeline: Pipeline) -> None:
             f"{HELD_OUT} of {name!r} is unlabelled (its first label is -1): set "
             "config.data.eval_split to another split"
         )
+    if pipeline.kind == "image" and pipeline.num_classes < 2:
+        told = f" ({pipeline.class_names[0]!r})" if pipeline.class_names else ""
+        raise UserError(f"{name!r} holds one class only{told}: there is nothing to tell apart")
     label = pipeline.train_spec.get("label")
     shape = label.shape if label is not None and pipeline.kind == "image" else ()
     classes = getattr(model, "num_classes", None) or pipeline.num_classes

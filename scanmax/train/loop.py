@@ -76,6 +76,8 @@ def train(
             log = Log(workdir, start=start, total=durations.total) if is_first else NoLog()
             stack.callback(log.close)
             log.say(sharding.describe(run.shapes.params, run.shardings.params, mesh))
+            for note in getattr(run.pipeline, "notes", ()):
+                log.say(f"data         {note}")
             log.say(f"{'resuming at step' if start else 'starting at step'} {start}")
             if start and held.changed:
                 log.say(f"from here on {', '.join(held.changed)}")
