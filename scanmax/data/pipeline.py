@@ -80,6 +80,7 @@ class Pipeline:
 def load(
     config: DataConfig,
     *,
+    data: Any = None,
     seed: int,
     batch_size: int,
     eval_batch_size: int = 0,
@@ -90,6 +91,8 @@ def load(
 
     Args:
       config: name, place, splits, augmentation.
+      data: images and labels in memory in place of what the name and place say: (images, labels),
+        or arrays by the names that docs/own_data.md lists.
       seed: decides the order and every random change of the training examples.
       batch_size: rows of the global training batch.
       eval_batch_size: rows of the global evaluation batch; 0 is batch_size.
@@ -106,7 +109,7 @@ def load(
     for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
         if size < 1 or size % process_count:
             raise UserError(f"{name}={size} does not split over {process_count} processes")
-    source = sources.open_source(config)
+    source = sources.open_source(config, data)
     transform = transforms.for_source(source, config)
     rows = Rows(batch_size, config.augment.repeats if source.kind == "image" else 1)
     rows.check(len(source.train), config.name)

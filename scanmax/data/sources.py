@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scanmax.data import corpus, image_folder, synthetic, task_source
+from scanmax.data import arrays, corpus, image_folder, synthetic, task_source
 from scanmax.data.config import DataConfig
 from scanmax.data.source import IMAGENET_NORMALISATION, Source
 from scanmax.errors import UserError, suggest
@@ -76,9 +76,17 @@ class Guarded:
         raise UserError(f"records {index} to {place} of {self._name} cannot be read")
 
 
-def open_source(config: DataConfig) -> Source:
-    """Opens a source by name: one of SOURCES, or an image set of TFDS."""
-    source = SOURCES.get(config.name, open_tfds)(config)
+def open_source(config: DataConfig, data: Any = None) -> Source:
+    """Opens a source by name: one of SOURCES, or an image set of TFDS.
+
+    Args:
+      config: what to open.
+      data: images and labels in memory, for the source "arrays"; None reads `config.data_dir`.
+    """
+    if data is None:
+        source = SOURCES.get(config.name, open_tfds)(config)
+    else:
+        source = arrays.from_arrays(data, config)
     return dataclasses.replace(
         source,
         train=Guarded(
@@ -89,6 +97,7 @@ def open_source(config: DataConfig) -> Source:
 
 
 SOURCES: dict[str, Callable[[DataConfig], Source]] = {
+    "arrays": arrays.open_source,
     "adding": task_source.open_source,
     "bytes": corpus.open_source,
     "copy_memory": task_source.open_source,

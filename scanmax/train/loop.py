@@ -1,6 +1,7 @@
 """The training loop: restore, next batch, step, log, evaluate, save; one readable function."""
 
 import contextlib
+import dataclasses
 import math
 import pathlib
 import signal
@@ -38,6 +39,7 @@ def train(
     config: Config,
     workdir: str | pathlib.Path,
     *,
+    data: Any = None,
     pipeline: Pipeline | None = None,
     model: nn.Module | None = None,
     profile: tuple[int, int] | None = None,
@@ -47,7 +49,9 @@ def train(
     Args:
       config: the config.
       workdir: where checkpoints, metrics and the report go.
-      pipeline: data of one's own; None loads config.data.
+      data: images and labels of one's own, (images, labels) or arrays by the names that
+        docs/own_data.md lists; None loads config.data.
+      pipeline: batches of one's own.
       model: a module of one's own; None makes config.model.
       profile: first and last step of a trace, written to workdir/profile.
 
@@ -57,10 +61,15 @@ def train(
     Raises:
       UserError: a mistake in the config, a loss that is not finite, a disk that is full.
     """
+    if data is not None:
+        if pipeline is not None:
+            raise UserError("train() takes data= or pipeline=, not both")
+        own = dataclasses.replace(config.data, name="arrays", data_dir="")
+        config = dataclasses.replace(config, data=own)
     agree(config, workdir)
     with stop_signal() as stop, open_workdir(workdir, config) as held:
         workdir = held.path
-        run = build(config, pipeline=pipeline, model=model)
+        run = build(config, data=data, pipeline=pipeline, model=model)
         durations, mesh = run.durations, run.mesh
         folder = workdir / "checkpoints"
         with (
