@@ -59,3 +59,20 @@ def as_uint8(values: np.ndarray) -> np.ndarray:
         low, high = (float(f(values)) if values.size else 0.0 for f in (np.min, np.max))
         raise ValueError(f"floats from {low:g} to {high:g} are no intensities in [0, 1]")
     return np.round(255 * values).astype(np.uint8)
+
+
+def as_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """uint8 [Y, X, channels] of an image of other channels, as PIL converts it."""
+    if image.ndim == 2:
+        image = image[..., None]
+    have = image.shape[-1]
+    if have == channels:
+        return image
+    if channels == 1 and have >= 3:
+        return np.asarray(Image.fromarray(image[..., :3]).convert("L"))[..., None]
+    if have < 3:
+        # What is beside the grey is its alpha.
+        image = np.repeat(image[..., :1], min(channels, 3), axis=-1)
+    if channels == 4:
+        return np.concatenate([image, np.full_like(image[..., :1], 255)], axis=-1)
+    return image[..., :channels]

@@ -16,6 +16,7 @@ import numpy as np
 
 from scanmax.data import sources, transforms
 from scanmax.data.config import DataConfig
+from scanmax.data.preprocessing import Preprocessing
 from scanmax.data.reading import Batches
 from scanmax.data.source import Source
 from scanmax.errors import UserError
@@ -43,7 +44,7 @@ class Pipeline:
       start_training_evaluation: Function that returns the training part as evaluation batches.
       to_display: Turns model inputs into uint8 images, or tokens into text.
       baselines: Figures to hold a model's against, by name; computed when called.
-      normalisation: Mean and deviation per channel of images in [0, 1]; None for other data.
+      preprocessing: What becomes of an image in evaluation; None for other data.
       labelled: Whether images are labelled: the first held-out one is.
       notes: Lines that tell a user what was found.
     """
@@ -60,9 +61,15 @@ class Pipeline:
     start_training_evaluation: Callable[[], Iterable[Batch]]
     to_display: Callable[[np.ndarray], Any]
     baselines: Callable[[], dict[str, float]]
-    normalisation: tuple[np.ndarray, np.ndarray] | None = None
+    preprocessing: Preprocessing | None = None
     labelled: bool = True
     notes: tuple[str, ...] = ()
+
+    @property
+    def normalisation(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Mean and deviation per channel of images in [0, 1]; None for other data."""
+        prepare = self.preprocessing
+        return None if prepare is None else (prepare.mean, prepare.std)
 
     def train_iterator(self, start_step: int = 0) -> Iterator[Batch]:
         """Yields the training batches of start_step, start_step + 1, ... without end."""
@@ -141,7 +148,7 @@ def load(
         baselines=source.baselines,
         labelled=is_labelled(source),
         notes=source.notes,
-        normalisation=(transform.mean, transform.std) if source.kind == "image" else None,
+        preprocessing=transform.prepare if source.kind == "image" else None,
     )
 
 

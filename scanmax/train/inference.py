@@ -1,6 +1,7 @@
 """A trained model out of a workdir: its parameters alone, without optimizer, on any device."""
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -35,7 +36,7 @@ class Trained:
       config: the run's config.
       step: the checkpoint's step.
       data: what the run read: "kind", "input" (shape and type of one example), "num_classes",
-        "class_names".
+        "class_names", and of images "preprocessing": all that lies between a file and the model.
     """
 
     model: nn.Module
@@ -48,6 +49,33 @@ class Trained:
         """Shape and dtype of a batch of model inputs."""
         shape = (batch_size, *self.data["input"]["shape"])
         return jax.ShapeDtypeStruct(shape, jnp.dtype(self.data["input"]["dtype"]))
+
+    def predict(self, inputs: Any, *, batch_size: int = 64) -> Any:
+        """What a classifier of images says, of images prepared as its run prepared them.
+
+        Args:
+          inputs: a file or a folder; an array [Y, X], [Y, X, C], [N, Y, X] or [N, Y, X, C] of
+            uint8, uint16 or floats in [0, 1], of any size and 1, 3 or 4 channels; or a list of
+            these.
+          batch_size: images that the model is asked of at a time.
+
+        Returns:
+          A `scanmax.train.predict.Prediction` (path, label, name, probability, probabilities) of
+          one image, a list of them of several.
+
+        Raises:
+          UserError: no such file, no image, or a run that is no classifier of images.
+
+        Example:
+          scanmax.load("runs/pets").predict("cat.png").name
+        """
+        return self._predictor(inputs, batch_size)
+
+    @functools.cached_property
+    def _predictor(self) -> Any:
+        from scanmax.train.predict import Predictor
+
+        return Predictor(self)
 
 
 def load_for_inference(

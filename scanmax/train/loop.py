@@ -229,6 +229,7 @@ def checkpoint_meta(
 ) -> dict[str, Any]:
     """What a checkpoint holds beside its arrays. Data are a pure function of (seed, step)."""
     config, example = run.config, run.example
+    prepare = getattr(run.pipeline, "preprocessing", None)
     return {
         "step": step,
         "best": best,
@@ -241,6 +242,7 @@ def checkpoint_meta(
             "input": {"shape": list(example.shape[1:]), "dtype": example.dtype.name},
             "num_classes": run.pipeline.num_classes,
             "class_names": list(run.pipeline.class_names),
+            "preprocessing": prepare.to_dict() if prepare else None,
         },
         "config": to_dict(config),
     }
