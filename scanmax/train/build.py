@@ -70,7 +70,7 @@ class Run:
     Attributes:
       recipe: the objective around the model, and what else hangs on the plug points.
       evaluators: evaluations beside the objective's own.
-      init: makes the state, sharded from the start.
+      init: makes the state, sharded from the start; of variables of the model, where given.
       shapes: the state's shapes.
       shardings: the state's shardings.
       train_step: (state, batch, teachers) -> (state, metrics); the state is donated.
@@ -85,7 +85,7 @@ class Run:
     recipe: Recipe
     evaluators: tuple[Evaluator, ...]
     mesh: Mesh
-    init: Callable[[], TrainState]
+    init: Callable[..., TrainState]
     shapes: TrainState
     shardings: TrainState
     train_step: Callable[..., Any]

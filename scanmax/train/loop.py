@@ -24,6 +24,7 @@ from scanmax.train.feed import Feed, Stopped, giving_up
 from scanmax.train.inference import load_teacher
 from scanmax.train.log import Log, NoLog
 from scanmax.train.processes import agree, is_preempted, telling_others
+from scanmax.train.starting import starting_weights
 from scanmax.train.throughput import HostClock, Profile, peak_flops, step_flops
 from scanmax.train.workdir import open_workdir
 
@@ -77,7 +78,9 @@ def train(
             contextlib.ExitStack() as stack,
         ):
             restored = checkpointer.restore(run.shapes, run.shardings)
-            state, meta = restored or (run.init(), checkpoint_meta(run, 0))
+            begins, told = (None, []) if restored else starting_weights(run)
+            state, meta = restored or (run.init(begins), checkpoint_meta(run, 0))
+            del begins
             start, best = meta["step"], best_so_far(meta, config.checkpoint)
             teachers = load_teachers(run)
             flops, peak = step_flops(run), peak_flops(mesh.devices.ravel().tolist())
@@ -87,6 +90,8 @@ def train(
             log.say(sharding.describe(run.shapes.params, run.shardings.params, mesh))
             for note in getattr(run.pipeline, "notes", ()):
                 log.say(f"data         {note}")
+            for line in told:
+                log.say(line)
             log.say(f"{'resuming at step' if start else 'starting at step'} {start}")
             if start and held.changed:
                 log.say(f"from here on {', '.join(held.changed)}")
