@@ -21,6 +21,7 @@ from scanmax.errors import UserError
 from scanmax.train.build import as_read, make_model, make_transforms
 from scanmax.train.checkpoint import damage_of, read_meta
 from scanmax.train.config import Config, best_mode
+from scanmax.train.predictor import Predictor
 from scanmax.train.step import model_variables
 from scanmax.train.teachers import Teacher
 from scanmax.train.transforms import transformed
@@ -61,8 +62,8 @@ class Trained:
           batch_size: images that the model is asked of at a time.
 
         Returns:
-          A `scanmax.train.predict.Prediction` (path, label, name, probability, probabilities) of
-          one image, a list of them of several.
+          A `scanmax.train.predictor.Prediction` (path, label, name, probability, probabilities)
+          of one image, a list of them of several.
 
         Raises:
           UserError: no such file, no image, or a run that is no classifier of images.
@@ -73,9 +74,7 @@ class Trained:
         return self._predictor(inputs, batch_size)
 
     @functools.cached_property
-    def _predictor(self) -> Any:
-        from scanmax.train.predict import Predictor
-
+    def _predictor(self) -> Predictor:
         return Predictor(self)
 
 
