@@ -24,6 +24,8 @@ LEFTOVER_SECONDS = 3600
 OWN = {
     "digits": "8x8 handwritten digits, 10 classes, bundled with scikit-learn",
     "bytes": "bytes of Python's documentation topics, read from the running Python",
+    "arrays": "your own images and labels in data.data_dir, .npz, .npy or .safetensors",
+    "image_folder": "your own images in data.data_dir, one folder per class",
     "synthetic": "coloured blobs of any size and number of classes",
     "mqar": "multi-query associative recall: pairs of keys and values, then keys again",
     "selective_copying": "items among blanks, to be named in their order",

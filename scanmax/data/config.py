@@ -62,9 +62,11 @@ class DataConfig:
     """The data of a run.
 
     Attributes:
-      name: "digits", "bytes", "synthetic", an image set of TFDS by its TFDS name, or a task on
-        sequences: "mqar", "selective_copying", "induction_heads", "copy_memory", "adding".
-      data_dir: Where prepared data lie; "" is TFDS's: TFDS_DATA_DIR or ~/tensorflow_datasets.
+      name: "digits", "bytes", "synthetic", your own "image_folder" or "arrays", an image set of
+        TFDS by its TFDS name, or a task on sequences: "mqar", "selective_copying",
+        "induction_heads", "copy_memory", "adding".
+      data_dir: Your own data; of TFDS, where prepared data lie, and "" is TFDS_DATA_DIR or
+        ~/tensorflow_datasets.
       train_split: Training part in TFDS's notation, such as "train[:90%]"; "" is the source's own.
       eval_split: Held-out part in TFDS's notation; "" is the source's own.
       image_size: Side of the square images handed to the model; 0 keeps the source's size.

@@ -16,6 +16,7 @@ import numpy as np
 
 from scanmax.data import sources, transforms
 from scanmax.data.config import DataConfig
+from scanmax.data.preprocessing import Preprocessing
 from scanmax.data.reading import Batches
 from scanmax.data.source import Source
 from scanmax.errors import UserError
@@ -43,8 +44,9 @@ class Pipeline:
       start_training_evaluation: Function that returns the training part as evaluation batches.
       to_display: Turns model inputs into uint8 images, or tokens into text.
       baselines: Figures to hold a model's against, by name; computed when called.
-      normalisation: Mean and deviation per channel of images in [0, 1]; None for other data.
+      preprocessing: What becomes of an image in evaluation; None for other data.
       labelled: Whether images are labelled: the first held-out one is.
+      notes: Lines that tell a user what was found.
     """
 
     kind: str
@@ -59,8 +61,15 @@ class Pipeline:
     start_training_evaluation: Callable[[], Iterable[Batch]]
     to_display: Callable[[np.ndarray], Any]
     baselines: Callable[[], dict[str, float]]
-    normalisation: tuple[np.ndarray, np.ndarray] | None = None
+    preprocessing: Preprocessing | None = None
     labelled: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def normalisation(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Mean and deviation per channel of images in [0, 1]; None for other data."""
+        prepare = self.preprocessing
+        return None if prepare is None else (prepare.mean, prepare.std)
 
     def train_iterator(self, start_step: int = 0) -> Iterator[Batch]:
         """Yields the training batches of start_step, start_step + 1, ... without end."""
@@ -78,6 +87,7 @@ class Pipeline:
 def load(
     config: DataConfig,
     *,
+    data: Any = None,
     seed: int,
     batch_size: int,
     eval_batch_size: int = 0,
@@ -88,6 +98,8 @@ def load(
 
     Args:
       config: name, place, splits, augmentation.
+      data: images and labels in memory in place of what the name and place say: (images, labels),
+        or arrays by the names that docs/own_data.md lists.
       seed: decides the order and every random change of the training examples.
       batch_size: rows of the global training batch.
       eval_batch_size: rows of the global evaluation batch; 0 is batch_size.
@@ -104,7 +116,7 @@ def load(
     for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
         if size < 1 or size % process_count:
             raise UserError(f"{name}={size} does not split over {process_count} processes")
-    source = sources.open_source(config)
+    source = sources.open_source(config, data)
     transform = transforms.for_source(source, config)
     rows = Rows(batch_size, config.augment.repeats if source.kind == "image" else 1)
     rows.check(len(source.train), config.name)
@@ -135,7 +147,8 @@ def load(
         to_display=transform.to_display,
         baselines=source.baselines,
         labelled=is_labelled(source),
-        normalisation=(transform.mean, transform.std) if source.kind == "image" else None,
+        notes=source.notes,
+        preprocessing=transform.prepare if source.kind == "image" else None,
     )
 
 

@@ -6,10 +6,15 @@ asks nothing, and a series {"series": float32 [T, C], "target": float32}.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
+from scanmax.data.config import DataConfig
+from scanmax.errors import UserError, suggest
+from scanmax.fields import check_fields
 
 IMAGENET_NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -29,6 +34,7 @@ class Source:
       std: Deviation per channel.
       baselines: Computes figures of simple models on the held-out part, by name.
       decode: Turns tokens into text.
+      notes: Lines that tell a user what was found, said when a run starts.
     """
 
     kind: str
@@ -41,3 +47,42 @@ class Source:
     std: tuple[float, ...] = ()
     baselines: Callable[[], dict[str, float]] = dict
     decode: Callable[[np.ndarray], str] = str
+    notes: tuple[str, ...] = ()
+
+
+def read_options(kind: type[Any], config: DataConfig) -> Any:
+    """The options that a source takes, a dataclass, filled from `config.data.kwargs`.
+
+    Raises:
+      UserError: an option that it has not, or a value that cannot be.
+    """
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in config.kwargs:
+        if name not in known:
+            raise UserError(f"config.data.kwargs.{name}: {suggest(name, known)}")
+    options = kind(**config.kwargs)
+    check_fields(options, "config.data.kwargs")
+    return options
+
+
+def find_data(config: DataConfig, what: str) -> pathlib.Path:
+    """What `config.data.data_dir` names, for sources that read a user's own files.
+
+    Raises:
+      UserError: nothing is named, nothing is there, or parts are asked for by TFDS's notation.
+    """
+    for field in ("train_split", "eval_split"):
+        if getattr(config, field):
+            raise UserError(
+                f"config.data.{field}={getattr(config, field)!r} is of TFDS; {config.name!r} "
+                "holds out what config.data.kwargs.held_out says"
+            )
+    if not config.data_dir:
+        raise UserError(f"config.data.name={config.name!r} reads config.data.data_dir: name {what}")
+    path = pathlib.Path(config.data_dir).expanduser()
+    if not path.exists():
+        parent = path.absolute().parent
+        near = [str(path.parent / found.name) for found in parent.glob("*")]
+        hint = suggest(str(path), near) if near else f"there is no {parent} either"
+        raise UserError(f"config.data.data_dir={config.data_dir!r} is not there; {hint}")
+    return path

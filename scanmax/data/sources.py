@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scanmax.data import corpus, synthetic, task_source
+from scanmax.data import arrays, corpus, image_folder, synthetic, task_source
 from scanmax.data.config import DataConfig
 from scanmax.data.source import IMAGENET_NORMALISATION, Source
 from scanmax.errors import UserError, suggest
@@ -40,11 +40,13 @@ class Guarded:
     """A sequence that names an element which cannot be read, and shows the next in its place.
 
     What is shown depends on the data alone, not on when an element was first asked for: batches
-    stay a pure function of (seed, step). Past `allowed` such elements it raises UserError.
+    stay a pure function of (seed, step). Past `allowed` such elements it raises UserError; None
+    allows none, whatever the config says.
     """
 
-    def __init__(self, elements: Sequence[Any], name: str, allowed: int = 0):
-        self._elements, self._name, self._allowed = elements, name, allowed
+    def __init__(self, elements: Sequence[Any], name: str, allowed: int | None = None):
+        self._elements, self._name, self._allowed = elements, name, allowed or 0
+        self._may_pass = allowed is not None
         self._bad: set[int] = set()
 
     def __len__(self) -> int:
@@ -63,18 +65,28 @@ class Guarded:
                 is_new = place not in self._bad
                 self._bad.add(place)
                 if len(self._bad) > self._allowed:
-                    raise UserError(
-                        f"{what}; mend the data, or pass over so many by "
-                        f"config.data.max_bad_records={len(self._bad)}"
-                    ) from error
+                    remedy = "; mend the data" + (
+                        f", or pass over so many by config.data.max_bad_records={len(self._bad)}"
+                        if self._may_pass
+                        else ": none of this part may be passed over"
+                    )
+                    raise UserError(what + remedy) from error
                 if is_new:
                     print(f"warning: {what}; the next one takes its place", file=sys.stderr)
         raise UserError(f"records {index} to {place} of {self._name} cannot be read")
 
 
-def open_source(config: DataConfig) -> Source:
-    """Opens a source by name: one of SOURCES, or an image set of TFDS."""
-    source = SOURCES.get(config.name, open_tfds)(config)
+def open_source(config: DataConfig, data: Any = None) -> Source:
+    """Opens a source by name: one of SOURCES, or an image set of TFDS.
+
+    Args:
+      config: what to open.
+      data: images and labels in memory, for the source "arrays"; None reads `config.data_dir`.
+    """
+    if data is None:
+        source = SOURCES.get(config.name, open_tfds)(config)
+    else:
+        source = arrays.from_arrays(data, config)
     return dataclasses.replace(
         source,
         train=Guarded(
@@ -85,9 +97,11 @@ def open_source(config: DataConfig) -> Source:
 
 
 SOURCES: dict[str, Callable[[DataConfig], Source]] = {
+    "arrays": arrays.open_source,
     "adding": task_source.open_source,
     "bytes": corpus.open_source,
     "copy_memory": task_source.open_source,
+    "image_folder": image_folder.open_source,
     "induction_heads": task_source.open_source,
     "mqar": task_source.open_source,
     "selective_copying": task_source.open_source,

@@ -9,6 +9,8 @@ import numpy as np
 
 from scanmax.data import augment
 from scanmax.data.config import AugmentConfig, DataConfig
+from scanmax.data.decoding import as_channels
+from scanmax.data.preprocessing import Preprocessing
 from scanmax.data.source import Source
 from scanmax.data.targets import TRAINING, check_targets
 from scanmax.errors import UserError, suggest
@@ -45,7 +47,7 @@ def for_source(
         height = width = config.image_size
     if height is None or width is None:
         raise UserError(
-            f"images of {config.name!r} differ in size; set config.data.image_size, such as 224"
+            f"images of {config.name!r} may differ in size; set config.data.image_size, such as 224"
         )
     mean, std = config.mean or source.mean, config.std or source.std
     for name, value in (("mean", mean), ("std", std)):
@@ -55,12 +57,14 @@ def for_source(
     return ImageTransform(
         views=views,
         local_views=local_views,
-        size=(height, width),
-        channels=channels,
+        prepare=Preprocessing(
+            size=(height, width),
+            channels=channels,
+            mean=np.asarray(mean, np.float32),
+            std=np.asarray(std, np.float32),
+            crop=config.eval_crop,
+        ),
         num_classes=source.num_classes,
-        mean=np.asarray(mean, np.float32),
-        std=np.asarray(std, np.float32),
-        eval_crop=config.eval_crop,
         augment=config.augment,
     )
 
@@ -177,15 +181,12 @@ class TaskTransform:
 class ImageTransform:
     """uint8 images of any size to normalised float32 ones of one size.
 
-    `views` and `local_views` hold what changes each view; a single view has no axis of its own.
+    `prepare` is all that happens in evaluation. `views` and `local_views` hold what changes each
+    view; a single view has no axis of its own.
     """
 
-    size: tuple[int, int]
-    channels: int
+    prepare: Preprocessing
     num_classes: int
-    mean: np.ndarray
-    std: np.ndarray
-    eval_crop: float
     augment: AugmentConfig
     views: tuple[AugmentConfig, ...]
     local_views: tuple[AugmentConfig, ...] = ()
@@ -199,8 +200,8 @@ class ImageTransform:
             raise UserError(f"mixing pairs rows: {rows} rows per process must be an even number")
 
     def train(self, example: dict[str, Any], rng: np.random.Generator) -> Batch:
-        image = as_channels(example["image"], self.channels)
-        views = [self.view(rng, image, config, self.size) for config in self.views]
+        image = as_channels(example["image"], self.prepare.channels)
+        views = [self.view(rng, image, config, self.prepare.size) for config in self.views]
         batch = {"image": views[0] if len(views) == 1 else np.stack(views)}
         if self.local_views:
             batch["local_image"] = np.stack(
@@ -234,7 +235,7 @@ class ImageTransform:
         )
         if config.randaugment:
             image = augment.rand_augment(rng, image, config.randaugment, self.fill())
-        image = self.normalise(image)
+        image = self.prepare.normalise(image)
         if config.erase:
             image = augment.random_erasing(rng, image, config.erase)
         return image
@@ -253,25 +254,26 @@ class ImageTransform:
         return batch | {"image": images, "label": labels}
 
     def eval(self, example: dict[str, Any]) -> Batch:
-        image = as_channels(example["image"], self.channels)
-        image = augment.central_crop(image, self.size, keep=self.eval_crop)
-        return {"image": self.normalise(image), "label": np.int32(example["label"])}
-
-    def normalise(self, image: np.ndarray) -> np.ndarray:
-        return (image.astype(np.float32) / 255 - self.mean) / self.std
+        return {"image": self.prepare(example["image"]), "label": np.int32(example["label"])}
 
     def fill(self) -> tuple[int, ...]:
         """The mean colour, which fills what a RandAugment operation uncovers."""
-        return tuple(int(value) for value in np.round(255 * np.broadcast_to(self.mean, (3,))))
+        return tuple(
+            int(value) for value in np.round(255 * np.broadcast_to(self.prepare.mean, (3,)))
+        )
 
     def spec(self, batch_size: int, *, train: bool) -> dict[str, jax.ShapeDtypeStruct]:
         label = jax.ShapeDtypeStruct((batch_size,), np.int32)
         if train and self.mixes:
             label = jax.ShapeDtypeStruct((batch_size, self.num_classes), np.float32)
         views = (len(self.views),) if train and len(self.views) > 1 else ()
-        shapes = {"image": (*views, *self.size, self.channels)}
+        shapes = {"image": (*views, *self.prepare.size, self.prepare.channels)}
         if train and self.local_views:
-            shapes["local_image"] = (len(self.local_views), *self.local_size, self.channels)
+            shapes["local_image"] = (
+                len(self.local_views),
+                *self.local_size,
+                self.prepare.channels,
+            )
         images = {
             name: jax.ShapeDtypeStruct((batch_size, *shape), np.float32)
             for name, shape in shapes.items()
@@ -279,16 +281,5 @@ class ImageTransform:
         return {**images, "label": label, "mask": jax.ShapeDtypeStruct((batch_size,), np.bool_)}
 
     def to_display(self, images: np.ndarray) -> np.ndarray:
-        shown = np.asarray(images, np.float32) * self.std + self.mean
+        shown = np.asarray(images, np.float32) * self.prepare.std + self.prepare.mean
         return np.clip(np.round(255 * shown), 0, 255).astype(np.uint8)
-
-
-def as_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """uint8 [Y, X, channels]: a grey file in a colour set is repeated, an alpha channel dropped."""
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.shape[-1] == channels:
-        return image
-    if image.shape[-1] == 1:
-        return np.repeat(image, channels, axis=-1)
-    return image[..., :channels]

@@ -70,7 +70,7 @@ class Run:
     Attributes:
       recipe: the objective around the model, and what else hangs on the plug points.
       evaluators: evaluations beside the objective's own.
-      init: makes the state, sharded from the start.
+      init: makes the state, sharded from the start; of variables of the model, where given.
       shapes: the state's shapes.
       shardings: the state's shardings.
       train_step: (state, batch, teachers) -> (state, metrics); the state is donated.
@@ -85,7 +85,7 @@ class Run:
     recipe: Recipe
     evaluators: tuple[Evaluator, ...]
     mesh: Mesh
-    init: Callable[[], TrainState]
+    init: Callable[..., TrainState]
     shapes: TrainState
     shardings: TrainState
     train_step: Callable[..., Any]
@@ -146,6 +146,7 @@ class Run:
 def build(
     config: Config,
     *,
+    data: Any = None,
     pipeline: Pipeline | None = None,
     model: nn.Module | None = None,
     devices: list[jax.Device] | None = None,
@@ -154,6 +155,7 @@ def build(
 
     Args:
       config: the config.
+      data: images and labels in memory, as scanmax.data.load takes them.
       pipeline: data of one's own; None loads config.data.
       model: a module of one's own; None makes config.model.
       devices: devices of the mesh; None is all.
@@ -172,7 +174,7 @@ def build(
     eval_batch_size = config.eval_batch_size or config.batch_size
     sharding.check_batch_size("config.eval_batch_size", eval_batch_size, mesh)
     if pipeline is None:
-        pipeline = load_data(config.data, config, eval_batch_size)
+        pipeline = load_data(config.data, config, eval_batch_size, data)
     if kind.data_kind != pipeline.kind:
         raise UserError(
             f"config.objective.name={config.objective.name!r} needs {kind.data_kind} data; "
@@ -379,13 +381,16 @@ def make_transforms(config: Config) -> tuple[Any, ...]:
     )
 
 
-def load_data(data: DataConfig, config: Config, eval_batch_size: int) -> Pipeline:
+def load_data(
+    data: DataConfig, config: Config, eval_batch_size: int, arrays: Any = None
+) -> Pipeline:
     """This process's part of the data."""
     # Imported here: what reads no data need not pay for the readers.
     from scanmax.data import load
 
     return load(
         data,
+        data=arrays,
         seed=config.seed,
         batch_size=config.batch_size,
         eval_batch_size=eval_batch_size,
@@ -407,6 +412,9 @@ def check_labels(config: Config, model: nn.Module, pipeline: Pipeline) -> None:
             f"{HELD_OUT} of {name!r} is unlabelled (its first label is -1): set "
             "config.data.eval_split to another split"
         )
+    if pipeline.kind == "image" and pipeline.num_classes < 2:
+        told = f" ({pipeline.class_names[0]!r})" if pipeline.class_names else ""
+        raise UserError(f"{name!r} holds one class only{told}: there is nothing to tell apart")
     label = pipeline.train_spec.get("label")
     shape = label.shape if label is not None and pipeline.kind == "image" else ()
     classes = getattr(model, "num_classes", None) or pipeline.num_classes

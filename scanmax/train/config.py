@@ -26,6 +26,11 @@ class ModelConfig:
       dtype: Type of the computation, "float32" or "bfloat16"; parameters stay float32.
       remat: What the backward pass keeps: "none", "full" (recompute each block) or the name of a
         policy of jax.checkpoint_policies.
+      weights: What a new run starts from: the workdir of a run, one of its checkpoints
+        ("runs/x/checkpoints/100"), or what scanmax.load_weights takes; "" draws them.
+      adapt: What may differ from there, any of "head", "positions" and "input_channels".
+      weights_from: Of a run, "ema" (its moving average), "params", or "auto": the average where it
+        keeps one.
       kwargs: Further fields of the model, such as {"mixer": "ssd", "depth": 6}.
     """
 
@@ -33,6 +38,9 @@ class ModelConfig:
     num_classes: int = ranged(0, "[0, inf)")
     dtype: str = choice("float32", ("float32", "bfloat16"))
     remat: str = "none"
+    weights: str = ""
+    adapt: tuple[str, ...] = ()
+    weights_from: str = choice("auto", ("auto", "ema", "params"))
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -326,6 +334,12 @@ def resolve_durations(config: Config, num_examples: int) -> Durations:
 def check_config(config: Config) -> None:
     """Raises UserError for values that no run can have, before anything is built."""
     check_fields(config)
+    own = config.model
+    if not own.weights and (own.adapt or own.weights_from != "auto"):
+        raise UserError(
+            "config.model.adapt and config.model.weights_from say how config.model.weights is "
+            "taken, and it names nothing"
+        )
     if config.batch_size % config.optim.accumulate:
         raise UserError(
             f"config.batch_size={config.batch_size} is not divisible by "

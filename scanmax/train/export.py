@@ -82,6 +82,7 @@ def export(
         "input": {"shape": [str(size) for size in inputs.shape], "dtype": inputs.dtype.name},
         "outputs": outputs,
         "class_names": trained.data["class_names"],
+        "preprocessing": trained.data.get("preprocessing"),
         "platforms": list(exported.platforms),
         "jax": jax.__version__,
     }

@@ -1,14 +1,16 @@
 """A trained model out of a workdir: its parameters alone, without optimizer, on any device."""
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
 import sys
 import types
 import typing
-from typing import Any
+from typing import Any, NamedTuple
 
+import absl.logging
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from scanmax.errors import UserError
 from scanmax.train.build import as_read, make_model, make_transforms
 from scanmax.train.checkpoint import damage_of, read_meta
 from scanmax.train.config import Config, best_mode
+from scanmax.train.predictor import Predictor
 from scanmax.train.step import model_variables
 from scanmax.train.teachers import Teacher
 from scanmax.train.transforms import transformed
@@ -35,7 +38,7 @@ class Trained:
       config: the run's config.
       step: the checkpoint's step.
       data: what the run read: "kind", "input" (shape and type of one example), "num_classes",
-        "class_names".
+        "class_names", and of images "preprocessing": all that lies between a file and the model.
     """
 
     model: nn.Module
@@ -48,6 +51,31 @@ class Trained:
         """Shape and dtype of a batch of model inputs."""
         shape = (batch_size, *self.data["input"]["shape"])
         return jax.ShapeDtypeStruct(shape, jnp.dtype(self.data["input"]["dtype"]))
+
+    def predict(self, inputs: Any, *, batch_size: int = 64) -> Any:
+        """What a classifier of images says, of images prepared as its run prepared them.
+
+        Args:
+          inputs: a file or a folder; an array [Y, X], [Y, X, C], [N, Y, X] or [N, Y, X, C] of
+            uint8, uint16 or floats in [0, 1], of any size and 1, 3 or 4 channels; or a list of
+            these.
+          batch_size: images that the model is asked of at a time.
+
+        Returns:
+          A `scanmax.train.predictor.Prediction` (path, label, name, probability, probabilities)
+          of one image, a list of them of several.
+
+        Raises:
+          UserError: no such file, no image, or a run that is no classifier of images.
+
+        Example:
+          scanmax.load("runs/pets").predict("cat.png").name
+        """
+        return self._predictor(inputs, batch_size)
+
+    @functools.cached_property
+    def _predictor(self) -> Predictor:
+        return Predictor(self)
 
 
 def load_for_inference(
@@ -75,7 +103,49 @@ def load_for_inference(
     """
     from scanmax.models.weights import load_weights
 
-    workdir = pathlib.Path(workdir).absolute()
+    found = read_run(workdir, step)
+    config, data = found.config, found.data
+    if model is None:
+        known = types.SimpleNamespace(kind=data["kind"], num_classes=data["num_classes"])
+        model = make_model(config, known)
+    else:
+        model = as_read(config, model)
+    variables = load_weights(model, found.variables, data["input"]["shape"])
+    return Trained(model, nn.meta.unbox(variables), config, found.step, data)
+
+
+class Read(NamedTuple):
+    """What a checkpoint holds of a model, which is not made for it.
+
+    Attributes:
+      config: the run's.
+      step: the checkpoint's.
+      data: what the run read.
+      variables: {"params": ..., "batch_stats": ...} behind the run's transforms, numpy arrays.
+      kept: what they are, "ema" or "params".
+    """
+
+    config: Config
+    step: int
+    data: dict[str, Any]
+    variables: dict[str, Any]
+    kept: str
+
+
+def read_run(
+    workdir: str | pathlib.Path, step: int | str = "last", params_from: str = "auto"
+) -> Read:
+    """Reads a run's model without making it; `load_for_inference` has the rest.
+
+    Args:
+      workdir: folder of a run.
+      step: a checkpoint's step, "last" or "best".
+      params_from: "ema", "params", or "auto": the moving average where one is kept.
+
+    Raises:
+      UserError: no such checkpoint, or one that cannot be read or is damaged.
+    """
+    workdir = pathlib.Path(workdir).expanduser().absolute()
     try:
         config = from_dict(Config, read_config(workdir))
         step = find_step(workdir, step, config)
@@ -83,6 +153,9 @@ def load_for_inference(
         meta = read_meta(folder)
         data = meta["data"]
         kept = "ema" if config.ema.decay else "params"
+        if params_from == "ema" and kept != "ema":
+            raise UserError(f"the run of {workdir} keeps no moving average: its ema.decay is 0")
+        kept = kept if params_from == "auto" else params_from
         arrays = read_arrays(folder / "state", ("step", kept, "carried"))
         damage = damage_of(arrays, meta)
         if damage:
@@ -92,11 +165,6 @@ def load_for_inference(
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"checkpoint {step} of {workdir} cannot be read: {reason}") from error
-    if model is None:
-        known = types.SimpleNamespace(kind=data["kind"], num_classes=data["num_classes"])
-        model = make_model(config, known)
-    else:
-        model = as_read(config, model)
     if "model" not in arrays[kept]:
         raise UserError(f"checkpoint {step} of {workdir} was written by scanmax 0.1 or earlier")
     carried = arrays.get("carried") or {}
@@ -104,8 +172,7 @@ def load_for_inference(
     variables = model_variables(
         {"params": transformed(make_transforms(config), arrays[kept], carried), **carried}
     )
-    variables = load_weights(model, variables, data["input"]["shape"])
-    return Trained(model, nn.meta.unbox(variables), config, step, data)
+    return Read(config, step, data, variables, kept)
 
 
 def load_teacher(teacher: Teacher, inputs: jax.ShapeDtypeStruct) -> dict[str, Any]:
@@ -192,6 +259,16 @@ def read_metrics(folder: pathlib.Path) -> dict[str, float]:
 
 def read_arrays(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
     """The trees of these names in a checkpoint's state, as numpy arrays; others are not read."""
+    # Orbax warns of a file that checkpoints of ours never have.
+    before = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        return _read_arrays(folder, names)
+    finally:
+        absl.logging.set_verbosity(before)
+
+
+def _read_arrays(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = dict(checkpointer.metadata(folder).item_metadata.tree)
 

@@ -1,6 +1,7 @@
 """The training loop: restore, next batch, step, log, evaluate, save; one readable function."""
 
 import contextlib
+import dataclasses
 import math
 import pathlib
 import signal
@@ -23,6 +24,7 @@ from scanmax.train.feed import Feed, Stopped, giving_up
 from scanmax.train.inference import load_teacher
 from scanmax.train.log import Log, NoLog
 from scanmax.train.processes import agree, is_preempted, telling_others
+from scanmax.train.starting import starting_weights
 from scanmax.train.throughput import HostClock, Profile, peak_flops, step_flops
 from scanmax.train.workdir import open_workdir
 
@@ -38,6 +40,7 @@ def train(
     config: Config,
     workdir: str | pathlib.Path,
     *,
+    data: Any = None,
     pipeline: Pipeline | None = None,
     model: nn.Module | None = None,
     profile: tuple[int, int] | None = None,
@@ -47,7 +50,9 @@ def train(
     Args:
       config: the config.
       workdir: where checkpoints, metrics and the report go.
-      pipeline: data of one's own; None loads config.data.
+      data: images and labels of one's own, (images, labels) or arrays by the names that
+        docs/own_data.md lists; None loads config.data.
+      pipeline: batches of one's own.
       model: a module of one's own; None makes config.model.
       profile: first and last step of a trace, written to workdir/profile.
 
@@ -57,10 +62,15 @@ def train(
     Raises:
       UserError: a mistake in the config, a loss that is not finite, a disk that is full.
     """
+    if data is not None:
+        if pipeline is not None:
+            raise UserError("train() takes data= or pipeline=, not both")
+        own = dataclasses.replace(config.data, name="arrays", data_dir="")
+        config = dataclasses.replace(config, data=own)
     agree(config, workdir)
     with stop_signal() as stop, open_workdir(workdir, config) as held:
         workdir = held.path
-        run = build(config, pipeline=pipeline, model=model)
+        run = build(config, data=data, pipeline=pipeline, model=model)
         durations, mesh = run.durations, run.mesh
         folder = workdir / "checkpoints"
         with (
@@ -68,7 +78,9 @@ def train(
             contextlib.ExitStack() as stack,
         ):
             restored = checkpointer.restore(run.shapes, run.shardings)
-            state, meta = restored or (run.init(), checkpoint_meta(run, 0))
+            begins, told = (None, []) if restored else starting_weights(run)
+            state, meta = restored or (run.init(begins), checkpoint_meta(run, 0))
+            del begins
             start, best = meta["step"], best_so_far(meta, config.checkpoint)
             teachers = load_teachers(run)
             flops, peak = step_flops(run), peak_flops(mesh.devices.ravel().tolist())
@@ -76,6 +88,10 @@ def train(
             log = Log(workdir, start=start, total=durations.total) if is_first else NoLog()
             stack.callback(log.close)
             log.say(sharding.describe(run.shapes.params, run.shardings.params, mesh))
+            for note in getattr(run.pipeline, "notes", ()):
+                log.say(f"data         {note}")
+            for line in told:
+                log.say(line)
             log.say(f"{'resuming at step' if start else 'starting at step'} {start}")
             if start and held.changed:
                 log.say(f"from here on {', '.join(held.changed)}")
@@ -218,6 +234,7 @@ def checkpoint_meta(
 ) -> dict[str, Any]:
     """What a checkpoint holds beside its arrays. Data are a pure function of (seed, step)."""
     config, example = run.config, run.example
+    prepare = getattr(run.pipeline, "preprocessing", None)
     return {
         "step": step,
         "best": best,
@@ -230,6 +247,7 @@ def checkpoint_meta(
             "input": {"shape": list(example.shape[1:]), "dtype": example.dtype.name},
             "num_classes": run.pipeline.num_classes,
             "class_names": list(run.pipeline.class_names),
+            "preprocessing": prepare.to_dict() if prepare else None,
         },
         "config": to_dict(config),
     }

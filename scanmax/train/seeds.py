@@ -26,6 +26,7 @@ from scanmax.train.evaluation import evaluate, save_outcome, teacher_report
 from scanmax.train.feed import Feed
 from scanmax.train.log import Log
 from scanmax.train.loop import Skips, Window, checkpoint_meta, is_due, load_teachers
+from scanmax.train.starting import starting_weights
 from scanmax.train.workdir import open_workdir
 
 
@@ -96,13 +97,19 @@ def train_seeds(
         rows = sharding.batch_sharding(first.mesh)
         # Before the mesh is in use: a teacher's module is made on one device.
         teachers = load_teachers(first)
+        begins = [starting_weights(run) for run in runs]
+        for line in begins[0][1]:
+            logs[0].say(line)
         feed = Feed(stacked_batches(runs), stacked(rows), config.prefetch)
         stack.callback(feed.close)
         stack.enter_context(sharding.use_mesh(first.mesh, config.sharding))
         for line in teacher_report(first, teachers):
             logs[0].say(line)
         step_all = jax.jit(jax.vmap(first.train_step, in_axes=(0, 0, None)), donate_argnums=0)
-        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.init() for run in runs))
+        state = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves),
+            *(run.init(begin) for run, (begin, _) in zip(runs, begins)),
+        )
         all_skips = {run.config.seed: _skips(run, log) for run, log in zip(runs, logs)}
         windows = [
             Window(config.batch_size, run.pipeline.num_train, {}, skips)

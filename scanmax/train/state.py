@@ -139,14 +139,17 @@ def create_state(
 
     Returns:
       (init, shapes, shardings): init() makes the state, compiled so that no device ever holds more
-      than its part; shapes and shardings describe it, to restore a checkpoint into.
+      than its part, and init(variables) one whose model starts from these collections; shapes and
+      shardings describe it, to restore a checkpoint into.
     """
 
     def variables() -> dict[str, Any]:
         return init_objective(objective, seed, example, batch, teachers)
 
-    def init() -> TrainState:
+    def init(start: Mapping[str, Any] | None = None) -> TrainState:
         found = nn.meta.unbox(variables())
+        for name, tree in (start or {}).items():
+            found[name] = {**found[name], "model": tree}
         params = found.pop("params")
         carried = objective.begin(params, found)
         states = {str(index): each.init(params) for index, each in enumerate(transforms)}

@@ -1,5 +1,6 @@
 """Weights of any source as the variables of a model, and a model's variables as a file."""
 
+import dataclasses
 import importlib
 import importlib.util
 import math
@@ -81,6 +82,46 @@ def load_weights(
 
     Reference: deit, convnext, mamba2-ssd
     """
+    variables, _ = fit_weights(
+        model,
+        source,
+        input_shape,
+        adapt=adapt,
+        position_grid=position_grid,
+        key=key,
+        params_from=params_from,
+    )
+    return variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """How a source fitted a model: paths of our arrays, layers one by one.
+
+    Attributes:
+      taken: filled from the source.
+      adapted: of these, those whose shape was another.
+      fresh: drawn, because the source's head is of another width or missing.
+      dropped: names of the source's head that the model has not.
+    """
+
+    taken: tuple[str, ...]
+    adapted: tuple[str, ...]
+    fresh: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+def fit_weights(
+    model: nn.Module,
+    source: str | os.PathLike | Mapping[str, Any],
+    input_shape: Sequence[int] | None = None,
+    *,
+    adapt: Sequence[str] = (),
+    position_grid: tuple[int, int] | None = None,
+    key: jax.Array | None = None,
+    params_from: str | None = None,
+) -> tuple[dict[str, Any], Fit]:
+    """`load_weights`, which also says what became of what."""
     adapt = (adapt,) if isinstance(adapt, str) else tuple(adapt)
     for name in adapt:
         if name not in ADAPTATIONS:
@@ -109,16 +150,24 @@ def load_weights(
             )
         tensors, clashes = bare_names(tensors, rows)
     adapters = _adapters(model, table, shapes, example.shape, adapt, position_grid)
+    adapted: set[str] = set()
+    adapters = {path: _noting(path, adapter, adapted) for path, adapter in adapters.items()}
     arrays, problems = convert(tensors, rows, shapes, adapters)
     problems = clashes + problems
-    fresh = set()
+    fresh, dropped = set(), ()
     if "head" in adapt:
         in_head = re.compile(table.head)
+        dropped = sorted({
+            path for path, _ in problems if in_head.fullmatch(path) and path not in shapes
+        })  # fmt: skip
         problems = [problem for problem in problems if not in_head.fullmatch(problem[0])]
         fresh = {path for path in shapes if path not in arrays and in_head.fullmatch(path)}
     if problems:
         raise UserError(_report(model, source, table, problems))
-    return _assemble(model, skeleton, arrays, fresh, example, key)
+    variables = _assemble(model, skeleton, arrays, fresh, example, key)
+    return variables, Fit(
+        tuple(sorted(arrays)), tuple(sorted(adapted)), tuple(sorted(fresh)), tuple(dropped)
+    )
 
 
 def save_weights(variables: Mapping[str, Any], path: str | os.PathLike) -> None:
@@ -163,7 +212,8 @@ def key_table(model: nn.Module) -> KeyTable:
     """The key table is the module of this package named like the family's file."""
     name = f"scanmax.models.weights.{_family(model)}"
     if importlib.util.find_spec(name) is None:
-        return KeyTable(())
+        # Our own files need no table, and every head of ours has this name.
+        return KeyTable((), head=r"params/head/.*")
     return importlib.import_module(name).TABLE
 
 
@@ -244,6 +294,17 @@ def _adapters(
         for path in shapes
         if re.fullmatch(pattern, path)
     }
+
+
+def _noting(path: str, adapter: Adapter, adapted: set[str]) -> Adapter:
+    """The adapter, which adds its path where the shape is another."""
+
+    def adapts(x: np.ndarray, shape: Shape) -> np.ndarray:
+        if tuple(x.shape) != tuple(shape):
+            adapted.add(path)
+        return adapter(x, shape)
+
+    return adapts
 
 
 def _resampled(

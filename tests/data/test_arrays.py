@@ -1,0 +1,131 @@
+"""Arrays of images and labels, in files or in memory, and what is said of those that are none."""
+
+import pickle
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from scanmax.data import DataConfig, load
+from scanmax.data.sources import open_source
+from scanmax.errors import UserError
+
+IMAGES = np.arange(20 * 4 * 3, dtype=np.uint8).reshape(20, 4, 3)
+LABELS = np.tile(np.arange(2), 10)
+
+
+def opened(path="", data=None, **kwargs):
+    return open_source(DataConfig(name="arrays", data_dir=str(path), kwargs=kwargs), data)
+
+
+def seen(part):
+    return [(part[i]["image"][0, 0, 0].item(), int(part[i]["label"])) for i in range(len(part))]
+
+
+def save_npz(folder):
+    np.savez(folder / "a.npz", image=IMAGES, label=LABELS)
+    return folder / "a.npz"
+
+
+def save_safetensors(folder):
+    save_file({"image": IMAGES, "label": LABELS}, folder / "a.safetensors")
+    return folder / "a.safetensors"
+
+
+def save_npy(folder):
+    np.save(folder / "image.npy", IMAGES)
+    np.save(folder / "label.npy", LABELS)
+    (folder / "unrelated.npy").write_text("")
+    return folder
+
+
+@pytest.mark.parametrize("save", [save_npz, save_safetensors, save_npy])
+def test_files_and_memory_hold_the_same(tmp_path, save):
+    source = opened(save(tmp_path))
+    memory = opened(data=(IMAGES, LABELS))
+    assert source.shape == (4, 3, 1)
+    assert (source.num_classes, source.class_names) == (2, ("0", "1"))
+    for part, other in ((source.train, memory.train), (source.eval, memory.eval)):
+        assert seen(part) == seen(other)
+    assert (len(source.train), len(source.eval)) == (16, 4)
+    assert sorted(seen(source.train) + seen(source.eval)) == [
+        (int(image[0, 0]), int(label)) for image, label in zip(IMAGES, LABELS)
+    ]
+    assert str(tmp_path) in source.notes[0]
+
+
+def test_a_folder_is_read_from_the_disk_in_workers_too(tmp_path):
+    np.save(tmp_path / "image.npy", np.zeros((2000, 20, 20, 3), np.uint8))
+    np.save(tmp_path / "label.npy", np.arange(2000) % 2)
+    source = opened(tmp_path)
+    sent = pickle.dumps(source.train)
+    assert len(sent) < 2000 * 20 * 20
+    assert pickle.loads(sent)[3]["image"].shape == (20, 20, 3)
+
+
+def test_a_held_out_part_and_names_of_its_own(tmp_path):
+    np.savez(
+        tmp_path / "a.npz",
+        image=IMAGES / np.float32(255),
+        label=LABELS,
+        eval_image=IMAGES[:3].astype(np.uint16) * 256,
+        eval_label=LABELS[:3],
+        class_names=["cat", "dog"],
+    )
+    data = DataConfig(name="arrays", data_dir=str(tmp_path / "a.npz"))
+    pipeline = load(data, seed=0, batch_size=4)
+    (batch,) = pipeline.eval_batches()
+    assert pipeline.class_names == ("cat", "dog")
+    assert pipeline.num_train == 20
+    np.testing.assert_array_equal(pipeline.to_display(batch["image"])[:3, ..., 0], IMAGES[:3])
+    assert batch["label"][batch["mask"]].tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ((IMAGES,), r"must be \(images, labels\)"),
+        ({"images": IMAGES, "label": LABELS}, "has no 'image'; did you mean 'images'"),
+        ({"image": IMAGES, "label": LABELS, "size": 1}, "holds 'size'"),
+        ((IMAGES, LABELS[:5]), r"\[20, 4, 3\] for 5 labels"),
+        ((IMAGES, LABELS / 1.0), r"label is float64 \[20\]: expected integers"),
+        ((IMAGES, np.eye(20, dtype=int)), r"label is int64 \[20, 20\]"),
+        ((IMAGES, LABELS - 1), "label holds -1 at 0, below 0"),
+        (
+            {"image": IMAGES, "label": LABELS, "class_names": ["a"]},
+            "label holds 1 at 1, outside the 1 class_names",
+        ),
+        ((IMAGES[0], LABELS), r"expected \[N, Y, X\]"),
+        ((np.zeros((20, 3, 8, 8), np.uint8), LABELS), r"image.transpose\(0, 2, 3, 1\)"),
+        ((IMAGES.astype(np.float32) + 1, LABELS), r"floats from 1 to 12 .*\[0, 1\]"),
+        ((IMAGES.astype(np.int64), LABELS), "images are int64"),
+        ((IMAGES[:0], LABELS[:0]), "label is empty"),
+        ((IMAGES[:2], LABELS[:2]), "nothing to hold out"),
+        ({"image": IMAGES, "label": LABELS, "eval_label": LABELS}, "go together"),
+    ],
+)
+def test_arrays_that_are_no_images_and_labels_are_told_in_a_line(data, told):
+    with pytest.raises(UserError, match=told):
+        opened(data=data)
+
+
+def test_places_without_arrays_are_told_in_a_line(tmp_path):
+    (tmp_path / "a.npz").write_text("no archive")
+    (tmp_path / "a.csv").write_text("")
+    for path, told in (
+        (tmp_path, "holds no image.npy"),
+        (tmp_path / "a.npz", r"a\.npz' cannot be read"),
+        (tmp_path / "a.csv", "is not a .npz or .safetensors file"),
+        ("", "reads config.data.data_dir: name a .npz"),
+    ):
+        with pytest.raises(UserError, match=told):
+            opened(path)
+
+
+def test_a_float_out_of_range_names_its_record():
+    images = np.zeros((10, 4, 4), np.float32)
+    images[7] = 3
+    source = opened(data={"image": images, "label": LABELS[:10], "eval_image": images[:2],
+                          "eval_label": LABELS[:2]})  # fmt: skip
+    with pytest.raises(UserError, match="record 7 of the training part"):
+        source.train[7]

@@ -1,0 +1,111 @@
+"""A user's images: folders of PNGs, a run, a second run that starts from it, a prediction."""
+
+import csv
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[2]
+EXPERIMENT = """
+from scanmax.data.config import DataConfig
+from scanmax.train.config import Config, ModelConfig, OptimConfig, ScheduleConfig
+
+def get_config(arg=""):
+    kwargs = {"img_size": 8, "patch_size": 4, "dim": 32, "depth": 1, "heads": 2}
+    return Config(
+        model=ModelConfig(name="vit_tiny_patch16_224", kwargs=kwargs),
+        data=DataConfig(name="image_folder", image_size=8),
+        optim=OptimConfig(lr=3e-3),
+        schedule=ScheduleConfig(warmup="2 steps"),
+        batch_size=16,
+        duration="30 steps",
+        eval_every="",
+        log_every="30 steps",
+    )
+"""
+
+
+def draw(kind: str, rng: np.random.Generator) -> Image.Image:
+    """Stripes across, upright or none, of any brightness, in a file of 11 x 13."""
+    image = rng.integers(0, 40, (11, 13, 3))
+    bright = int(rng.integers(120, 200))
+    if kind == "across":
+        image[::4] += bright
+        image[1::4] += bright
+    elif kind == "upright":
+        image[:, ::4] += bright
+        image[:, 1::4] += bright
+    return Image.fromarray(image.astype(np.uint8))
+
+
+def fill(folder: pathlib.Path, kinds: tuple[str, ...], count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for kind in kinds:
+        (folder / kind).mkdir(parents=True)
+        for number in range(count):
+            draw(kind, rng).save(folder / kind / f"{number}.png")
+
+
+@pytest.fixture
+def type_in(tmp_path):
+    """Types a command in a fresh folder: (status, what it printed)."""
+    paths = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / ".cache")}
+    # One device, as a user has.
+    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
+    paths["XLA_FLAGS"] = " ".join(flags)
+
+    def call(*words: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", *words],
+            cwd=tmp_path,
+            env={**os.environ, **paths},
+            capture_output=True,
+            text=True,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    return call
+
+
+def test_a_folder_fine_tunes_a_run_and_names_a_new_file(type_in, tmp_path):
+    (tmp_path / "experiment.py").write_text(EXPERIMENT)
+    fill(tmp_path / "two", ("across", "upright"), 20, seed=0)
+    fill(tmp_path / "three", ("across", "plain", "upright"), 20, seed=1)
+    new = tmp_path / "new"
+    new.mkdir()
+    rng = np.random.default_rng(2)
+    for kind in ("across", "plain", "upright"):
+        draw(kind, rng).save(new / f"some_{kind}.png")
+
+    train = ("scanmax.train", "--config=experiment.py")
+    status, told = type_in(*train, "--workdir=runs/first", "--config.data.data_dir=two")
+    assert status == 0, told
+    assert "2 classes, 32 training and 8 held-out images of" in told
+    second = ("--workdir=runs/second", "--config.data.data_dir=three")
+    start = ("--config.model.weights=runs/first", "--config.model.adapt=('head',)")
+    status, told = type_in(*train, *second, *start)
+    assert status == 0, told
+    assert "runs/first, step 30 (the parameters): " in told
+    assert "afresh params/head/bias, params/head/kernel" in told
+    status, told = type_in("scanmax.train.predict", "runs/second", "new", "--out=predictions.csv")
+    assert (status, told.splitlines()[-1]) == (0, "3 predictions in predictions.csv")
+    with (tmp_path / "predictions.csv").open() as file:
+        found = {pathlib.Path(row["path"]).stem: row["name"] for row in csv.DictReader(file)}
+    assert found == {f"some_{kind}": kind for kind in ("across", "plain", "upright")}
+
+
+def test_a_mistake_is_a_line(type_in, tmp_path):
+    (tmp_path / "experiment.py").write_text(EXPERIMENT)
+    fill(tmp_path / "one", ("across",), 4, seed=0)
+    status, told = type_in(
+        "scanmax.train", "--config=experiment.py", "--workdir=run", "--config.data.data_dir=one"
+    )
+    assert status == 2
+    assert told == (
+        "error: 'image_folder' holds one class only ('across'): there is nothing to tell apart\n"
+    )
