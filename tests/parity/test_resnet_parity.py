@@ -1,0 +1,57 @@
+"""ResNets against timm, live."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+from parity.agreement import assert_agrees, assert_trains_alike
+
+import scanmax
+from scanmax.models.weights.load import key_table, named_leaves
+from scanmax.models.weights.table import convert
+
+pytestmark = pytest.mark.parity
+
+# What the variants are made of, each part once: timm's fields, and ours.
+CASES = {
+    "resnet18": ({"layers": (1, 2, 1, 1), "channels": (8, 8, 16, 24)}, {}),
+    "resnext50d_32x4d": (
+        {"layers": (2, 1, 1, 1), "channels": (16, 16, 32, 32), "cardinality": 2, "base_width": 16},
+        {"groups": 2, "base_width": 16},
+    ),
+    "seresnet50t": ({"layers": (1, 1, 1, 1), "channels": (8, 16, 16, 16)}, {}),
+    "ecaresnet26t": ({"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}, {}),
+    "senet154": (
+        {"layers": (1, 1, 1, 1), "channels": (16, 16, 16, 16), "cardinality": 2, "base_width": 32},
+        {"groups": 2, "base_width": 32},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_gradients_and_a_training_step_are_those_of_timm(peers, name):
+    theirs, ours = CASES[name]
+    # An odd map: padding, pooling and averages at a rest are the peer's too. In float64: a norm
+    # over few pixels makes much of a rounding.
+    fields = {"dtype": np.float64, "param_dtype": np.float64, "num_classes": 10, **ours}
+    fields |= {"dims": theirs["channels"], "depths": theirs["layers"]}
+    run = peers.image_model(name, 50, seed=3, dtype=torch.float64, **theirs)
+    with jax.enable_x64(True):
+        model = scanmax.create_model(name, **fields)
+        assert_agrees(model, run)
+        assert_trains_alike(model, run)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "resnet34d", "resnet50", "seresnext26t_32x4d", "ecaresnetlight"]
+)
+def test_every_tensor_of_a_published_size_has_its_place(peers, name):
+    model, info = scanmax.create_model(name), scanmax.model_info(name)
+    variables = jax.eval_shape(model.init, jax.random.key(0), info.example())
+    shapes = {path: leaf.shape for path, leaf in named_leaves(variables)}
+    tensors = {
+        key: np.broadcast_to(np.float16(0), shape)
+        for key, shape in peers.state_shapes(name).items()
+    }
+    _, problems = convert(tensors, key_table(model).rows, shapes)
+    assert not problems, problems
