@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import tolerances
 
+import scanmax
 from scanmax.models.weights import load_weights
 from scanmax.models.weights.load import key_table, named_leaves
 from scanmax.models.weights.table import convert
@@ -67,3 +68,16 @@ def assert_trains_alike(model, run) -> None:
     after = load_weights(model, {**run.weights, **run.statistics}, run.inputs.shape[1:])
     actual, expected = (dict(named_leaves(tree["batch_stats"])) for tree in (moved, after))
     compare.assert_relative(actual, expected, tolerances.PARITY)
+
+
+def assert_every_tensor_has_its_place(peers, name) -> None:
+    """Names and shapes of timm's model of that name against ours, without a number."""
+    model, info = scanmax.create_model(name), scanmax.model_info(name)
+    variables = jax.eval_shape(model.init, jax.random.key(0), info.example())
+    shapes = {path: leaf.shape for path, leaf in named_leaves(variables)}
+    tensors = {
+        key: np.broadcast_to(np.float16(0), shape)
+        for key, shape in peers.state_shapes(name).items()
+    }
+    _, problems = convert(tensors, key_table(model).rows, shapes)
+    assert not problems, problems

@@ -57,10 +57,15 @@ def convnext(seed: int = 0, dtype=torch.float32) -> Run:
     return _run_images(model, 64, seed, dtype)
 
 
-def image_model(name: str, size: int, seed: int = 0, dtype=torch.float32, **own) -> Run:
-    """Any classifier of timm with ten classes, on square images; `own` are its fields."""
+def image_model(model, size: int, seed: int = 0, dtype=torch.float32, **own) -> Run:
+    """Any classifier of timm with ten classes, a name or a class, on square images.
+
+    `own` are its fields; functions behind names may refuse some that classes take.
+    """
     torch.manual_seed(seed)
-    return _run_images(timm.create_model(name, num_classes=10, **own), size, seed, dtype)
+    if isinstance(model, str):
+        return _run_images(timm.create_model(model, num_classes=10, **own), size, seed, dtype)
+    return _run_images(model(num_classes=10, **own), size, seed, dtype)
 
 
 def mamba2(

@@ -4,11 +4,9 @@ import jax
 import numpy as np
 import pytest
 import torch
-from parity.agreement import assert_agrees, assert_trains_alike
+from parity.agreement import assert_agrees, assert_every_tensor_has_its_place, assert_trains_alike
 
 import scanmax
-from scanmax.models.weights.load import key_table, named_leaves
-from scanmax.models.weights.table import convert
 
 pytestmark = pytest.mark.parity
 
@@ -46,12 +44,4 @@ def test_logits_gradients_and_a_training_step_are_those_of_timm(peers, name):
     "name", ["resnet10t", "resnet34d", "resnet50", "seresnext26t_32x4d", "ecaresnetlight"]
 )
 def test_every_tensor_of_a_published_size_has_its_place(peers, name):
-    model, info = scanmax.create_model(name), scanmax.model_info(name)
-    variables = jax.eval_shape(model.init, jax.random.key(0), info.example())
-    shapes = {path: leaf.shape for path, leaf in named_leaves(variables)}
-    tensors = {
-        key: np.broadcast_to(np.float16(0), shape)
-        for key, shape in peers.state_shapes(name).items()
-    }
-    _, problems = convert(tensors, key_table(model).rows, shapes)
-    assert not problems, problems
+    assert_every_tensor_has_its_place(peers, name)
