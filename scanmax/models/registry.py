@@ -36,6 +36,7 @@ FAMILY_MODULES = (
     "sequence.flexnet",
     "vision.convmixer",
     "vision.convnext",
+    "vision.inception_next",
     "vision.mambamixer",
     "vision.msvmamba",
     "vision.pyramid",
