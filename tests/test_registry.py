@@ -93,7 +93,7 @@ def test_a_name_is_found_or_likened():
     with pytest.raises(UserError, match="vocab_size"):
         create_model("lm_tiny", num_classes=3)
     with pytest.raises(UserError, match="unknown family"):
-        list_models(family="resnet")
+        list_models(family="residual")
 
 
 def test_two_families_cannot_share_a_name():

@@ -332,23 +332,27 @@ class BatchNorm(nn.Module):
 
     Attributes:
       momentum: weight of the old average at each training step.
+      frozen_statistics: in training too the running averages normalise, and nothing moves them.
     """
 
     epsilon: float = 1e-5
     momentum: float = 0.9
+    frozen_statistics: bool = False
+    scale_init: Initializer = ones_init
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... C"], train: bool = False) -> Float[Array, "... C"]:
         shape = x.shape[-1:]
-        scale = self.param("scale", partitioned(ones_init, ("conv_out",)), shape, self.param_dtype)
+        init = partitioned(self.scale_init, ("conv_out",))
+        scale = self.param("scale", init, shape, self.param_dtype)
         bias = self.param("bias", partitioned(zeros_init, ("conv_out",)), shape, self.param_dtype)
         statistics = at_least_float32(self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, statistics)
         running_variance = self.variable("batch_stats", "variance", jnp.ones, shape, statistics)
         mean, variance = running_mean.value, running_variance.value
-        if train:
+        if train and not self.frozen_statistics:
             mean, variance = ops.batch_statistics(x)
             if not self.is_initializing():
                 keep, count = self.momentum, x.size // x.shape[-1]

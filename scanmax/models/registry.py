@@ -34,10 +34,13 @@ FAMILY_MODULES = (
     "sequence.ccnn",
     "sequence.ckcnn",
     "sequence.flexnet",
+    "vision.convmixer",
     "vision.convnext",
+    "vision.inception_next",
     "vision.mambamixer",
     "vision.msvmamba",
     "vision.pyramid",
+    "vision.resnet",
     "vision.vit",
     "vision.vssd",
 )
@@ -74,7 +77,7 @@ class Variant:
     Attributes:
       params: exact number of parameters with the default classes.
       input_size: shape of one example, (Y, X, C) for images and (T,) for tokens.
-      paper: id of the paper in the roster; "" for a size of our own.
+      paper: id of the paper in the roster; "" for a size of our own, or a paper that is not there.
       config: hyper-parameters, fields of the family's module.
     """
 

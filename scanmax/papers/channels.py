@@ -33,9 +33,10 @@ LEDGER = (
     ),
     Paper(
         "pkcam",
-        covers="ECA, and PKCAM over it with earlier stages, released form; not its SE and SRM "
-        "variants or the ResNets",
+        covers="ECA, and PKCAM over it with earlier stages, released form; ECA-ResNets with "
+        "weights of timm; not its SE and SRM variants, or ResNets with PKCAM",
         where=(
+            "scanmax.models.vision.resnet.ResNet",
             "scanmax.ops.efficient_channel_attention",
             "scanmax.ops.pkcam",
             "scanmax.models.parts.channel_attention.Pkcam",
@@ -45,13 +46,17 @@ LEDGER = (
             "tests/ops/channels/test_attention.py::PkcamTest",
             "tests/models/parts/test_channel_attention.py::test_pkcam_has_as_many_weights_as_the_authors",
             "tests/parity/test_heads_parity.py::test_eca_equals_timm",
+            "tests/models/vision/test_resnet.py::test_gates_cost_what_their_papers_say",
+            "tests/parity/test_resnet_parity.py",
         ),
         reproduced="k + k + (S + 1) + 2 weights a block",
     ),
     Paper(
         "se-net",
-        covers="the gate, as an op, a module and an option of every block; not the ResNets",
+        covers="the gate, as an op, a module and an option of every block; SE-ResNets, SE-ResNeXts "
+        "and SENet-154 with weights of timm; not the other places of the gate",
         where=(
+            "scanmax.models.vision.resnet.ResNet",
             "scanmax.ops.squeeze_excite",
             "scanmax.models.parts.channel_attention.SqueezeExcite",
         ),
@@ -59,6 +64,9 @@ LEDGER = (
             "tests/ops/channels/test_attention.py::SqueezeExciteTest",
             "tests/models/parts/test_channel_attention.py::test_blocks_take_every_gate",
             "tests/parity/test_heads_parity.py::test_squeeze_excite_equals_timm",
+            "tests/models/vision/test_resnet.py::test_gates_cost_what_their_papers_say",
+            "tests/models/vision/test_resnet.py::test_every_published_size_has_its_exact_count",
+            "tests/parity/test_resnet_parity.py",
         ),
     ),
     Paper(

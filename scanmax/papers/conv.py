@@ -122,9 +122,19 @@ LEDGER = (
     Paper(
         "inceptionnext",
         covers="the split depthwise convolution, channels that pass first (released code) or last "
-        "(text), and a mixer of it; not the networks with their batch norm and head",
-        where=("scanmax.ops.inception_depthwise_conv2d", "scanmax.models.mixers.Inception"),
-        tests=("tests/ops/conv/test_inception.py::InceptionDepthwiseConv2dTest", _MIXERS),
+        "(text), a mixer of it, and the networks A, T, S, B with weights of timm; not 384 pixels",
+        where=(
+            "scanmax.ops.inception_depthwise_conv2d",
+            "scanmax.models.mixers.Inception",
+            "scanmax.models.vision.inception_next.InceptionNext",
+        ),
+        tests=(
+            "tests/ops/conv/test_inception.py::InceptionDepthwiseConv2dTest",
+            "tests/models/vision/test_inception_next.py::InceptionNextSuite",
+            "tests/models/vision/test_inception_next.py::test_multiply_adds_are_the_papers",
+            "tests/parity/test_inception_next_parity.py",
+            _MIXERS,
+        ),
         reproduced="it equals a full depthwise convolution of kernels padded with zeros: "
         "tests/ops/conv/test_inception.py",
     ),

@@ -16,6 +16,7 @@ TITLES = {
     "without Entanglement in Only a SINGLE Network",
     "context-cluster": "Image as Set of Points",
     "convit-gpsa": "ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
+    "convmixer": "Patches Are All You Need?",
     "convnext": "A ConvNet for the 2020s",
     "cvt": "CvT: Introducing Convolutions to Vision Transformers",
     "dcal": "Dual Cross-Attention Learning for Fine-Grained Visual Categorization and Object "

@@ -4,6 +4,16 @@ from scanmax.papers.paper import Paper
 
 LEDGER = (
     Paper(
+        "convmixer",
+        covers="the three published models, weights of timm; not the CIFAR sizes or the recipe",
+        where=("scanmax.models.vision.convmixer.ConvMixer",),
+        tests=(
+            "tests/models/vision/test_convmixer.py::ConvMixerSuite",
+            "tests/parity/test_convmixer_parity.py",
+        ),
+        reproduced="parameters of all three to the last one",
+    ),
+    Paper(
         "convnext",
         covers="the five sizes, feature maps, training at any image size, weights of timm and of "
         "the authors; not the isotropic variants or the roadmap from ResNet",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import tolerances
 
+import scanmax
 from scanmax.models.weights import load_weights
 from scanmax.models.weights.load import key_table, named_leaves
 from scanmax.models.weights.table import convert
@@ -45,7 +46,8 @@ def assert_agrees(model, run) -> None:
 
     gradients, logits = logits_and_gradients(variables, inputs)
     compare.assert_relative(logits, run.logits, tolerances.PARITY)
-    actual = dict(named_leaves(gradients[0]))
+    # Running averages are no parameters: the peer has no gradients of theirs.
+    actual = {path: x for path, x in named_leaves(gradients[0]) if path.startswith("params/")}
     shapes = {path: leaf.shape for path, leaf in actual.items()}
     # Every layout change is linear: gradients travel by the table of the weights.
     expected, problems = convert(run.grads, key_table(model).rows, shapes)
@@ -54,3 +56,28 @@ def assert_agrees(model, run) -> None:
     compare.assert_relative(actual, expected, tolerances.PARITY)
     if is_image:
         compare.assert_relative(gradients[1], run.input_grad, tolerances.PARITY)
+
+
+def assert_trains_alike(model, run) -> None:
+    """One training step's logits, and the running averages that it leaves."""
+    variables = load_weights(model, run.weights, run.inputs.shape[1:])
+    step = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    compiled = jax.jit(step, compiler_options=COMPILER_OPTIONS)
+    logits, moved = compiled(variables, jnp.asarray(run.inputs))
+    compare.assert_relative(logits, run.train_logits, tolerances.PARITY)
+    after = load_weights(model, {**run.weights, **run.statistics}, run.inputs.shape[1:])
+    actual, expected = (dict(named_leaves(tree["batch_stats"])) for tree in (moved, after))
+    compare.assert_relative(actual, expected, tolerances.PARITY)
+
+
+def assert_every_tensor_has_its_place(peers, name) -> None:
+    """Names and shapes of timm's model of that name against ours, without a number."""
+    model, info = scanmax.create_model(name), scanmax.model_info(name)
+    variables = jax.eval_shape(model.init, jax.random.key(0), info.example())
+    shapes = {path: leaf.shape for path, leaf in named_leaves(variables)}
+    tensors = {
+        key: np.broadcast_to(np.float16(0), shape)
+        for key, shape in peers.state_shapes(name).items()
+    }
+    _, problems = convert(tensors, key_table(model).rows, shapes)
+    assert not problems, problems

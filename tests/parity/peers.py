@@ -25,6 +25,8 @@ class Run:
       logits: its outputs in evaluation mode.
       grads: gradient of each parameter, under its own names.
       input_grad: gradient of the images; None for tokens.
+      train_logits: of a model with running averages, its outputs in training mode.
+      statistics: its buffers after that step, under its own names.
     """
 
     weights: dict[str, np.ndarray]
@@ -33,6 +35,8 @@ class Run:
     logits: np.ndarray
     grads: dict[str, np.ndarray]
     input_grad: np.ndarray | None
+    train_logits: np.ndarray | None = None
+    statistics: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def deit(distilled: bool = False, seed: int = 0, dtype=torch.float32, **own) -> Run:
@@ -51,6 +55,17 @@ def convnext(seed: int = 0, dtype=torch.float32) -> Run:
         "convnext_tiny", num_classes=10, depths=(1, 1, 1, 1), dims=(8, 12, 16, 32)
     )
     return _run_images(model, 64, seed, dtype)
+
+
+def image_model(model, size: int, seed: int = 0, dtype=torch.float32, **own) -> Run:
+    """Any classifier of timm with ten classes, a name or a class, on square images.
+
+    `own` are its fields; functions behind names may refuse some that classes take.
+    """
+    torch.manual_seed(seed)
+    if isinstance(model, str):
+        return _run_images(timm.create_model(model, num_classes=10, **own), size, seed, dtype)
+    return _run_images(model(num_classes=10, **own), size, seed, dtype)
 
 
 def mamba2(
@@ -157,6 +172,9 @@ def _run(model: torch.nn.Module, inputs: torch.Tensor, seed: int, dtype, call) -
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.add_(0.1 * noise)
+        for name, buffer in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.add_(0.1 * torch.rand(buffer.shape, generator=generator))
     model = model.eval().to(dtype)
     is_image = inputs.is_floating_point()
     if is_image:
@@ -172,11 +190,17 @@ def _run(model: torch.nn.Module, inputs: torch.Tensor, seed: int, dtype, call) -
     def image(x: torch.Tensor) -> np.ndarray:
         return array(x.permute(0, 2, 3, 1)) if is_image else array(x)
 
+    weights = {name: array(value) for name, value in model.state_dict().items()}
+    trained = {}
+    if any(name.endswith("running_mean") for name in weights):
+        trained["train_logits"] = array(model.train()(inputs))
+        trained["statistics"] = {name: array(buffer) for name, buffer in model.named_buffers()}
     return Run(
-        weights={name: array(value) for name, value in model.state_dict().items()},
+        weights=weights,
         inputs=image(inputs),
         cotangent=array(cotangent),
         logits=array(logits),
         grads={name: array(value.grad) for name, value in names.items()},
         input_grad=image(inputs.grad) if is_image else None,
+        **trained,
     )

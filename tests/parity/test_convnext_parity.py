@@ -1,13 +1,9 @@
 """ConvNeXt against timm, live."""
 
-import jax
-import numpy as np
 import pytest
-from parity.agreement import assert_agrees
+from parity.agreement import assert_agrees, assert_every_tensor_has_its_place
 
 import scanmax
-from scanmax.models.weights.load import key_table, named_leaves
-from scanmax.models.weights.table import convert
 
 pytestmark = pytest.mark.parity
 
@@ -21,11 +17,4 @@ def test_logits_and_gradients_are_those_of_timm(peers):
 
 @pytest.mark.parametrize("name", scanmax.list_models(family="convnext"))
 def test_every_tensor_of_every_published_size_has_its_place(peers, name):
-    model, info = scanmax.create_model(name), scanmax.model_info(name)
-    variables = jax.eval_shape(model.init, jax.random.key(0), info.example())
-    shapes = {path: leaf.shape for path, leaf in named_leaves(variables)}
-    tensors = {
-        key: np.broadcast_to(np.int8(0), shape) for key, shape in peers.state_shapes(name).items()
-    }
-    _, problems = convert(tensors, key_table(model).rows, shapes)
-    assert not problems, problems
+    assert_every_tensor_has_its_place(peers, name)

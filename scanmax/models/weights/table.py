@@ -71,23 +71,28 @@ class Row:
     Attributes:
       pattern: regular expression that a tensor's whole name matches.
       paths: where it goes; {0}, {1}, ... are the groups of the pattern, numbers as integers.
-        Several paths share the tensor's first axis, in that order; none: nothing to load.
+        Several paths share the tensor's first axis, in that order; none: nothing to load. A
+        function of the groups gives the path where a name does not follow by filling in.
       transform: from the tensor (or its share) and the shape of our array to our array.
       tied: the tensor must repeat the array that another row puts at its path.
+      ndim: axes of the tensor, where one name is of a kernel here and of a norm there.
     """
 
     pattern: str
-    paths: str | tuple[str, ...]
+    paths: str | tuple[str, ...] | Callable[..., str]
     transform: Transform = same
     tied: bool = False
+    ndim: int | None = None
 
     def targets(self, name: str) -> tuple[str, ...] | None:
         """Where the tensor of that name goes; None when this row is not about it."""
         match = re.fullmatch(self.pattern, name)
         if match is None:
             return None
-        paths = (self.paths,) if isinstance(self.paths, str) else self.paths
         groups = [int(group) if group.isdigit() else group for group in match.groups("")]
+        if callable(self.paths):
+            return (self.paths(*groups),)
+        paths = (self.paths,) if isinstance(self.paths, str) else self.paths
         return tuple(path.format(*groups) for path in paths)
 
     def apply(self, x: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
@@ -195,7 +200,11 @@ def convert(
     ties = []
     for name, tensor in tensors.items():
         # A name may have several rows: the first whose target this model has, else the first.
-        found = [(row, paths) for row in rows if (paths := row.targets(name)) is not None]
+        found = [
+            (row, paths)
+            for row in rows
+            if row.ndim in (None, tensor.ndim) and (paths := row.targets(name)) is not None
+        ]
         fitting = [pair for pair in found if all(path in shapes for path in pair[1])]
         row, targets = next(iter(fitting + found), (None, ()))
         if row is None:

@@ -1,0 +1,69 @@
+"""Convolution, batch norm, activation: what networks of the ResNet age are made of."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scanmax.models.layers import BatchNorm, Conv, Initializer, activation, ones_init
+
+# torch's kaiming_normal_ of mode fan_out, for ReLU.
+he_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class ConvNorm(nn.Module):
+    """activation(norm(conv(x))).
+
+    Attributes:
+      padding: as in `Conv`; None keeps the size at stride 1, k // 2 on every side.
+      activation: a name of ACTIVATIONS, or None.
+      norm_momentum: weight of the old average at each training step; torch's momentum is the rest.
+      frozen_statistics: training neither reads the batch's statistics nor moves the averages.
+      scale_init: of the norm; zeros make a residual branch start as nothing.
+    """
+
+    features: int
+    kernel_size: int | tuple[int, int] = 3
+    stride: int = 1
+    padding: str | int | tuple[tuple[int, int], tuple[int, int]] | None = None
+    groups: int = 1
+    use_bias: bool = False
+    activation: str | None = "relu"
+    norm_epsilon: float = 1e-5
+    norm_momentum: float = 0.9
+    frozen_statistics: bool = False
+    kernel_init: Initializer = he_init
+    scale_init: Initializer = ones_init
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B Y X C"], train: bool = False
+    ) -> Float[Array, "B Yo Xo F"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        size, padding = self.kernel_size, self.padding
+        if padding is None:
+            sides = (size, size) if isinstance(size, int) else size
+            padding = tuple((side // 2, side // 2) for side in sides)
+        x = Conv(
+            self.features,
+            size,
+            stride=self.stride,
+            padding=padding,
+            groups=self.groups,
+            use_bias=self.use_bias,
+            kernel_init=self.kernel_init,
+            name="conv",
+            **dtypes,
+        )(x)
+        x = BatchNorm(
+            self.norm_epsilon,
+            self.norm_momentum,
+            frozen_statistics=self.frozen_statistics,
+            scale_init=self.scale_init,
+            name="norm",
+            **dtypes,
+        )(x, train)
+        return x if self.activation is None else activation(self.activation)(x)

@@ -1,0 +1,394 @@
+"""ResNet and its kin: ResNeXt, wide ResNets, the deep stems, SE- and ECA-ResNets, SENet-154.
+
+A stem, four stages of residual blocks, a pooled map, a head. A block is two 3x3 convolutions or a
+bottleneck 1x1, 3x3, 1x1, each with its batch norm, added to its input. Names, numbers and initial
+values are timm's.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scanmax.errors import UserError
+from scanmax.models.blocks import apply_blocks
+from scanmax.models.layers import (
+    Dense,
+    DropPath,
+    constrain_last,
+    drop_path_rates,
+    fan_in_uniform,
+    ones_init,
+    zeros_init,
+)
+from scanmax.models.parts.channel_attention import create_channel_attention
+from scanmax.models.parts.conv_norm import ConvNorm
+from scanmax.models.registry import Feature, Variant, register_family
+from scanmax.models.taps import tap
+
+
+class ResNetBlock(nn.Module):
+    """relu(shortcut(x) + gate(branch(x))).
+
+    Attributes:
+      dim: channels of the stage before their expansion.
+      bottleneck: 1x1, 3x3, 1x1 with four times `dim` at the end, instead of two 3x3.
+      projects: the shortcut is a convolution with its norm, not the identity.
+    """
+
+    dim: int
+    bottleneck: bool = True
+    stride: int = 1
+    groups: int = 1
+    base_width: int = 64
+    reduce_first: int = 1
+    projects: bool = False
+    average_down: bool = False
+    down_kernel_size: int = 1
+    channel_attention: str | None = None
+    norm_epsilon: float = 1e-5
+    norm_momentum: float = 0.9
+    frozen_statistics: bool = False
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B Y X C"],
+        drop_path_rate: float | Float[Array, ""] = 0.0,
+        state: None = None,
+        grid: None = None,
+        train: bool = False,
+    ) -> Float[Array, "B Yo Xo F"]:
+        out = expanded(self.dim, self.bottleneck)
+        # Nothing is added at first: a deep network starts as a shallow one.
+        last = {"activation": None, "scale_init": zeros_init}
+        if self.bottleneck:
+            width = self.dim * self.base_width // 64 * self.groups
+            convs = (
+                self.conv(width // self.reduce_first, 1, 1, "conv1"),
+                self.conv(width, 3, self.stride, "conv2", groups=self.groups),
+                self.conv(out, 1, 1, "conv3", **last),
+            )
+        else:
+            convs = (
+                self.conv(self.dim // self.reduce_first, 3, self.stride, "conv1"),
+                self.conv(out, 3, 1, "conv2", **last),
+            )
+        branch = x
+        for conv in convs:
+            branch = conv(branch, train)
+        branch = self.gate(branch, train)
+        x = self.shortcut(x, train) + DropPath()(branch, drop_path_rate, train)
+        return tap(self, "output", nn.relu(x))
+
+    @nn.nowrap
+    def conv(self, features: int, size: int, stride: int, name: str, **fields: Any) -> ConvNorm:
+        fields = {"scale_init": ones_init, **fields}
+        return ConvNorm(
+            features,
+            size,
+            stride=stride,
+            norm_epsilon=self.norm_epsilon,
+            norm_momentum=self.norm_momentum,
+            frozen_statistics=self.frozen_statistics,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+            **fields,
+        )
+
+    @nn.nowrap
+    def shortcut(self, x: Float[Array, "B Y X C"], train: bool) -> Float[Array, "B Yo Xo F"]:
+        if not self.projects:
+            return x
+        size, stride = self.down_kernel_size, self.stride
+        if self.average_down:
+            x = halved(x) if stride > 1 else x
+            size, stride = 1, 1
+        out = expanded(self.dim, self.bottleneck)
+        size = size if stride > 1 else 1
+        return self.conv(out, size, stride, "shortcut", activation=None)(x, train)
+
+    @nn.nowrap
+    def gate(self, x: Float[Array, "B Y X F"], train: bool) -> Float[Array, "B Y X F"]:
+        if self.channel_attention is None:
+            return x
+        fields = {}
+        if self.channel_attention == "se":
+            # A sixteenth, in multiples of eight.
+            hidden = max(8, (x.shape[-1] // 16 + 4) // 8 * 8)
+            fields["reduction"] = max(1, x.shape[-1] // hidden)
+        return create_channel_attention(
+            self.channel_attention,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="channel_attention",
+            **fields,
+        )(x, train)
+
+
+def halved(x: Float[Array, "B Y X C"]) -> Float[Array, "B Yo Xo C"]:
+    """Averages of 2x2 places; those at an odd border are of what is there."""
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), mode="edge")
+    batch, height, width, channels = x.shape
+    return jnp.mean(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
+
+
+def expanded(dim: int, bottleneck: bool) -> int:
+    """Channels that a block of `dim` gives."""
+    return 4 * dim if bottleneck else dim
+
+
+class ResNet(nn.Module):
+    """Stem, stages of residual blocks, a pooled map, a head.
+
+    Attributes:
+      num_classes: width of the head; 0 gives the pooled features [B, C].
+      dims: channels of each stage before their expansion.
+      depths: blocks of each stage.
+      bottleneck: blocks of 1x1, 3x3, 1x1 whose output is four times as wide.
+      stem_dims: channels of the stem's convolutions: one of 7x7, or several of 3x3.
+      groups: of the 3x3 convolutions of a bottleneck (ResNeXt's cardinality).
+      base_width: channels of each group for 64 of the stage.
+      reduce_first: what divides the width of a block's first convolution.
+      average_down: shortcuts that shrink the map average it, then project it.
+      down_kernel_size: of the convolution of shortcuts that shrink the map.
+      channel_attention: a gate of each branch, "se", "eca" or "cbam"; None leaves it out.
+      norm_momentum: weight of the old averages of batch norms at each training step.
+      frozen_statistics: batch norms keep their averages, in training too: for fine-tuning.
+      remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
+      scan_layers: compile one block per stage after the first, stage{i}_first; parameters are
+        stacked (blocks.stack_blocks).
+    """
+
+    num_classes: int = 1000
+    dims: tuple[int, ...] = (64, 128, 256, 512)
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    bottleneck: bool = True
+    stem_dims: tuple[int, ...] = (64,)
+    groups: int = 1
+    base_width: int = 64
+    reduce_first: int = 1
+    average_down: bool = False
+    down_kernel_size: int = 1
+    channel_attention: str | None = None
+    norm_epsilon: float = 1e-5
+    norm_momentum: float = 0.9
+    frozen_statistics: bool = False
+    drop_path_rate: float = 0.0
+    dropout_rate: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    remat: bool | str = False
+    scan_layers: bool = False
+
+    def __call__(self, images: Float[Array, "B Yi Xi C"], train: bool = False):
+        """Logits [B, classes], or pooled features [B, C] without a head."""
+        return self.forward(images, train)
+
+    def features(
+        self, images: Float[Array, "B Yi Xi C"], train: bool = False
+    ) -> tuple[Float[Array, "B Y X C"], ...]:
+        """The map of the stem before it is pooled, and the map after each stage."""
+        return self.forward(images, train, as_maps=True)
+
+    @nn.compact
+    def forward(self, images, train, as_maps=False):
+        if len(self.depths) != len(self.dims):
+            raise UserError(
+                f"dims={self.dims} and depths={self.depths} must name as many stages each"
+            )
+        x = constrain_last(self.stem(images, train))
+        x = tap(self, "stem", x)
+        maps = [x]
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        rates = drop_path_rates(self.drop_path_rate, sum(self.depths))
+        for stage, depth in enumerate(self.depths):
+            first, rest = self.block_fields(stage, x.shape[-1])
+            index = sum(self.depths[:stage])
+            run = {"train": train, "remat": self.remat, "block": ResNetBlock}
+            # The first block of a stage is of another kind, and has a name of its own.
+            x, _, _ = apply_blocks(
+                [first], x, rates[index : index + 1], prefix=f"stage{stage}_first", **run
+            )
+            if depth > 1:
+                x, _, _ = apply_blocks(
+                    [rest] * (depth - 1),
+                    x,
+                    rates[index + 1 : index + depth],
+                    prefix=f"stage{stage}_block",
+                    scan_layers=self.scan_layers,
+                    **run,
+                )
+            maps.append(x)
+        if as_maps:
+            return tuple(maps)
+        x = tap(self, "pre_logits", jnp.mean(x, axis=(1, 2)))
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        if not self.num_classes:
+            return x
+        init = {"kernel_init": fan_in_uniform()}
+        head = Dense(self.num_classes, ("embed", "classes"), name="head", **init, **self.dtypes)
+        return head(x)
+
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        """Dtypes that every layer takes."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+    @property
+    def norm(self) -> dict[str, Any]:
+        """Fields of every batch norm."""
+        return {
+            "norm_epsilon": self.norm_epsilon,
+            "norm_momentum": self.norm_momentum,
+            "frozen_statistics": self.frozen_statistics,
+        }
+
+    @nn.nowrap
+    def stem(self, images: Float[Array, "B Yi Xi C"], train: bool) -> Float[Array, "B Y X C"]:
+        """One 7x7 or several 3x3 convolutions, the first of which halves the map."""
+        x = images
+        for index, dim in enumerate(self.stem_dims):
+            size = 7 if len(self.stem_dims) == 1 else 3
+            stride = 1 if index else 2
+            conv = ConvNorm(
+                dim, size, stride=stride, name=f"stem{index}", **self.norm, **self.dtypes
+            )
+            x = conv(x, train)
+        return x
+
+    @nn.nowrap
+    def block_fields(self, stage: int, channels: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Fields of the first block of a stage, that gets so many channels, and of the others."""
+        rest = {
+            "dim": self.dims[stage],
+            "bottleneck": self.bottleneck,
+            "groups": self.groups,
+            "base_width": self.base_width,
+            "reduce_first": self.reduce_first,
+            "channel_attention": self.channel_attention,
+            **self.norm,
+            **self.dtypes,
+        }
+        stride = 2 if stage else 1
+        projects = stride > 1 or channels != expanded(self.dims[stage], self.bottleneck)
+        first = {
+            "stride": stride,
+            "projects": projects,
+            "average_down": self.average_down,
+            "down_kernel_size": self.down_kernel_size,
+        }
+        return {**rest, **first}, rest
+
+    @nn.nowrap
+    def feature_info(self) -> tuple[Feature, ...]:
+        """Name, stride and channels of the maps of `features`."""
+        stages = tuple(
+            Feature(f"stage{stage}", 4 * 2**stage, expanded(dim, self.bottleneck))
+            for stage, dim in enumerate(self.dims)
+        )
+        return Feature("stem", 2, self.stem_dims[-1]), *stages
+
+
+_BASIC = {"bottleneck": False}
+_C = {"stem_dims": (32, 32, 64)}
+_S = {"stem_dims": (64, 64, 128)}
+_D = {"stem_dims": (32, 32, 64), "average_down": True}
+_T = {"stem_dims": (24, 32, 64), "average_down": True}
+_SE, _ECA = {"channel_attention": "se"}, {"channel_attention": "eca"}
+_DEPTHS = {
+    10: (1, 1, 1, 1),
+    14: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    26: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+    269: (3, 30, 48, 8),
+}
+_PAPERS = {"se": "se-net", "eca": "pkcam"}
+
+
+def _variant(params: int, layers: int, *parts: dict[str, Any], size: int = 224) -> Variant:
+    config = {"depths": _DEPTHS[layers]}
+    for fields in parts:
+        config |= fields
+    paper = _PAPERS.get(config.get("channel_attention"), "")
+    return Variant(params, (size, size, 3), paper, config)
+
+
+def _groups(groups: int, width: int) -> dict[str, Any]:
+    return {"groups": groups, "base_width": width}
+
+
+VARIANTS = {
+    "resnet10t": _variant(5_435_488, 10, _BASIC, _T, size=176),
+    "resnet14t": _variant(10_081_632, 14, _T, size=176),
+    "resnet18": _variant(11_689_512, 18, _BASIC),
+    "resnet18d": _variant(11_708_744, 18, _BASIC, _D),
+    "resnet26": _variant(15_995_176, 26),
+    "resnet26d": _variant(16_014_408, 26, _D),
+    "resnet26t": _variant(16_011_872, 26, _T, size=256),
+    "resnet34": _variant(21_797_672, 34, _BASIC),
+    "resnet34d": _variant(21_816_904, 34, _BASIC, _D),
+    "resnet50": _variant(25_557_032, 50),
+    "resnet50c": _variant(25_576_264, 50, _C),
+    "resnet50d": _variant(25_576_264, 50, _D),
+    "resnet50s": _variant(25_680_808, 50, _S),
+    "resnet50t": _variant(25_573_728, 50, _T),
+    "resnet101": _variant(44_549_160, 101),
+    "resnet101c": _variant(44_568_392, 101, _C),
+    "resnet101d": _variant(44_568_392, 101, _D, size=256),
+    "resnet101s": _variant(44_672_936, 101, _S),
+    "resnet152": _variant(60_192_808, 152),
+    "resnet152c": _variant(60_212_040, 152, _C),
+    "resnet152d": _variant(60_212_040, 152, _D, size=256),
+    "resnet152s": _variant(60_316_584, 152, _S),
+    "resnet200": _variant(64_673_832, 200),
+    "resnet200d": _variant(64_693_064, 200, _D, size=256),
+    "wide_resnet50_2": _variant(68_883_240, 50, _groups(1, 128)),
+    "wide_resnet101_2": _variant(126_886_696, 101, _groups(1, 128)),
+    "resnext50_32x4d": _variant(25_028_904, 50, _groups(32, 4)),
+    "resnext50d_32x4d": _variant(25_048_136, 50, _groups(32, 4), _D),
+    "resnext101_32x4d": _variant(44_177_704, 101, _groups(32, 4)),
+    "resnext101_32x8d": _variant(88_791_336, 101, _groups(32, 8)),
+    "resnext101_32x16d": _variant(194_026_792, 101, _groups(32, 16)),
+    "resnext101_32x32d": _variant(468_530_472, 101, _groups(32, 32)),
+    "resnext101_64x4d": _variant(83_455_272, 101, _groups(64, 4)),
+    "seresnet18": _variant(11_779_624, 18, _BASIC, _SE),
+    "seresnet34": _variant(21_960_416, 34, _BASIC, _SE),
+    "seresnet50": _variant(28_088_024, 50, _SE),
+    "seresnet50t": _variant(28_104_720, 50, _T, _SE),
+    "seresnet101": _variant(49_326_872, 101, _SE),
+    "seresnet152": _variant(66_821_848, 152, _SE),
+    "seresnet152d": _variant(66_841_080, 152, _D, _SE, size=256),
+    "seresnet200d": _variant(71_855_096, 200, _D, _SE, size=256),
+    "seresnet269d": _variant(113_672_760, 269, _D, _SE, size=256),
+    "seresnext26d_32x4d": _variant(16_809_512, 26, _groups(32, 4), _D, _SE),
+    "seresnext26t_32x4d": _variant(16_806_976, 26, _groups(32, 4), _T, _SE),
+    "seresnext50_32x4d": _variant(27_559_896, 50, _groups(32, 4), _SE),
+    "seresnext101_32x4d": _variant(48_955_416, 101, _groups(32, 4), _SE),
+    "seresnext101_32x8d": _variant(93_569_048, 101, _groups(32, 8), _SE),
+    "seresnext101_64x4d": _variant(88_232_984, 101, _groups(64, 4), _SE),
+    "seresnext101d_32x8d": _variant(93_588_280, 101, _groups(32, 8), _D, _SE),
+    "senet154": _variant(
+        115_088_984, 152, _groups(64, 4), _S, _SE, {"down_kernel_size": 3, "reduce_first": 2}
+    ),
+    "ecaresnet26t": _variant(16_011_916, 26, _T, _ECA, size=256),
+    "ecaresnet50d": _variant(25_576_350, 50, _D, _ECA),
+    "ecaresnet50t": _variant(25_573_814, 50, _T, _ECA, size=256),
+    "ecaresnet101d": _variant(44_568_563, 101, _D, _ECA),
+    "ecaresnet200d": _variant(64_693_400, 200, _D, _ECA, size=256),
+    "ecaresnet269d": _variant(102_093_077, 269, _D, _ECA, size=320),
+    "ecaresnetlight": _variant(
+        30_162_046, 50, _ECA, {"average_down": True, "depths": (1, 1, 11, 3)}
+    ),
+}
+
+register_family("resnet", ResNet, VARIANTS)

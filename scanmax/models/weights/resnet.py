@@ -1,0 +1,71 @@
+"""ResNets: the names of timm and, for those that it has too, torchvision."""
+
+from collections.abc import Callable
+
+from scanmax.models.weights.table import KeyTable, Row, conv, linear, pointwise
+
+_BLOCK = r"layer(\d)\.(\d+)\."
+# Of a batch norm, parameters and averages.
+NORM = (
+    (r"weight", "params", "scale"),
+    (r"bias", "params", "bias"),
+    (r"running_mean", "batch_stats", "mean"),
+    (r"running_var", "batch_stats", "variance"),
+)
+
+
+def norm_rows(pattern: str, path: str | Callable[..., str]) -> tuple[Row, ...]:
+    """Rows of a batch norm, a path below the collection; the count of its steps has no place."""
+
+    def place(collection: str, leaf: str) -> str | Callable[..., str]:
+        if callable(path):
+            return lambda *groups: f"{collection}/{path(*groups)}/{leaf}"
+        return f"{collection}/{path}/{leaf}"
+
+    rows = tuple(Row(rf"{pattern}\.{name}", place(*where)) for name, *where in NORM)
+    return *rows, Row(rf"{pattern}\.num_batches_tracked", ())
+
+
+def _block(tail: str) -> Callable[..., str]:
+    """Path of a part of a block: the first of a stage has a name of its own."""
+
+    def path(layer: int, index: int, *rest: int) -> str:
+        name = f"block_{index - 1:02d}" if index else "first_00"
+        return f"stage{layer - 1}_{name}/{tail.format(*rest)}"
+
+    return path
+
+
+def _params(tail: str) -> Callable[..., str]:
+    return lambda *groups: f"params/{_block(tail)(*groups)}"
+
+
+_GATE = _BLOCK + r"se\."
+
+TABLE = KeyTable(
+    rows=(
+        # One convolution, or the first, second and third of a deep stem.
+        Row(r"conv1(?:\.0)?\.weight", "params/stem0/conv/kernel", conv),
+        Row(r"conv1\.3\.weight", "params/stem1/conv/kernel", conv),
+        Row(r"conv1\.6\.weight", "params/stem2/conv/kernel", conv),
+        *norm_rows(r"conv1\.1", "stem0/norm"),
+        *norm_rows(r"conv1\.4", "stem1/norm"),
+        # The last of the stem's; of several paths the first that the model has is taken.
+        *norm_rows(r"bn1", "stem2/norm"),
+        *norm_rows(r"bn1", "stem0/norm"),
+        Row(_BLOCK + r"conv(\d)\.weight", _params("conv{0}/conv/kernel"), conv),
+        *norm_rows(_BLOCK + r"bn(\d)", _block("conv{0}/norm")),
+        # Behind an average the convolution is the second of the shortcut, else the norm is.
+        Row(_BLOCK + r"downsample\.[01]\.weight", _params("shortcut/conv/kernel"), conv, ndim=4),
+        *norm_rows(_BLOCK + r"downsample\.[12]", _block("shortcut/norm")),
+        Row(_GATE + r"fc1\.weight", _params("channel_attention/squeeze"), pointwise),
+        Row(_GATE + r"fc1\.bias", _params("channel_attention/squeeze_bias")),
+        Row(_GATE + r"fc2\.weight", _params("channel_attention/excite"), pointwise),
+        Row(_GATE + r"fc2\.bias", _params("channel_attention/excite_bias")),
+        Row(_GATE + r"conv\.weight", _params("channel_attention/kernel")),
+        Row(r"fc\.weight", "params/head/kernel", linear),
+        Row(r"fc\.bias", "params/head/bias"),
+    ),
+    head=r"params/head/.*",
+    stem=r"params/stem0/conv/kernel",
+)
