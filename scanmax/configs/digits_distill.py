@@ -1,4 +1,4 @@
-"""A tiny ViT on a fifth of the digits, taught by the ViT that has seen them all.
+"""A tiny ViT on a tenth of the digits, taught by the ViT that has seen them all.
 
     python -m scanmax.data prepare digits
     python -m scanmax.train --config=scanmax/configs/digits_vit.py --workdir=runs/digits_vit
@@ -11,8 +11,12 @@ them, in one compiled step:
     python -m scanmax.train.sweep --config=scanmax/configs/digits_distill.py:dkd \
         --workdir=runs/distill/dkd --seeds=0,1,2 --together
 
-Hardware: two CPU cores. Time: 360 steps of half the batch of the 1572 that the teacher took.
-Expected: the teacher's own accuracy in the first lines, 98.9% of the 359 held-out images.
+Hardware: two CPU cores. Time: two minutes for the 1350 steps of three seeds with "none", twice
+as long with a teacher.
+Expected: with a teacher of 98.3%, held-out accuracy at the last step, seeds 0 to 2: labels alone
+85.5% (85.0% to 86.4%), kd 88.4% (86.6% to 89.7%), dkd 88.0% (87.2% to 88.6%). So a teacher is worth
+three points here, and dkd at the published weights is no better than kd; hint and nd_loss_kd
+are not measured at these settings.
 """
 
 from scanmax.configs import digits_vit
@@ -60,16 +64,18 @@ def get_config(arg: str = "kd") -> Config:
         data=DataConfig(
             name="digits",
             image_size=16,
-            train_split="train[:20%]",
+            train_split="train[:10%]",
             augment=AugmentConfig(translate=1.0, rotate=10.0, zoom=0.1, shear=0.1),
         ),
-        objective=ObjectiveConfig(terms=TERMS[kind], teachers=(teacher,) if TERMS[kind] else ()),
+        objective=ObjectiveConfig(
+            weight=0.5, terms=TERMS[kind], teachers=(teacher,) if TERMS[kind] else ()
+        ),
         optim=OptimConfig(name="adamw", lr=2e-3, b2=0.99, weight_decay=0.1, clip_norm=1.0),
         schedule=ScheduleConfig(name="cosine", warmup="5 epochs"),
         checkpoint=CheckpointConfig(metric="accuracy", mode="max"),
-        batch_size=32,
+        batch_size=16,
         eval_batch_size=256,
-        duration="40 epochs",
-        log_every="4 epochs",
-        eval_every="8 epochs",
+        duration="150 epochs",
+        log_every="15 epochs",
+        eval_every="30 epochs",
     )

@@ -56,7 +56,9 @@ class ObjectiveConfig:
       weight: Weight of the objective's own loss beside the terms.
       terms: Further losses, pairs of a name and its options such as ("kd", {"weight": 0.5}): "hard"
         (the teacher's decision is a label), "kd" (its distribution), "dkd" (the same, the label's
-        class and the others apart), "hint" (activations) or "nd_loss_kd" (norm and direction of the
+        class and the others apart), "dist" (correlations of classes and of examples), "hint"
+        (activations), "attention_transfer" (where they are large), "rkd" (distances and angles of
+        examples), "similarity" (their products) or "nd_loss_kd" (norm and direction of the
         features).
       teachers: Models to learn from, pairs of a registered name and its options: "weights" (the
         workdir of a run, or what scanmax.load_weights takes), "step" (of that run, "last" or

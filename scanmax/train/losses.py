@@ -76,15 +76,41 @@ def hard_distillation(
     return softmax_cross_entropy(logits, jnp.argmax(teacher_logits, axis=-1))
 
 
+def softened(
+    logits: Float[Array, "*B C"], temperature: float, standardize: bool = False
+) -> Float[Array, "*B C"]:
+    """logits / t in float32 or wider; with `standardize` (logits - mean) / (std t) over classes.
+
+    Standardised, a student need not match the size of the teacher's logits, only their order and
+    proportions (Sun et al., Logit Standardization in Knowledge Distillation, 2024, whose deviation,
+    as here, is the unbiased one, plus 1e-7).
+    """
+    logits = _accumulated(logits)
+    if standardize:
+        deviation = jnp.std(logits, axis=-1, keepdims=True, ddof=1)
+        logits = (logits - jnp.mean(logits, axis=-1, keepdims=True)) / (deviation + 1e-7)
+    return logits / temperature
+
+
 def soft_distillation(
-    logits: Float[Array, "*B C"], teacher_logits: Float[Array, "*B C"], *, temperature: float = 3.0
+    logits: Float[Array, "*B C"],
+    teacher_logits: Float[Array, "*B C"],
+    *,
+    temperature: float = 3.0,
+    standardize: bool = False,
 ) -> Float[Array, "*B"]:
     """Temperature-squared divergence t^2 KL(softmax(teacher / t) || softmax(logits / t)).
 
+    Args:
+      logits: the student's.
+      teacher_logits: of the same classes.
+      temperature: t.
+      standardize: bring the logits of both to mean 0 and deviation 1 first (`softened`).
+
     Reference: deit
     """
-    student = jax.nn.log_softmax(_accumulated(logits) / temperature)
-    teacher = jax.nn.log_softmax(_accumulated(teacher_logits) / temperature)
+    student = jax.nn.log_softmax(softened(logits, temperature, standardize))
+    teacher = jax.nn.log_softmax(softened(teacher_logits, temperature, standardize))
     return temperature**2 * jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
 
 

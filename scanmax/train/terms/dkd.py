@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from scanmax.fields import ranged
+from scanmax.train.losses import softened
 from scanmax.train.teachers import Told
 from scanmax.train.terms.base import Term
 
@@ -28,6 +29,7 @@ class Dkd(Term):
       alpha: weight of TCKD.
       beta: weight of NCKD.
       temperature: t.
+      standardize: bring the logits of both to mean 0 and deviation 1 over the classes first.
 
     Source: Zhao et al., Decoupled Knowledge Distillation (2022); defaults of the released code.
     """
@@ -35,6 +37,7 @@ class Dkd(Term):
     alpha: float = ranged(1.0, "[0, inf)")
     beta: float = ranged(8.0, "[0, inf)")
     temperature: float = ranged(4.0, "(0, inf)")
+    standardize: bool = False
 
     def __call__(self, student: Told, teacher: Told, batch: dict[str, Array]) -> Float[Array, "B"]:
         """[B]"""
@@ -53,7 +56,7 @@ class Dkd(Term):
         self, logits: Float[Array, "B C"], is_target: Bool[Array, "B C"]
     ) -> tuple[Float[Array, "B 2"], Float[Array, "B C"]]:
         """log [p_y, 1 - p_y], and log p^ with 0 in place of the label's class."""
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / self.temperature
+        logits = softened(logits, self.temperature, self.standardize)
         rest = jax.nn.logsumexp(logits, axis=-1, where=~is_target, keepdims=True)
         chosen = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1, keepdims=True)
         pair = jax.nn.log_softmax(jnp.concatenate([chosen, rest], axis=-1))
