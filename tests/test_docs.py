@@ -15,8 +15,12 @@ import pytest
 
 from scanmax.models import mixers, registry
 from scanmax.testing import op_suite
+from scanmax.train.evaluators import EVALUATORS
+from scanmax.train.gradients import GRADIENTS
+from scanmax.train.mixing import MIXES
 from scanmax.train.objectives import OBJECTIVES
 from scanmax.train.terms import TERMS
+from scanmax.train.transforms import TRANSFORMS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
@@ -60,6 +64,13 @@ def test_a_page_runs_top_to_bottom(path, tmp_path, monkeypatch):
 def test_the_example_of_the_op_suite_runs():
     block = re.search(r"\n\n((?: {4}.*\n|\n)+)", op_suite.__doc__)[1]
     run("docstring_of_op_suite", textwrap.dedent(block))
+
+
+def test_the_page_on_learning_names_what_there_is():
+    page = (ROOT / "docs/learning.md").read_text()
+    names = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    plugs = (EVALUATORS, GRADIENTS, MIXES, OBJECTIVES, TERMS, TRANSFORMS)
+    assert sorted(names) == sorted(name for plug in plugs for name in plug)
 
 
 def test_links_lead_somewhere():
