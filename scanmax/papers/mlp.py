@@ -55,7 +55,7 @@ LEDGER = (
     Paper(
         "kat",
         covers="group rational functions with their own gradient, the released starts, and the MLP "
-        "of them whose weights keep the variance; not the transformers by their names or their "
+        "of them whose weights keep the variance at the start; not the transformers by their names or their "
         "start from a ViT's weights",
         where=(
             "scanmax.ops.group_rational",
@@ -65,7 +65,7 @@ LEDGER = (
         tests=(
             "tests/ops/mlp/test_rational.py::GroupRationalTest",
             "tests/models/parts/test_kan.py::test_a_rational_begins_as_its_name",
-            "tests/models/parts/test_kan.py::test_variance_stays_through_a_deep_rational_mlp",
+            "tests/models/parts/test_kan.py::test_variance_stays_through_three_rational_mlps",
         ),
         reproduced="76 parameters a block: `benchmarks claims kat-parameters`",
     ),

@@ -110,7 +110,7 @@ def test_a_rational_begins_as_its_name(start):
     chex.assert_trees_all_close(y, expected, atol=0.02)
 
 
-def test_variance_stays_through_a_deep_rational_mlp():
+def test_variance_stays_through_three_rational_mlps():
     assert abs(rational_gain("gelu") - 2.3568) < 0.02
     x = jax.random.normal(jax.random.key(0), (256, 256))
     for layer in range(3):
