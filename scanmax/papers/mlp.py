@@ -55,8 +55,8 @@ LEDGER = (
     Paper(
         "kat",
         covers="group rational functions with their own gradient, the released starts, and the MLP "
-        "of them whose weights keep the variance at the start; not the transformers by their names or their "
-        "start from a ViT's weights",
+        "of them whose weights keep the variance at the start; not the transformers by their names "
+        "or their start from a ViT's weights",
         where=(
             "scanmax.ops.group_rational",
             "scanmax.models.parts.kan.Rational",
