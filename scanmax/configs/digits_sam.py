@@ -5,8 +5,9 @@
 The argument is "sam" or "plain"; both log the sharpness that SAM lowers.
 
 Hardware: two CPU cores. Time: two minutes for the 449 steps, half as long for "plain".
-Expected: a loss that falls as that of digits_vit does; sharpness and accuracy of the two rules side
-by side are not measured yet.
+Expected: at the end, seeds 0 to 2: "plain" 97.0% (96.1% to 98.3%) and a sharpness of 1.53 to 2.09,
+"sam" a sharpness of 0.23 to 0.30, but 71.6% (69.4% to 76.0%): at rho = 0.1 so few steps of Adam
+have not yet fitted the images, so that its flatness is not that of an equally good minimum.
 """
 
 from scanmax.configs.digits_vit import get_config as digits_vit
