@@ -23,6 +23,7 @@ from scanmax.models.layers import (
 )
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
+from scanmax.models.vision.map_host import MapHost
 
 
 class ActNorm(nn.Module):
@@ -79,7 +80,7 @@ class ConvMixerBlock(nn.Module):
         return tap(self, "output", x)
 
 
-class ConvMixer(nn.Module):
+class ConvMixer(MapHost):
     """Patches, equal blocks, a pooled map, a head; any image of at least one patch.
 
     Attributes:
@@ -91,7 +92,6 @@ class ConvMixer(nn.Module):
       scan_layers: compile one block; parameters are stacked (blocks.stack_blocks).
     """
 
-    num_classes: int = 1000
     dim: int = 768
     depth: int = 32
     kernel_size: int = 9
@@ -100,27 +100,10 @@ class ConvMixer(nn.Module):
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
     frozen_statistics: bool = False
-    drop_path_rate: float = 0.0
-    dropout_rate: float = 0.0
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    remat: bool | str = False
-    scan_layers: bool = False
-
-    def __call__(self, images: Float[Array, "B Yi Xi C"], train: bool = False):
-        """Logits [B, classes], or pooled features [B, C] without a head."""
-        return self.forward(images, train)
-
-    def features(
-        self, images: Float[Array, "B Yi Xi C"], train: bool = False
-    ) -> tuple[Float[Array, "B Y X C"], ...]:
-        """The map after the last block."""
-        return self.forward(images, train, as_maps=True)
 
     @nn.compact
     def forward(self, images, train, as_maps=False):
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        init = {"kernel_init": fan_in_uniform(), **dtypes}
+        init = {"kernel_init": fan_in_uniform()}
         act_norm = {
             "activation": self.activation,
             "norm_epsilon": self.norm_epsilon,
@@ -128,10 +111,12 @@ class ConvMixer(nn.Module):
             "frozen_statistics": self.frozen_statistics,
         }
         size = self.patch_size
-        x = Conv(self.dim, size, stride=size, padding="VALID", name="patch_embed", **init)(images)
-        x = constrain_last(ActNorm(**act_norm, name="stem_act", **dtypes)(x, train))
+        x = Conv(
+            self.dim, size, stride=size, padding="VALID", name="patch_embed", **init, **self.dtypes
+        )(images)
+        x = constrain_last(ActNorm(**act_norm, name="stem_act", **self.dtypes)(x, train))
         x = tap(self, "stem", x)
-        fields = {"act_norm": act_norm, "kernel_size": self.kernel_size, **dtypes}
+        fields = {"act_norm": act_norm, "kernel_size": self.kernel_size, **self.dtypes}
         x, _, _ = apply_blocks(
             [fields] * self.depth,
             x,
@@ -143,11 +128,7 @@ class ConvMixer(nn.Module):
         )
         if as_maps:
             return (x,)
-        x = tap(self, "pre_logits", jnp.mean(x, axis=(1, 2)))
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        if not self.num_classes:
-            return x
-        return Dense(self.num_classes, ("embed", "classes"), name="head", **init)(x)
+        return self.classify(jnp.mean(x, axis=(1, 2)), train, **init)
 
     @nn.nowrap
     def feature_info(self) -> tuple[Feature, ...]:

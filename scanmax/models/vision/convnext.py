@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 from scanmax.models.blocks import apply_blocks
 from scanmax.models.layers import (
     Conv,
-    Dense,
     DropPath,
     LayerNorm,
     LayerScale,
@@ -23,6 +22,7 @@ from scanmax.models.layers import (
 )
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
+from scanmax.models.vision.map_host import MapHost, stage_features
 
 
 class ConvNextBlock(nn.Module):
@@ -56,7 +56,7 @@ class ConvNextBlock(nn.Module):
         return x
 
 
-class ConvNext(nn.Module):
+class ConvNext(MapHost):
     """Four stages of ConvNeXt blocks, a pooled norm, a head.
 
     Attributes:
@@ -69,7 +69,6 @@ class ConvNext(nn.Module):
       scan_layers: compile one block per stage; parameters are stacked (blocks.stack_blocks).
     """
 
-    num_classes: int = 1000
     dims: tuple[int, ...] = (96, 192, 384, 768)
     depths: tuple[int, ...] = (3, 3, 9, 3)
     patch_size: int = 4
@@ -77,27 +76,10 @@ class ConvNext(nn.Module):
     mlp_ratio: float = 4.0
     layer_scale: float | None = 1e-6
     norm_epsilon: float = 1e-6
-    drop_path_rate: float = 0.0
-    dropout_rate: float = 0.0
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    remat: bool | str = False
-    scan_layers: bool = False
-
-    def __call__(self, images: Float[Array, "B Yi Xi C"], train: bool = False):
-        """Logits [B, classes], or pooled features [B, C] without a head."""
-        return self.forward(images, train)
-
-    def features(
-        self, images: Float[Array, "B Yi Xi C"], train: bool = False
-    ) -> tuple[Float[Array, "B Y X C"], ...]:
-        """The map after each stage."""
-        return self.forward(images, train, as_maps=True)
 
     @nn.compact
     def forward(self, images, train, as_maps=False):
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = {"epsilon": self.norm_epsilon, **dtypes}
+        norm = {"epsilon": self.norm_epsilon, **self.dtypes}
         x = self.shrink(self.dims[0], self.patch_size, "patch_embed")(images)
         x = constrain_last(LayerNorm(name="patch_norm", **norm)(x))
         x = tap(self, "stem", x)
@@ -107,7 +89,7 @@ class ConvNext(nn.Module):
             "mlp_ratio": self.mlp_ratio,
             "layer_scale": self.layer_scale,
             "norm_epsilon": self.norm_epsilon,
-            **dtypes,
+            **self.dtypes,
         }
         maps = []
         for stage, (dim, depth) in enumerate(zip(self.dims, self.depths, strict=True)):
@@ -129,32 +111,17 @@ class ConvNext(nn.Module):
         if as_maps:
             return tuple(maps)
         x = LayerNorm(name="norm", **norm)(jnp.mean(x, axis=(1, 2)))
-        x = tap(self, "pre_logits", x)
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        if not self.num_classes:
-            return x
-        return Dense(self.num_classes, ("embed", "classes"), name="head", **dtypes)(x)
+        return self.classify(x, train)
 
     @nn.nowrap
     def shrink(self, features: int, stride: int, name: str) -> Conv:
         """Patches of stride x stride become one place; a rest at the border is left out."""
-        return Conv(
-            features,
-            stride,
-            stride=stride,
-            padding="VALID",
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=name,
-        )
+        return Conv(features, stride, stride=stride, padding="VALID", name=name, **self.dtypes)
 
     @nn.nowrap
     def feature_info(self) -> tuple[Feature, ...]:
         """Name, stride and channels of the maps of `features`."""
-        return tuple(
-            Feature(f"stage{stage}", self.patch_size * 2**stage, dim)
-            for stage, dim in enumerate(self.dims)
-        )
+        return stage_features(self.patch_size, self.dims)
 
 
 def _variant(params: int, dim: int, depths: tuple[int, ...]) -> Variant:

@@ -28,6 +28,7 @@ from scanmax.models.layers import (
 from scanmax.models.mixers import create_mixer, options_of
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
+from scanmax.models.vision.map_host import MapHost, stage_features
 
 
 class MetaNextBlock(nn.Module):
@@ -73,7 +74,7 @@ class MetaNextBlock(nn.Module):
         return tap(self, "output", x)
 
 
-class InceptionNext(nn.Module):
+class InceptionNext(MapHost):
     """Four stages of blocks, a pooled map, a head of two layers.
 
     Attributes:
@@ -93,7 +94,6 @@ class InceptionNext(nn.Module):
       scan_layers: compile one block per stage; parameters are stacked (blocks.stack_blocks).
     """
 
-    num_classes: int = 1000
     dims: tuple[int, ...] = (96, 192, 384, 768)
     depths: tuple[int, ...] = (3, 3, 9, 3)
     mlp_ratios: tuple[float, ...] = (4.0, 4.0, 4.0, 3.0)
@@ -106,22 +106,6 @@ class InceptionNext(nn.Module):
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
     frozen_statistics: bool = False
-    drop_path_rate: float = 0.0
-    dropout_rate: float = 0.0
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    remat: bool | str = False
-    scan_layers: bool = False
-
-    def __call__(self, images: Float[Array, "B Yi Xi C"], train: bool = False):
-        """Logits [B, classes], or pooled features [B, C] without a head."""
-        return self.forward(images, train)
-
-    def features(
-        self, images: Float[Array, "B Yi Xi C"], train: bool = False
-    ) -> tuple[Float[Array, "B Y X C"], ...]:
-        """The map after each stage."""
-        return self.forward(images, train, as_maps=True)
 
     @nn.compact
     def forward(self, images, train, as_maps=False):
@@ -169,11 +153,6 @@ class InceptionNext(nn.Module):
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return Dense(self.num_classes, ("mlp", "classes"), name="head", **self.dtypes)(x)
 
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """Dtypes that every layer takes."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
-
     @nn.nowrap
     def norm(self, name: str) -> BatchNorm:
         """A batch norm between stages."""
@@ -189,10 +168,7 @@ class InceptionNext(nn.Module):
     @nn.nowrap
     def feature_info(self) -> tuple[Feature, ...]:
         """Name, stride and channels of the maps of `features`."""
-        return tuple(
-            Feature(f"stage{stage}", self.patch_size * 2**stage, dim)
-            for stage, dim in enumerate(self.dims)
-        )
+        return stage_features(self.patch_size, self.dims)
 
 
 def _variant(params: int, dim: int, depths: tuple[int, ...], **fields: Any) -> Variant:

@@ -14,12 +14,13 @@ from jaxtyping import Array, Float
 
 from scanmax.errors import UserError
 from scanmax.models.blocks import Block, apply_blocks, create_norm, names_per_block
-from scanmax.models.layers import Conv, Dense, activation, constrain_last, drop_path_rates
+from scanmax.models.layers import Conv, activation, constrain_last, drop_path_rates
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
+from scanmax.models.vision.map_host import MapHost, stage_features
 
 
-class Pyramid(nn.Module):
+class Pyramid(MapHost):
     """Stem, stages of blocks with downsampling between them, a pooled norm, a head.
 
     Attributes:
@@ -39,7 +40,6 @@ class Pyramid(nn.Module):
       scan_layers: compile one block per stage; parameters are stacked (blocks.stack_blocks).
     """
 
-    num_classes: int = 1000
     dims: tuple[int, ...] = (64, 128, 256, 512)
     depths: tuple[int, ...] = (2, 2, 6, 2)
     heads: tuple[int, ...] = (2, 4, 8, 16)
@@ -55,22 +55,6 @@ class Pyramid(nn.Module):
     use_bias: bool = True
     layer_scale: float | None = None
     channel_attention: str | None = None
-    drop_path_rate: float = 0.0
-    dropout_rate: float = 0.0
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    remat: bool | str = False
-    scan_layers: bool = False
-
-    def __call__(self, images: Float[Array, "B Yi Xi C"], train: bool = False):
-        """Logits [B, classes], or pooled features [B, C] without a head."""
-        return self.forward(images, train)
-
-    def features(
-        self, images: Float[Array, "B Yi Xi C"], train: bool = False
-    ) -> tuple[Float[Array, "B Y X C"], ...]:
-        """The map after each stage."""
-        return self.forward(images, train, as_maps=True)
 
     @nn.compact
     def forward(self, images, train, as_maps=False):
@@ -102,23 +86,12 @@ class Pyramid(nn.Module):
             maps.append(x)
         if as_maps:
             return tuple(maps)
-        x = jnp.mean(self.create_norm("norm")(x), axis=(1, 2))
-        x = tap(self, "pre_logits", x)
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        if not self.num_classes:
-            return x
-        head = Dense(self.num_classes, ("embed", "classes"), name="head", **self.dtypes)
-        return head(x)
+        return self.classify(jnp.mean(self.create_norm("norm")(x), axis=(1, 2)), train)
 
     @property
     def block_type(self) -> type[nn.Module]:
         """Module of the blocks."""
         return Block
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """Dtypes that every layer takes."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
     def create_norm(self, name: str) -> nn.Module:
@@ -183,10 +156,7 @@ class Pyramid(nn.Module):
     @nn.nowrap
     def feature_info(self) -> tuple[Feature, ...]:
         """Name, stride and channels of the maps of `features`."""
-        return tuple(
-            Feature(f"stage{stage}", self.patch_size * 2**stage, dim)
-            for stage, dim in enumerate(self.dims)
-        )
+        return stage_features(self.patch_size, self.dims)
 
 
 _MIXER = ("nc_ssd", "nc_ssd", "nc_ssd", "attention")

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 from scanmax.errors import UserError
 from scanmax.models.blocks import apply_blocks
 from scanmax.models.layers import (
-    Dense,
     DropPath,
     constrain_last,
     drop_path_rates,
@@ -26,6 +25,7 @@ from scanmax.models.parts.channel_attention import create_channel_attention
 from scanmax.models.parts.conv_norm import ConvNorm
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
+from scanmax.models.vision.map_host import MapHost
 
 
 class ResNetBlock(nn.Module):
@@ -142,7 +142,7 @@ def expanded(dim: int, bottleneck: bool) -> int:
     return 4 * dim if bottleneck else dim
 
 
-class ResNet(nn.Module):
+class ResNet(MapHost):
     """Stem, stages of residual blocks, a pooled map, a head.
 
     Attributes:
@@ -164,7 +164,6 @@ class ResNet(nn.Module):
         stacked (blocks.stack_blocks).
     """
 
-    num_classes: int = 1000
     dims: tuple[int, ...] = (64, 128, 256, 512)
     depths: tuple[int, ...] = (3, 4, 6, 3)
     bottleneck: bool = True
@@ -178,22 +177,6 @@ class ResNet(nn.Module):
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
     frozen_statistics: bool = False
-    drop_path_rate: float = 0.0
-    dropout_rate: float = 0.0
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    remat: bool | str = False
-    scan_layers: bool = False
-
-    def __call__(self, images: Float[Array, "B Yi Xi C"], train: bool = False):
-        """Logits [B, classes], or pooled features [B, C] without a head."""
-        return self.forward(images, train)
-
-    def features(
-        self, images: Float[Array, "B Yi Xi C"], train: bool = False
-    ) -> tuple[Float[Array, "B Y X C"], ...]:
-        """The map of the stem before it is pooled, and the map after each stage."""
-        return self.forward(images, train, as_maps=True)
 
     @nn.compact
     def forward(self, images, train, as_maps=False):
@@ -226,18 +209,7 @@ class ResNet(nn.Module):
             maps.append(x)
         if as_maps:
             return tuple(maps)
-        x = tap(self, "pre_logits", jnp.mean(x, axis=(1, 2)))
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        if not self.num_classes:
-            return x
-        init = {"kernel_init": fan_in_uniform()}
-        head = Dense(self.num_classes, ("embed", "classes"), name="head", **init, **self.dtypes)
-        return head(x)
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """Dtypes that every layer takes."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return self.classify(jnp.mean(x, axis=(1, 2)), train, kernel_init=fan_in_uniform())
 
     @property
     def norm(self) -> dict[str, Any]:

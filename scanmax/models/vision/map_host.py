@@ -1,0 +1,63 @@
+"""What networks of images share that carry a map [B, Y, X, C] from the stem to the head."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scanmax.models.layers import Dense
+from scanmax.models.registry import Feature
+from scanmax.models.taps import tap
+
+
+class MapHost(nn.Module):
+    """A network whose `forward(images, train, as_maps)` gives logits, or the maps of `features`.
+
+    Attributes:
+      num_classes: width of the head; 0 gives the pooled features [B, C].
+      drop_path_rate: of the last block; earlier ones have less.
+      dropout_rate: before the head.
+      remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
+      scan_layers: compile one block for equal ones; parameters are stacked (blocks.stack_blocks).
+    """
+
+    num_classes: int = 1000
+    drop_path_rate: float = 0.0
+    dropout_rate: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    remat: bool | str = False
+    scan_layers: bool = False
+
+    def __call__(self, images: Float[Array, "B Yi Xi C"], train: bool = False):
+        """Logits [B, classes], or pooled features [B, C] without a head."""
+        return self.forward(images, train)
+
+    def features(
+        self, images: Float[Array, "B Yi Xi C"], train: bool = False
+    ) -> tuple[Float[Array, "B Y X C"], ...]:
+        """The maps that `feature_info` names."""
+        return self.forward(images, train, as_maps=True)
+
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        """Dtypes that every layer takes."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+    @nn.nowrap
+    def classify(self, x: Float[Array, "B C"], train: bool, **head: Any):
+        """Logits of pooled features, or these without a head; `head` are fields of its layer."""
+        x = tap(self, "pre_logits", x)
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        if not self.num_classes:
+            return x
+        axes = ("embed", "classes")
+        return Dense(self.num_classes, axes, name="head", **head, **self.dtypes)(x)
+
+
+def stage_features(patch_size: int, dims: tuple[int, ...]) -> tuple[Feature, ...]:
+    """Name, stride and channels of one map a stage, each half as wide as that before."""
+    return tuple(
+        Feature(f"stage{stage}", patch_size * 2**stage, dim) for stage, dim in enumerate(dims)
+    )
