@@ -121,7 +121,10 @@ def test_a_map_of_equal_size_gives_the_cross_scan():
 def test_nc_ssd_is_what_all_scans_become_without_decay():
     """Forward and backward, or four ways, collapse to one sum, the diagonal counted once."""
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape))
+
     x, B, C = draw(12, 2, 3), draw(12, 1, 4), draw(12, 1, 4)
     dt, A = jnp.abs(draw(12, 2)), -jnp.abs(draw(2))
     weights = -dt * A[None]
