@@ -1,7 +1,6 @@
 """InceptionNeXt: the names of timm."""
 
-from scanmax.models.weights.resnet import norm_rows
-from scanmax.models.weights.table import KeyTable, Row, conv, linear, pointwise
+from scanmax.models.weights.table import KeyTable, Row, conv, linear, norm_rows, pointwise
 
 _BLOCK = r"stages\.(\d+)\.blocks\.(\d+)\."
 _OURS = "stage{0}_block_{1:02d}/"

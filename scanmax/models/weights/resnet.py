@@ -2,28 +2,9 @@
 
 from collections.abc import Callable
 
-from scanmax.models.weights.table import KeyTable, Row, conv, linear, pointwise
+from scanmax.models.weights.table import KeyTable, Row, conv, linear, norm_rows, pointwise
 
 _BLOCK = r"layer(\d)\.(\d+)\."
-# Of a batch norm, parameters and averages.
-NORM = (
-    (r"weight", "params", "scale"),
-    (r"bias", "params", "bias"),
-    (r"running_mean", "batch_stats", "mean"),
-    (r"running_var", "batch_stats", "variance"),
-)
-
-
-def norm_rows(pattern: str, path: str | Callable[..., str]) -> tuple[Row, ...]:
-    """Rows of a batch norm, a path below the collection; the count of its steps has no place."""
-
-    def place(collection: str, leaf: str) -> str | Callable[..., str]:
-        if callable(path):
-            return lambda *groups: f"{collection}/{path(*groups)}/{leaf}"
-        return f"{collection}/{path}/{leaf}"
-
-    rows = tuple(Row(rf"{pattern}\.{name}", place(*where)) for name, *where in NORM)
-    return *rows, Row(rf"{pattern}\.num_batches_tracked", ())
 
 
 def _block(tail: str) -> Callable[..., str]:

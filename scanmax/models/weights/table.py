@@ -113,6 +113,27 @@ class Row:
         return [self.transform(share, shape) for share, shape in zip(shares, shapes)]
 
 
+# Of a batch norm, parameters and averages.
+_NORM = (
+    (r"weight", "params", "scale"),
+    (r"bias", "params", "bias"),
+    (r"running_mean", "batch_stats", "mean"),
+    (r"running_var", "batch_stats", "variance"),
+)
+
+
+def norm_rows(pattern: str, path: str | Callable[..., str]) -> tuple[Row, ...]:
+    """Rows of a batch norm, a path below the collection; the count of its steps has no place."""
+
+    def place(collection: str, leaf: str) -> str | Callable[..., str]:
+        if callable(path):
+            return lambda *groups: f"{collection}/{path(*groups)}/{leaf}"
+        return f"{collection}/{path}/{leaf}"
+
+    rows = tuple(Row(rf"{pattern}\.{name}", place(*where)) for name, *where in _NORM)
+    return *rows, Row(rf"{pattern}\.num_batches_tracked", ())
+
+
 @dataclasses.dataclass(frozen=True)
 class KeyTable:
     """The rows of a family, and which of our parameters can be adapted to another model.
