@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-CONFIG ?= scanmax/configs/digits_vit.py
+CONFIG ?= digits_vit
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS ?=
 CASE ?=
@@ -20,7 +20,7 @@ help:
 	@echo "make bench   benchmarks, all or CASE=name; writes CSV; ARGS=--keep into docs/"
 	@echo "make claims  measure the papers' claims again, all or CASE=name; writes docs/claims.md"
 	@echo "make lint    ruff: style and formatting"
-	@echo "make docs    regenerate docs/papers.md from the ledger"
+	@echo "make docs    regenerate docs/papers.md and docs/config.md from the code"
 	@echo "make gallery draw docs/gallery.md: what each mixer weighs"
 	@echo "make format  let ruff rewrite what lint complains about"
 	@echo "make clean   remove $(VENV), .venv-oldest, .venv-newest, runs and caches"
@@ -76,6 +76,7 @@ format: $(VENV)/dev.stamp
 
 docs: $(VENV)/base.stamp
 	$(BIN)/python -m scanmax.papers > docs/papers.md
+	$(BIN)/python docs/make_config.py > docs/config.md
 
 gallery: $(VENV)/base.stamp
 	$(BIN)/python docs/make_gallery.py

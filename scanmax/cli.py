@@ -1,7 +1,8 @@
 """Command lines: config files, `--config.a.b=c` overrides, and one line for a user's mistake.
 
 A config file is Python with `get_config(arg="")` that returns a dataclass tree;
-`--config=FILE:ARG` hands ARG to it. Overrides go through ml_collections' config_flags.
+`--config=FILE:ARG` hands ARG to it. One of scanmax's own goes by its name from any folder, as
+`--config=digits_vit`. Overrides go through ml_collections' config_flags.
 """
 
 import ast
@@ -20,13 +21,22 @@ from absl import flags
 from ml_collections import config_flags
 
 from scanmax.errors import UserError, suggest
-from scanmax.fields import check_fields
+from scanmax.fields import check_fields, describe_fields
+
+HELP_CONFIG = "--help_config"
+PACKAGED = pathlib.Path(__file__).parent / "configs"
+
+
+class Done(Exception):
+    """A command has said what it was asked, and ends well."""
 
 
 def run_main(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Runs `main` on the arguments; a UserError becomes one line on stderr and status 2."""
     try:
         return main(list(sys.argv[1:] if argv is None else argv)) or 0
+    except Done:
+        return 0
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
@@ -54,13 +64,31 @@ def leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
+def packaged_configs() -> list[str]:
+    """Names of the configs that come with scanmax."""
+    return sorted(file.stem for file in PACKAGED.glob("*.py") if file.stem != "__init__")
+
+
+def find_config(path: str) -> pathlib.Path:
+    """The file of a config: one of the user's, or else one of scanmax's own by its name.
+
+    Raises:
+        UserError: neither; the message lists near matches of both kinds.
+    """
+    file = pathlib.Path(path)
+    if file.is_file():
+        return file
+    names = packaged_configs()
+    if path in names:
+        return PACKAGED / f"{path}.py"
+    near = [str(found) for found in sorted(file.parent.glob("*.py"))]
+    raise UserError(f"no config file {path!r}; " + suggest(path, [*near, *names]))
+
+
 def load_config(path: str) -> Any:
     """Loads FILE or FILE:ARG and returns what its `get_config(arg)` returns."""
     path, _, argument = path.partition(":")
-    file = pathlib.Path(path)
-    if not file.is_file():
-        near = [str(found) for found in sorted(file.parent.glob("*.py"))]
-        raise UserError(f"no config file {path!r}; " + suggest(path, near))
+    file = find_config(path)
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise UserError(f"config file {path!r} is not a Python file")
@@ -96,6 +124,7 @@ def parse_flags(
 
     Raises:
         UserError: naming the flag or field, its type, and near matches.
+        Done: `--help_config` was among them; every field of the config has been printed.
     """
     # Both spellings of absl, `--flag=value` and `--flag value`, with one or two dashes.
     argv = ["-" + word if word.startswith("-config") else word for word in argv]
@@ -106,8 +135,21 @@ def parse_flags(
     _check_flag_names(argv, known)
     path = _value_of(argv, "config")
     if path is None:
-        raise UserError("--config=FILE is required, for example scanmax/configs/digits_vit.py")
+        raise UserError("--config=NAME or FILE is required, for example --config=digits_vit")
     config = load_config(path)
+    if HELP_CONFIG in argv:
+        # Before the overrides: whoever asks what there is may have got one of them wrong.
+        print(describe_fields(config))
+        raise Done
+    return override(config, argv, values), values
+
+
+def override(config: Any, argv: Sequence[str], values: flags.FlagValues) -> Any:
+    """Applies `--config.a.b=c` to a config, and parses the flags that `values` defines.
+
+    Raises:
+        UserError: as of `parse_flags`.
+    """
     argv = _expand_dicts(argv, config)
     for name in _overrides(argv):
         _prepare_path(config, name)
@@ -126,7 +168,7 @@ def parse_flags(
         raise UserError(f"unexpected argument {rest[0]!r}: everything is a flag")
     config = values["config"].value
     check_fields(config)
-    return config, values
+    return config
 
 
 def to_dict(config: Any) -> Any:
@@ -160,7 +202,7 @@ def _overrides(argv: Sequence[str]) -> list[str]:
 
 
 def _check_flag_names(argv: Sequence[str], known: Sequence[str]) -> None:
-    choices = {*known, "config", "help", "helpfull", "helpshort"}
+    choices = {*known, "config", "help", "helpfull", "helpshort", HELP_CONFIG.lstrip("-")}
     for word in argv:
         name = word.split("=", 1)[0].lstrip("-")
         if not word.startswith("--") or name in choices or name.startswith("config."):

@@ -8,8 +8,10 @@ Annotations stay plain types, as config_flags reads them.
 """
 
 import dataclasses
+import inspect
 import math
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -151,3 +153,72 @@ def has_type(value: Any, hint: Any) -> bool:
 
 def _type_name(hint: Any) -> str:
     return str(hint) if typing.get_args(hint) else getattr(hint, "__name__", str(hint))
+
+
+def describe_fields(config: Any, path: str = "config") -> str:
+    """Every field of a tree of dataclasses: its value, what it may hold, what it means.
+
+    Meanings are those of the docstrings' "Attributes".
+
+    Example:
+      print(describe_fields(Config()))
+    """
+    return "\n".join(
+        f"--{row.path}={row.value}\n"
+        + textwrap.fill(row.told, 96, initial_indent="    ", subsequent_indent="    ")
+        for row in field_rows(config, path)
+    )
+
+
+class FieldRow(typing.NamedTuple):
+    """One field of a config: "config.optim.lr", "0.001", "a number at least 0. Learning rate."."""
+
+    path: str
+    value: str
+    told: str
+
+
+def field_rows(config: Any, path: str = "config") -> Iterator[FieldRow]:
+    """A row for each field of a tree of dataclasses, in their order."""
+    hints, meanings = typing.get_type_hints(type(config)), field_meanings(type(config))
+    for field in dataclasses.fields(config):
+        value, here = getattr(config, field.name), f"{path}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            yield from field_rows(value, here)
+            continue
+        allowed = _allowed(hints[field.name], field.metadata)
+        yield FieldRow(here, _as_typed(value), f"{allowed}. {meanings.get(field.name, '')}".strip())
+
+
+def field_meanings(kind: type) -> dict[str, str]:
+    """Field -> what the "Attributes" of a dataclass's docstring say of it."""
+    _, _, text = inspect.getdoc(kind).partition("Attributes:\n")
+    found: dict[str, str] = {}
+    name = ""
+    for line in text.splitlines():
+        match = re.fullmatch(r"  (\w+): (.*)", line)
+        if match:
+            name, found[match[1]] = match[1], match[2]
+        elif name and line.strip():
+            found[name] += " " + line.strip()
+    return found
+
+
+def _allowed(hint: Any, metadata: typing.Mapping[str, Any]) -> str:
+    if metadata.get("options"):
+        return "one of " + ", ".join(repr(option) for option in metadata["options"])
+    words = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
+    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is tuple:
+        of = {float: " of numbers", int: " of whole numbers", str: " of texts"}
+        told = "a tuple" + of.get(inner[0] if inner else None, "")
+    else:
+        told = {dict: "a dict", **words}.get(kind) or _type_name(hint)
+    if metadata.get("pair"):
+        told = "two numbers, the smaller first"
+    return told + (f", {metadata['range']}" if "range" in metadata else "")
+
+
+def _as_typed(value: Any) -> str:
+    """A value as one types it behind the equals sign."""
+    return value if isinstance(value, str) else repr(value)

@@ -1,6 +1,6 @@
 """The adding problem: the sum of two marked numbers, by convolutions as long as the sequence.
 
-    python -m scanmax.train --config=scanmax/configs/adding.py --workdir=runs/adding
+    python -m scanmax.train --config=adding --workdir=runs/adding
 
 Hardware: two CPU cores. Time: about two minutes.
 Expected: a mean squared error below 0.01, where saying 1 has 0.167 (docs/claims.md).

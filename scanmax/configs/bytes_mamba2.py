@@ -1,6 +1,6 @@
 """A small Mamba-2 over the bytes of Python's documentation topics.
 
-    python -m scanmax.train --config=scanmax/configs/bytes_mamba2.py --workdir=runs/bytes_mamba2
+    python -m scanmax.train --config=bytes_mamba2 --workdir=runs/bytes_mamba2
 
 Hardware: two CPU cores. Time: about five minutes; 0.9 seconds of CPU time for each of 413 steps.
 Expected: 1.71 bits per byte (Python 3.11's text); the interpolated order-3 byte model fitted on the

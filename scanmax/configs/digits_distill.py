@@ -1,14 +1,14 @@
 """A tiny ViT on a tenth of the digits, taught by the ViT that has seen them all.
 
     python -m scanmax.data prepare digits
-    python -m scanmax.train --config=scanmax/configs/digits_vit.py --workdir=runs/digits_vit
-    python -m scanmax.train --config=scanmax/configs/digits_distill.py:dkd --workdir=runs/dkd
+    python -m scanmax.train --config=digits_vit --workdir=runs/digits_vit
+    python -m scanmax.train --config=digits_distill:dkd --workdir=runs/dkd
 
 The first run is the teacher's. What comes behind the config's name is what the student is held to:
 "kd", "dkd", "hint", "nd_loss_kd" (beside kd), or "none" for labels alone. Three seeds of one of
 them, in one compiled step:
 
-    python -m scanmax.train.sweep --config=scanmax/configs/digits_distill.py:dkd \
+    python -m scanmax.train.sweep --config=digits_distill:dkd \
         --workdir=runs/distill/dkd --seeds=0,1,2 --together
 
 Hardware: two CPU cores. Time: two minutes for the 1350 steps of three seeds with "none", twice

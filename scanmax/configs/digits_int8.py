@@ -1,6 +1,6 @@
 """Training with quantised weights on scikit-learn's 8x8 digits.
 
-    python -m scanmax.train --config=scanmax/configs/digits_int8.py --workdir=runs/int8
+    python -m scanmax.train --config=digits_int8 --workdir=runs/int8
 
 The argument is the number of bits, 2 to 8 (8 without one), or "float".
 

@@ -1,6 +1,6 @@
 """Mixing on the device, on few of scikit-learn's 8x8 digits.
 
-    python -m scanmax.train --config=scanmax/configs/digits_mixing.py:element \
+    python -m scanmax.train --config=digits_mixing:element \
         --workdir=runs/mixing/element
 
 The argument is "none", "batch", "pair", "element" (CutMix drawn once for each) or "attentive".

@@ -1,6 +1,6 @@
 """Sharpness-aware minimisation on scikit-learn's 8x8 digits.
 
-    python -m scanmax.train --config=scanmax/configs/digits_sam.py:sam --workdir=runs/sam
+    python -m scanmax.train --config=digits_sam:sam --workdir=runs/sam
 
 The argument is "sam" or "plain"; both log the sharpness that SAM lowers.
 

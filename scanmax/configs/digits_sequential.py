@@ -1,8 +1,8 @@
 """The digits as 64 pixels in a row, in their order or another, by convolutions as long as the row.
 
     python -m scanmax.data prepare digits
-    python -m scanmax.train --config=scanmax/configs/digits_sequential.py --workdir=runs/row
-    python -m scanmax.train --config=scanmax/configs/digits_sequential.py:ccnn,permuted ...
+    python -m scanmax.train --config=digits_sequential --workdir=runs/row
+    python -m scanmax.train --config=digits_sequential:ccnn,permuted ...
 
 The argument is the network (ckcnn, flexnet, ccnn, or short: ckcnn with kernels of 3 taps), then
 "permuted" for one fixed order of the pixels drawn at random.

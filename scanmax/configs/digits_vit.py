@@ -1,7 +1,7 @@
 """A small ViT on scikit-learn's 8x8 digits: the run that `make train` starts.
 
     python -m scanmax.data prepare digits
-    python -m scanmax.train --config=scanmax/configs/digits_vit.py --workdir=runs/digits_vit
+    python -m scanmax.train --config=digits_vit --workdir=runs/digits_vit
 
 Hardware: two CPU cores. Time: 50 seconds for the 1572 steps.
 Expected: 98.3% of the 359 held-out images at the end (6 wrong), 98.6% at the best, seed 0.

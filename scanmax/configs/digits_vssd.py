@@ -1,7 +1,7 @@
 """A two-stage VSSD (non-causal state-space duality, then attention) on scikit-learn's digits.
 
     python -m scanmax.data prepare digits
-    python -m scanmax.train --config=scanmax/configs/digits_vssd.py --workdir=runs/digits_vssd
+    python -m scanmax.train --config=digits_vssd --workdir=runs/digits_vssd
 
 Hardware: two CPU cores. Time: about a minute; 94 seconds of CPU time for the 269 steps, a third of
 it compilation. Expected: 99% or more of the 359 held-out images (two seeds: 3 and 1 wrong).

@@ -1,7 +1,7 @@
 """DeiT-S on ImageNet-1k by its published recipe: 300 epochs from scratch, without distillation.
 
     python -m scanmax.data prepare imagenet2012  # says which two files it needs
-    python -m scanmax.train --config=scanmax/configs/imagenet_deit_small.py --workdir=runs/deit
+    python -m scanmax.train --config=imagenet_deit_small --workdir=runs/deit
 
 On several hosts add --coordinator=HOST:PORT --num_processes=N --process_id=I, and on devices that
 do not hold a batch of 1024, --config.optim.accumulate=4 or --config.sharding.preset=fsdp.
@@ -10,7 +10,7 @@ Hardware: written for 8 accelerators. Time: 300 epochs are 375,000 steps of 1024
 here. Expected: 79.8% top-1 on the validation set after 300 epochs (the paper's figure). A dry run
 of two steps on made-up images needs no data:
 
-    python -m scanmax.train --config=scanmax/configs/imagenet_deit_small.py:synthetic --workdir=DIR
+    python -m scanmax.train --config=imagenet_deit_small:synthetic --workdir=DIR
 """
 
 from scanmax.data.config import AugmentConfig, DataConfig

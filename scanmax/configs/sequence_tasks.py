@@ -1,7 +1,7 @@
 """Two layers of any causal mixer on a made-up task of sequences: recall, copying, induction.
 
-    python -m scanmax.train --config=scanmax/configs/sequence_tasks.py --workdir=runs/mqar
-    python -m scanmax.train --config=scanmax/configs/sequence_tasks.py:induction_heads,mamba ...
+    python -m scanmax.train --config=sequence_tasks --workdir=runs/mqar
+    python -m scanmax.train --config=sequence_tasks:induction_heads,mamba ...
 
 The argument is the task (mqar, selective_copying, induction_heads, copy_memory), then the mixer.
 

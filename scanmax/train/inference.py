@@ -17,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from scanmax.data.preprocessing import Preprocessing
 from scanmax.errors import UserError
 from scanmax.train.build import as_read, make_model, make_transforms
 from scanmax.train.checkpoint import damage_of, read_meta
 from scanmax.train.config import Config, best_mode
-from scanmax.train.predictor import Predictor
+from scanmax.train.objectives import OBJECTIVES
+from scanmax.train.predictor import Classifier, predict
 from scanmax.train.step import model_variables
 from scanmax.train.teachers import Teacher
 from scanmax.train.transforms import transformed
@@ -52,7 +54,7 @@ class Trained:
         shape = (batch_size, *self.data["input"]["shape"])
         return jax.ShapeDtypeStruct(shape, jnp.dtype(self.data["input"]["dtype"]))
 
-    def predict(self, inputs: Any, *, batch_size: int = 64) -> Any:
+    def predict(self, inputs: Any, *, batch_size: int = 64, unreadable: str = "raise") -> Any:
         """What a classifier of images says, of images prepared as its run prepared them.
 
         Args:
@@ -60,6 +62,7 @@ class Trained:
             uint8, uint16 or floats in [0, 1], of any size and 1, 3 or 4 channels; or a list of
             these.
           batch_size: images that the model is asked of at a time.
+          unreadable: of files that cannot be read, "raise" or "skip", which warns of each.
 
         Returns:
           A `scanmax.train.predictor.Prediction` (path, label, name, probability, probabilities)
@@ -71,11 +74,34 @@ class Trained:
         Example:
           scanmax.load("runs/pets").predict("cat.png").name
         """
-        return self._predictor(inputs, batch_size)
+        return predict(self.classifier, inputs, batch_size, unreadable)
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the run learnt classes of images."""
+        metrics = OBJECTIVES[self.config.objective.name].metric_names
+        return self.data["kind"] == "image" and "accuracy" in metrics
 
     @functools.cached_property
-    def _predictor(self) -> Predictor:
-        return Predictor(self)
+    def classifier(self) -> Classifier:
+        """What gives probabilities of images of any size.
+
+        Raises:
+          UserError: the run is no classifier of images, or its checkpoint does not say how images
+            are prepared.
+        """
+        if not self.is_classifier:
+            raise UserError(
+                f"predict() is of classifiers of images; this run is "
+                f"{self.config.objective.name!r} on {self.data['kind']} data"
+            )
+        if not self.data.get("preprocessing"):
+            raise UserError(
+                "this checkpoint does not say how its images are prepared (its data were one's own "
+                "batches, or it is of an earlier version): use trained.model.apply"
+            )
+        prepare = Preprocessing.from_dict(self.data["preprocessing"])
+        return Classifier(self.model, self.variables, prepare, self.data["class_names"])
 
 
 def load_for_inference(

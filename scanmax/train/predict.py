@@ -1,7 +1,8 @@
 """python -m scanmax.train.predict RUN PATH... [--out=predictions.csv] [--step=last]
 
 What a trained classifier says of files and folders of images, prepared as its run prepared the
-held-out part. In Python: scanmax.load("runs/x").predict("cat.png"); docs/own_data.md.
+held-out part. A file that cannot be read is warned of and left out. In Python:
+scanmax.load("runs/x").predict("cat.png"); docs/own_data.md.
 """
 
 import csv
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> int:
     # Before anything is loaded.
     readers(paths)
     found = load_for_inference(run, values["step"].value).predict(
-        paths, batch_size=values["batch_size"].value
+        paths, batch_size=values["batch_size"].value, unreadable="skip"
     )
     if values["out"].value is None:
         print(as_csv(found), end="")

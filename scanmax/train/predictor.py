@@ -1,8 +1,9 @@
-"""What a trained classifier says of images as they come: files, folders and arrays."""
+"""What a classifier says of images as they come: files, folders and arrays."""
 
 import dataclasses
 import os
 import pathlib
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,8 +13,7 @@ import numpy as np
 
 from scanmax.data.decoding import MODES, SUFFIXES, as_uint8, read_image
 from scanmax.data.preprocessing import Preprocessing
-from scanmax.errors import UserError
-from scanmax.train.objectives import OBJECTIVES
+from scanmax.errors import UserError, suggest
 from scanmax.train.objectives.base import merged, probabilities
 
 # Something that gives an image of so many channels when it is its turn.
@@ -39,57 +39,61 @@ class Prediction:
     probabilities: np.ndarray
 
 
-class Predictor:
-    """A classifier as `scanmax.train.inference` reads it, compiled once per number of rows.
+class Classifier:
+    """Probabilities of images of any size, prepared as training prepared the held-out part.
 
-    Raises:
-      UserError: the run is no classifier of images, or its checkpoint does not say how images are
-        prepared.
+    Attributes:
+      class_names: names of the classes; () where nobody told.
+      channels: of the images that the model reads.
     """
 
-    def __init__(self, trained: Any):
-        data, own = trained.data, trained.config.objective.name
-        if data["kind"] != "image" or "accuracy" not in OBJECTIVES[own].metric_names:
-            raise UserError(
-                f"predict() is of classifiers of images; this run is {own!r} on {data['kind']} data"
-            )
-        if not data.get("preprocessing"):
-            raise UserError(
-                "this checkpoint does not say how its images are prepared (its data were one's own "
-                "batches, or it is of an earlier version): use trained.model.apply"
-            )
-        self._prepare = Preprocessing.from_dict(data["preprocessing"])
-        self._names, self._variables = data["class_names"], trained.variables
+    def __init__(
+        self, model: Any, variables: Any, prepare: Preprocessing, class_names: Sequence[str] = ()
+    ):
+        self.class_names, self.channels = tuple(class_names), prepare.channels
+        self._prepare, self._variables = prepare, variables
         self._apply = jax.jit(
-            lambda variables, images: probabilities(merged(trained.model.apply(variables, images)))
+            lambda variables, images: probabilities(merged(model.apply(variables, images)))
         )
 
-    def __call__(self, inputs: Any, batch_size: int = 64) -> Prediction | list[Prediction]:
-        """What `Trained.predict` says."""
-        items = readers(inputs)
-        found = []
-        for start in range(0, len(items), batch_size):
-            found += self._batch(items[start : start + batch_size], batch_size)
-        return found[0] if is_single(inputs) else found
+    def __call__(self, images: Sequence[np.ndarray], batch_size: int = 64) -> np.ndarray:
+        """[B, C] of at most `batch_size` images, uint8 [Y, X, C]; compiled for few sizes."""
+        prepared = [self._prepare(image) for image in images]
+        rows = min(1 << (len(prepared) - 1).bit_length(), batch_size)
+        batch = np.zeros((rows, *prepared[0].shape), np.float32)
+        batch[: len(prepared)] = prepared
+        return np.asarray(self._apply(self._variables, batch))[: len(prepared)]
 
-    def _batch(self, items: Sequence[tuple[str, Reader]], batch_size: int) -> list[Prediction]:
-        channels = self._prepare.channels
-        try:
-            images = [self._prepare(read(channels)) for _, read in items]
-        except ValueError as error:
-            raise UserError(f"predict: {error}") from error
-        # Few sizes, each compiled once.
-        rows = min(1 << (len(images) - 1).bit_length(), batch_size)
-        batch = np.zeros((rows, *images[0].shape), np.float32)
-        batch[: len(images)] = images
-        said = np.asarray(self._apply(self._variables, batch))[: len(images)]
-        return [self._told(path, row) for (path, _), row in zip(items, said)]
 
-    def _told(self, path: str, row: np.ndarray) -> Prediction:
-        label = int(row.argmax())
-        # A head may be wider than the data.
-        name = self._names[label] if label < len(self._names) else str(label)
-        return Prediction(path, label, name, float(row[label]), row)
+def predict(
+    classifier: Classifier, inputs: Any, batch_size: int = 64, unreadable: str = "raise"
+) -> Any:
+    """What `Trained.predict` says."""
+    if unreadable not in ("raise", "skip"):
+        raise UserError(f"unreadable={unreadable!r}; {suggest(unreadable, ('raise', 'skip'))}")
+    items = readers(inputs)
+    found = []
+    for start in range(0, len(items), batch_size):
+        paths, images = [], []
+        for path, read in items[start : start + batch_size]:
+            try:
+                images.append(read(classifier.channels))
+                paths.append(path)
+            except ValueError as error:
+                if unreadable == "raise" or not path:
+                    raise UserError(f"predict: {error}") from error
+                print(f"warning: {error}; left out", file=sys.stderr)
+        if images:
+            said = classifier(images, batch_size)
+            found += [_told(path, row, classifier.class_names) for path, row in zip(paths, said)]
+    return found[0] if is_single(inputs) and found else found
+
+
+def _told(path: str, row: np.ndarray, names: Sequence[str]) -> Prediction:
+    label = int(row.argmax())
+    # A head may be wider than the data.
+    name = names[label] if label < len(names) else str(label)
+    return Prediction(path, label, name, float(row[label]), row)
 
 
 def is_single(inputs: Any) -> bool:

@@ -56,7 +56,7 @@ def test_there_are_configs():
 def test_config_opens_with_command_and_expectation(name, data_dir):
     text = CONFIGS[[path.stem for path in CONFIGS].index(name)].read_text()
     docstring = text.split('"""')[1]
-    assert f"python -m scanmax.train --config=scanmax/configs/{name}.py" in docstring
+    assert f"python -m scanmax.train --config={name}" in docstring
     for word in ("Hardware:", "Time:", "Expected:"):
         assert word in docstring
     config = load(name, data_dir)

@@ -97,7 +97,7 @@ def test_mistakes_name_the_field_and_what_resembles_it(file, argument, expected)
 def test_mistakes_in_and_around_the_file(tmp_path, file):
     with pytest.raises(UserError, match=r"experiment\.py'"):
         parse(f"--config={file.replace('experiment', 'experimant')}")
-    with pytest.raises(UserError, match="--config=FILE is required"):
+    with pytest.raises(UserError, match="--config=NAME or FILE is required"):
         parse()
     broken = tmp_path / "broken.py"
     broken.write_text(FILE.replace("name=", "nmae="))
