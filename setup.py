@@ -34,7 +34,16 @@ BASE = [
     "tensorflow-datasets>=4.9.10",
     "tqdm>=4.66.6",
 ]
-TEST = ["pytest>=8.3.5", "pytest-xdist>=3.6", "nbclient>=0.10", "ipykernel>=6.29", "beartype>=0.20"]
+# What data.kwargs.tokenizer reads files with.
+TEXT = ["tokenizers>=0.21"]
+TEST = [
+    "pytest>=8.3.5",
+    "pytest-xdist>=3.6",
+    "nbclient>=0.10",
+    "ipykernel>=6.29",
+    "beartype>=0.20",
+    *TEXT,
+]
 # torch is pinned to the release the golden files were checked with.
 PARITY = ["torch==2.13.0", "timm>=1.0.20", "transformers>=5.0"]
 LINT = ["ruff>=0.14"]
@@ -54,14 +63,22 @@ setup(
         "cuda": ["jax[cuda12]>=0.9.0"],
         "tpu": ["jax[tpu]>=0.9.0"],
         "tpu-compile": ["libtpu>=0.0.34"],
+        "text": TEXT,
         "test": TEST,
         "parity": TEST + PARITY,
         "dev": TEST + PARITY + LINT,
     },
     entry_points={
         "console_scripts": [
-            "scanmax-train=scanmax.train.__main__:run",
+            "scanmax-data=scanmax.data.__main__:run",
+            "scanmax-evaluate=scanmax.train.evaluate:run",
+            "scanmax-export=scanmax.train.export:run",
+            "scanmax-generate=scanmax.train.generate:run",
             "scanmax-models=scanmax.models.__main__:run",
+            "scanmax-predict=scanmax.train.predict:run",
+            "scanmax-report=scanmax.train.report:run",
+            "scanmax-sweep=scanmax.train.sweep:run",
+            "scanmax-train=scanmax.train.__main__:run",
         ]
     },
 )

@@ -26,6 +26,7 @@ OWN = {
     "bytes": "bytes of Python's documentation topics, read from the running Python",
     "arrays": "your own images and labels in data.data_dir, .npz, .npy or .safetensors",
     "image_folder": "your own images in data.data_dir, one folder per class",
+    "text": "your own text in data.data_dir, files or a folder of them",
     "synthetic": "coloured blobs of any size and number of classes",
     "mqar": "multi-query associative recall: pairs of keys and values, then keys again",
     "selective_copying": "items among blanks, to be named in their order",
@@ -130,5 +131,10 @@ def list_sources(argv: Sequence[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry of the console script scanmax-data."""
     sys.exit(cli.run_main(main))
+
+
+if __name__ == "__main__":
+    run()

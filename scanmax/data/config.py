@@ -62,8 +62,8 @@ class DataConfig:
     """The data of a run.
 
     Attributes:
-      name: "digits", "bytes", "synthetic", your own "image_folder" or "arrays", an image set of
-        TFDS by its TFDS name, or a task on sequences: "mqar", "selective_copying",
+      name: "digits", "bytes", "synthetic", your own "image_folder", "arrays" or "text", an image
+        set of TFDS by its TFDS name, or a task on sequences: "mqar", "selective_copying",
         "induction_heads", "copy_memory", "adding".
       data_dir: Your own data; of TFDS, where prepared data lie, and "" is TFDS_DATA_DIR or
         ~/tensorflow_datasets.

@@ -13,11 +13,11 @@ import numpy as np
 from scanmax.data import ngram
 from scanmax.data.config import DataConfig
 from scanmax.data.source import Source
+from scanmax.data.tokenization import Bytes
 from scanmax.errors import UserError
 
 BLOCK_BYTES = 4096
 HELD_OUT_EVERY = 10
-VOCABULARY = 256
 
 
 @functools.cache
@@ -99,12 +99,8 @@ def open_source(config: DataConfig) -> Source:
         train=LooseWindows(train, length),
         eval=evaluation,
         shape=(length + 1,),
-        num_classes=VOCABULARY,
+        num_classes=Bytes().vocab_size,
         baselines=baselines,
-        decode=decode,
+        decode=Bytes().decode,
+        tokenizer=Bytes(),
     )
-
-
-def decode(tokens: np.ndarray) -> str:
-    """Bytes as text; what is no UTF-8 becomes the replacement character."""
-    return np.asarray(tokens).astype(np.uint8).tobytes().decode("utf-8", errors="replace")

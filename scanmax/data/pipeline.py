@@ -19,6 +19,7 @@ from scanmax.data.config import DataConfig
 from scanmax.data.preprocessing import Preprocessing
 from scanmax.data.reading import Batches
 from scanmax.data.source import Source
+from scanmax.data.tokenization import Tokenizer
 from scanmax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -47,6 +48,8 @@ class Pipeline:
       preprocessing: What becomes of an image in evaluation; None for other data.
       labelled: Whether images are labelled: the first held-out one is.
       notes: Lines that tell a user what was found.
+      tokenizer: Turns text into tokens; None of what is no text.
+      bytes_per_token: Bytes of the held-out text for each of its tokens.
     """
 
     kind: str
@@ -64,6 +67,8 @@ class Pipeline:
     preprocessing: Preprocessing | None = None
     labelled: bool = True
     notes: tuple[str, ...] = ()
+    tokenizer: Tokenizer | None = None
+    bytes_per_token: float = 1.0
 
     @property
     def normalisation(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -148,6 +153,8 @@ def load(
         baselines=source.baselines,
         labelled=is_labelled(source),
         notes=source.notes,
+        tokenizer=source.tokenizer,
+        bytes_per_token=source.bytes_per_token,
         preprocessing=transform.prepare if source.kind == "image" else None,
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from scanmax.data.config import DataConfig
+from scanmax.data.tokenization import Tokenizer
 from scanmax.errors import UserError, suggest
 from scanmax.fields import check_fields
 
@@ -34,6 +35,10 @@ class Source:
       std: Deviation per channel.
       baselines: Computes figures of simple models on the held-out part, by name.
       decode: Turns tokens into text.
+      tokenizer: Turns text into tokens, `scanmax.data.tokenization`; None of what is no text.
+      separator: Token that ends a document, where rows carry the `segment_ids` that keep
+        documents apart; None for rows without.
+      bytes_per_token: Bytes of the held-out text for each of its tokens.
       notes: Lines that tell a user what was found, said when a run starts.
     """
 
@@ -47,6 +52,9 @@ class Source:
     std: tuple[float, ...] = ()
     baselines: Callable[[], dict[str, float]] = dict
     decode: Callable[[np.ndarray], str] = str
+    tokenizer: Tokenizer | None = None
+    separator: int | None = None
+    bytes_per_token: float = 1.0
     notes: tuple[str, ...] = ()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scanmax.data import arrays, corpus, image_folder, synthetic, task_source
+from scanmax.data import arrays, corpus, image_folder, synthetic, task_source, text
 from scanmax.data.config import DataConfig
 from scanmax.data.source import IMAGENET_NORMALISATION, Source
 from scanmax.errors import UserError, suggest
@@ -106,6 +106,7 @@ SOURCES: dict[str, Callable[[DataConfig], Source]] = {
     "mqar": task_source.open_source,
     "selective_copying": task_source.open_source,
     "synthetic": synthetic.open_source,
+    "text": text.open_source,
 }
 # TFDS builders of ours, registered with TFDS when their module is imported.
 BUILDERS = {"digits": "scanmax.data.digits"}

@@ -40,7 +40,7 @@ def for_source(
         if config.augment != AugmentConfig():
             raise UserError(f"config.data.augment changes images; {config.name!r} has none")
         if source.kind == "tokens":
-            return TokenTransform(source.shape[0], source.decode)
+            return TokenTransform(source.shape[0], source.decode, source.separator)
         return TaskTransform(source.train[0])
     height, width, channels = source.shape
     if config.image_size:
@@ -120,29 +120,45 @@ def with_policy(config: AugmentConfig, policy: Any, field: str) -> AugmentConfig
 
 @dataclasses.dataclass(frozen=True)
 class TokenTransform:
-    """Rows of `length` tokens; a training example has room for several, and one is drawn."""
+    """Rows of `length` tokens; a training example has room for several, and one is drawn.
+
+    With a separator a row says of each token that a model reads which document it belongs to.
+    """
 
     length: int
     decode: Callable[[np.ndarray], str]
+    separator: int | None = None
 
     def check_rows(self, rows: int) -> None:
         pass
 
     def train(self, example: Batch, rng: np.random.Generator) -> Batch:
         start = rng.integers(len(example["tokens"]) - self.length + 1)
-        return {"tokens": np.asarray(example["tokens"][start : start + self.length], np.int32)}
+        return self.row(example["tokens"][start : start + self.length])
 
     def train_batch(self, batch: Batch, rng: np.random.Generator) -> Batch:
         return batch | {"mask": np.ones(len(batch["tokens"]), bool)}
 
     def eval(self, example: Batch) -> Batch:
-        return {"tokens": np.asarray(example["tokens"][: self.length], np.int32)}
+        return self.row(example["tokens"][: self.length])
+
+    def row(self, tokens: np.ndarray) -> Batch:
+        row = {"tokens": np.asarray(tokens, np.int32)}
+        if self.separator is None:
+            return row
+        # The token that ends a document belongs to it; the one behind it begins the next.
+        begins = np.append(False, row["tokens"][:-2] == self.separator)
+        return row | {"segment_ids": np.cumsum(begins, dtype=np.int32)}
 
     def spec(self, batch_size: int, *, train: bool) -> dict[str, jax.ShapeDtypeStruct]:
-        return {
+        spec = {
             "tokens": jax.ShapeDtypeStruct((batch_size, self.length), np.int32),
             "mask": jax.ShapeDtypeStruct((batch_size,), np.bool_),
         }
+        if self.separator is not None:
+            row = (batch_size, self.length - 1)
+            spec["segment_ids"] = jax.ShapeDtypeStruct(row, np.int32)
+        return spec
 
     def to_display(self, tokens: np.ndarray) -> str:
         return self.decode(tokens)

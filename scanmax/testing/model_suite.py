@@ -83,6 +83,8 @@ class ModelSuite(chex.TestCase):
       names: variants to check instead of all.
       small: `ModelCase`s, the models that run with numbers.
       remat: the values of `remat` that must not change outputs or gradients.
+      traces_scanned: whether equal blocks of a full-size model are traced once, by `scan_layers`; a
+        family of few equal blocks is traced sooner without.
       tolerance: of equalities in float64, relative to the largest entry.
       rms_bf16: relative RMS between the bfloat16 and the float32 model.
     """
@@ -92,6 +94,7 @@ class ModelSuite(chex.TestCase):
     names: Sequence[str] | None = None
     small: Sequence[ModelCase] = ()
     remat: Sequence[bool | str] = (True,)
+    traces_scanned: bool = True
     tolerance: float = 1e-10
     rms_bf16: float = 5e-2
 
@@ -118,17 +121,22 @@ class ModelSuite(chex.TestCase):
         self.enterContext(warnings.catch_warnings())
         warnings.simplefilter("error")
 
-    # Full size, by shapes alone.
+    # Full size, by shapes alone; equal blocks are traced once where they can be scanned.
 
     def variants(self) -> list[str]:
         """The names under test."""
         return list(list_models(family=self.family) if self.names is None else self.names)
 
+    def whole(self, name: str, **overrides) -> nn.Module:
+        """The full-size model as it is traced soonest."""
+        scans = self.traces_scanned and hasattr(create_model(name), "scan_layers")
+        return create_model(name, **({"scan_layers": True} if scans else {}), **overrides)
+
     def shapes(self, name: str, **overrides):
         """(outputs, boxed variables) of a full-size model at its default input, as shapes."""
         key = (name, tuple(sorted(overrides.items())))
         if key not in self._runs:
-            model = create_model(name, **overrides)
+            model = self.whole(name, **overrides)
             self._runs[key] = jax.eval_shape(
                 lambda key, inputs: model.init_with_output(key, inputs),
                 jax.random.key(0),
@@ -150,7 +158,7 @@ class ModelSuite(chex.TestCase):
     def test_every_variant_has_the_maps_it_announces(self):
         for name in self.variants():
             info = model_info(name)
-            model, variables = create_model(name), nn.unbox(self.shapes(name)[1])
+            model, variables = self.whole(name), nn.unbox(self.shapes(name)[1])
             features = functools.partial(model.apply, method="features")
             maps = jax.eval_shape(features, variables, info.example(2))
             places = info.input_size[:2] if info.input_kind == "image" else info.input_size
@@ -192,7 +200,7 @@ class ModelSuite(chex.TestCase):
 
     def test_every_parameter_of_every_variant_is_used(self):
         for name in self.variants():
-            model, inputs = create_model(name), model_info(name).example(2)
+            model, inputs = self.whole(name), model_info(name).example(2)
             variables = nn.unbox(self.shapes(name)[1])
             paths = [
                 jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(variables)

@@ -253,5 +253,10 @@ def write(out: str, found: dict[str, Any]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry of the console script scanmax-evaluate."""
     sys.exit(cli.run_main(main))
+
+
+if __name__ == "__main__":
+    run()

@@ -39,6 +39,9 @@ def evaluate(run: Run, state: TrainState, *, is_last: bool = False) -> dict[str,
         found = _averaged(
             run, lambda batch: run.eval_step(run.eval_params(state), state.carried, batch)
         )
+        if "bits_per_byte" in found:
+            # The loss is one of tokens.
+            found["bits_per_byte"] /= getattr(run.pipeline, "bytes_per_token", 1.0)
     for evaluator in run.evaluators:
         if is_last or not evaluator.final:
             found |= evaluator(run, state)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from scanmax.data import tokenization
 from scanmax.data.preprocessing import Preprocessing
 from scanmax.errors import UserError
 from scanmax.train.build import as_read, make_model, make_transforms
@@ -40,7 +41,8 @@ class Trained:
       config: the run's config.
       step: the checkpoint's step.
       data: what the run read: "kind", "input" (shape and type of one example), "num_classes",
-        "class_names", and of images "preprocessing": all that lies between a file and the model.
+        "class_names", of images "preprocessing", all that lies between a file and the model, and of
+        text "tokenizer".
     """
 
     model: nn.Module
@@ -75,6 +77,61 @@ class Trained:
           scanmax.load("runs/pets").predict("cat.png").name
         """
         return predict(self.classifier, inputs, batch_size, unreadable)
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> str:
+        """What a language model says after a text, until its document ends.
+
+        Args:
+          prompt: the text to go on from; "" begins a document.
+          max_new_tokens: how many tokens at most.
+          temperature: 0 takes the most probable token.
+          top_k: draws among so many of the most probable tokens; None among all.
+          top_p: draws among the fewest that reach this probability; None among all.
+          seed: of the draws.
+
+        Returns:
+          The text behind the prompt.
+
+        Raises:
+          UserError: a run that is no language model of text.
+
+        Example:
+          scanmax.load("runs/book").generate("Once upon a time")
+        """
+        from scanmax.models.generation import generate
+
+        told = self.data.get("tokenizer")
+        if not told:
+            raise UserError(
+                f"generate() is of language models of text; this run is "
+                f"{self.config.objective.name!r} on {self.data['kind']} data"
+            )
+        tokenizer = tokenization.from_dict(told)
+        tokens = tokenizer.encode(prompt)
+        if not len(tokens):
+            # Behind the end of a document the next begins; where there is none, behind a new line.
+            tokens = np.int32([ord("\n") if tokenizer.end is None else tokenizer.end])
+        found = generate(
+            self.model,
+            self.variables,
+            jnp.asarray(tokens)[None],
+            max_new_tokens=max_new_tokens,
+            key=jax.random.key(seed),
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            eos_token=tokenizer.end,
+        )
+        return tokenizer.decode(np.asarray(found)[0, len(tokens) :])
 
     @property
     def is_classifier(self) -> bool:

@@ -235,6 +235,7 @@ def checkpoint_meta(
     """What a checkpoint holds beside its arrays. Data are a pure function of (seed, step)."""
     config, example = run.config, run.example
     prepare = getattr(run.pipeline, "preprocessing", None)
+    tokenizer = getattr(run.pipeline, "tokenizer", None)
     return {
         "step": step,
         "best": best,
@@ -248,6 +249,7 @@ def checkpoint_meta(
             "num_classes": run.pipeline.num_classes,
             "class_names": list(run.pipeline.class_names),
             "preprocessing": prepare.to_dict() if prepare else None,
+            "tokenizer": tokenizer.to_dict() if tokenizer else None,
         },
         "config": to_dict(config),
     }

@@ -59,7 +59,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry of the console script scanmax-predict."""
     from scanmax.cli import run_main
 
     sys.exit(run_main(main))
+
+
+if __name__ == "__main__":
+    run()

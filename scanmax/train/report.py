@@ -354,7 +354,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry of the console script scanmax-report."""
     from scanmax.cli import run_main
 
     sys.exit(run_main(main))
+
+
+if __name__ == "__main__":
+    run()

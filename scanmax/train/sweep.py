@@ -297,5 +297,10 @@ def render(
     )
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry of the console script scanmax-sweep."""
     cli.leave(cli.run_main(main))
+
+
+if __name__ == "__main__":
+    run()

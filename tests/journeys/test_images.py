@@ -1,16 +1,11 @@
 """A user's images: folders of PNGs, a run, a second run that starts from it, a prediction."""
 
 import csv
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
-import pytest
 from PIL import Image
 
-ROOT = pathlib.Path(__file__).parents[2]
 EXPERIMENT = """
 from scanmax.data.config import DataConfig
 from scanmax.train.config import Config, ModelConfig, OptimConfig, ScheduleConfig
@@ -49,27 +44,6 @@ def fill(folder: pathlib.Path, kinds: tuple[str, ...], count: int, seed: int) ->
         (folder / kind).mkdir(parents=True)
         for number in range(count):
             draw(kind, rng).save(folder / kind / f"{number}.png")
-
-
-@pytest.fixture
-def type_in(tmp_path):
-    """Types a command in a fresh folder: (status, what it printed)."""
-    paths = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / ".cache")}
-    # One device, as a user has.
-    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
-    paths["XLA_FLAGS"] = " ".join(flags)
-
-    def call(*words: str) -> tuple[int, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", *words],
-            cwd=tmp_path,
-            env={**os.environ, **paths},
-            capture_output=True,
-            text=True,
-        )
-        return done.returncode, done.stdout + done.stderr
-
-    return call
 
 
 def test_a_folder_fine_tunes_a_run_and_names_a_new_file(type_in, tmp_path):

@@ -85,8 +85,8 @@ def test_classes_are_matched_by_name():
 )
 def test_classes_that_do_not_fit_are_a_line(names, label, told):
     classifier = Classifier(Brightness(), {}, PREPARE, ("dark", "bright"))
+    given = source(grey(10), [label], names)
     with pytest.raises(UserError, match=told):
-        given = source(grey(10), [label], names)
         evaluate.evaluate_classifier(classifier, given)
 
 

@@ -121,9 +121,9 @@ class Objective(nn.Module):
         """
         return carried
 
-    def ask(self, inputs: Array, train: bool) -> Told:
+    def ask(self, inputs: Array, train: bool, **given: Array) -> Told:
         """The model's answer, with its taps where a term reads them."""
-        outputs = self.model(inputs, train=train)
+        outputs = self.model(inputs, train=train, **given)
         if not self.reads_taps:
             return Told(outputs, {})
         return Told(outputs, read_taps(self.model.variables.get("intermediates", {})))

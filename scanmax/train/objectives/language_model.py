@@ -17,6 +17,8 @@ WIDE_VOCABULARY = 8
 class LanguageModel(Objective):
     """Rows of T + 1 tokens: every token predicts the next. Terms see logits [B, T, vocab].
 
+    Rows that come with "segment_ids" [B, T] hold several documents, which the model keeps apart.
+
     Attributes:
       fused: take the loss of a piece of the tokens at a time (`ops.linear_cross_entropy`): a third
         more products of the head, and no logits [B, T, vocab] in memory. None does so where the
@@ -34,11 +36,15 @@ class LanguageModel(Objective):
         targets, smoothing = batch["tokens"][:, 1:], self.config.label_smoothing
         if self.in_pieces:
             values, predicted = self.model.token_losses(
-                self.inputs(batch), targets, train=train, label_smoothing=smoothing
+                self.inputs(batch),
+                targets,
+                train=train,
+                label_smoothing=smoothing,
+                **self.packed(batch),
             )
             found = {"accuracy": predicted == targets}
             return Losses({"label": self.config.weight * values}, None, found)
-        student = self.ask(self.inputs(batch), train)
+        student = self.ask(self.inputs(batch), train, **self.packed(batch))
         values = get_loss(self.config.loss)(student.logits, targets, label_smoothing=smoothing)
         values = {"label": self.config.weight * values}
         values = self.add_terms(values, student, batch, teachers)
@@ -48,13 +54,30 @@ class LanguageModel(Objective):
         """Accuracy and loss of each token."""
         inputs, targets = self.inputs(batch), batch["tokens"][:, 1:]
         if self.in_pieces:
-            values, predicted = self.model.token_losses(inputs, targets)
+            values, predicted = self.model.token_losses(inputs, targets, **self.packed(batch))
             return {"token_loss": values, "accuracy": predicted == targets}
-        logits = self.model(inputs)
+        logits = self.model(inputs, **self.packed(batch))
         return {
             "token_loss": get_loss(self.config.loss)(logits, targets),
             "accuracy": is_correct(logits, targets),
         }
+
+    @nn.nowrap
+    def packed(self, batch: Batch) -> dict[str, Array]:
+        """What keeps the documents of a row apart, where a batch holds it.
+
+        Raises:
+          UserError: a teacher, whose answer would be of rows that run on, or a model that does not
+            keep documents apart.
+        """
+        if "segment_ids" not in batch:
+            return {}
+        remedy = "set config.data.kwargs.packed=False, and documents of a row run on"
+        if self.teachers:
+            raise UserError(f"config.objective.teachers read no packed documents: {remedy}")
+        if not getattr(self.model, "packs", False):
+            raise UserError(f"the model does not keep the documents of a row apart: {remedy}")
+        return {"segment_ids": batch["segment_ids"]}
 
     @property
     def in_pieces(self) -> bool:

@@ -10,6 +10,7 @@ from scanmax.testing import ModelCase, ModelSuite
 
 class MambaMixerSuite(ModelSuite):
     family = "mambamixer"
+    traces_scanned = False
     small = (
         ModelCase(
             "vim2_tiny",
