@@ -50,6 +50,37 @@ def test_golden(name):
     assert_agrees(scanmax.create_model(kind, **fields), read_run(GOLDEN / f"{name}.npz"))
 
 
+def test_weights_go_back_to_the_layout_that_they_came_from(tmp_path):
+    """Through a file of ours and scanned layers, to timm's names behind torch's wrappers."""
+    source = {f"module._orig_mod.{name}": x for name, x in weights("deit").items()}
+    model = deit(scan_layers=True)
+    variables = load_weights(model, source)
+    file = tmp_path / "timm.safetensors"
+    scanmax.save_weights(variables, file, model=model, like=source)
+    written = sources.read_tensors(file)
+    assert set(written) == set(source)
+    for name, tensor in source.items():
+        np.testing.assert_array_equal(written[name], tensor, name)
+        assert written[name].dtype == tensor.dtype
+
+    fewer = {name: x for name, x in source.items() if not name.endswith("pos_embed")}
+    for like, told in (
+        ({**fewer, "module.other": np.zeros(1)}, "module.other: no row of the key table knows it"),
+        (fewer, "params/pos_embed.*: no tensor of the layout holds it"),
+        (
+            {name: x[:3] if name.endswith("head.bias") else x for name, x in source.items()},
+            r"head.bias: has shape \(3,\), ours is \(10,\)",
+        ),
+    ):
+        with pytest.raises(UserError, match=told):
+            scanmax.save_weights(variables, file, model=model, like=like)
+    with pytest.raises(UserError, match="needs model="):
+        scanmax.save_weights(variables, file, like=source)
+    other = scanmax.create_model("lm_tiny", depth=1)
+    with pytest.raises(UserError, match="knows no other layout"):
+        scanmax.save_weights(variables, file, model=other, like=source)
+
+
 def test_original_convnext_names():
     model = scanmax.create_model("convnext_tiny", **CONVNEXT)
     renamed = {}

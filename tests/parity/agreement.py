@@ -3,6 +3,7 @@
 import functools
 import types
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,8 @@ import tolerances
 import scanmax
 from scanmax.models.weights import load_weights
 from scanmax.models.weights.load import key_table, named_leaves
+from scanmax.models.weights.save import laid_out_like
+from scanmax.models.weights.sources import flatten
 from scanmax.models.weights.table import convert
 from scanmax.testing import compare
 from scanmax.testing.model_suite import COMPILER_OPTIONS
@@ -30,8 +33,16 @@ def read_run(path):
 
 
 def assert_agrees(model, run) -> None:
-    """Loads run.weights and compares logits, parameter gradients and the input gradient."""
+    """Loads run.weights and compares logits, parameter gradients and the input gradient.
+
+    Written back in the peer's layout they are what they were, bit for bit.
+    """
     variables = load_weights(model, run.weights, run.inputs.shape[1:])
+    kept = {name: nn.unbox(tree) for name, tree in variables.items()}
+    written = laid_out_like(run.weights, flatten(kept), model)
+    assert set(written) == set(run.weights)
+    for name, tensor in run.weights.items():
+        np.testing.assert_array_equal(written[name], tensor, name)
     inputs, cotangent = jnp.asarray(run.inputs), jnp.asarray(run.cotangent)
     is_image = run.input_grad is not None
 

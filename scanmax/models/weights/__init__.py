@@ -3,5 +3,5 @@
 from scanmax.models.weights.load import Fit as Fit
 from scanmax.models.weights.load import fit_weights as fit_weights
 from scanmax.models.weights.load import load_weights as load_weights
-from scanmax.models.weights.load import save_weights as save_weights
+from scanmax.models.weights.save import save_weights as save_weights
 from scanmax.models.weights.sources import read_tensors as read_tensors

@@ -1,11 +1,10 @@
-"""Weights of any source as the variables of a model, and a model's variables as a file."""
+"""Weights of any source as the variables of a model."""
 
 import dataclasses
 import importlib
 import importlib.util
 import math
 import os
-import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 
 from scanmax import ops
 from scanmax.errors import UserError
-from scanmax.models.weights.sources import Tensors, flatten, read_tensors
+from scanmax.models.weights.sources import Tensors, read_tensors
 from scanmax.models.weights.table import (
     Adapter,
     KeyTable,
@@ -133,7 +132,7 @@ def fit_weights(
     shapes = {
         path: shape
         for name, leaf in named_leaves(skeleton)
-        for path, shape in _taken_apart(name, leaf.shape)
+        for path, shape in taken_apart(name, leaf.shape)
     }
     table = key_table(model)
     boxed = isinstance(source, Mapping) and "params" in source
@@ -170,40 +169,6 @@ def fit_weights(
     )
 
 
-def save_weights(variables: Mapping[str, Any], path: str | os.PathLike) -> None:
-    """Writes variables to one file, in our own layout: names are paths of the tree.
-
-    Args:
-      variables: {"params": ..., "batch_stats": ...}, with or without logical axes.
-      path: a .safetensors or .npz file. numpy knows no bfloat16: .npz holds it as float32.
-
-    Raises:
-      UserError: another kind of file, or variables without "params".
-
-    Example:
-      >>> import tempfile, pathlib, jax.numpy as jnp
-      >>> path = pathlib.Path(tempfile.mkdtemp()) / "weights.safetensors"
-      >>> save_weights({"params": {"head": {"bias": jnp.zeros(3)}}}, path)
-    """
-    path = pathlib.Path(path)
-    if "params" not in variables:
-        raise UserError(f'variables have {sorted(variables)}; expected "params" among them.')
-    kept = {name: nn.unbox(variables[name]) for name in COLLECTIONS if name in variables}
-    tensors = {name: np.ascontiguousarray(value) for name, value in flatten(kept).items()}
-    if path.suffix == ".npz":
-        wide = {
-            name: value.astype(np.float32) if value.dtype == jnp.bfloat16 else value
-            for name, value in tensors.items()
-        }
-        np.savez(path, **wide)
-    elif path.suffix == ".safetensors":
-        from safetensors.numpy import save_file
-
-        save_file(tensors, path, metadata={"format": "scanmax"})
-    else:
-        raise UserError(f"weights {str(path)!r}: expected a .safetensors or .npz file.")
-
-
 def _family(model: nn.Module) -> str:
     return type(model).__module__.rpartition(".")[2]
 
@@ -233,7 +198,7 @@ def named_leaves(variables: Any) -> Iterator[tuple[str, jax.ShapeDtypeStruct]]:
         yield "/".join(part.key for part in path), leaf
 
 
-def _taken_apart(name: str, shape: Shape) -> list[tuple[str, Shape]]:
+def taken_apart(name: str, shape: Shape) -> list[tuple[str, Shape]]:
     """The array itself, or where layers are stacked each layer's path and shape."""
     match = _STACKED.fullmatch(name)
     if match is None:
@@ -256,7 +221,7 @@ def _own_layout(tensors: Tensors, params_from: str) -> tuple[Tensors, Problems]:
             continue
         # Orbax saves a boxed parameter as its only field.
         name = name.removesuffix("/value")
-        paths = _taken_apart(name, array.shape)
+        paths = taken_apart(name, array.shape)
         layers = array if _STACKED.fullmatch(name) else [array]
         for (path, _), layer in zip(paths, layers):
             if path in apart:
@@ -372,7 +337,7 @@ def _assemble(
     def fill(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         if name in drawn:
             return drawn[name]
-        layers = [arrays[path] for path, _ in _taken_apart(name, leaf.shape)]
+        layers = [arrays[path] for path, _ in taken_apart(name, leaf.shape)]
         stacked = np.stack(layers) if _STACKED.fullmatch(name) else layers[0]
         largest = np.abs(stacked).max(initial=0)
         if largest > float(jnp.finfo(leaf.dtype).max):

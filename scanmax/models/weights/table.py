@@ -195,6 +195,22 @@ def _check_values(x: np.ndarray) -> None:
 Adapter = Callable[[np.ndarray, Shape], np.ndarray]
 
 
+def row_of(
+    name: str, ndim: int, rows: Sequence[Row], shapes: Mapping[str, Shape]
+) -> tuple[Row | None, tuple[str, ...]]:
+    """The row that a tensor follows, and where it leads; (None, ()) where no row knows it.
+
+    A name may have several rows: the first whose targets the model has counts, else the first.
+    """
+    found = [
+        (row, paths)
+        for row in rows
+        if row.ndim in (None, ndim) and (paths := row.targets(name)) is not None
+    ]
+    fitting = [pair for pair in found if all(path in shapes for path in pair[1])]
+    return next(iter(fitting + found), (None, ()))
+
+
 def convert(
     tensors: Mapping[str, np.ndarray],
     rows: Sequence[Row],
@@ -220,14 +236,7 @@ def convert(
     problems: Problems = []
     ties = []
     for name, tensor in tensors.items():
-        # A name may have several rows: the first whose target this model has, else the first.
-        found = [
-            (row, paths)
-            for row in rows
-            if row.ndim in (None, tensor.ndim) and (paths := row.targets(name)) is not None
-        ]
-        fitting = [pair for pair in found if all(path in shapes for path in pair[1])]
-        row, targets = next(iter(fitting + found), (None, ()))
+        row, targets = row_of(name, tensor.ndim, rows, shapes)
         if row is None:
             problems.append(("", f"{name}: no row of the key table knows this tensor"))
             continue
