@@ -84,7 +84,11 @@ def main(argv: Sequence[str]) -> int:
     showing.add_argument("--depth", type=int, default=1, help="levels of submodules")
     mixing = commands.add_parser("mixers", help="the token mixers, their costs and formulas")
     mixing.add_argument("pattern", nargs="?", default="*", help="shell wildcards: '*attention'")
-    arguments = parser.parse_args(argv)
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as error:
+        # argparse has printed the help, or said what is wrong.
+        return error.code
     # Shapes alone are looked at: an accelerator would only be taken from others.
     jax.config.update("jax_platforms", "cpu")
     if arguments.command == "list":

@@ -1,4 +1,7 @@
-"""python -m scanmax.train --config=FILE [--config.a.b=c ...] --workdir=DIR"""
+"""python -m scanmax.train --config=NAME [--config.a.b=c ...] --workdir=DIR
+
+Trains what a config says; run again, it continues where the workdir stands.
+"""
 
 import pathlib
 from typing import Any
@@ -40,7 +43,12 @@ def main(argv: list[str]) -> int:
     if any(word.lstrip("-") in ("help", "h", "helpfull") for word in argv):
         values = flags.FlagValues()
         define_flags(values)
-        print(__doc__, "", "  --config=FILE[:ARG]  a file with get_config(arg)", sep="\n")
+        print(__doc__)
+        print(
+            "  --config=NAME[:ARG]  one of scanmax's own configs, or FILE[:ARG], a file of yours with"
+        )
+        print("      get_config(arg):", ", ".join(cli.packaged_configs()))
+        print("  --help_config  every field of the config, its value, range and meaning")
         for name in values:
             print(f"  --{name}  {values[name].help}")
         print("  --config.FIELD=VALUE  any field of scanmax.train.config.Config")
