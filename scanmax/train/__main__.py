@@ -44,10 +44,8 @@ def main(argv: list[str]) -> int:
         values = flags.FlagValues()
         define_flags(values)
         print(__doc__)
-        print(
-            "  --config=NAME[:ARG]  one of scanmax's own configs, or FILE[:ARG], a file of yours with"
-        )
-        print("      get_config(arg):", ", ".join(cli.packaged_configs()))
+        print("  --config=NAME[:ARG]  one of", ", ".join(cli.packaged_configs()))
+        print("  --config=FILE[:ARG]  a file of yours with get_config(arg)")
         print("  --help_config  every field of the config, its value, range and meaning")
         for name in values:
             print(f"  --{name}  {values[name].help}")
