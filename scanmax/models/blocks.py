@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from scanmax.errors import UserError, suggest
 from scanmax.models.layers import (
+    Affine,
     Conv,
     DropPath,
     LayerNorm,
@@ -23,14 +24,14 @@ from scanmax.models.parts.channel_attention import create_channel_attention
 from scanmax.models.parts.experts import ExpertMlp
 from scanmax.models.taps import tap
 
-NORMS = {"layer_norm": LayerNorm, "rms_norm": RmsNorm}
+NORMS = {"affine": Affine, "layer_norm": LayerNorm, "rms_norm": RmsNorm}
 
 
-def create_norm(kind: str, **fields: Any) -> nn.Module:
-    """The norm of that name; UserError lists the others."""
+def create_norm(kind: str, *, epsilon: float, **fields: Any) -> nn.Module:
+    """The norm of that name; UserError lists the others. "affine" takes no epsilon."""
     if kind not in NORMS:
         raise UserError(f"unknown norm {kind!r}; {suggest(kind, NORMS)}")
-    return NORMS[kind](**fields)
+    return NORMS[kind](**fields, **({} if kind == "affine" else {"epsilon": epsilon}))
 
 
 class Block(nn.Module):

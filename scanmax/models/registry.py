@@ -38,6 +38,7 @@ FAMILY_MODULES = (
     "vision.convnext",
     "vision.inception_next",
     "vision.mambamixer",
+    "vision.mixer",
     "vision.msvmamba",
     "vision.pyramid",
     "vision.resnet",
