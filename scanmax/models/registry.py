@@ -44,6 +44,7 @@ FAMILY_MODULES = (
     "vision.resnet",
     "vision.vit",
     "vision.vssd",
+    "vision.xcit",
 )
 
 INPUT_KINDS = ("image", "tokens")
