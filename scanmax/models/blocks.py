@@ -135,6 +135,12 @@ class Block(nn.Module):
                 raise UserError("moe takes the place of MLPs; with mlp_ratio=0 there are none")
             return x
         x = self.add_position_conv(x, grid, 2)
+        y = self.apply_mlp(self.create_norm(2)(x), grid, train)
+        return self.add_branch(x, y, 2, rate, train)
+
+    @nn.nowrap
+    def apply_mlp(self, x: Float[Array, "B T D"], grid, train: bool) -> Float[Array, "B T D"]:
+        """The MLP of x, without norm and residual."""
         kind = Mlp if self.moe is None else ExpertMlp
         mlp = kind(
             self.mlp_hidden,
@@ -146,7 +152,7 @@ class Block(nn.Module):
             **(self.moe or {}),
             **self.dtypes,
         )
-        return self.add_branch(x, mlp(self.create_norm(2)(x), train=train), 2, rate, train)
+        return mlp(x, train=train)
 
     @nn.nowrap
     def add_position_conv(self, x: Float[Array, "B T D"], grid, index: int):

@@ -40,6 +40,7 @@ FAMILY_MODULES = (
     "vision.mambamixer",
     "vision.mixer",
     "vision.msvmamba",
+    "vision.pvt_v2",
     "vision.pyramid",
     "vision.resnet",
     "vision.vit",
