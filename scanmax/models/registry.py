@@ -34,6 +34,7 @@ FAMILY_MODULES = (
     "sequence.ccnn",
     "sequence.ckcnn",
     "sequence.flexnet",
+    "vision.convit",
     "vision.convmixer",
     "vision.convnext",
     "vision.inception_next",
