@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from scanmax.errors import UserError, suggest
 from scanmax.models.layers import (
+    Affine,
     Conv,
     DropPath,
     LayerNorm,
@@ -23,14 +24,14 @@ from scanmax.models.parts.channel_attention import create_channel_attention
 from scanmax.models.parts.experts import ExpertMlp
 from scanmax.models.taps import tap
 
-NORMS = {"layer_norm": LayerNorm, "rms_norm": RmsNorm}
+NORMS = {"affine": Affine, "layer_norm": LayerNorm, "rms_norm": RmsNorm}
 
 
-def create_norm(kind: str, **fields: Any) -> nn.Module:
-    """The norm of that name; UserError lists the others."""
+def create_norm(kind: str, *, epsilon: float, **fields: Any) -> nn.Module:
+    """The norm of that name; UserError lists the others. "affine" takes no epsilon."""
     if kind not in NORMS:
         raise UserError(f"unknown norm {kind!r}; {suggest(kind, NORMS)}")
-    return NORMS[kind](**fields)
+    return NORMS[kind](**fields, **({} if kind == "affine" else {"epsilon": epsilon}))
 
 
 class Block(nn.Module):
@@ -134,6 +135,12 @@ class Block(nn.Module):
                 raise UserError("moe takes the place of MLPs; with mlp_ratio=0 there are none")
             return x
         x = self.add_position_conv(x, grid, 2)
+        y = self.apply_mlp(self.create_norm(2)(x), grid, train)
+        return self.add_branch(x, y, 2, rate, train)
+
+    @nn.nowrap
+    def apply_mlp(self, x: Float[Array, "B T D"], grid, train: bool) -> Float[Array, "B T D"]:
+        """The MLP of x, without norm and residual."""
         kind = Mlp if self.moe is None else ExpertMlp
         mlp = kind(
             self.mlp_hidden,
@@ -145,7 +152,7 @@ class Block(nn.Module):
             **(self.moe or {}),
             **self.dtypes,
         )
-        return self.add_branch(x, mlp(self.create_norm(2)(x), train=train), 2, rate, train)
+        return mlp(x, train=train)
 
     @nn.nowrap
     def add_position_conv(self, x: Float[Array, "B T D"], grid, index: int):

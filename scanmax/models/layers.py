@@ -324,6 +324,22 @@ class RmsNorm(nn.Module):
         return ops.rms_norm(x.astype(self.dtype), scale.astype(self.dtype), epsilon=self.epsilon)
 
 
+class Affine(nn.Module):
+    """Scale and bias of the last axis, with nothing measured: ResMLP's place of a norm."""
+
+    axis: str = "embed"
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
+        shape, axes = x.shape[-1:], (self.axis,)
+        scale = self.param("scale", partitioned(ones_init, axes), shape, self.param_dtype)
+        bias = self.param("bias", partitioned(zeros_init, axes), shape, self.param_dtype)
+        x = x.astype(self.dtype)
+        return x * spread(scale.astype(self.dtype), x) + spread(bias.astype(self.dtype), x)
+
+
 class BatchNorm(nn.Module):
     """Normalises the last axis by statistics of the batch (train) or by their running averages.
 

@@ -34,15 +34,19 @@ FAMILY_MODULES = (
     "sequence.ccnn",
     "sequence.ckcnn",
     "sequence.flexnet",
+    "vision.convit",
     "vision.convmixer",
     "vision.convnext",
     "vision.inception_next",
     "vision.mambamixer",
+    "vision.mixer",
     "vision.msvmamba",
+    "vision.pvt_v2",
     "vision.pyramid",
     "vision.resnet",
     "vision.vit",
     "vision.vssd",
+    "vision.xcit",
 )
 
 INPUT_KINDS = ("image", "tokens")

@@ -13,23 +13,27 @@ LEDGER = (
     Paper(
         "convit-gpsa",
         covers="gated positional self-attention without its matrix over places, its convolutional "
-        "start, the mixer at any grid; not the ConViT models, whose layers have a bias on the "
-        "position scores that the softmax cancels",
+        "start, the mixer at any grid, the networks Ti, S, B and their wider ones, with the bias "
+        "on the scores of places that the softmax cancels, weights of timm and the release; not "
+        "training on parts of ImageNet",
         where=(
             "scanmax.ops.gpsa",
             "scanmax.ops.gpsa_matrix",
             "scanmax.ops.gpsa_position_weight",
             "scanmax.models.mixers.Gpsa",
+            "scanmax.models.vision.convit.ConVit",
         ),
         tests=(
             "tests/ops/attention/test_gpsa.py::GpsaTest",
             "tests/ops/attention/test_gpsa.py::test_sharp_and_gated_it_is_a_convolution_at_any_grid",
             "tests/parity/test_heads_parity.py::test_gpsa_equals_timm",
             "tests/parity/test_heads_parity.py::test_gpsa_starts_as_timm",
+            "tests/models/vision/test_convit.py",
+            "tests/parity/test_convit_parity.py",
             "tests/test_claims.py::test_a_claim_holds",
         ),
         reproduced="sharp and gated it equals a 3 x 3 convolution with 9 heads, inside and, "
-        "repeating the edge, at the border",
+        "repeating the edge, at the border; parameters of all six sizes to the last one",
     ),
     Paper(
         "dcal",

@@ -69,4 +69,24 @@ LEDGER = (
         ),
         reproduced="76 parameters a block: `benchmarks claims kat-parameters`",
     ),
+    Paper(
+        "mlp-mixer",
+        covers="the perceptron over tokens, plain, gated or one map, as an op and as a mixer whose "
+        "weights are resampled to other maps, and the networks S, B, L and H with weights of timm, "
+        "gMixer and ResMLP besides; not the recipes, or the start from JFT-300M",
+        where=(
+            "scanmax.ops.token_mlp",
+            "scanmax.models.mixers.TokenMlp",
+            "scanmax.models.vision.mixer.MlpMixer",
+        ),
+        tests=(
+            "tests/ops/mlp/test_token_mlp.py::TokenMlpTest",
+            "tests/ops/mlp/test_token_mlp.py::test_permuted_patches_are_permuted_weights",
+            "tests/models/vision/test_mixer.py::MixerSuite",
+            "tests/models/vision/test_mixer.py::test_every_published_size_has_its_exact_count",
+            "tests/parity/test_mixer_parity.py",
+            "tests/models/mixers/test_mixers.py",
+        ),
+        reproduced="parameters of S/32 to H/14 to the last one",
+    ),
 )

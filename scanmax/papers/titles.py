@@ -63,6 +63,7 @@ TITLES = {
     "Compression",
     "moe-parallel-folding": "MoE Parallel Folding: Heterogeneous Parallelism Mappings for "
     "Efficient Large-Scale MoE Model Training with Megatron Core",
+    "mlp-mixer": "MLP-Mixer: An all-MLP Architecture for Vision",
     "moh": "MoH: Multi-Head Attention as Mixture-of-Head Attention",
     "mpcvit": "MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with "
     "Heterogeneous Attention",

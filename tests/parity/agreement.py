@@ -1,6 +1,7 @@
 """A scanmax model with a peer's weights: the same logits, the same gradients of everything."""
 
 import functools
+import re
 import types
 
 import flax.linen as nn
@@ -32,10 +33,11 @@ def read_run(path):
     return types.SimpleNamespace(**fields)
 
 
-def assert_agrees(model, run) -> None:
+def assert_agrees(model, run, vanishing: str = r"(?!)") -> None:
     """Loads run.weights and compares logits, parameter gradients and the input gradient.
 
-    Written back in the peer's layout they are what they were, bit for bit.
+    Written back in the peer's layout they are what they were, bit for bit. Gradients of paths like
+    `vanishing` are 0 up to rounding: of both, beside the largest of all.
     """
     variables = load_weights(model, run.weights, run.inputs.shape[1:])
     kept = {name: nn.unbox(tree) for name, tree in variables.items()}
@@ -64,6 +66,10 @@ def assert_agrees(model, run) -> None:
     expected, problems = convert(run.grads, key_table(model).rows, shapes)
     assert not problems, problems
     assert set(actual) == set(expected)
+    bound = tolerances.PARITY * max(np.abs(x).max() for x in expected.values())
+    for path in [path for path in actual if re.fullmatch(vanishing, path)]:
+        largest = max(np.abs(x).max() for x in (actual.pop(path), expected.pop(path)))
+        assert largest < bound, f"{path} has a gradient of {largest:.2e}"
     compare.assert_relative(actual, expected, tolerances.PARITY)
     if is_image:
         compare.assert_relative(gradients[1], run.input_grad, tolerances.PARITY)
@@ -79,6 +85,15 @@ def assert_trains_alike(model, run) -> None:
     after = load_weights(model, {**run.weights, **run.statistics}, run.inputs.shape[1:])
     actual, expected = (dict(named_leaves(tree["batch_stats"])) for tree in (moved, after))
     compare.assert_relative(actual, expected, tolerances.PARITY)
+
+
+def assert_maps_agree(model, run, indices) -> None:
+    """The maps of `features` are the peer's of those numbers."""
+    variables = load_weights(model, run.weights, run.inputs.shape[1:])
+    features = functools.partial(model.apply, method="features")
+    maps = jax.jit(features, compiler_options=COMPILER_OPTIONS)(variables, jnp.asarray(run.inputs))
+    expected = tuple(run.maps[index] for index in indices)
+    compare.assert_relative(maps, expected, tolerances.PARITY)
 
 
 def assert_every_tensor_has_its_place(peers, name) -> None:

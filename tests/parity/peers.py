@@ -27,6 +27,7 @@ class Run:
       input_grad: gradient of the images; None for tokens.
       train_logits: of a model with running averages, its outputs in training mode.
       statistics: its buffers after that step, under its own names.
+      maps: of an image model of timm, [B, Y, X, C] behind each block or stage as it counts them.
     """
 
     weights: dict[str, np.ndarray]
@@ -37,6 +38,7 @@ class Run:
     input_grad: np.ndarray | None
     train_logits: np.ndarray | None = None
     statistics: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    maps: tuple[np.ndarray, ...] = ()
 
 
 def deit(distilled: bool = False, seed: int = 0, dtype=torch.float32, **own) -> Run:
@@ -57,15 +59,27 @@ def convnext(seed: int = 0, dtype=torch.float32) -> Run:
     return _run_images(model, 64, seed, dtype)
 
 
-def image_model(model, size: int, seed: int = 0, dtype=torch.float32, **own) -> Run:
+def image_model(
+    model, size: int, seed: int = 0, dtype=torch.float32, maps: dict | None = None, **own
+) -> Run:
     """Any classifier of timm with ten classes, a name or a class, on square images.
 
-    `own` are its fields; functions behind names may refuse some that classes take.
+    `own` are its fields; functions behind names may refuse some that classes take. `maps` are those
+    of `forward_intermediates`, whose maps the run then has.
     """
     torch.manual_seed(seed)
     if isinstance(model, str):
-        return _run_images(timm.create_model(model, num_classes=10, **own), size, seed, dtype)
-    return _run_images(model(num_classes=10, **own), size, seed, dtype)
+        model = timm.create_model(model, num_classes=10, **own)
+    else:
+        model = model(num_classes=10, **own)
+    run = _run_images(model, size, seed, dtype)
+    if maps is None:
+        return run
+    images = torch.from_numpy(run.inputs).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        found = model.eval().forward_intermediates(images, intermediates_only=True, **maps)
+    found = tuple(x.permute(0, 2, 3, 1).numpy().copy() for x in found)
+    return dataclasses.replace(run, maps=found)
 
 
 def mamba2(

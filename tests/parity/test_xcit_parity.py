@@ -1,4 +1,4 @@
-"""Cross-covariance attention against timm's, weights and gradients."""
+"""XCiT and its attention against timm, weights and gradients."""
 
 import importlib
 
@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tolerances
+from parity.agreement import (
+    assert_agrees,
+    assert_every_tensor_has_its_place,
+    assert_maps_agree,
+    assert_trains_alike,
+)
 
+import scanmax
 from scanmax.models.mixers import create_mixer
 
 pytestmark = pytest.mark.parity
@@ -59,3 +66,23 @@ def test_cross_covariance_equals_timms(peers):
         expected = expected.detach().numpy()
         scale = np.abs(expected).max()
         np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerances.PARITY * scale)
+
+
+@pytest.mark.parametrize("name", ["xcit_nano_12_p8_224", "xcit_tiny_24_p16_224"])
+def test_logits_gradients_and_a_training_step_are_those_of_timm(peers, name):
+    shape = {"depth": 2, "mlp_ratio": 2.0}
+    theirs = {"embed_dim": 16, "num_heads": 2, "cls_attn_layers": 2, **shape}
+    torch = peers.torch
+    run = peers.image_model(name, 48, seed=3, dtype=torch.float64, maps={}, **theirs)
+    with jax.enable_x64(True):
+        double = {"dtype": np.float64, "param_dtype": np.float64}
+        model = scanmax.create_model(name, num_classes=10, dim=16, heads=2, **shape, **double)
+        # The softmax takes away what is added to all keys.
+        assert_agrees(model, run, vanishing=r".*/attention/key/bias")
+        assert_maps_agree(model, run, (0, 1))
+        assert_trains_alike(model, run)
+
+
+@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "xcit_large_24_p8_384"])
+def test_every_tensor_of_a_published_size_has_its_place(peers, name):
+    assert_every_tensor_has_its_place(peers, name)

@@ -61,3 +61,13 @@ def stage_features(patch_size: int, dims: tuple[int, ...]) -> tuple[Feature, ...
     return tuple(
         Feature(f"stage{stage}", patch_size * 2**stage, dim) for stage, dim in enumerate(dims)
     )
+
+
+def quarter_blocks(depth: int) -> tuple[int, ...]:
+    """The last block of each quarter of the depth."""
+    return tuple(sorted({max(0, depth * part // 4 - 1) for part in (1, 2, 3, 4)}))
+
+
+def quarter_features(depth: int, patch_size: int, dim: int) -> tuple[Feature, ...]:
+    """Name, stride and channels of the maps behind each quarter of equal blocks."""
+    return tuple(Feature(f"block_{index:02d}", patch_size, dim) for index in quarter_blocks(depth))

@@ -28,6 +28,7 @@ class Pyramid(MapHost):
       dims: channels of each stage.
       depths: blocks of each stage.
       heads: heads of each stage.
+      mlp_ratio: width of the MLPs over the stage's, one or one per stage.
       mixer: a name of MIXERS, or one per stage.
       mixer_options: for any mixer's name, fields of its module.
       patch_size: stride of the stem, a power of two where it overlaps.
@@ -43,7 +44,7 @@ class Pyramid(MapHost):
     dims: tuple[int, ...] = (64, 128, 256, 512)
     depths: tuple[int, ...] = (2, 2, 6, 2)
     heads: tuple[int, ...] = (2, 4, 8, 16)
-    mlp_ratio: float = 4.0
+    mlp_ratio: float | tuple[float, ...] = 4.0
     mixer: str | tuple[str, ...] = "attention"
     mixer_options: Mapping[str, Mapping[str, Any]] | None = None
     patch_size: int = 4
@@ -82,11 +83,11 @@ class Pyramid(MapHost):
                 block=self.block_type,
                 prefix=f"stage{stage}_block",
             )
-            x = tokens.reshape(x.shape)
+            x = self.end_stage(tokens.reshape(x.shape), stage)
             maps.append(x)
         if as_maps:
             return tuple(maps)
-        return self.classify(jnp.mean(self.create_norm("norm")(x), axis=(1, 2)), train)
+        return self.classify(jnp.mean(self.last_norm(x), axis=(1, 2)), train)
 
     @property
     def block_type(self) -> type[nn.Module]:
@@ -97,6 +98,16 @@ class Pyramid(MapHost):
     def create_norm(self, name: str) -> nn.Module:
         """A norm of the model's kind."""
         return create_norm(self.norm, epsilon=self.norm_epsilon, name=name, **self.dtypes)
+
+    @nn.nowrap
+    def end_stage(self, x: Float[Array, "B Y X C"], stage: int) -> Float[Array, "B Y X C"]:
+        """What a stage hands on, the map of `features`."""
+        return x
+
+    @nn.nowrap
+    def last_norm(self, x: Float[Array, "B Y X C"]) -> Float[Array, "B Y X C"]:
+        """The norm in front of the pooling."""
+        return self.create_norm("norm")(x)
 
     @nn.nowrap
     def stem(self, images: Float[Array, "B Yi Xi C"], train: bool) -> Float[Array, "B Y X D"]:
@@ -136,10 +147,15 @@ class Pyramid(MapHost):
     @nn.nowrap
     def block_fields(self, stage: int) -> list[dict[str, Any]]:
         """The fields of each block of a stage."""
+        ratio = self.mlp_ratio
+        if isinstance(ratio, tuple):
+            if len(ratio) != len(self.dims):
+                raise UserError(f"mlp_ratio={ratio}: expected one or {len(self.dims)} numbers")
+            ratio = ratio[stage]
         fields = {
             "mixer": names_per_block(self.mixer, len(self.dims))[stage],
             "heads": self.heads[stage],
-            "mlp_hidden": round(self.dims[stage] * self.mlp_ratio),
+            "mlp_hidden": round(self.dims[stage] * ratio),
             "mixer_options": self.mixer_options,
             "norm": self.norm,
             "norm_epsilon": self.norm_epsilon,

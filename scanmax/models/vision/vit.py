@@ -23,13 +23,14 @@ from scanmax.models.layers import (
     normal_init,
     partitioned,
 )
+from scanmax.models.parts.positions import FourierPositions, learned_positions
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
+from scanmax.models.vision.map_host import quarter_blocks, quarter_features
 from scanmax.models.vision.token_reduction import ReducingBlock, TokenReduction
 
 POOLS = ("token", "avg")
 POSITIONS = ("learned", "sincos", "fourier", "none")
-FOURIER_WIDTH = 64
 
 
 class VisionTransformer(nn.Module):
@@ -178,23 +179,15 @@ class VisionTransformer(nn.Module):
             table = ops.sincos_2d(grid, self.dim)
             table = jnp.pad(table, ((self.prefix_tokens, 0), (0, 0)))
         elif self.positions == "fourier":
-            table = Dense(
-                self.dim,
-                (None, "embed"),
-                name="pos_projection",
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-            )(ops.fourier_positions(grid, FOURIER_WIDTH))
-            table = jnp.pad(table, ((self.prefix_tokens, 0), (0, 0)))
+            dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+            project = FourierPositions(self.dim, (None, "embed"), name="pos_projection", **dtypes)
+            table = jnp.pad(project(grid), ((self.prefix_tokens, 0), (0, 0)))
         else:
             size = self.img_size
             rows, columns = (size, size) if isinstance(size, int) else size
             fitted = (rows // self.patch_size, columns // self.patch_size)
             prefix = 0 if self.no_embed_class else self.prefix_tokens
-            shape = (prefix + fitted[0] * fitted[1], self.dim)
-            init = partitioned(normal_init, (None, "embed"))
-            table = self.param("pos_embed", init, shape, self.param_dtype)
-            table = ops.resample_positions(table, fitted, grid, prefix_tokens=prefix)
+            table = learned_positions(self, self.dim, fitted, grid, prefix_tokens=prefix)
             table = jnp.pad(table, ((self.prefix_tokens - prefix, 0), (0, 0)))
         return x + table.astype(x.dtype)[None]
 
@@ -292,15 +285,12 @@ class VisionTransformer(nn.Module):
     @nn.nowrap
     def feature_blocks(self) -> tuple[int, ...]:
         """The last block of each quarter of the depth."""
-        return tuple(sorted({max(0, self.depth * part // 4 - 1) for part in (1, 2, 3, 4)}))
+        return quarter_blocks(self.depth)
 
     @nn.nowrap
     def feature_info(self) -> tuple[Feature, ...]:
         """Name, stride and channels of the maps of `features`."""
-        return tuple(
-            Feature(f"block_{index:02d}", self.patch_size, self.dim)
-            for index in self.feature_blocks()
-        )
+        return quarter_features(self.depth, self.patch_size, self.dim)
 
 
 # Width, depth, heads, and the MLP's width over the model's.

@@ -179,7 +179,9 @@ def key_table(model: nn.Module) -> KeyTable:
     if importlib.util.find_spec(name) is None:
         # Our own files need no table, and every head of ours has this name.
         return KeyTable((), head=r"params/head/.*")
-    return importlib.import_module(name).TABLE
+    table = importlib.import_module(name).TABLE
+    # A function where names follow from the model's sizes.
+    return table(model) if callable(table) else table
 
 
 def _example(model: nn.Module, input_shape: Sequence[int] | None) -> jax.ShapeDtypeStruct:

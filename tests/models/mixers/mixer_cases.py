@@ -245,6 +245,7 @@ CASES = {
     "tensor": MixerCase(
         order="permutation", causal=True, generates=({}, {"degree": 2, "bound": 1.0})
     ),
+    "token_mlp": MixerCase(options={"token_grid": (3, 4), "hidden": 4}, depth=2),
     "visual_tokens": MixerCase(options={"tokens": 3}, order="permutation"),
     "window": MixerCase(
         options={"window_size": 2},

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import Dense, ones_init, partitioned
+from scanmax.models.layers import Dense, ones_init, partitioned, zeros_init
 from scanmax.models.mixers.base import Mixer
 
 
@@ -38,7 +38,9 @@ class Gpsa(Mixer):
     Attributes:
       locality_strength: how sharply the taps look at first; the paper's alpha.
       qkv_bias: biases of queries, keys and values; None is as use_bias. The released model has
-        none, and one on the position scores besides, which the softmax cancels.
+        none.
+      position_bias: a bias of each head's scores of places, as the released model has. The softmax
+        cancels it: it is kept with the other weights, and never read.
     """
 
     formula: ClassVar[str] = (
@@ -49,6 +51,7 @@ class Gpsa(Mixer):
 
     locality_strength: float = 1.0
     qkv_bias: bool | None = None
+    position_bias: bool = False
 
     @nn.compact
     def __call__(
@@ -74,6 +77,9 @@ class Gpsa(Mixer):
         )(x)
         init = partitioned(tap_init(self.locality_strength), ("heads", None))
         position = self.param("position", init, (heads, 3), self.param_dtype)
+        if self.position_bias:
+            zeros = partitioned(zeros_init, ("heads",))
+            self.param("position_bias", zeros, (heads,), self.param_dtype)
         gate = self.param("gate", partitioned(ones_init, ("heads",)), (heads,), self.param_dtype)
         query, key = both[:, :, 0], both[:, :, 1]
         keywords = {"grid": grid, "prefix_tokens": self.prefix_tokens}

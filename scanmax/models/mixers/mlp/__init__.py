@@ -1,0 +1,1 @@
+"""Mixers over `scanmax.ops.mlp`."""

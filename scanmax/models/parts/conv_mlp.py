@@ -1,0 +1,44 @@
+"""An MLP whose hidden layer is convolved over the grid, so that it knows places."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scanmax.models.layers import Conv, Dense, activation, constrain_last
+
+# torch's fan out of one channel with gain 2, as PVTv2 draws it: 9 taps.
+depthwise_init = nn.initializers.normal((2 / 9) ** 0.5)
+
+
+class ConvMlp(nn.Module):
+    """Dense, depthwise 3x3 convolution, activation, Dense, on tokens of a grid.
+
+    Attributes:
+      hidden: width between.
+      first_relu: a ReLU in front of the convolution, as in linear PVTv2.
+    """
+
+    hidden: int
+    activation: str = "gelu"
+    first_relu: bool = False
+    use_bias: bool = True
+    dropout_rate: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], grid: tuple[int, int], train: bool = False
+    ) -> Float[Array, "B T D"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        options, width = {"use_bias": self.use_bias, **dtypes}, self.hidden
+        y = Dense(width, ("embed", "mlp"), name="fc1", **options)(x)
+        y = constrain_last(y, "mlp")
+        y = nn.relu(y) if self.first_relu else y
+        conv = Conv(width, 3, groups=width, kernel_init=depthwise_init, name="conv", **options)
+        y = conv(y.reshape(y.shape[0], *grid, width)).reshape(y.shape)
+        y = nn.Dropout(self.dropout_rate, deterministic=not train)(activation(self.activation)(y))
+        y = Dense(x.shape[-1], ("mlp", "embed"), name="fc2", **options)(y)
+        return nn.Dropout(self.dropout_rate, deterministic=not train)(y)

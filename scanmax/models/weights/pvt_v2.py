@@ -1,0 +1,61 @@
+"""PVTv2: the names of timm and of the original release."""
+
+from collections.abc import Callable
+
+from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear
+
+# The release counts stages from 1, and a stage's patches to it.
+_BLOCK = r"(?:stages\.(\d)\.blocks|block(\d))\.(\d+)\."
+_DOWN = r"(?:stages\.(\d)\.downsample|patch_embed([2-4]))\."
+
+
+def _stage(ours: int | str, theirs: int | str) -> int:
+    """Number of the stage; whichever of the two groups did not take part is empty."""
+    return ours if theirs == "" else int(theirs) - 1
+
+
+def _block(tail: str) -> Callable[..., str]:
+    def path(ours, theirs, index: int, *rest: int) -> str:
+        return f"params/stage{_stage(ours, theirs)}_block_{index:02d}/{tail.format(*rest)}"
+
+    return path
+
+
+def _named(pattern: str) -> Callable[..., str]:
+    return lambda ours, theirs: f"params/{pattern.format(_stage(ours, theirs))}"
+
+
+TABLE = KeyTable(
+    rows=(
+        Row(r"patch_embed1?\.proj\.weight", "params/patch_embed/kernel", conv),
+        Row(r"patch_embed1?\.proj\.bias", "params/patch_embed/bias"),
+        Row(r"patch_embed1?\.norm\.weight", "params/patch_embed_norm/scale"),
+        Row(r"patch_embed1?\.norm\.bias", "params/patch_embed_norm/bias"),
+        Row(_DOWN + r"proj\.weight", _named("downsample{0}/kernel"), conv),
+        Row(_DOWN + r"proj\.bias", _named("downsample{0}/bias")),
+        Row(_DOWN + r"norm\.weight", _named("downsample{0}_norm/scale")),
+        Row(_DOWN + r"norm\.bias", _named("downsample{0}_norm/bias")),
+        Row(r"(?:stages\.(\d)\.norm|norm(\d))\.weight", _named("stage{0}_norm/scale")),
+        Row(r"(?:stages\.(\d)\.norm|norm(\d))\.bias", _named("stage{0}_norm/bias")),
+        Row(_BLOCK + r"norm([12])\.weight", _block("norm{0}/scale")),
+        Row(_BLOCK + r"norm([12])\.bias", _block("norm{0}/bias")),
+        Row(_BLOCK + r"attn\.q\.weight", _block("mixer/query/kernel"), linear),
+        Row(_BLOCK + r"attn\.q\.bias", _block("mixer/query/bias"), bias),
+        Row(_BLOCK + r"attn\.kv\.weight", _block("mixer/key_value/kernel"), linear),
+        Row(_BLOCK + r"attn\.kv\.bias", _block("mixer/key_value/bias"), bias),
+        Row(_BLOCK + r"attn\.proj\.weight", _block("mixer/out/kernel"), linear),
+        Row(_BLOCK + r"attn\.proj\.bias", _block("mixer/out/bias")),
+        Row(_BLOCK + r"attn\.sr\.weight", _block("mixer/reduce/kernel"), conv),
+        Row(_BLOCK + r"attn\.sr\.bias", _block("mixer/reduce/bias")),
+        Row(_BLOCK + r"attn\.norm\.weight", _block("mixer/norm/scale")),
+        Row(_BLOCK + r"attn\.norm\.bias", _block("mixer/norm/bias")),
+        Row(_BLOCK + r"mlp\.fc([12])\.weight", _block("mlp/fc{0}/kernel"), linear),
+        Row(_BLOCK + r"mlp\.fc([12])\.bias", _block("mlp/fc{0}/bias")),
+        Row(_BLOCK + r"mlp\.dwconv\.(?:dwconv\.)?weight", _block("mlp/conv/kernel"), conv),
+        Row(_BLOCK + r"mlp\.dwconv\.(?:dwconv\.)?bias", _block("mlp/conv/bias")),
+        Row(r"head\.weight", "params/head/kernel", linear),
+        Row(r"head\.bias", "params/head/bias"),
+    ),
+    head=r"params/head/.*",
+    stem=r"params/patch_embed/kernel",
+)
