@@ -248,7 +248,8 @@ def apply_blocks(
     Raises:
       UserError: an unknown remat policy, or layers to scan that differ.
     """
-    block = _rematerialised(block, remat, scan_layers)
+    # Arguments count from self: grid and train are static.
+    block = rematerialised(block, remat, static=(4, 5), scanned=scan_layers)
     packed = () if segment_ids is None else (segment_ids,)
     if scan_layers:
         given = (grid, train, *packed)
@@ -266,17 +267,33 @@ def apply_blocks(
     return x, kept, None if states is None else tuple(new_states)
 
 
-def _rematerialised(block, remat, scan_layers):
+def rematerialised(
+    module: type[nn.Module],
+    remat: bool | str,
+    *,
+    static: tuple[int, ...] = (2,),
+    scanned: bool = False,
+) -> type[nn.Module]:
+    """The module's class, its activations recomputed in the backward pass where `remat` says so.
+
+    Args:
+      module: a class of modules, (x, train) unless `static` says otherwise.
+      remat: whether; a string names a jax.checkpoint_policies entry that says what is kept.
+      static: arguments that are no arrays, counted from self.
+      scanned: the module runs inside a scan, where XLA merges nothing anyway.
+
+    Raises:
+      UserError: an unknown policy.
+    """
     if not remat:
-        return block
+        return module
     policy = None
     if isinstance(remat, str):
         policies = [name for name in dir(jax.checkpoint_policies) if not name.startswith("_")]
         if remat not in policies:
             raise UserError(f"unknown remat policy {remat!r}; {suggest(remat, policies, 20)}")
         policy = getattr(jax.checkpoint_policies, remat)
-    # Arguments count from self: grid and train are static. Inside a scan XLA merges nothing.
-    return nn.remat(block, policy=policy, static_argnums=(4, 5), prevent_cse=not scan_layers)
+    return nn.remat(module, policy=policy, static_argnums=static, prevent_cse=not scanned)
 
 
 def _scan_blocks(block, blocks, x, rates, states, given, keep, prefix):

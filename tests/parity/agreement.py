@@ -70,6 +70,15 @@ def assert_trains_alike(model, run) -> None:
     compare.assert_relative(actual, expected, tolerances.PARITY)
 
 
+def assert_maps_agree(model, run) -> None:
+    """The feature maps, which are those that timm gives, and no others."""
+    variables = load_weights(model, run.weights, run.inputs.shape[1:])
+    features = functools.partial(model.apply, method="features")
+    maps = jax.jit(features, compiler_options=COMPILER_OPTIONS)(variables, jnp.asarray(run.inputs))
+    assert [x.shape for x in maps] == [x.shape for x in run.maps]
+    compare.assert_relative(list(maps), list(run.maps), tolerances.PARITY)
+
+
 def assert_every_tensor_has_its_place(peers, name) -> None:
     """Names and shapes of timm's model of that name against ours, without a number."""
     model, info = scanmax.create_model(name), scanmax.model_info(name)

@@ -27,6 +27,7 @@ class Run:
       input_grad: gradient of the images; None for tokens.
       train_logits: of a model with running averages, its outputs in training mode.
       statistics: its buffers after that step, under its own names.
+      maps: of a model that gives them, its feature maps in evaluation mode, [B, Y, X, C].
     """
 
     weights: dict[str, np.ndarray]
@@ -37,6 +38,7 @@ class Run:
     input_grad: np.ndarray | None
     train_logits: np.ndarray | None = None
     statistics: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    maps: tuple[np.ndarray, ...] = ()
 
 
 def deit(distilled: bool = False, seed: int = 0, dtype=torch.float32, **own) -> Run:
@@ -192,6 +194,10 @@ def _run(model: torch.nn.Module, inputs: torch.Tensor, seed: int, dtype, call) -
 
     weights = {name: array(value) for name, value in model.state_dict().items()}
     trained = {}
+    if is_image and hasattr(model, "forward_intermediates"):
+        with torch.no_grad():
+            maps = model.forward_intermediates(inputs, intermediates_only=True)
+        trained["maps"] = tuple(image(x) for x in maps)
     if any(name.endswith("running_mean") for name in weights):
         trained["train_logits"] = array(model.train()(inputs))
         trained["statistics"] = {name: array(buffer) for name, buffer in model.named_buffers()}

@@ -209,12 +209,16 @@ def _family(model: nn.Module) -> str:
 
 
 def key_table(model: nn.Module) -> KeyTable:
-    """The key table is the module of this package named like the family's file."""
+    """The key table is in the module of this package named like the family's file.
+
+    Where names depend on a model's depths the module has a function `table(model)`, else `TABLE`.
+    """
     name = f"scanmax.models.weights.{_family(model)}"
     if importlib.util.find_spec(name) is None:
         # Our own files need no table, and every head of ours has this name.
         return KeyTable((), head=r"params/head/.*")
-    return importlib.import_module(name).TABLE
+    module = importlib.import_module(name)
+    return module.table(model) if hasattr(module, "table") else module.TABLE
 
 
 def _example(model: nn.Module, input_shape: Sequence[int] | None) -> jax.ShapeDtypeStruct:
