@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from scanmax.errors import UserError, suggest
@@ -211,7 +212,7 @@ def names_per_block(mixer: str | Sequence[str], depth: int) -> tuple[str, ...]:
 def apply_blocks(
     blocks: Sequence[Mapping[str, Any]],
     x: Float[Array, "B T D"],
-    rates: Sequence[float],
+    rates: Sequence[float | Sequence[float]],
     *,
     states: Any = None,
     grid: tuple[int, int] | None = None,
@@ -228,7 +229,7 @@ def apply_blocks(
     Args:
       blocks: the fields of each block.
       x: [B, T, D] tokens, or maps where the block takes them.
-      rates: drop path rate of each block.
+      rates: drop path rate of each block, or what it takes for one.
       states: one mixer state per block (stacked where layers are scanned), or None.
       grid: passed to every block.
       train: passed to every block.
@@ -300,7 +301,7 @@ def _scan_blocks(block, blocks, x, rates, states, given, keep, prefix):
     if any(fields != blocks[0] for fields in blocks):
         raise UserError("scan_layers=True needs equal blocks; this model mixes several kinds.")
     _, train, *_ = given
-    rates = jnp.asarray(rates, x.dtype) if train and any(rates) else None
+    rates = jnp.asarray(rates, x.dtype) if train and np.any(rates) else None
 
     def body(layer, x, inputs):
         rate, state = inputs

@@ -41,6 +41,7 @@ FAMILY_MODULES = (
     "vision.msvmamba",
     "vision.pyramid",
     "vision.resnet",
+    "vision.swin",
     "vision.vgg",
     "vision.vit",
     "vision.vssd",
