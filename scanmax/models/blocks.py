@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from scanmax.errors import UserError, suggest
@@ -218,7 +219,7 @@ def names_per_block(mixer: str | Sequence[str], depth: int) -> tuple[str, ...]:
 def apply_blocks(
     blocks: Sequence[Mapping[str, Any]],
     x: Float[Array, "B T D"],
-    rates: Sequence[float],
+    rates: Sequence[float | Sequence[float]],
     *,
     states: Any = None,
     grid: tuple[int, int] | None = None,
@@ -235,7 +236,7 @@ def apply_blocks(
     Args:
       blocks: the fields of each block.
       x: [B, T, D] tokens, or maps where the block takes them.
-      rates: drop path rate of each block.
+      rates: drop path rate of each block, or what it takes for one.
       states: one mixer state per block (stacked where layers are scanned), or None.
       grid: passed to every block.
       train: passed to every block.
@@ -255,7 +256,8 @@ def apply_blocks(
     Raises:
       UserError: an unknown remat policy, or layers to scan that differ.
     """
-    block = _rematerialised(block, remat, scan_layers)
+    # Arguments count from self: grid and train are static.
+    block = rematerialised(block, remat, static=(4, 5), scanned=scan_layers)
     packed = () if segment_ids is None else (segment_ids,)
     if scan_layers:
         given = (grid, train, *packed)
@@ -273,24 +275,40 @@ def apply_blocks(
     return x, kept, None if states is None else tuple(new_states)
 
 
-def _rematerialised(block, remat, scan_layers):
+def rematerialised(
+    module: type[nn.Module],
+    remat: bool | str,
+    *,
+    static: tuple[int, ...] = (2,),
+    scanned: bool = False,
+) -> type[nn.Module]:
+    """The module's class, its activations recomputed in the backward pass where `remat` says so.
+
+    Args:
+      module: a class of modules, (x, train) unless `static` says otherwise.
+      remat: whether; a string names a jax.checkpoint_policies entry that says what is kept.
+      static: arguments that are no arrays, counted from self.
+      scanned: the module runs inside a scan, where XLA merges nothing anyway.
+
+    Raises:
+      UserError: an unknown policy.
+    """
     if not remat:
-        return block
+        return module
     policy = None
     if isinstance(remat, str):
         policies = [name for name in dir(jax.checkpoint_policies) if not name.startswith("_")]
         if remat not in policies:
             raise UserError(f"unknown remat policy {remat!r}; {suggest(remat, policies, 20)}")
         policy = getattr(jax.checkpoint_policies, remat)
-    # Arguments count from self: grid and train are static. Inside a scan XLA merges nothing.
-    return nn.remat(block, policy=policy, static_argnums=(4, 5), prevent_cse=not scan_layers)
+    return nn.remat(module, policy=policy, static_argnums=static, prevent_cse=not scanned)
 
 
 def _scan_blocks(block, blocks, x, rates, states, given, keep, prefix):
     if any(fields != blocks[0] for fields in blocks):
         raise UserError("scan_layers=True needs equal blocks; this model mixes several kinds.")
     _, train, *_ = given
-    rates = jnp.asarray(rates, x.dtype) if train and any(rates) else None
+    rates = jnp.asarray(rates, x.dtype) if train and np.any(rates) else None
 
     def body(layer, x, inputs):
         rate, state = inputs

@@ -44,6 +44,8 @@ FAMILY_MODULES = (
     "vision.pvt_v2",
     "vision.pyramid",
     "vision.resnet",
+    "vision.swin",
+    "vision.vgg",
     "vision.vit",
     "vision.vssd",
     "vision.xcit",

@@ -101,6 +101,7 @@ TITLES = {
     "Million-Scale Dependencies",
     "unireplknet": "UniRepLKNet: A Universal Perception Large-Kernel ConvNet for Audio, Video, "
     "Point Cloud, Time-Series and Image Recognition",
+    "vgg": "Very Deep Convolutional Networks for Large-Scale Image Recognition",
     "visual-transformer-vt": "Visual Transformers: Token-based Image Representation and "
     "Processing for Computer Vision",
     "vit-performs-convolution": "Can Vision Transformers Perform Convolution?",

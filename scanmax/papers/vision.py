@@ -46,4 +46,19 @@ LEDGER = (
         ),
         reproduced="parameters of all eight models to the last one; GFLOPs of Ti, S, B",
     ),
+    Paper(
+        "vgg",
+        covers="the configurations A, B, D and E, with batch norms too, the wide layers over maps "
+        "of any size, weights of timm and torchvision; not C, the local response norm of A, or the "
+        "recipe with its jitter of scales",
+        where=("scanmax.models.vision.vgg.Vgg",),
+        tests=(
+            "tests/models/vision/test_vgg.py::VggSuite",
+            "tests/models/vision/test_vgg.py::test_names_of_torchvision",
+            "tests/parity/test_vgg_parity.py",
+        ),
+        reproduced="parameters of all four to the last one; n stacked 3x3 convolutions see 2n + 1 "
+        "pixels: tests/models/vision/test_vgg.py::"
+        "test_stacked_convolutions_see_two_pixels_more_each",
+    ),
 )

@@ -87,13 +87,14 @@ def assert_trains_alike(model, run) -> None:
     compare.assert_relative(actual, expected, tolerances.PARITY)
 
 
-def assert_maps_agree(model, run, indices) -> None:
-    """The maps of `features` are the peer's of those numbers."""
+def assert_maps_agree(model, run, indices=None) -> None:
+    """The maps of `features` are the peer's: of these numbers, or all that it gives."""
     variables = load_weights(model, run.weights, run.inputs.shape[1:])
     features = functools.partial(model.apply, method="features")
     maps = jax.jit(features, compiler_options=COMPILER_OPTIONS)(variables, jnp.asarray(run.inputs))
-    expected = tuple(run.maps[index] for index in indices)
-    compare.assert_relative(maps, expected, tolerances.PARITY)
+    expected = [run.maps[index] for index in indices or range(len(run.maps))]
+    assert [x.shape for x in maps] == [x.shape for x in expected]
+    compare.assert_relative(list(maps), expected, tolerances.PARITY)
 
 
 def assert_every_tensor_has_its_place(peers, name) -> None:

@@ -206,6 +206,10 @@ def _run(model: torch.nn.Module, inputs: torch.Tensor, seed: int, dtype, call) -
 
     weights = {name: array(value) for name, value in model.state_dict().items()}
     trained = {}
+    if is_image and hasattr(model, "forward_intermediates"):
+        with torch.no_grad():
+            maps = model.forward_intermediates(inputs, intermediates_only=True)
+        trained["maps"] = tuple(image(x) for x in maps)
     if any(name.endswith("running_mean") for name in weights):
         trained["train_logits"] = array(model.train()(inputs))
         trained["statistics"] = {name: array(buffer) for name, buffer in model.named_buffers()}

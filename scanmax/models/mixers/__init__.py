@@ -181,3 +181,15 @@ def options_of(
         if name not in MIXERS:
             raise UserError(f"mixer_options: unknown mixer {name!r}; {suggest(name, MIXERS)}")
     return (mixer_options or {}).get(kind, {})
+
+
+def with_defaults(
+    own: Mapping[str, Mapping[str, Any]], mixer_options: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, Mapping[str, Any]]:
+    """A host's own fields by the names of mixers, where `mixer_options` does not say otherwise.
+
+    >>> with_defaults({"window": {"window_size": 7}}, {"window": {"shift": 2}, "xca": {}})
+    {'window': {'window_size': 7, 'shift': 2}, 'xca': {}}
+    """
+    given = dict(mixer_options or {})
+    return {name: {**own.get(name, {}), **given.get(name, {})} for name in {**own, **given}}

@@ -16,6 +16,7 @@ class ConvNorm(nn.Module):
     """activation(norm(conv(x))).
 
     Attributes:
+      use_norm: without it the activation follows the convolution.
       padding: as in `Conv`; None keeps the size at stride 1, k // 2 on every side.
       activation: a name of ACTIVATIONS, or None.
       norm_momentum: weight of the old average at each training step; torch's momentum is the rest.
@@ -29,6 +30,7 @@ class ConvNorm(nn.Module):
     padding: str | int | tuple[tuple[int, int], tuple[int, int]] | None = None
     groups: int = 1
     use_bias: bool = False
+    use_norm: bool = True
     activation: str | None = "relu"
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
@@ -58,12 +60,13 @@ class ConvNorm(nn.Module):
             name="conv",
             **dtypes,
         )(x)
-        x = BatchNorm(
-            self.norm_epsilon,
-            self.norm_momentum,
-            frozen_statistics=self.frozen_statistics,
-            scale_init=self.scale_init,
-            name="norm",
-            **dtypes,
-        )(x, train)
+        if self.use_norm:
+            x = BatchNorm(
+                self.norm_epsilon,
+                self.norm_momentum,
+                frozen_statistics=self.frozen_statistics,
+                scale_init=self.scale_init,
+                name="norm",
+                **dtypes,
+            )(x, train)
         return x if self.activation is None else activation(self.activation)(x)

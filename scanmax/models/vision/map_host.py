@@ -11,24 +11,20 @@ from scanmax.models.registry import Feature
 from scanmax.models.taps import tap
 
 
-class MapHost(nn.Module):
+class PlainHost(nn.Module):
     """A network whose `forward(images, train, as_maps)` gives logits, or the maps of `features`.
 
     Attributes:
       num_classes: width of the head; 0 gives the pooled features [B, C].
-      drop_path_rate: of the last block; earlier ones have less.
       dropout_rate: before the head.
       remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
-      scan_layers: compile one block for equal ones; parameters are stacked (blocks.stack_blocks).
     """
 
     num_classes: int = 1000
-    drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool | str = False
-    scan_layers: bool = False
 
     def __call__(self, images: Float[Array, "B Yi Xi C"], train: bool = False):
         """Logits [B, classes], or pooled features [B, C] without a head."""
@@ -54,6 +50,27 @@ class MapHost(nn.Module):
             return x
         axes = ("embed", "classes")
         return Dense(self.num_classes, axes, name="head", **head, **self.dtypes)(x)
+
+
+class MapHost(PlainHost):
+    """A `PlainHost` of residual blocks, many of them equal.
+
+    Attributes:
+      drop_path_rate: of the last block; earlier ones have less.
+      scan_layers: compile one block for equal ones; parameters are stacked (blocks.stack_blocks).
+    """
+
+    drop_path_rate: float = 0.0
+    scan_layers: bool = False
+
+
+def check_size(images: Float[Array, "B Yi Xi C"], least: int) -> None:
+    """Refuses images of which a network would leave no pixel."""
+    if images.ndim != 4 or min(images.shape[1:3]) < least:
+        raise ValueError(
+            f"images have shape {images.shape}; expected [B, Y, X, C] of at least {least} pixels "
+            "a side."
+        )
 
 
 def stage_features(patch_size: int, dims: tuple[int, ...]) -> tuple[Feature, ...]:

@@ -72,10 +72,14 @@ class Pyramid(MapHost):
             if stage:
                 x = self.downsample(x, stage, train)
             first, grid = sum(self.depths[:stage]), x.shape[1:3]
+            blocks, own_rates = self.block_fields(stage), rates[first : first + depth]
+            layers = depth // len(blocks)
+            if layers > 1:
+                own_rates = [own_rates[i : i + layers] for i in range(0, depth, layers)]
             tokens, _, _ = apply_blocks(
-                self.block_fields(stage),
+                blocks,
                 jax.lax.collapse(x, 1, 3),
-                rates[first : first + depth],
+                own_rates,
                 grid=grid,
                 train=train,
                 remat=self.remat,
@@ -146,7 +150,10 @@ class Pyramid(MapHost):
 
     @nn.nowrap
     def block_fields(self, stage: int) -> list[dict[str, Any]]:
-        """The fields of each block of a stage."""
+        """The fields of each block of a stage.
+
+        Blocks may hold several layers, as many each; they then get a drop path rate for each.
+        """
         ratio = self.mlp_ratio
         if isinstance(ratio, tuple):
             if len(ratio) != len(self.dims):

@@ -15,6 +15,7 @@ import jax
 from jaxtyping import Array, Float
 
 from scanmax.models.layers import BatchNorm, Conv, fan_in_uniform
+from scanmax.models.mixers import with_defaults
 from scanmax.models.registry import Variant, register_family
 from scanmax.models.vision.pyramid import Pyramid
 
@@ -85,8 +86,7 @@ class Vssd(Pyramid):
             "nc_ssd": {"state_size": self.state_size, "expand": self.expand, "use_bias": False},
             "attention": {"qkv_bias": False},
         }
-        given = dict(self.mixer_options or {})
-        options = {name: {**own.get(name, {}), **given.get(name, {})} for name in {*own, *given}}
+        options = with_defaults(own, self.mixer_options)
         return [{**fields, "mixer_options": options} for fields in super().block_fields(stage)]
 
 

@@ -9,7 +9,7 @@ from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear
 _BLOCK = r"blocks\.(\d+)\."
 
 
-def TABLE(model: nn.Module) -> KeyTable:
+def table(model: nn.Module) -> KeyTable:
     """The rows; blocks with the class token are counted on from those without."""
 
     def block(tail: str) -> Callable[..., str]:

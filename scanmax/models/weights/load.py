@@ -56,7 +56,8 @@ def load_weights(
         orbax checkpoint; a hub id "owner/name" or "owner/name@revision"; or a mapping of arrays.
       input_shape: shape of one example, (Y, X, C) or (T,); by default the model's own size.
       adapt: what may differ, any of "head" (a head of other width starts afresh, a head that the
-        model lacks is dropped), "positions" (resampled to the model's grid) and "input_channels"
+        model lacks is dropped), "positions" (resampled to the model's grid or window) and
+        "input_channels"
         (one channel becomes the sum; more repeat, keeping the scale).
       position_grid: (Y, X), the grid that the source's positions lie on, for "positions". A table
         does not tell it: None takes it for a square, and as it is where it has as many places as
@@ -174,14 +175,16 @@ def _family(model: nn.Module) -> str:
 
 
 def key_table(model: nn.Module) -> KeyTable:
-    """The key table is the module of this package named like the family's file."""
+    """The key table is in the module of this package named like the family's file.
+
+    Where names depend on a model's depths the module has a function `table(model)`, else `TABLE`.
+    """
     name = f"scanmax.models.weights.{_family(model)}"
     if importlib.util.find_spec(name) is None:
         # Our own files need no table, and every head of ours has this name.
         return KeyTable((), head=r"params/head/.*")
-    table = importlib.import_module(name).TABLE
-    # A function where names follow from the model's sizes.
-    return table(model) if callable(table) else table
+    module = importlib.import_module(name)
+    return module.table(model) if hasattr(module, "table") else module.TABLE
 
 
 def _example(model: nn.Module, input_shape: Sequence[int] | None) -> jax.ShapeDtypeStruct:
@@ -253,6 +256,7 @@ def _adapters(
         patch = getattr(model, "patch_size", 1)
         grid = tuple(side // patch for side in size)
         chosen.append((table.positions, lambda x, shape: _resampled(x, shape, grid, position_grid)))
+        chosen.append((table.relative_positions, _resampled_differences))
     if "input_channels" in adapt:
         chosen.append((table.stem, _channels))
     return {
@@ -306,6 +310,14 @@ def _resampled(
     return np.asarray(table).reshape(shape)
 
 
+def _resampled_differences(x: np.ndarray, shape: Shape) -> np.ndarray:
+    """A table [H, 2 w - 1, 2 w' - 1] over differences in a window, for a window of other sides."""
+    if x.ndim != 3 or x.shape[0] != shape[0]:
+        raise ValueError(f"has shape {tuple(x.shape)}, ours is {tuple(shape)}")
+    flat = jnp.asarray(x).reshape(x.shape[0], -1, 1)
+    return np.asarray(ops.resample_positions(flat, x.shape[1:], shape[1:])).reshape(shape)
+
+
 def _channels(x: np.ndarray, shape: Shape) -> np.ndarray:
     """A kernel [ky, kx, C, out] for another number of channels, keeping the scale of its sums."""
     have, want = x.shape[2], shape[2]
@@ -357,6 +369,7 @@ def _report(
     hints: list[tuple[str, str, Callable[[str], bool]]] = [
         ("head", table.head, lambda line: True),
         ("positions", table.positions, lambda line: "has shape" in line),
+        ("positions", table.relative_positions, lambda line: "has shape" in line),
         ("input_channels", table.stem, lambda line: "has shape" in line),
     ]
     lines = []

@@ -53,6 +53,19 @@ def pointwise(x: np.ndarray, shape: Shape) -> np.ndarray:
     return matrix.T.reshape(shape)
 
 
+def relative_bias(x: np.ndarray, shape: Shape | None) -> np.ndarray:
+    """Swin's [(2 w - 1) (2 w' - 1), H] to [H, 2 w - 1, 2 w' - 1].
+
+    Places there are differences of query less key, here of key less query. Without a shape the
+    window is taken for a square.
+    """
+    if shape is None:
+        side = math.isqrt(x.shape[0])
+        shape = (x.shape[-1], side, side)
+    _expect(x.ndim == 2 and x.shape == (shape[1] * shape[2], shape[0]), x, shape)
+    return x.T.reshape(shape)[:, ::-1, ::-1]
+
+
 def causal_conv(x: np.ndarray, shape: Shape) -> np.ndarray:
     """torch's depthwise [channels, 1, width] to [width, channels]."""
     _expect(x.ndim == 3 and x.shape[1] == 1 and (x.shape[2], x.shape[0]) == shape, x, shape)
@@ -142,12 +155,14 @@ class KeyTable:
       rows: for a name, the first row that matches it and whose target the model has.
       head: paths (regular expression) that depend on the number of classes.
       positions: path of the table of grid positions [N, D].
+      relative_positions: paths of tables [H, 2 w - 1, 2 w' - 1] over differences in a window.
       stem: path of the kernel whose third axis is the image's channels.
     """
 
     rows: tuple[Row, ...]
     head: str = r"(?!)"
     positions: str = r"(?!)"
+    relative_positions: str = r"(?!)"
     stem: str = r"(?!)"
 
 
