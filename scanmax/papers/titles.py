@@ -12,6 +12,9 @@ TITLES = {
     "ccnn-nd": "Modelling Long Range Dependencies in ND: From Task-Specific to a General Purpose "
     "CNN",
     "ckconv": "CKConv: Continuous Kernel Convolution For Sequential Data",
+    "cnn-svm": "An Architecture Combining Convolutional Neural Network (CNN) and Support Vector "
+    "Machine (SVM) for Image Classification",
+    "comp-sum-losses": "Cross-Entropy Loss Functions: Theoretical Analysis and Applications",
     "conditional-cross-attention": "Conditional Cross Attention Network for Multi-Space Embedding "
     "without Entanglement in Only a SINGLE Network",
     "context-cluster": "Image as Set of Points",
@@ -24,6 +27,7 @@ TITLES = {
     "dbnorm-dual-inverted-softmax": "Balance Act: Mitigating Hubness in Cross-Modal Retrieval with "
     "Query and Gallery Banks",
     "deit": "Training data-efficient image transformers & distillation through attention",
+    "dexml-decoupled-softmax": "Dual-Encoders for Extreme Multi-Label Classification",
     "diffusion-rwkv": "Diffusion-RWKV: Scaling RWKV-Like Architectures for Diffusion Models",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",
@@ -39,6 +43,7 @@ TITLES = {
     "icl-linreg-multihead-softmax": "In-Context Linear Regression Demystified: Training Dynamics "
     "and Mechanistic Interpretability of Multi-Head Softmax Attention",
     "illama": "Adapting LLaMA Decoder to Vision Transformer",
+    "imagenet21k-p-semantic-softmax": "ImageNet-21K Pretraining for the Masses",
     "inception-v3": "Rethinking the Inception Architecture for Computer Vision",
     "inceptionnext": "InceptionNeXt: When Inception Meets ConvNeXt",
     "inline-attention": "Bridging the Divide: Reconsidering Softmax and Linear Attention",
@@ -106,5 +111,7 @@ TITLES = {
     "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
     "wavemix": "WaveMix: A Resource-efficient Neural Network for Image Analysis",
     "xcit": "XCiT: Cross-Covariance Image Transformers",
+    "z-loss-spherical": "The Z-loss: a shift and scale invariant classification loss belonging to "
+    "the Spherical Family",
     "zoology-mqar": "Zoology: Measuring and Improving Recall in Efficient Language Models",
 }

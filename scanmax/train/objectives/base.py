@@ -4,11 +4,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax.errors import UserError
 from scanmax.models.taps import read_taps
 from scanmax.train.config import ObjectiveConfig
+from scanmax.train.losses import Loss, make_loss
 from scanmax.train.teachers import Teacher, Told
 from scanmax.train.terms.base import Term
 
@@ -98,6 +100,8 @@ class Objective(nn.Module):
     def begin(self, params: Any, carried: dict[str, Any]) -> dict[str, Any]:
         """What is carried when a run begins, such as a momentum teacher that copies the model.
 
+        Here it is the share of the run that is done, where the loss of labels asks for it.
+
         Args:
           params: the initial parameters.
           carried: collections as the module's own initialisation made them.
@@ -105,7 +109,9 @@ class Objective(nn.Module):
         Returns:
           The collections, of any names.
         """
-        return carried
+        if not self.loss.defer:
+            return carried
+        return {**carried, "progress": {"share": jnp.zeros((), jnp.float32)}}
 
     @nn.nowrap
     def after_update(self, params: Any, carried: dict[str, Any], step: Array) -> dict[str, Any]:
@@ -119,7 +125,25 @@ class Objective(nn.Module):
         Returns:
           The collections, of the same names and shapes.
         """
-        return carried
+        if "progress" not in carried:
+            return carried
+        share = ((step + 1) / self.total_steps).astype(jnp.float32)
+        return {**carried, "progress": {"share": share}}
+
+    @property
+    def loss(self) -> Loss:
+        """The config's loss of classes."""
+        return make_loss(self.config)
+
+    def label_loss(self, logits: Float[Array, "*B C"], labels: Array) -> Float[Array, "*B"]:
+        """The loss of labels in training: smoothed, weighed, and weights deferred as it says."""
+        has_begun = self.has_variable("progress", "share")
+        return self.loss(
+            logits,
+            labels,
+            label_smoothing=self.config.label_smoothing,
+            progress=self.get_variable("progress", "share") if has_begun else None,
+        )
 
     def ask(self, inputs: Array, train: bool) -> Told:
         """The model's answer, with its taps where a term reads them."""

@@ -2,10 +2,10 @@
 
 from typing import Any, ClassVar
 
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from scanmax.train.losses import get_loss
-from scanmax.train.metrics import is_correct
+from scanmax.train.losses import Loss
+from scanmax.train.losses.base import accumulated
 from scanmax.train.objectives.base import Batch, Losses, Objective, merged, probabilities
 
 
@@ -26,29 +26,27 @@ class Classification(Objective):
         student = self.ask(self.inputs(batch), train)
         outputs = student.logits
         heads = outputs if isinstance(outputs, tuple) else (outputs, outputs)
-        values = self.label_loss(heads[0], batch)
+        values = self.label_loss(heads[0], batch["label"])
         if isinstance(outputs, tuple) and not self.terms:
-            values = (values + self.label_loss(heads[1], batch)) / 2
+            values = (values + self.label_loss(heads[1], batch["label"])) / 2
         values = {"label": self.config.weight * values}
         values = self.add_terms(values, student._replace(logits=heads[1]), batch, teachers)
-        metrics = {"accuracy": is_correct(merged(outputs), batch["label"])}
+        metrics = {"accuracy": self.loss.is_correct(merged(outputs), batch["label"])}
         return Losses(values, outputs, metrics)
 
-    def label_loss(self, logits: Float[Array, "B C"], batch: Batch) -> Float[Array, " B"]:
-        """The loss of one head."""
-        loss = get_loss(self.config.loss)
-        return loss(logits, batch["label"], label_smoothing=self.config.label_smoothing)
-
     def evaluate(self, batch: Batch) -> dict[str, Array]:
-        """Accuracy, and the loss without smoothing."""
-        return classified(self.model(self.inputs(batch)), batch["label"], self.config.loss)
+        """Accuracy, and the loss without smoothing and weights of classes."""
+        return classified(self.model(self.inputs(batch)), batch["label"], self.loss)
 
     def predict(self, batch: Batch) -> dict[str, Array]:
         """Probabilities of the classes."""
         return {"probability": probabilities(merged(self.model(self.inputs(batch))))}
 
 
-def classified(outputs: Any, labels: Array, loss: str) -> dict[str, Array]:
+def classified(outputs: Any, labels: Array, loss: Loss) -> dict[str, Array]:
     """Accuracy and loss of each example by the labels, the mean of several heads' counting."""
-    logits = merged(outputs)
-    return {"loss": get_loss(loss)(logits, labels), "accuracy": is_correct(logits, labels)}
+    logits = accumulated(merged(outputs))
+    return {
+        "loss": loss.value(logits, labels, 0.0),
+        "accuracy": loss.is_correct(logits, labels),
+    }
