@@ -39,6 +39,32 @@ LEDGER = (
         reproduced="labels that are true together do not push each other down",
     ),
     Paper(
+        "equiangular-basis-vectors",
+        covers="fixed vectors of any width within a bound of their cosines, classification by the "
+        "nearest, with any loss; not the descent in slices for very many classes or the released "
+        "vectors",
+        where=(
+            "scanmax.train.objectives.cosine_classification.CosineClassification",
+            "scanmax.train.objectives.class_vectors.equiangular_vectors",
+        ),
+        tests=(
+            "tests/train/test_losses.py::WeighedCosineSuite",
+            "tests/train/test_cosine_classification.py::test_fixed_vectors_keep_their_angles",
+            "tests/train/test_cosine_classification.py::test_nearest_of_the_fixed_vectors_is_the_"
+            "answer",
+        ),
+    ),
+    Paper(
+        "hyperspherical-normalized-softmax",
+        covers="the normalised softmax with learned vectors, scale and margin, and features that "
+        "classes never seen are told apart by (evaluator knn); not the protocols of the tables",
+        where=("scanmax.train.objectives.cosine_classification.CosineClassification",),
+        tests=(
+            "tests/train/test_cosine_classification.py::test_learned_vectors_give_the_normalised_"
+            "softmax_and_its_gradient",
+        ),
+    ),
+    Paper(
         "imagenet21k-p-semantic-softmax",
         covers="the semantic softmax of any tree of classes with the released weights of levels, "
         "accuracy within a level; not semantic distillation, the cleaning of the data or the tree "

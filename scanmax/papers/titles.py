@@ -29,6 +29,7 @@ TITLES = {
     "deit": "Training data-efficient image transformers & distillation through attention",
     "dexml-decoupled-softmax": "Dual-Encoders for Extreme Multi-Label Classification",
     "diffusion-rwkv": "Diffusion-RWKV: Scaling RWKV-Like Architectures for Diffusion Models",
+    "equiangular-basis-vectors": "Equiangular Basis Vectors",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",
     "evonorm": "Evolving Normalization-Activation Layers",
@@ -37,6 +38,7 @@ TITLES = {
     "flexconv": "FlexConv: Continuous Kernel Convolutions with Differentiable Kernel Sizes",
     "glmix": "Revisiting the Integration of Convolution and Attention for Vision Backbone",
     "hidden-mamba-attention": "The Hidden Attention of Mamba Models",
+    "hyperspherical-normalized-softmax": "Hyperspherical embedding for novel class classification",
     "hyperzzw-terminator": "HyperZcdotZcdotW Operator Connects Slow-Fast Networks for Full Context "
     "Interaction",
     "ibn-net": "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net",

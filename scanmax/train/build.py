@@ -300,6 +300,7 @@ def make_objective(
         terms=terms,
         teachers=make_teachers(config, pipeline, any(term.reads_taps for term in terms)),
         total_steps=total_steps,
+        classes=pipeline.num_classes,
     )
     objective.check()
     if config.optim.accumulate > 1:

@@ -352,21 +352,38 @@ def test_mixing_is_refused_where_labels_must_be_classes():
     assert make_loss(own).scale == 30
 
 
-class WeighedFocalSuite(ObjectiveSuite):
-    """A loss with options, and weights that count from the second half of a run on."""
+class WeighedCosineSuite(ObjectiveSuite):
+    """A loss with options over angles with fixed vectors, and weights from half a run on."""
 
     options = {"gamma": 1.0, "counts": (9, 3, 2, 1), "beta": 0.9, "defer": 0.5}
-    fields = {"objective": ObjectiveConfig(loss="focal", loss_kwargs=options, label_smoothing=0.1)}
-    frozen = ("head_dist",)
+    own = {"vectors": "equiangular", "dim": 3, "scale": 5.0, "margin": 0.2}
+    fields = {
+        "objective": ObjectiveConfig(
+            name="cosine_classification",
+            kwargs=own,
+            loss="focal",
+            loss_kwargs=options,
+            label_smoothing=0.1,
+        )
+    }
+    model = SmallNet(num_classes=0)
+    frozen = ("head",)
 
     def reference(self, variables, batch, teachers):
-        own = {"params": variables["params"]["model"]}
-        logits = self.model.clone(dtype=jnp.float64).apply(own, batch["image"], train=True)
+        params = variables["params"]
+        model = self.model.clone(dtype=jnp.float64)
+        features = model.apply({"params": params["model"]}, batch["image"], train=True)
+        vectors = variables["class_vectors"]["angles"]["fixed"]
         total = 0.0
-        for row in range(len(logits)):
+        for row in range(len(features)):
             if batch["mask"][row]:
-                shares = jnp.exp(logits[row]) / sum(jnp.exp(logits[row]))
-                target = 0.9 * (jnp.arange(4) == batch["label"][row]) + 0.1 / 4
+                f = features[row] @ params["angles"]["project"]["kernel"]
+                f = f + params["angles"]["project"]["bias"]
+                label = jnp.arange(4) == batch["label"][row]
+                cosines = jnp.stack([f @ v / jnp.sqrt((f @ f) * (v @ v)) for v in vectors])
+                powers = jnp.exp(5 * (cosines - 0.2 * label))
+                shares = powers / sum(powers)
+                target = 0.9 * label + 0.1 / 4
                 total -= sum(target * (1 - shares) * jnp.log(shares))
         return total / sum(batch["mask"])
 
@@ -375,7 +392,9 @@ class WeighedFocalSuite(ObjectiveSuite):
         self.assertEqual(after.carried["progress"]["share"], 0.25)
         batch = self.batch()
         before, behind = (
-            self.loss_of(run, after.params, {"progress": {"share": share}}, batch, ())
+            self.loss_of(
+                run, after.params, {**after.carried, "progress": {"share": share}}, batch, ()
+            )
             for share in (jnp.float32(0.25), jnp.float32(0.5))
         )
         self.assertGreater(abs(float(before - behind)), 1e-2)

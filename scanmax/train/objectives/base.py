@@ -46,6 +46,7 @@ class Objective(nn.Module):
       terms: further losses, each between student and teacher.
       teachers: who teaches; their variables are an argument of every call.
       total_steps: length of the run, for what follows a schedule.
+      classes: how many classes the data have.
 
     What a subclass says of itself:
       data_kind: the `kind` of the pipelines that it reads.
@@ -63,6 +64,7 @@ class Objective(nn.Module):
     terms: tuple[Term, ...] = ()
     teachers: tuple[Teacher, ...] = ()
     total_steps: int = 1
+    classes: int = 0
 
     # Terms keep the names that the config gave them, which their parameters and losses carry.
     preserve_adopted_names: ClassVar[bool] = True
