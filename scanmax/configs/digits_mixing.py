@@ -3,7 +3,8 @@
     python -m scanmax.train --config=scanmax/configs/digits_mixing.py:element \
         --workdir=runs/mixing/element
 
-The argument is "none", "batch", "pair", "element" (CutMix drawn once for each) or "attentive".
+The argument is "none", "batch", "pair", "element" (CutMix drawn once for each), "attentive",
+"cutout", "grid", "mask", "resize", "saliency", "smmix" or "token".
 
 Hardware: two CPU cores. Time: a minute.
 Expected: a loss that falls as that of digits_vit does; the ways of mixing side by side are not
@@ -21,6 +22,13 @@ MIXES = {
     "element": (("cutmix", {"per": "element", "probability": 0.5}),),
     # The guide is the model's own map of 4 x 4 patches.
     "attentive": (("attentive_cutmix", {"grid": 4, "cells": 3}),),
+    "cutout": (("cutout", {"size": 4}),),
+    "grid": (("gridmix", {"grid": 4, "per": "element", "probability": 0.5}),),
+    "mask": (("maskmix", {"patch": 2, "patches": 2, "per": "element", "probability": 0.5}),),
+    "resize": (("resizemix", {"scales": (0.3, 0.8), "per": "element", "probability": 0.5}),),
+    "saliency": (("saliencymix", {"per": "element", "probability": 0.5}),),
+    "smmix": (("smmix", {"patch": 2, "per": "element", "probability": 0.5}),),
+    "token": (("tokenmix", {"patch": 2, "per": "element", "probability": 0.5}),),
 }
 
 

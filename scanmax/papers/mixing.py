@@ -2,6 +2,8 @@
 
 from scanmax.papers.paper import Paper
 
+_PLACES = "tests/train/test_mixing_places.py"
+
 LEDGER = (
     Paper(
         "attentive-cutmix",
@@ -11,6 +13,23 @@ LEDGER = (
         tests=(
             "tests/train/test_mixing.py::test_pixels_and_labels_are_those_of_a_loop_over_rows",
             "tests/train/test_mixing.py::AttentiveSuite",
+        ),
+    ),
+    Paper(
+        "cutout",
+        covers="holes of any size and number, cut at the border, on the device; not its tables",
+        where=("scanmax.train.mixing.cutout.Cutout",),
+        tests=(f"{_PLACES}::test_holes_are_squares_cut_at_the_border_as_often_as_they_should",),
+        reproduced="the share of pixels that holes cover, in closed form",
+    ),
+    Paper(
+        "smmix",
+        covers="the regions of least and most attention and the mixing, by the guide of any mix "
+        "(the norm of the model's features); not the losses of regions and of consistency",
+        where=("scanmax.train.mixing.smmix.SmMix",),
+        tests=(
+            f"{_PLACES}::test_the_least_square_gets_the_partners_best",
+            f"{_PLACES}::test_squares_lie_within_a_map",
         ),
     ),
 )

@@ -21,6 +21,7 @@ TITLES = {
     "convit-gpsa": "ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
     "convmixer": "Patches Are All You Need?",
     "convnext": "A ConvNet for the 2020s",
+    "cutout": "Improved Regularization of Convolutional Neural Networks with Cutout",
     "cvt": "CvT: Introducing Convolutions to Vision Transformers",
     "dcal": "Dual Cross-Attention Learning for Fine-Grained Visual Categorization and Object "
     "Re-Identification",
@@ -85,6 +86,7 @@ TITLES = {
     "sgconv": "What Makes Convolutional Models Great on Long Sequence Modeling?",
     "sigmoid-attention": "Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
     "sit-self-slimmed": "Self-slimmed Vision Transformer",
+    "smmix": "SMMix: Self-Motivated Image Mixing for Vision Transformers",
     "smpconv": "SMPConv: Self-moving Point Representations for Continuous Convolution",
     "soft-softmax-free": "Softmax-free Linear Transformers",
     "sparse-transformer": "Generating Long Sequences with Sparse Transformers",

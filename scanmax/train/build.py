@@ -358,7 +358,7 @@ def make_recipe(config: Config, objective: Objective, params: Any, pipeline: Pip
     )
     if mixes and objective.data_kind != "image":
         raise UserError(f"config.mix changes images; {config.objective.name!r} reads none")
-    if mixes and not objective.loss.blends:
+    if any(mix.blends for mix in mixes) and not objective.loss.blends:
         raise UserError(objective.loss.refusal("mixed"))
     if mixes and objective.views > 1:
         raise UserError(f"config.mix: {config.objective.name!r} compares views, which do not mix")

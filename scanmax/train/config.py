@@ -219,7 +219,8 @@ class Config:
 
     Attributes:
       mix: Mixing of examples on the device, pairs of a name and its options, in order: "mixup",
-        "cutmix", "mixup_cutmix" (per "batch", "pair" or "element"), "attentive_cutmix".
+        "cutmix", "mixup_cutmix" (per "batch", "pair" or "element"), "attentive_cutmix", "cutout",
+        "gridmix", "maskmix", "resizemix", "saliencymix", "smmix" or "tokenmix".
       transforms: Changes of the parameters before use, pairs of a name and its options, in order:
         ("fake_quantize", {"match": ("model/.*kernel",), "bits": 8}).
       evaluators: Evaluations beside the objective's own, pairs of a name and its options: "knn"
