@@ -4,7 +4,8 @@
         --workdir=runs/mixing/element
 
 The argument is "none", "batch", "pair", "element" (CutMix drawn once for each), "attentive",
-"cutout", "grid", "mask", "resize", "saliency", "smmix" or "token".
+"cutout", "grid", "mask", "resize", "saliency", "smmix", "token", or, with labels by the model's
+attention, "transmix", "mixpro" or "tl_align".
 
 Hardware: two CPU cores. Time: a minute.
 Expected: a loss that falls as that of digits_vit does; the ways of mixing side by side are not
@@ -14,6 +15,7 @@ measured yet.
 from scanmax.configs.digits_vit import get_config as digits_vit
 from scanmax.errors import UserError, suggest
 from scanmax.train.config import Config
+from scanmax.train.relabels import RELABELS
 
 MIXES = {
     "none": (),
@@ -28,6 +30,9 @@ MIXES = {
     "resize": (("resizemix", {"scales": (0.3, 0.8), "per": "element", "probability": 0.5}),),
     "saliency": (("saliencymix", {"per": "element", "probability": 0.5}),),
     "smmix": (("smmix", {"patch": 2, "per": "element", "probability": 0.5}),),
+    "transmix": (("cutmix", {"per": "element", "probability": 0.5}),),
+    "mixpro": (("maskmix", {"patch": 2, "patches": 2, "per": "element", "probability": 0.5}),),
+    "tl_align": (("cutmix", {"per": "element", "probability": 0.5}),),
     "token": (("tokenmix", {"patch": 2, "per": "element", "probability": 0.5}),),
 }
 
@@ -39,6 +44,8 @@ def get_config(arg: str = "") -> Config:
         raise UserError(f"config argument {arg!r}: unknown mixing; {suggest(name, MIXES)}")
     config = digits_vit()
     config.mix = MIXES[name]
+    if name in RELABELS:
+        config.objective.kwargs = {"relabel": name}
     config.data.train_split = "train[:40%]"
     config.duration = "60 epochs"
     config.eval_every = "20 epochs"

@@ -67,6 +67,8 @@ TITLES = {
     "Selection",
     "mctf": "Multi-criteria Token Fusion with One-step-ahead Attention for Efficient Vision "
     "Transformers",
+    "mixpro": "MixPro: Data Augmentation with MaskMix and Progressive Attention Labeling for "
+    "Vision Transformer",
     "moa-sparse-attention": "MoA: Mixture of Sparse Attention for Automatic Large Language Model "
     "Compression",
     "moe-parallel-folding": "MoE Parallel Folding: Heterogeneous Parallelism Mappings for "
@@ -103,6 +105,7 @@ TITLES = {
     "tensor-attention": "How to Capture Higher-order Correlations? Generalizing Matrix Softmax "
     "Attention to Kronecker Computation",
     "tic-msa-conv": "TiC: Exploring Vision Transformer in Convolution",
+    "tl-align": "Token-Label Alignment for Vision Transformers",
     "transnext": "TransNeXt: Robust Foveal Visual Perception for Vision Transformers",
     "two-pass-softmax": "The Two-Pass Softmax Algorithm",
     "unified-long-sequence-dmha": "A Unified View of Long-Sequence Models towards Modeling "

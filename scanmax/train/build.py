@@ -362,6 +362,8 @@ def make_recipe(config: Config, objective: Objective, params: Any, pipeline: Pip
         raise UserError(objective.loss.refusal("mixed"))
     if mixes and objective.views > 1:
         raise UserError(f"config.mix: {config.objective.name!r} compares views, which do not mix")
+    if getattr(objective, "relabel", "") and not any(mix.blends for mix in mixes):
+        raise UserError("config.objective.kwargs: relabel is of mixed images: set config.mix")
     if any(mix.guided for mix in mixes):
         model = objective.teachers[0].model if objective.teachers else objective.model
         if not hasattr(model, "features"):
