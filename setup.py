@@ -36,7 +36,12 @@ BASE = [
 ]
 TEST = ["pytest>=8.3.5", "pytest-xdist>=3.6", "nbclient>=0.10", "ipykernel>=6.29", "beartype>=0.20"]
 # torch is pinned to the release the golden files were checked with.
-PARITY = ["torch==2.13.0", "timm>=1.0.20", "transformers>=5.0"]
+PARITY = [
+    "torch==2.13.0",
+    "timm>=1.0.20",
+    "transformers>=5.0",
+    "pytorch-metric-learning>=2.8",
+]
 LINT = ["ruff>=0.14"]
 
 setup(

@@ -62,6 +62,8 @@ LEDGER = (
         tests=(
             "tests/train/test_cosine_classification.py::test_learned_vectors_give_the_normalised_"
             "softmax_and_its_gradient",
+            "tests/parity/test_losses_parity.py::test_angles_with_learned_vectors_are_those_of_"
+            "pytorch_metric_learning",
         ),
     ),
     Paper(

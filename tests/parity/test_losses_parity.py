@@ -1,4 +1,4 @@
-"""Losses of labels against those of timm, torchvision, torch and optax, gradients too."""
+"""Losses of labels against those of timm, torchvision, torch, pytorch-metric-learning and optax."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from scanmax.train.losses import LOSSES
+from scanmax.train.objectives.class_vectors import ClassVectors
 
 pytestmark = pytest.mark.parity
 
@@ -86,3 +87,33 @@ def test_focal_over_sigmoids_is_that_of_optax():
         found = LOSSES["focal"](**SIGMOID, alpha=0.3)(logits, labels)
         expected = optax.losses.sigmoid_focal_loss(logits, labels, alpha=0.3, gamma=1.5).sum(-1)
         np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("scale", "margin"), [(20.0, 0.0), (16.0, 0.35)])
+def test_angles_with_learned_vectors_are_those_of_pytorch_metric_learning(peers, scale, margin):
+    """Its normalised softmax and, with a margin, its CosFace."""
+    del peers
+    from pytorch_metric_learning import losses
+
+    if margin:
+        peer = losses.CosFaceLoss(6, 5, margin=margin, scale=scale)
+    else:
+        peer = losses.NormalizedSoftmaxLoss(6, 5, temperature=1 / scale)
+    features, vectors = RNG.normal(size=(7, 5)), RNG.normal(size=(6, 5))
+    peer = peer.double()
+    peer.W.data = torch.tensor(vectors.T)
+    x = torch.tensor(features, requires_grad=True)
+    value = peer(x, torch.tensor(LABELS))
+    value.backward()
+
+    def ours(features, vectors):
+        cosines = ClassVectors(6).apply({"params": {"vectors": vectors}}, features)
+        logits = scale * (cosines - margin * jnp.asarray(ONE_HOT))
+        return LOSSES["softmax_cross_entropy"]()(logits, jnp.asarray(LABELS)).mean()
+
+    with jax.enable_x64(True):
+        both = jnp.asarray(features), jnp.asarray(vectors)
+        found, slopes = jax.value_and_grad(ours, (0, 1))(*both)
+        np.testing.assert_allclose(found, value.item(), rtol=1e-10)
+        np.testing.assert_allclose(slopes[0], x.grad, rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(slopes[1], peer.W.grad.T, rtol=1e-8, atol=1e-12)

@@ -120,8 +120,8 @@ def test_the_box_lies_around_what_is_salient():
         top, left, height, width = box(found["mix_mask"][row])
         for start, length, middle in ((top, height, peak[0]), (left, width, peak[1])):
             ahead, behind = middle - start, start + length - middle
-            # Even around the peak, unless the border cuts it.
-            assert ahead == behind or start == 0 or start + length == SIDE
+            # Around the peak, unless the border cuts it.
+            assert 0 <= behind - ahead <= 1 or start == 0 or start + length == SIDE
             assert start <= middle < start + length
     check(found, IMAGES[::-1])
     # A spot on noisy ground is salient.

@@ -169,10 +169,11 @@ def box_shares(
     """
     inside: Bool[Array, "N Y X"] | None = None
     for axis, side in enumerate(size):
-        half = jnp.floor(side * jnp.sqrt(1 - weight)).astype(jnp.int32) // 2  # [N]
+        length = jnp.floor(side * jnp.sqrt(1 - weight)).astype(jnp.int32)  # [N]
         middle = jnp.floor(side * centre[:, axis]).astype(jnp.int32)  # [N]
         places = jnp.arange(side)
-        along = (places >= (middle - half)[:, None]) & (places < (middle + half)[:, None])
+        start = middle - length // 2
+        along = (places >= start[:, None]) & (places < (start + length)[:, None])
         inside = along[:, :, None] if inside is None else inside & along[:, None, :]
     return 1 - inside.astype(jnp.float32)
 
