@@ -13,8 +13,9 @@ import numpy as np
 from scanmax.data.decoding import MODES, SUFFIXES, as_uint8, read_image
 from scanmax.data.preprocessing import Preprocessing
 from scanmax.errors import UserError
+from scanmax.train.losses import make_loss
 from scanmax.train.objectives import OBJECTIVES
-from scanmax.train.objectives.base import merged, probabilities
+from scanmax.train.objectives.base import merged
 
 # Something that gives an image of so many channels when it is its turn.
 Reader = Callable[[int], np.ndarray]
@@ -53,6 +54,11 @@ class Predictor:
             raise UserError(
                 f"predict() is of classifiers of images; this run is {own!r} on {data['kind']} data"
             )
+        if OBJECTIVES[own].headless:
+            raise UserError(
+                f"predict() is of models with a head; {own!r} leaves one without, whose features "
+                "trained.model.apply gives"
+            )
         if not data.get("preprocessing"):
             raise UserError(
                 "this checkpoint does not say how its images are prepared (its data were one's own "
@@ -60,8 +66,11 @@ class Predictor:
             )
         self._prepare = Preprocessing.from_dict(data["preprocessing"])
         self._names, self._variables = data["class_names"], trained.variables
+        loss = make_loss(trained.config.objective)
         self._apply = jax.jit(
-            lambda variables, images: probabilities(merged(trained.model.apply(variables, images)))
+            lambda variables, images: loss.probabilities(
+                merged(trained.model.apply(variables, images))
+            )
         )
 
     def __call__(self, inputs: Any, batch_size: int = 64) -> Prediction | list[Prediction]:

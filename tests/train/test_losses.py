@@ -254,6 +254,22 @@ def test_limits_are_the_losses_that_they_should_be():
     assert found[1] > 4
 
 
+def test_probabilities_are_those_that_the_loss_reads():
+    x = jnp.asarray(LOGITS)
+    label = np.arange(2), LABELS["class"]
+    for name, options in (
+        ("softmax_cross_entropy", {}),
+        ("stablemax_cross_entropy", {}),
+        ("spherical_softmax", {"kind": "square"}),
+    ):
+        chance = np.asarray(jax.jit(LOSSES[name](**options).probabilities)(x))
+        np.testing.assert_allclose(chance.sum(-1), 1, rtol=1e-6)
+        np.testing.assert_allclose(-np.log(chance[label]), of(name, **options), rtol=1e-5)
+    for name, options in (("binary_cross_entropy", {}), ("focal", {"over": "sigmoid"})):
+        chance = np.asarray(LOSSES[name](**options).probabilities(x))
+        np.testing.assert_allclose(chance, 1 / (1 + np.exp(-LOGITS)), rtol=1e-5)
+
+
 @pytest.mark.parametrize("k", [1, 3, 6])
 def test_soft_topk_sums_to_k(k):
     scores = 30 * jax.random.normal(jax.random.key(0), (4, 7))

@@ -112,6 +112,10 @@ class Loss:
         """
         return is_correct(logits, labels)
 
+    def probabilities(self, logits: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+        """How likely each class is, as the loss reads logits; softmax unless it says otherwise."""
+        return jax.nn.softmax(accumulated(logits))
+
     def refusal(self, what: str) -> str:
         """The line that refuses labels that are "mixed" or "smoothed"."""
         cure = {"mixed": "config.mix=()", "smoothed": "config.objective.label_smoothing=0"}

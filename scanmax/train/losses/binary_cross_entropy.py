@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax.fields import ranged
-from scanmax.train.losses.base import Labels, Loss, distributions
+from scanmax.train.losses.base import Labels, Loss, accumulated, distributions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,10 @@ class BinaryCrossEntropy(Loss):
     def smooths(self) -> bool:
         """What a threshold makes of smoothed labels is what it makes of plain ones."""
         return not self.threshold
+
+    def probabilities(self, logits: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+        """Of each class by itself; they need not sum to 1."""
+        return jax.nn.sigmoid(accumulated(logits))
 
     def value(
         self, logits: Float[Array, "*B C"], labels: Labels, smoothing: float

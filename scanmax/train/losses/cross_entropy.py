@@ -78,3 +78,7 @@ class StablemaxCrossEntropy(Loss):
     ) -> Float[Array, "*B"]:
         """[*B]"""
         return stablemax_cross_entropy(logits, labels, label_smoothing=smoothing)
+
+    def probabilities(self, logits: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+        """The stablemax."""
+        return jnp.exp(log_stablemax(accumulated(logits)))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax.fields import choice, ranged
-from scanmax.train.losses.base import Labels, Loss, distributions
+from scanmax.train.losses.base import Labels, Loss, accumulated, distributions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Focal(Loss):
         super().__post_init__()
         if self.alpha and self.over == "softmax":
             raise ValueError(f"alpha={self.alpha} is of over='sigmoid'; 'softmax' takes counts")
+
+    def probabilities(self, logits: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+        """By the softmax, or of each class by itself."""
+        squash = jax.nn.softmax if self.over == "softmax" else jax.nn.sigmoid
+        return squash(accumulated(logits))
 
     def value(
         self, logits: Float[Array, "*B C"], labels: Labels, smoothing: float

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax.fields import choice, ranged
-from scanmax.train.losses.base import Labels, Loss, distributions
+from scanmax.train.losses.base import Labels, Loss, accumulated, distributions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,13 @@ class SphericalSoftmax(Loss):
         self, logits: Float[Array, "*B C"], labels: Labels, smoothing: float
     ) -> Float[Array, "*B"]:
         """[*B]"""
+        logs = jnp.log(self.probabilities(logits))
+        return -jnp.sum(distributions(labels, logits, smoothing) * logs, axis=-1)
+
+    def probabilities(self, logits: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+        """f(x) / sum f(x)."""
+        logits = accumulated(logits)
         squares = jnp.square(logits)
         # The polynomial is never below a half.
         scores = squares + self.epsilon if self.kind == "square" else 1 + logits + squares / 2
-        logs = jnp.log(scores) - jnp.log(jnp.sum(scores, axis=-1, keepdims=True))
-        return -jnp.sum(distributions(labels, logits, smoothing) * logs, axis=-1)
+        return scores / jnp.sum(scores, axis=-1, keepdims=True)

@@ -3,7 +3,6 @@
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -203,8 +202,3 @@ class Objective(nn.Module):
 def merged(outputs: Any) -> Array:
     """The logits of one head, or the mean of several heads'."""
     return sum(outputs) / len(outputs) if isinstance(outputs, tuple) else outputs
-
-
-def probabilities(logits: Array) -> Float[Array, "... C"]:
-    """softmax in float32."""
-    return jax.nn.softmax(logits.astype("float32"))

@@ -7,7 +7,7 @@ from jaxtyping import Array
 
 from scanmax.train.losses import Loss
 from scanmax.train.losses.base import accumulated
-from scanmax.train.objectives.base import Batch, Losses, Objective, merged, probabilities
+from scanmax.train.objectives.base import Batch, Losses, Objective, merged
 from scanmax.train.relabels import make_relabel
 
 
@@ -62,7 +62,8 @@ class Classification(Objective):
 
     def predict(self, batch: Batch) -> dict[str, Array]:
         """Probabilities of the classes."""
-        return {"probability": probabilities(merged(self.model(self.inputs(batch))))}
+        logits = merged(self.model(self.inputs(batch)))
+        return {"probability": self.loss.probabilities(logits)}
 
 
 def classified(outputs: Any, labels: Array, loss: Loss) -> dict[str, Array]:

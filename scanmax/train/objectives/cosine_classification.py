@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from scanmax.errors import UserError
 from scanmax.fields import choice, ranged
 from scanmax.train.losses.base import is_class
-from scanmax.train.objectives.base import Batch, Losses, Objective, probabilities
+from scanmax.train.objectives.base import Batch, Losses, Objective
 from scanmax.train.objectives.class_vectors import ClassVectors
 from scanmax.train.objectives.classification import classified
 
@@ -85,7 +85,7 @@ class CosineClassification(Objective):
     def predict(self, batch: Batch) -> dict[str, Array]:
         """Probabilities of the classes."""
         logits = self.scale * self.cosines(self.model(self.inputs(batch)))
-        return {"probability": probabilities(logits)}
+        return {"probability": self.loss.probabilities(logits)}
 
     @nn.nowrap
     def check(self) -> None:
