@@ -45,7 +45,12 @@ TEST = [
     *TEXT,
 ]
 # torch is pinned to the release the golden files were checked with.
-PARITY = ["torch==2.13.0", "timm>=1.0.20", "transformers>=5.0"]
+PARITY = [
+    "torch==2.13.0",
+    "timm>=1.0.20",
+    "transformers>=5.0",
+    "pytorch-metric-learning>=2.8",
+]
 LINT = ["ruff>=0.14"]
 
 setup(

@@ -17,8 +17,10 @@ from scanmax.models import mixers, registry
 from scanmax.testing import op_suite
 from scanmax.train.evaluators import EVALUATORS
 from scanmax.train.gradients import GRADIENTS
+from scanmax.train.losses import LOSSES
 from scanmax.train.mixing import MIXES
 from scanmax.train.objectives import OBJECTIVES
+from scanmax.train.relabels import RELABELS
 from scanmax.train.terms import TERMS
 from scanmax.train.transforms import TRANSFORMS
 
@@ -69,7 +71,7 @@ def test_the_example_of_the_op_suite_runs():
 def test_the_page_on_learning_names_what_there_is():
     page = (ROOT / "docs/learning.md").read_text()
     names = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
-    plugs = (EVALUATORS, GRADIENTS, MIXES, OBJECTIVES, TERMS, TRANSFORMS)
+    plugs = (EVALUATORS, GRADIENTS, LOSSES, MIXES, OBJECTIVES, RELABELS, TERMS, TRANSFORMS)
     assert sorted(names) == sorted(name for plug in plugs for name in plug)
 
 

@@ -3,7 +3,9 @@
     python -m scanmax.train --config=digits_mixing:element \
         --workdir=runs/mixing/element
 
-The argument is "none", "batch", "pair", "element" (CutMix drawn once for each) or "attentive".
+The argument is "none", "batch", "pair", "element" (CutMix drawn once for each), "attentive",
+"cutout", "grid", "mask", "resize", "saliency", "smmix", "token", or, with labels by the model's
+attention, "transmix", "mixpro" or "tl_align".
 
 Hardware: two CPU cores. Time: a minute.
 Expected: a loss that falls as that of digits_vit does; the ways of mixing side by side are not
@@ -13,6 +15,7 @@ measured yet.
 from scanmax.configs.digits_vit import get_config as digits_vit
 from scanmax.errors import UserError, suggest
 from scanmax.train.config import Config
+from scanmax.train.relabels import RELABELS
 
 MIXES = {
     "none": (),
@@ -21,6 +24,16 @@ MIXES = {
     "element": (("cutmix", {"per": "element", "probability": 0.5}),),
     # The guide is the model's own map of 4 x 4 patches.
     "attentive": (("attentive_cutmix", {"grid": 4, "cells": 3}),),
+    "cutout": (("cutout", {"size": 4}),),
+    "grid": (("gridmix", {"grid": 4, "per": "element", "probability": 0.5}),),
+    "mask": (("maskmix", {"patch": 2, "patches": 2, "per": "element", "probability": 0.5}),),
+    "resize": (("resizemix", {"scales": (0.3, 0.8), "per": "element", "probability": 0.5}),),
+    "saliency": (("saliencymix", {"per": "element", "probability": 0.5}),),
+    "smmix": (("smmix", {"patch": 2, "per": "element", "probability": 0.5}),),
+    "transmix": (("cutmix", {"per": "element", "probability": 0.5}),),
+    "mixpro": (("maskmix", {"patch": 2, "patches": 2, "per": "element", "probability": 0.5}),),
+    "tl_align": (("cutmix", {"per": "element", "probability": 0.5}),),
+    "token": (("tokenmix", {"patch": 2, "per": "element", "probability": 0.5}),),
 }
 
 
@@ -31,6 +44,8 @@ def get_config(arg: str = "") -> Config:
         raise UserError(f"config argument {arg!r}: unknown mixing; {suggest(name, MIXES)}")
     config = digits_vit()
     config.mix = MIXES[name]
+    if name in RELABELS:
+        config.objective.kwargs = {"relabel": name}
     config.data.train_split = "train[:40%]"
     config.duration = "60 epochs"
     config.eval_every = "20 epochs"

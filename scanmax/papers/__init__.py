@@ -12,6 +12,7 @@ from scanmax.papers import (
     distillation,
     linear,
     local,
+    losses,
     mixing,
     mlp,
     norm,
@@ -32,6 +33,7 @@ LEDGER = (
     + distillation.LEDGER
     + linear.LEDGER
     + local.LEDGER
+    + losses.LEDGER
     + mixing.LEDGER
     + mlp.LEDGER
     + norm.LEDGER

@@ -2,6 +2,10 @@
 
 from scanmax.papers.paper import Paper
 
+_PLACES = "tests/train/test_mixing_places.py"
+_RELABELS = "tests/train/test_relabels.py"
+_FOLLOW = "test_labels_follow_the_attention_of_the_same_pass_and_carry_no_gradient"
+
 LEDGER = (
     Paper(
         "attentive-cutmix",
@@ -12,5 +16,45 @@ LEDGER = (
             "tests/train/test_mixing.py::test_pixels_and_labels_are_those_of_a_loop_over_rows",
             "tests/train/test_mixing.py::AttentiveSuite",
         ),
+    ),
+    Paper(
+        "cutout",
+        covers="holes of any size and number, cut at the border, on the device; not its tables",
+        where=("scanmax.train.mixing.cutout.Cutout",),
+        tests=(f"{_PLACES}::test_holes_are_squares_cut_at_the_border_as_often_as_they_should",),
+        reproduced="the share of pixels that holes cover, in closed form",
+    ),
+    Paper(
+        "mixpro",
+        covers="MaskMix with cells of any number of patches, labels by attention and by trust in "
+        "it, taken as a constant; not the training of the tables",
+        where=(
+            "scanmax.train.mixing.maskmix.MaskMix",
+            "scanmax.train.relabels.mixpro.MixPro",
+        ),
+        tests=(
+            f"{_PLACES}::test_cells_come_whole_from_one_image",
+            f"{_RELABELS}::{_FOLLOW}",
+            f"{_RELABELS}::test_limits_leave_the_label_of_the_area",
+        ),
+        reproduced="no patch holds two images; without trust the label is that of the area",
+    ),
+    Paper(
+        "smmix",
+        covers="the regions of least and most attention and the mixing, by the guide of any mix "
+        "(the norm of the model's features); not the losses of regions and of consistency",
+        where=("scanmax.train.mixing.smmix.SmMix",),
+        tests=(
+            f"{_PLACES}::test_the_least_square_gets_the_partners_best",
+            f"{_PLACES}::test_squares_lie_within_a_map",
+        ),
+    ),
+    Paper(
+        "tl-align",
+        covers="labels of tokens carried through the attention of all blocks of an isotropic "
+        "model, behind any mix; not windows or pyramids",
+        where=("scanmax.train.relabels.tl_align.TlAlign",),
+        tests=(f"{_RELABELS}::{_FOLLOW}", f"{_RELABELS}::test_limits_leave_the_label_of_the_area"),
+        reproduced="uniform attention leaves the label of the area, and each token to itself does",
     ),
 )

@@ -12,19 +12,25 @@ TITLES = {
     "ccnn-nd": "Modelling Long Range Dependencies in ND: From Task-Specific to a General Purpose "
     "CNN",
     "ckconv": "CKConv: Continuous Kernel Convolution For Sequential Data",
+    "cnn-svm": "An Architecture Combining Convolutional Neural Network (CNN) and Support Vector "
+    "Machine (SVM) for Image Classification",
+    "comp-sum-losses": "Cross-Entropy Loss Functions: Theoretical Analysis and Applications",
     "conditional-cross-attention": "Conditional Cross Attention Network for Multi-Space Embedding "
     "without Entanglement in Only a SINGLE Network",
     "context-cluster": "Image as Set of Points",
     "convit-gpsa": "ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
     "convmixer": "Patches Are All You Need?",
     "convnext": "A ConvNet for the 2020s",
+    "cutout": "Improved Regularization of Convolutional Neural Networks with Cutout",
     "cvt": "CvT: Introducing Convolutions to Vision Transformers",
     "dcal": "Dual Cross-Attention Learning for Fine-Grained Visual Categorization and Object "
     "Re-Identification",
     "dbnorm-dual-inverted-softmax": "Balance Act: Mitigating Hubness in Cross-Modal Retrieval with "
     "Query and Gallery Banks",
     "deit": "Training data-efficient image transformers & distillation through attention",
+    "dexml-decoupled-softmax": "Dual-Encoders for Extreme Multi-Label Classification",
     "diffusion-rwkv": "Diffusion-RWKV: Scaling RWKV-Like Architectures for Diffusion Models",
+    "equiangular-basis-vectors": "Equiangular Basis Vectors",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",
     "evonorm": "Evolving Normalization-Activation Layers",
@@ -33,12 +39,14 @@ TITLES = {
     "flexconv": "FlexConv: Continuous Kernel Convolutions with Differentiable Kernel Sizes",
     "glmix": "Revisiting the Integration of Convolution and Attention for Vision Backbone",
     "hidden-mamba-attention": "The Hidden Attention of Mamba Models",
+    "hyperspherical-normalized-softmax": "Hyperspherical embedding for novel class classification",
     "hyperzzw-terminator": "HyperZcdotZcdotW Operator Connects Slow-Fast Networks for Full Context "
     "Interaction",
     "ibn-net": "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net",
     "icl-linreg-multihead-softmax": "In-Context Linear Regression Demystified: Training Dynamics "
     "and Mechanistic Interpretability of Multi-Head Softmax Attention",
     "illama": "Adapting LLaMA Decoder to Vision Transformer",
+    "imagenet21k-p-semantic-softmax": "ImageNet-21K Pretraining for the Masses",
     "inception-v3": "Rethinking the Inception Architecture for Computer Vision",
     "inceptionnext": "InceptionNeXt: When Inception Meets ConvNeXt",
     "inline-attention": "Bridging the Divide: Reconsidering Softmax and Linear Attention",
@@ -59,6 +67,8 @@ TITLES = {
     "Selection",
     "mctf": "Multi-criteria Token Fusion with One-step-ahead Attention for Efficient Vision "
     "Transformers",
+    "mixpro": "MixPro: Data Augmentation with MaskMix and Progressive Attention Labeling for "
+    "Vision Transformer",
     "moa-sparse-attention": "MoA: Mixture of Sparse Attention for Automatic Large Language Model "
     "Compression",
     "moe-parallel-folding": "MoE Parallel Folding: Heterogeneous Parallelism Mappings for "
@@ -79,6 +89,7 @@ TITLES = {
     "sgconv": "What Makes Convolutional Models Great on Long Sequence Modeling?",
     "sigmoid-attention": "Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
     "sit-self-slimmed": "Self-slimmed Vision Transformer",
+    "smmix": "SMMix: Self-Motivated Image Mixing for Vision Transformers",
     "smpconv": "SMPConv: Self-moving Point Representations for Continuous Convolution",
     "soft-softmax-free": "Softmax-free Linear Transformers",
     "sparse-transformer": "Generating Long Sequences with Sparse Transformers",
@@ -95,6 +106,7 @@ TITLES = {
     "tensor-attention": "How to Capture Higher-order Correlations? Generalizing Matrix Softmax "
     "Attention to Kronecker Computation",
     "tic-msa-conv": "TiC: Exploring Vision Transformer in Convolution",
+    "tl-align": "Token-Label Alignment for Vision Transformers",
     "transnext": "TransNeXt: Robust Foveal Visual Perception for Vision Transformers",
     "two-pass-softmax": "The Two-Pass Softmax Algorithm",
     "unified-long-sequence-dmha": "A Unified View of Long-Sequence Models towards Modeling "
@@ -108,5 +120,7 @@ TITLES = {
     "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
     "wavemix": "WaveMix: A Resource-efficient Neural Network for Image Analysis",
     "xcit": "XCiT: Cross-Covariance Image Transformers",
+    "z-loss-spherical": "The Z-loss: a shift and scale invariant classification loss belonging to "
+    "the Spherical Family",
     "zoology-mqar": "Zoology: Measuring and Improving Recall in Efficient Language Models",
 }

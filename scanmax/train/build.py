@@ -19,7 +19,7 @@ from scanmax.train.config import Config, Durations, best_mode, check_config, res
 from scanmax.train.evaluators import EVALUATORS, Evaluator
 from scanmax.train.feed import ReadAhead
 from scanmax.train.gradients import GRADIENTS
-from scanmax.train.losses import get_loss
+from scanmax.train.losses import make_loss
 from scanmax.train.mixing import MIXES
 from scanmax.train.objectives import OBJECTIVES, Objective
 from scanmax.train.optim import make_optimizer
@@ -164,7 +164,7 @@ def build(
       UserError: anything in the config that cannot be.
     """
     check_config(config)
-    get_loss(config.objective.loss)
+    check_loss(config)
     kind = lookup(OBJECTIVES, config.objective.name, "config.objective.name")
     evaluators = make_evaluators(config)
     check_metric(config, kind, evaluators)
@@ -300,6 +300,7 @@ def make_objective(
         terms=terms,
         teachers=make_teachers(config, pipeline, any(term.reads_taps for term in terms)),
         total_steps=total_steps,
+        classes=pipeline.num_classes,
     )
     objective.check()
     if config.optim.accumulate > 1:
@@ -357,8 +358,12 @@ def make_recipe(config: Config, objective: Objective, params: Any, pipeline: Pip
     )
     if mixes and objective.data_kind != "image":
         raise UserError(f"config.mix changes images; {config.objective.name!r} reads none")
+    if any(mix.blends for mix in mixes) and not objective.loss.blends:
+        raise UserError(objective.loss.refusal("mixed"))
     if mixes and objective.views > 1:
         raise UserError(f"config.mix: {config.objective.name!r} compares views, which do not mix")
+    if getattr(objective, "relabel", "") and not any(mix.blends for mix in mixes):
+        raise UserError("config.objective.kwargs: relabel is of mixed images: set config.mix")
     if any(mix.guided for mix in mixes):
         model = objective.teachers[0].model if objective.teachers else objective.model
         if not hasattr(model, "features"):
@@ -423,6 +428,13 @@ def check_labels(config: Config, model: nn.Module, pipeline: Pipeline) -> None:
             f"the labels that mixing makes of {name!r} have {shape[1]} classes, the model "
             f"{classes}: leave config.model.num_classes at 0"
         )
+
+
+def check_loss(config: Config) -> None:
+    """Refuses an unknown loss, and labels that it has no equation for."""
+    loss = make_loss(config.objective)
+    if config.objective.label_smoothing and not loss.smooths:
+        raise UserError(loss.refusal("smoothed"))
 
 
 def one_row(spec: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:

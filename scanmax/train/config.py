@@ -49,9 +49,14 @@ class ObjectiveConfig:
     """What a run minimises; docs/adding_an_objective.md.
 
     Attributes:
-      name: "classification", "language_model", "sequence_labels", "regression", or, without
-        labels, "simclr" or "byol" (two views of each image, config.data.augment.views=2).
-      loss: "softmax_cross_entropy" or "stablemax_cross_entropy".
+      name: "classification", "cosine_classification" (by angles with a vector of each class),
+        "language_model", "sequence_labels", "regression", or, without labels, "simclr" or "byol"
+        (two views of each image, config.data.augment.views=2).
+      loss: A loss of classes by its name, such as "softmax_cross_entropy", "binary_cross_entropy"
+        or "focal"; docs/learning.md lists them.
+      loss_kwargs: Its options, such as {"gamma": 2.0}; any takes "counts" (training examples of
+        each class), "beta" (weights of classes by their effective number) and "defer" (share of the
+        run before these count).
       label_smoothing: Share of the target spread evenly over the classes.
       weight: Weight of the objective's own loss beside the terms.
       terms: Further losses, pairs of a name and its options such as ("kd", {"weight": 0.5}): "hard"
@@ -70,6 +75,7 @@ class ObjectiveConfig:
 
     name: str = "classification"
     loss: str = "softmax_cross_entropy"
+    loss_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     label_smoothing: float = ranged(0.0, "[0, 1)")
     weight: float = ranged(1.0, "[0, inf)")
     terms: tuple[Any, ...] = ()
@@ -213,7 +219,8 @@ class Config:
 
     Attributes:
       mix: Mixing of examples on the device, pairs of a name and its options, in order: "mixup",
-        "cutmix", "mixup_cutmix" (per "batch", "pair" or "element"), "attentive_cutmix".
+        "cutmix", "mixup_cutmix" (per "batch", "pair" or "element"), "attentive_cutmix", "cutout",
+        "gridmix", "maskmix", "resizemix", "saliencymix", "smmix" or "tokenmix".
       transforms: Changes of the parameters before use, pairs of a name and its options, in order:
         ("fake_quantize", {"match": ("model/.*kernel",), "bits": 8}).
       evaluators: Evaluations beside the objective's own, pairs of a name and its options: "knn"

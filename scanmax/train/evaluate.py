@@ -37,7 +37,6 @@ from scanmax.data.transforms import for_source
 from scanmax.errors import UserError, suggest
 from scanmax.files import write_whole
 from scanmax.train.build import build
-from scanmax.train.config import ObjectiveConfig
 from scanmax.train.evaluation import evaluate as evaluate_state
 from scanmax.train.inference import Trained, load_for_inference
 from scanmax.train.objectives import OBJECTIVES
@@ -137,7 +136,7 @@ def evaluate_run(trained: Trained, data: DataConfig) -> dict[str, float]:
         transforms=(),
         evaluators=(),
         mix=(),
-        objective=ObjectiveConfig(name=own.name, loss=own.loss, kwargs=own.kwargs),
+        objective=dataclasses.replace(own, terms=(), teachers=()),
     )
     if not OBJECTIVES[own.name].metric_names:
         raise UserError(f"the objective {own.name!r} says nothing of single examples")

@@ -23,6 +23,7 @@ from scanmax.errors import UserError
 from scanmax.train.build import as_read, make_model, make_transforms
 from scanmax.train.checkpoint import damage_of, read_meta
 from scanmax.train.config import Config, best_mode
+from scanmax.train.losses import make_loss
 from scanmax.train.objectives import OBJECTIVES
 from scanmax.train.predictor import Classifier, predict
 from scanmax.train.step import model_variables
@@ -136,8 +137,8 @@ class Trained:
     @property
     def is_classifier(self) -> bool:
         """Whether the run learnt classes of images."""
-        metrics = OBJECTIVES[self.config.objective.name].metric_names
-        return self.data["kind"] == "image" and "accuracy" in metrics
+        own = OBJECTIVES[self.config.objective.name]
+        return self.data["kind"] == "image" and "accuracy" in own.metric_names and not own.headless
 
     @functools.cached_property
     def classifier(self) -> Classifier:
@@ -147,10 +148,16 @@ class Trained:
           UserError: the run is no classifier of images, or its checkpoint does not say how images
             are prepared.
         """
+        own = self.config.objective.name
+        if self.data["kind"] == "image" and OBJECTIVES[own].headless:
+            raise UserError(
+                f"predict() is of models with a head; {own!r} leaves one without, whose features "
+                "trained.model.apply gives"
+            )
         if not self.is_classifier:
             raise UserError(
-                f"predict() is of classifiers of images; this run is "
-                f"{self.config.objective.name!r} on {self.data['kind']} data"
+                f"predict() is of classifiers of images; this run is {own!r} on "
+                f"{self.data['kind']} data"
             )
         if not self.data.get("preprocessing"):
             raise UserError(
@@ -158,7 +165,8 @@ class Trained:
                 "batches, or it is of an earlier version): use trained.model.apply"
             )
         prepare = Preprocessing.from_dict(self.data["preprocessing"])
-        return Classifier(self.model, self.variables, prepare, self.data["class_names"])
+        names, loss = self.data["class_names"], make_loss(self.config.objective)
+        return Classifier(self.model, self.variables, prepare, names, loss)
 
 
 def load_for_inference(

@@ -14,7 +14,9 @@ import numpy as np
 from scanmax.data.decoding import MODES, SUFFIXES, as_uint8, read_image
 from scanmax.data.preprocessing import Preprocessing
 from scanmax.errors import UserError, suggest
-from scanmax.train.objectives.base import merged, probabilities
+from scanmax.train.config import ObjectiveConfig
+from scanmax.train.losses import Loss, make_loss
+from scanmax.train.objectives.base import merged
 
 # Something that gives an image of so many channels when it is its turn.
 Reader = Callable[[int], np.ndarray]
@@ -48,12 +50,19 @@ class Classifier:
     """
 
     def __init__(
-        self, model: Any, variables: Any, prepare: Preprocessing, class_names: Sequence[str] = ()
+        self,
+        model: Any,
+        variables: Any,
+        prepare: Preprocessing,
+        class_names: Sequence[str] = (),
+        loss: Loss | None = None,
     ):
         self.class_names, self.channels = tuple(class_names), prepare.channels
         self._prepare, self._variables = prepare, variables
+        # What a logit means is said by what it was taught with: softmax, where nobody says.
+        loss = loss or make_loss(ObjectiveConfig())
         self._apply = jax.jit(
-            lambda variables, images: probabilities(merged(model.apply(variables, images)))
+            lambda variables, images: loss.probabilities(merged(model.apply(variables, images)))
         )
 
     def __call__(self, images: Sequence[np.ndarray], batch_size: int = 64) -> np.ndarray:

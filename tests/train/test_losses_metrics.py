@@ -7,6 +7,7 @@ import pytest
 
 from scanmax.errors import UserError
 from scanmax.train import losses, metrics
+from scanmax.train.config import ObjectiveConfig
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(6, 5)).astype(np.float32) * 3
@@ -53,7 +54,7 @@ def test_distillation():
 
 def test_unknown_loss():
     with pytest.raises(UserError, match="did you mean 'softmax_cross_entropy'"):
-        losses.get_loss("softmax_crossentropy")
+        losses.make_loss(ObjectiveConfig(loss="softmax_crossentropy"))
 
 
 def test_sums_over_padded_batches_equal_one_plain_mean():

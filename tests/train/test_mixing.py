@@ -85,8 +85,8 @@ def test_boxes_are_timms_for_the_same_draws():
         ratio = np.sqrt(1 - weight[row])
         cut_y, cut_x = int(9 * ratio), int(14 * ratio)
         y, x = int(9 * centre[row, 0]), int(14 * centre[row, 1])
-        low_y, high_y = np.clip([y - cut_y // 2, y + cut_y // 2], 0, 9)
-        low_x, high_x = np.clip([x - cut_x // 2, x + cut_x // 2], 0, 14)
+        low_y, high_y = np.clip([y - cut_y // 2, y + (cut_y + 1) // 2], 0, 9)
+        low_x, high_x = np.clip([x - cut_x // 2, x + (cut_x + 1) // 2], 0, 14)
         expected[low_y:high_y, low_x:high_x] = 0
         np.testing.assert_array_equal(found[row], expected)
 

@@ -14,6 +14,7 @@ from scanmax import cli
 from scanmax.data.preprocessing import Preprocessing
 from scanmax.errors import UserError
 from scanmax.train import predict
+from scanmax.train.config import ObjectiveConfig
 from scanmax.train.inference import Trained
 
 PREPARE = Preprocessing((4, 4), 3, np.float32([0.5] * 3), np.float32([0.25] * 3))
@@ -116,6 +117,10 @@ def test_runs_that_are_no_classifiers_or_do_not_know(trained):
         other = Trained(Brightness(), {}, toy_config(), 10, data)
         with pytest.raises(UserError, match=told):
             other.predict(np.zeros((4, 4), np.uint8))
+    angles = toy_config(objective=ObjectiveConfig(name="cosine_classification"))
+    other = Trained(Brightness(), {}, angles, 10, trained.data)
+    with pytest.raises(UserError, match="leaves one without, whose features"):
+        other.predict(np.zeros((4, 4), np.uint8))
 
 
 def test_the_command_writes_a_table(trained, folder, monkeypatch, capsys):

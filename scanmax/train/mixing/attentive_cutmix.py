@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax.train.mixing.base import Mix, partners
+from scanmax.train.mixing.base import Mix, cell_shares, partners
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +39,8 @@ class AttentiveCutMix(Mix):
         self, key: Array, shape: tuple[int, int, int], guide: Float[Array, "B Yg Xg"]
     ) -> Float[Array, "B Y X"]:
         """0 in the partner's strongest cells, 1 elsewhere; nothing is drawn."""
-        rows, height, width = shape
+        rows = shape[0]
         cells = jax.image.resize(guide, (rows, self.grid, self.grid), "linear")
         order = jnp.argsort(jnp.argsort(-cells.reshape(rows, -1), axis=1), axis=1)
         taken = partners(order < self.cells).reshape(rows, self.grid, self.grid)
-        # The cell of each pixel, also where cells do not divide the image.
-        ys, xs = (jnp.arange(side) * self.grid // side for side in (height, width))
-        return 1 - taken[:, ys][:, :, xs].astype(jnp.float32)
+        return cell_shares(taken, shape[1:])

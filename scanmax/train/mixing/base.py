@@ -17,19 +17,21 @@ class Mix:
     """A change of a training batch on the device. A subclass is one file, and one name of MIXES.
 
     Every example is paired with the one at its place from the other end of the batch, as timm
-    pairs them, and blended with it pixel by pixel. Rows that the batch's mask leaves out stay as
-    they are, and reach no other.
+    pairs them, and blended with it, or with what is made of it, pixel by pixel. Rows that the
+    batch's mask leaves out stay as they are, and reach no other.
 
     Attributes:
       classes: width of the labels' distributions; the trainer gives the data's.
 
     What a subclass says of itself:
+      blends: whether labels become distributions; a change of images alone leaves them.
       guided: whether it needs a guide, a map [B, Y, X] of where the first teacher (or the model, if
         there is no teacher) finds something: the channels' norm of the last of its `features`.
     """
 
     classes: int
 
+    blends: ClassVar[bool] = True
     guided: ClassVar[bool] = False
 
     def own_share(
@@ -44,6 +46,29 @@ class Mix:
         """
         raise NotImplementedError
 
+    def plan(
+        self,
+        key: Array,
+        images: Float[Array, "B Y X C"],
+        guide: Float[Array, "B Yg Xg"] | None,
+    ) -> tuple[Float[Array, "B Y X"], Float[Array, "B Y X C"]]:
+        """The share of its own that each pixel keeps, and the images whose pixels it gets.
+
+        These are the partners as they are; a mix that moves or resizes them says how.
+
+        Args:
+          key: random numbers of this step, for this mix alone.
+          images: the batch's.
+          guide: the map, where `guided`.
+        """
+        return self.own_share(key, images.shape[:3], guide), partners(images)
+
+    def label_share(
+        self, own: Float[Array, "B Y X"], guide: Float[Array, "B Yg Xg"] | None
+    ) -> Float[Array, " B"]:
+        """The share of its own that a label keeps: that of the pixels."""
+        return jnp.mean(own, axis=(1, 2))
+
     def __call__(
         self, key: Array, batch: Batch, guide: Float[Array, "B Yg Xg"] | None = None
     ) -> Batch:
@@ -56,19 +81,22 @@ class Mix:
 
         Returns:
           The batch, with "mix_mask" [B, Y, X] (the share of its own that each pixel keeps: 1 or 0
-          where images are cut) and "mix_weight" [B] (that of the label, its mean) beside it.
+          where images are cut), "mix_weight" [B] (that of the label) and "mix_labels"
+          [B, 2, classes] (the two that are mixed) beside it.
         """
         images = batch["image"]
-        own = self.own_share(key, images.shape[:3], guide)
+        own, pasted = self.plan(key, images, guide)
         counts = batch.get("mask", jnp.ones(images.shape[:1], bool))
-        own = jnp.where((counts & partners(counts))[:, None, None], own, 1)
-        weight = jnp.mean(own, axis=(1, 2))
+        mixes = counts & partners(counts)
+        own = jnp.where(mixes[:, None, None], own, 1)
+        weight = jnp.where(mixes, self.label_share(own, guide), 1)
         labels = self.distribution(batch["label"])
         return batch | {
-            "image": blend(own[..., None], images),
-            "label": blend(weight[:, None], labels),
+            "image": blend(own[..., None], images, pasted),
+            "label": blend(weight[:, None], labels, partners(labels)),
             "mix_mask": own,
             "mix_weight": weight,
+            "mix_labels": jnp.stack([labels, partners(labels)], axis=1),
         }
 
     def distribution(self, labels: Int[Array, " B"] | Float[Array, "B C"]) -> Float[Array, "B C"]:
@@ -120,10 +148,11 @@ def partners(rows: Any) -> Any:
     return rows[::-1]
 
 
-def blend(own: Float[Array, "B ..."], rows: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-    """own * row + (1 - own) * partner; what keeps nothing of a row is free of it, NaN included."""
+def blend(
+    own: Float[Array, "B ..."], rows: Float[Array, "B ..."], other: Float[Array, "B ..."]
+) -> Float[Array, "B ..."]:
+    """own * row + (1 - own) * other; what keeps nothing of a row is free of it, NaN included."""
     own = own.astype(rows.dtype)
-    other = partners(rows)
     mixed = jnp.where(own == 0, 0, own * rows) + jnp.where(own == 1, 0, (1 - own) * other)
     return mixed.astype(rows.dtype)
 
@@ -140,9 +169,26 @@ def box_shares(
     """
     inside: Bool[Array, "N Y X"] | None = None
     for axis, side in enumerate(size):
-        half = jnp.floor(side * jnp.sqrt(1 - weight)).astype(jnp.int32) // 2  # [N]
+        length = jnp.floor(side * jnp.sqrt(1 - weight)).astype(jnp.int32)  # [N]
         middle = jnp.floor(side * centre[:, axis]).astype(jnp.int32)  # [N]
         places = jnp.arange(side)
-        along = (places >= (middle - half)[:, None]) & (places < (middle + half)[:, None])
+        start = middle - length // 2
+        along = (places >= start[:, None]) & (places < (start + length)[:, None])
         inside = along[:, :, None] if inside is None else inside & along[:, None, :]
     return 1 - inside.astype(jnp.float32)
+
+
+def cell_shares(taken: Bool[Array, "N Yg Xg"], size: tuple[int, int]) -> Float[Array, "N Y X"]:
+    """0 in the cells that are taken, 1 elsewhere, also where cells do not divide the image."""
+    rows, columns = (jnp.arange(side) * cells // side for side, cells in zip(size, taken.shape[1:]))
+    return 1 - taken[:, rows][:, :, columns].astype(jnp.float32)
+
+
+def random_cells(
+    key: Array, count: Int[Array, " N"], grid: tuple[int, int]
+) -> Bool[Array, "N Yg Xg"]:
+    """So many cells of a grid, each as likely."""
+    cells = grid[0] * grid[1]
+    order = jnp.argsort(jax.random.uniform(key, (*count.shape, cells)), axis=1)
+    ranks = jnp.argsort(order, axis=1)
+    return (ranks < count[:, None]).reshape(*count.shape, *grid)

@@ -3,6 +3,7 @@
 from scanmax.train.objectives.base import Batch, Losses, Objective
 from scanmax.train.objectives.byol import Byol
 from scanmax.train.objectives.classification import Classification
+from scanmax.train.objectives.cosine_classification import CosineClassification
 from scanmax.train.objectives.language_model import LanguageModel
 from scanmax.train.objectives.regression import Regression
 from scanmax.train.objectives.sequence_labels import SequenceLabels
@@ -11,6 +12,7 @@ from scanmax.train.objectives.simclr import SimClr
 OBJECTIVES: dict[str, type[Objective]] = {
     "byol": Byol,
     "classification": Classification,
+    "cosine_classification": CosineClassification,
     "language_model": LanguageModel,
     "regression": Regression,
     "sequence_labels": SequenceLabels,

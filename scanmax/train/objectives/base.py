@@ -3,12 +3,13 @@
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
-import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax.errors import UserError
 from scanmax.models.taps import read_taps
 from scanmax.train.config import ObjectiveConfig
+from scanmax.train.losses import Loss, make_loss
 from scanmax.train.teachers import Teacher, Told
 from scanmax.train.terms.base import Term
 
@@ -44,6 +45,7 @@ class Objective(nn.Module):
       terms: further losses, each between student and teacher.
       teachers: who teaches; their variables are an argument of every call.
       total_steps: length of the run, for what follows a schedule.
+      classes: how many classes the data have.
 
     What a subclass says of itself:
       data_kind: the `kind` of the pipelines that it reads.
@@ -61,6 +63,7 @@ class Objective(nn.Module):
     terms: tuple[Term, ...] = ()
     teachers: tuple[Teacher, ...] = ()
     total_steps: int = 1
+    classes: int = 0
 
     # Terms keep the names that the config gave them, which their parameters and losses carry.
     preserve_adopted_names: ClassVar[bool] = True
@@ -98,6 +101,8 @@ class Objective(nn.Module):
     def begin(self, params: Any, carried: dict[str, Any]) -> dict[str, Any]:
         """What is carried when a run begins, such as a momentum teacher that copies the model.
 
+        Here it is the share of the run that is done, where the loss of labels asks for it.
+
         Args:
           params: the initial parameters.
           carried: collections as the module's own initialisation made them.
@@ -105,7 +110,9 @@ class Objective(nn.Module):
         Returns:
           The collections, of any names.
         """
-        return carried
+        if not self.loss.defer:
+            return carried
+        return {**carried, "progress": {"share": jnp.zeros((), jnp.float32)}}
 
     @nn.nowrap
     def after_update(self, params: Any, carried: dict[str, Any], step: Array) -> dict[str, Any]:
@@ -119,7 +126,25 @@ class Objective(nn.Module):
         Returns:
           The collections, of the same names and shapes.
         """
-        return carried
+        if "progress" not in carried:
+            return carried
+        share = ((step + 1) / self.total_steps).astype(jnp.float32)
+        return {**carried, "progress": {"share": share}}
+
+    @property
+    def loss(self) -> Loss:
+        """The config's loss of classes."""
+        return make_loss(self.config)
+
+    def label_loss(self, logits: Float[Array, "*B C"], labels: Array) -> Float[Array, "*B"]:
+        """The loss of labels in training: smoothed, weighed, and weights deferred as it says."""
+        has_begun = self.has_variable("progress", "share")
+        return self.loss(
+            logits,
+            labels,
+            label_smoothing=self.config.label_smoothing,
+            progress=self.get_variable("progress", "share") if has_begun else None,
+        )
 
     def ask(self, inputs: Array, train: bool, **given: Array) -> Told:
         """The model's answer, with its taps where a term reads them."""
@@ -177,8 +202,3 @@ class Objective(nn.Module):
 def merged(outputs: Any) -> Array:
     """The logits of one head, or the mean of several heads'."""
     return sum(outputs) / len(outputs) if isinstance(outputs, tuple) else outputs
-
-
-def probabilities(logits: Array) -> Float[Array, "... C"]:
-    """softmax in float32."""
-    return jax.nn.softmax(logits.astype("float32"))

@@ -6,7 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array
 
 from scanmax.errors import UserError
-from scanmax.train.losses import get_loss
+from scanmax.train.losses.base import accumulated
 from scanmax.train.metrics import is_correct
 from scanmax.train.objectives.base import Batch, Losses, Objective
 
@@ -33,19 +33,19 @@ class LanguageModel(Objective):
 
     def __call__(self, batch: Batch, train: bool = False, teachers: Any = ()) -> Losses:
         """Cross-entropy of each token [B, T], and the terms'."""
-        targets, smoothing = batch["tokens"][:, 1:], self.config.label_smoothing
+        targets = batch["tokens"][:, 1:]
         if self.in_pieces:
             values, predicted = self.model.token_losses(
                 self.inputs(batch),
                 targets,
                 train=train,
-                label_smoothing=smoothing,
+                label_smoothing=self.config.label_smoothing,
                 **self.packed(batch),
             )
             found = {"accuracy": predicted == targets}
             return Losses({"label": self.config.weight * values}, None, found)
         student = self.ask(self.inputs(batch), train, **self.packed(batch))
-        values = get_loss(self.config.loss)(student.logits, targets, label_smoothing=smoothing)
+        values = self.label_loss(student.logits, targets)
         values = {"label": self.config.weight * values}
         values = self.add_terms(values, student, batch, teachers)
         return Losses(values, student.logits, {"accuracy": is_correct(student.logits, targets)})
@@ -58,7 +58,7 @@ class LanguageModel(Objective):
             return {"token_loss": values, "accuracy": predicted == targets}
         logits = self.model(inputs, **self.packed(batch))
         return {
-            "token_loss": get_loss(self.config.loss)(logits, targets),
+            "token_loss": self.loss.value(accumulated(logits), targets, 0.0),
             "accuracy": is_correct(logits, targets),
         }
 
@@ -94,6 +94,8 @@ class LanguageModel(Objective):
             return "terms read the logits"
         if self.config.loss != "softmax_cross_entropy":
             return f"config.objective.loss={self.config.loss!r} needs them"
+        if self.config.loss_kwargs:
+            return f"config.objective.loss_kwargs={self.config.loss_kwargs!r} need them"
         return "" if hasattr(self.model, "token_losses") else "the model has no token_losses"
 
     @nn.nowrap

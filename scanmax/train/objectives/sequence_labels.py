@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from scanmax.train.losses import get_loss
+from scanmax.train.losses.base import accumulated
 from scanmax.train.metrics import is_correct
 from scanmax.train.objectives.base import Batch, Losses, Objective
 
@@ -20,8 +20,7 @@ class SequenceLabels(Objective):
         """Loss per example [B], the mean over what is asked, and the terms'."""
         student = self.ask(self.inputs(batch), train)
         targets, asked = self._asked(batch)
-        loss = get_loss(self.config.loss)
-        values = loss(student.logits, targets, label_smoothing=self.config.label_smoothing)
+        values = self.label_loss(student.logits, targets)
         values = {"label": self.config.weight * self._mean(values, asked)}
         values = self.add_terms(values, student, batch, teachers)
         right = is_correct(student.logits, targets).astype(jnp.float32)
@@ -33,7 +32,7 @@ class SequenceLabels(Objective):
         targets, asked = self._asked(batch)
         right = is_correct(logits, targets).astype(jnp.float32)
         return {
-            "loss": self._mean(get_loss(self.config.loss)(logits, targets), asked),
+            "loss": self._mean(self.loss.value(accumulated(logits), targets, 0.0), asked),
             "accuracy": self._mean(right, asked),
         }
 

@@ -108,7 +108,7 @@ class TwoViews(Objective):
                 f"{field} holds views against each other: it takes no terms or teachers"
             )
         default = ObjectiveConfig()
-        for name in ("loss", "label_smoothing"):
+        for name in ("loss", "loss_kwargs", "label_smoothing"):
             if getattr(self.config, name) != getattr(default, name):
                 raise UserError(f"{field} reads no labels: leave config.objective.{name} alone")
 
