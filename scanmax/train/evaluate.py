@@ -38,7 +38,7 @@ from scanmax.errors import UserError, suggest
 from scanmax.files import write_whole
 from scanmax.train.build import build
 from scanmax.train.evaluation import evaluate as evaluate_state
-from scanmax.train.inference import Trained, load_for_inference
+from scanmax.train.inference import Read, load_for_inference, read_checkpoint
 from scanmax.train.objectives import OBJECTIVES
 from scanmax.train.predictor import Classifier
 from scanmax.train.scores import Judge, Scores
@@ -126,25 +126,23 @@ def batches(examples: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def evaluate_run(trained: Trained, data: DataConfig) -> dict[str, float]:
-    """The held-out metrics of a run that is no classifier of images, as its training had them."""
-    own = trained.config.objective
-    config = dataclasses.replace(
-        trained.config,
-        data=data,
-        # Weights come as they are used, and nobody is taught.
-        transforms=(),
-        evaluators=(),
-        mix=(),
-        objective=dataclasses.replace(own, terms=(), teachers=()),
-    )
-    if not OBJECTIVES[own.name].metric_names:
-        raise UserError(f"the objective {own.name!r} says nothing of single examples")
-    run = build(config, model=trained.model, devices=jax.devices()[:1])
-    state = run.init(trained.variables)
+def evaluate_run(found: Read, data: DataConfig) -> dict[str, float]:
+    """The held-out metrics of a run that is no classifier of images, as its training had them.
+
+    Args:
+      found: what `read_checkpoint` gives.
+      data: what to read.
+    """
+    config = dataclasses.replace(found.config, data=data, evaluators=(), mix=())
+    own = config.objective.name
+    if not OBJECTIVES[own].metric_names:
+        raise UserError(f"the objective {own!r} says nothing of single examples")
+    run = build(config, devices=jax.devices()[:1])
+    # As the checkpoint has them, whatever became of the other of the two.
+    learned = {"params": found.variables, "carried": found.carried}
     if config.ema.decay:
-        state = dataclasses.replace(state, ema=state.params)
-    return evaluate_state(run, state)
+        learned["ema"] = found.variables
+    return evaluate_state(run, dataclasses.replace(run.init(), **learned))
 
 
 def named_classes(file: str) -> tuple[str, ...]:
@@ -199,11 +197,12 @@ def main(argv: list[str]) -> int:
         raise UserError("name one run, or --model=NAME and --weights=SOURCE")
     if name and not weights:
         raise UserError(f"--model={name} needs --weights=SOURCE: a file, a folder or a hub id")
-    trained = None if name else load_for_inference(runs[0], values["step"].value)
+    step = values["step"].value
+    trained = None if name else load_for_inference(runs[0], step)
     asked = Asked(run_data(trained.config.data, changed) if trained else model_data(name))
     data = cli.override(asked, changed, flags.FlagValues()).data
     if trained and not trained.is_classifier:
-        found = evaluate_run(trained, data)
+        found = evaluate_run(read_checkpoint(runs[0], step), data)
         print("\n".join(f"{key:<18} {value:.4f}" for key, value in found.items()))
         return write(values["out"].value, found)
     source = open_source(data)

@@ -214,6 +214,7 @@ class Read(NamedTuple):
       data: what the run read.
       variables: {"params": ..., "batch_stats": ...} behind the run's transforms, numpy arrays.
       kept: what they are, "ema" or "params".
+      carried: of `read_checkpoint`, the collections that are carried from step to step.
     """
 
     config: Config
@@ -221,6 +222,7 @@ class Read(NamedTuple):
     data: dict[str, Any]
     variables: dict[str, Any]
     kept: str
+    carried: dict[str, Any] | None = None
 
 
 def read_run(
@@ -235,6 +237,22 @@ def read_run(
 
     Raises:
       UserError: no such checkpoint, or one that cannot be read or is damaged.
+    """
+    found = read_checkpoint(workdir, step, params_from)
+    config, arrays, carried = found.config, found.variables, found.carried
+    # What the objective learned beside the model stays behind.
+    variables = model_variables(
+        {"params": transformed(make_transforms(config), arrays, carried), **carried}
+    )
+    return Read(config, found.step, found.data, variables, found.kept)
+
+
+def read_checkpoint(
+    workdir: str | pathlib.Path, step: int | str = "last", params_from: str = "auto"
+) -> Read:
+    """Reads what a run's objective learned and carries, as it lies in the checkpoint.
+
+    Args and errors are those of `read_run`; variables are all parameters, behind no transform.
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
     try:
@@ -258,12 +276,7 @@ def read_run(
         raise UserError(f"checkpoint {step} of {workdir} cannot be read: {reason}") from error
     if "model" not in arrays[kept]:
         raise UserError(f"checkpoint {step} of {workdir} was written by scanmax 0.1 or earlier")
-    carried = arrays.get("carried") or {}
-    # What the objective learned beside the model stays behind.
-    variables = model_variables(
-        {"params": transformed(make_transforms(config), arrays[kept], carried), **carried}
-    )
-    return Read(config, step, data, variables, kept)
+    return Read(config, step, data, arrays[kept], kept, arrays.get("carried") or {})
 
 
 def load_teacher(teacher: Teacher, inputs: jax.ShapeDtypeStruct) -> dict[str, Any]:
