@@ -25,6 +25,7 @@ TITLES = {
     "Query and Gallery Banks",
     "deit": "Training data-efficient image transformers & distillation through attention",
     "diffusion-rwkv": "Diffusion-RWKV: Scaling RWKV-Like Architectures for Diffusion Models",
+    "dpn": "Dual Path Networks",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",
     "evonorm": "Evolving Normalization-Activation Layers",
