@@ -31,6 +31,7 @@ TITLES = {
     "dexml-decoupled-softmax": "Dual-Encoders for Extreme Multi-Label Classification",
     "diffusion-rwkv": "Diffusion-RWKV: Scaling RWKV-Like Architectures for Diffusion Models",
     "equiangular-basis-vectors": "Equiangular Basis Vectors",
+    "dpn": "Dual Path Networks",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",
     "evonorm": "Evolving Normalization-Activation Layers",

@@ -47,6 +47,37 @@ LEDGER = (
         reproduced="parameters of all eight models to the last one; GFLOPs of Ti, S, B",
     ),
     Paper(
+        "dpn",
+        covers="DPN-68, 92, 98 and 131, and timm's 48b, 68b and 107, weights of timm; not the "
+        "detection and segmentation networks, or pooling by mean and maximum at test time",
+        where=("scanmax.models.vision.dpn.Dpn", "scanmax.models.vision.dpn.DualPathBlock"),
+        tests=(
+            "tests/models/vision/test_dpn.py::DpnSuite",
+            "tests/models/vision/test_dpn.py::test_every_published_size_has_its_exact_count",
+            "tests/models/vision/test_dpn.py::test_paths_of_a_block",
+            "tests/parity/test_dpn_parity.py",
+        ),
+        reproduced="parameters of all to the last one; GFLOPs of 92: "
+        "tests/models/vision/test_dpn.py::test_multiply_adds_are_the_papers",
+    ),
+    Paper(
+        "inception-v3",
+        covers="the network with its auxiliary head, which training weighs like the first, weights "
+        "of timm and torchvision, label smoothing; not RMSProp with its clipping, the ensembles, "
+        "or low-resolution inputs",
+        where=(
+            "scanmax.models.vision.inception_v3.InceptionV3",
+            "scanmax.train.losses.softmax_cross_entropy",
+        ),
+        tests=(
+            "tests/models/vision/test_inception_v3.py::InceptionV3Suite",
+            "tests/models/vision/test_inception_v3.py::test_auxiliary_head",
+            "tests/parity/test_inception_v3_parity.py",
+        ),
+        reproduced="parameters with and without the auxiliary head; what factorised kernels weigh: "
+        "tests/models/vision/test_inception_v3.py::test_factorised_kernels_are_lighter",
+    ),
+    Paper(
         "vgg",
         covers="the configurations A, B, D and E, with batch norms too, the wide layers over maps "
         "of any size, weights of timm and torchvision; not C, the local response norm of A, or the "
