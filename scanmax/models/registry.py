@@ -37,6 +37,7 @@ FAMILY_MODULES = (
     "vision.convit",
     "vision.convmixer",
     "vision.convnext",
+    "vision.crossvit",
     "vision.inception_next",
     "vision.mambamixer",
     "vision.mixer",

@@ -18,6 +18,7 @@ TITLES = {
     "convit-gpsa": "ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
     "convmixer": "Patches Are All You Need?",
     "convnext": "A ConvNet for the 2020s",
+    "crossvit": "CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification",
     "cvt": "CvT: Introducing Convolutions to Vision Transformers",
     "dcal": "Dual Cross-Attention Learning for Fine-Grained Visual Categorization and Object "
     "Re-Identification",
