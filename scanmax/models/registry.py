@@ -37,6 +37,7 @@ FAMILY_MODULES = (
     "vision.convit",
     "vision.convmixer",
     "vision.convnext",
+    "vision.crossvit",
     "vision.dpn",
     "vision.inception_next",
     "vision.inception_v3",

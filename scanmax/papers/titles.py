@@ -22,6 +22,7 @@ TITLES = {
     "convmixer": "Patches Are All You Need?",
     "convnext": "A ConvNet for the 2020s",
     "cutout": "Improved Regularization of Convolutional Neural Networks with Cutout",
+    "crossvit": "CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification",
     "cvt": "CvT: Introducing Convolutions to Vision Transformers",
     "dcal": "Dual Cross-Attention Learning for Fine-Grained Visual Categorization and Object "
     "Re-Identification",

@@ -27,6 +27,17 @@ LEDGER = (
         reproduced="parameters of T to XL to the last one; GFLOPs of T, S, B, L",
     ),
     Paper(
+        "crossvit",
+        covers="all nine models and the two at 408 pixels, weights of timm and of the release, any "
+        "image of whole patches; not the recipe, or other fusions of the ablation",
+        where=("scanmax.models.vision.crossvit.CrossVit",),
+        tests=(
+            "tests/models/vision/test_crossvit.py",
+            "tests/parity/test_crossvit_parity.py",
+        ),
+        reproduced="parameters of all eleven to the last one; GFLOPs of Ti",
+    ),
+    Paper(
         "deit",
         covers="Ti, S and B, the distilled models with their token, 384 pixels; hard and soft "
         "distillation; the recipe as a config, not trained on ImageNet here; weights of timm",

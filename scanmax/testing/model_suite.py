@@ -186,11 +186,15 @@ class ModelSuite(chex.TestCase):
             chex.assert_type(outputs, jnp.bfloat16)
             chex.assert_type(jax.tree.leaves(variables["params"]), jnp.float32)
             if has_head:
-                self.assertEqual(outputs.shape, (2, info.features[-1].channels), name)
+                self.assertEqual(outputs.shape, (2, self.pooled_channels(info)), name)
                 self.assertLess(_count(variables["params"]), info.params, name)
             whole = nn.unbox(self.shapes(name)[1])["params"]
             for scope, params in nn.unbox(variables)["params"].items():
                 chex.assert_trees_all_equal_shapes(params, whole[scope])
+
+    def pooled_channels(self, info) -> int:
+        """Width of the features that a model without head gives."""
+        return info.features[-1].channels
 
     def test_every_parameter_carries_logical_axes(self):
         def is_box(leaf):

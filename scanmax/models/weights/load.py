@@ -249,19 +249,25 @@ def _adapters(
     adapt: Sequence[str],
     position_grid: tuple[int, int] | None,
 ) -> dict[str, Adapter]:
-    chosen: list[tuple[str, Adapter]] = []
+    chosen: list[tuple[str, Callable[[str], Adapter]]] = []
     if "positions" in adapt:
         size = getattr(model, "img_size", input_shape[1:3])
         size = (size, size) if isinstance(size, int) else size
         patch = getattr(model, "patch_size", 1)
         grid = tuple(side // patch for side in size)
-        chosen.append((table.positions, lambda x, shape: _resampled(x, shape, grid, position_grid)))
-        chosen.append((table.relative_positions, _resampled_differences))
+        # A model of several tables says which grid each is for.
+        grid_of = getattr(model, "position_grid", lambda path: grid)
+
+        def resampling(path: str) -> Adapter:
+            return lambda x, shape: _resampled(x, shape, grid_of(path), position_grid)
+
+        chosen.append((table.positions, resampling))
+        chosen.append((table.relative_positions, lambda path: _resampled_differences))
     if "input_channels" in adapt:
-        chosen.append((table.stem, _channels))
+        chosen.append((table.stem, lambda path: _channels))
     return {
-        path: adapter
-        for pattern, adapter in chosen
+        path: adapter_of(path)
+        for pattern, adapter_of in chosen
         for path in shapes
         if re.fullmatch(pattern, path)
     }
