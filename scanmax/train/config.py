@@ -69,8 +69,10 @@ class ObjectiveConfig:
         workdir of a run, or what scanmax.load_weights takes), "step" (of that run, "last" or
         "best"), "kwargs" (fields of the model), "mean" and "std" (its own normalisation of images),
         "image_size".
-      kwargs: Options of the objective itself, such as {"temperature": 0.2} of "simclr", or
-        {"fused": False} of "language_model", which then makes all logits of a wide vocabulary.
+      kwargs: Options of the objective itself, such as {"temperature": 0.2} of "simclr",
+        {"relabel": "transmix"} of "classification", whose labels of mixed images then follow the
+        model's attention, or {"fused": False} of "language_model", which then makes all logits of a
+        wide vocabulary.
     """
 
     name: str = "classification"

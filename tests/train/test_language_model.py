@@ -1,5 +1,7 @@
 """The language model's loss in pieces: the numbers of that on logits, and less room."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,13 +57,15 @@ def test_pieces_are_taken_of_wide_vocabularies_alone():
 def test_what_needs_the_logits_is_refused():
     from scanmax.train.build import make_objective
 
+    model = scanmax.create_model("lm_tiny", **SIZES)
+
     config = toy_config(
         objective=ObjectiveConfig(
             name="language_model", loss="stablemax_cross_entropy", kwargs={"fused": True}
         )
     )
     with pytest.raises(UserError, match=r"'fused'.*=True: config\.objective\.loss='stablemax"):
-        make_objective(config, scanmax.create_model("lm_tiny", **SIZES), None, 1)
+        make_objective(config, model, types.SimpleNamespace(num_classes=37), 1)
 
 
 def test_no_logits_stand_in_a_step():

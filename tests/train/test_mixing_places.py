@@ -15,6 +15,7 @@ from scanmax.train.mixing import MIXES
 from scanmax.train.mixing.base import random_cells
 from scanmax.train.mixing.saliencymix import spectral_residual
 from scanmax.train.mixing.smmix import least_square
+from scanmax.train.mixing.tokenmix import block_cells
 
 ROWS, SIDE, CLASSES = 6, 12, 3
 RNG = np.random.default_rng(0)
@@ -61,6 +62,7 @@ def box(own):
         ("gridmix", {"grid": 4}, 3),
         ("maskmix", {"patch": 3, "patches": 2}, 6),
         ("maskmix", {"patch": 2, "patches": 4}, 8),
+        ("tokenmix", {"patch": 3, "least": 0.2, "blocks": False}, 3),
         ("tokenmix", {"patch": 3, "least": 0.2}, 3),
     ],
 )
@@ -73,7 +75,8 @@ def test_cells_come_whole_from_one_image(name, options, cell):
                 assert len(np.unique(own[row, top : top + cell, left : left + cell])) == 1
     assert len(np.unique(own.mean((1, 2)))) > 1
     if name == "tokenmix":
-        assert (own.mean((1, 2)) <= 0.8).all()
+        if not options.get("blocks", True):
+            assert (own.mean((1, 2)) <= 0.8).all()
         weight = np.zeros(ROWS)
         for row in range(ROWS):
             kept, gained = 0.0, 0.0
@@ -93,6 +96,20 @@ def test_so_many_cells_are_taken_each_as_likely():
     taken = np.asarray(jax.jit(random_cells, static_argnums=2)(jax.random.key(0), count, (2, 3)))
     np.testing.assert_array_equal(taken.sum((1, 2)), count)
     np.testing.assert_allclose(taken.mean(0), 0.5, atol=0.03)
+
+
+def test_blocks_take_almost_as_many_cells_and_lie_together():
+    count = jnp.tile(jnp.arange(1, 48), 8)
+    draw = jax.jit(lambda f, key: f(key, count, (7, 7)), static_argnums=0)
+    edges = []
+    for kind in (block_cells, random_cells):
+        taken = np.asarray(draw(kind, jax.random.key(0)))
+        assert (taken.sum((1, 2)) <= count).all()
+        assert (taken.sum((1, 2)) >= count - 5).mean() > 0.95
+        edges.append(
+            (taken[:, 1:] != taken[:, :-1]).sum() + (taken[:, :, 1:] != taken[:, :, :-1]).sum()
+        )
+    assert edges[0] < 0.6 * edges[1]
 
 
 @pytest.mark.parametrize("per", ["pair", "element"])
@@ -157,11 +174,10 @@ def test_the_least_square_gets_the_partners_best(per):
     assert len(set(sides)) == 1 or per == "element"
 
 
-@pytest.mark.parametrize("side", [1, 2, 4, 5])
-def test_squares_lie_within_a_map(side):
-    maps = RNG.normal(size=(3, 5, 6)).astype(np.float32)
-    found = jax.jit(least_square)(jnp.asarray(maps), jnp.full(3, side))
-    for row, place in enumerate(np.asarray(found)):
+def test_squares_lie_within_a_map():
+    maps, sides = RNG.normal(size=(4, 5, 6)).astype(np.float32), [1, 2, 4, 5]
+    found = jax.jit(least_square)(jnp.asarray(maps), jnp.asarray(sides))
+    for row, (place, side) in enumerate(zip(np.asarray(found), sides)):
         sums = {
             (y, x): maps[row, y : y + side, x : x + side].sum()
             for y in range(6 - side)

@@ -69,8 +69,8 @@ def expected_share(name, row, attention, prefix, reads_first, logits, label):
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
-        ("transmix", {}),
-        ("mixpro", {"class_token": False, "pool": "avg"}),
+        ("transmix", {"depth": 1}),
+        ("mixpro", {"depth": 1, "class_token": False, "pool": "avg"}),
         ("tl_align", {"reg_tokens": 1, "scan_layers": True}),
     ],
 )
