@@ -37,6 +37,7 @@ FAMILY_MODULES = (
     "vision.convmixer",
     "vision.convnext",
     "vision.dpn",
+    "vision.halonet",
     "vision.inception_next",
     "vision.inception_v3",
     "vision.mambamixer",
