@@ -11,6 +11,7 @@ import pytest
 from scanmax import papers
 from scanmax.errors import UserError
 from scanmax.models import create_model, list_models, model_info, registry
+from scanmax.models.multiply_adds import MULTIPLY_ADDS
 from scanmax.testing import ModelCase, ModelSuite
 
 TESTS = pathlib.Path(__file__).parent
@@ -81,6 +82,10 @@ def test_every_family_has_one_suite():
 def test_every_variant_cites_a_known_paper_or_none():
     for name in list_models():
         assert model_info(name).paper in {"", *papers.TITLES}, name
+
+
+def test_every_variant_stands_in_the_table_of_multiply_adds():
+    assert sorted(MULTIPLY_ADDS) == list_models(), "run docs/make_multiply_adds.py"
 
 
 def test_a_name_is_found_or_likened():

@@ -30,18 +30,28 @@ def count_multiply_adds(model: nn.Module, example: jax.ShapeDtypeStruct) -> int:
       4.6
     """
     variables = jax.eval_shape(model.init, jax.random.key(0), example)
-    return _count(jax.make_jaxpr(model.apply)(variables, example).jaxpr)
+    return multiply_adds_of(jax.make_jaxpr(model.apply)(variables, example).jaxpr)
 
 
 def default_multiply_adds(name: str) -> int:
-    """Multiply-adds of a registered model for one default input."""
+    """Multiply-adds of a registered model for one default input, from the kept table if it can."""
+    from scanmax.models.multiply_adds import MULTIPLY_ADDS
+
+    return MULTIPLY_ADDS[name] if name in MULTIPLY_ADDS else traced_multiply_adds(name)
+
+
+def traced_multiply_adds(name: str) -> int:
+    """Multiply-adds of a registered model for one default input, counted anew."""
     from scanmax.models.registry import create_model, model_info
 
-    model = create_model(name)
-    if hasattr(model, "scan_layers"):
-        # Equal blocks are traced once; a host of several kinds refuses.
-        model = model.clone(scan_layers=_is_uniform(model))
-    return count_multiply_adds(model, model_info(name).example())
+    return count_multiply_adds(soonest_traced(create_model(name)), model_info(name).example())
+
+
+def soonest_traced(model: nn.Module) -> nn.Module:
+    """The same model, its equal blocks scanned where it can: they are traced once."""
+    # A host of several kinds refuses.
+    scans = hasattr(model, "scan_layers") and isinstance(getattr(model, "mixer", ""), str)
+    return model.clone(scan_layers=True) if scans else model
 
 
 def module_table(model: nn.Module, example: jax.ShapeDtypeStruct, depth: int | None = 1) -> str:
@@ -52,11 +62,8 @@ def module_table(model: nn.Module, example: jax.ShapeDtypeStruct, depth: int | N
     return model.tabulate(jax.random.key(0), inputs, depth=depth, console_kwargs=options)
 
 
-def _is_uniform(model: nn.Module) -> bool:
-    return isinstance(getattr(model, "mixer", ""), str)
-
-
-def _count(jaxpr: Any) -> int:
+def multiply_adds_of(jaxpr: Any) -> int:
+    """Multiply-adds of a traced program."""
     return sum(_count_equation(equation) for equation in jaxpr.eqns)
 
 
@@ -76,9 +83,9 @@ def _count_equation(equation: Any) -> int:
     if name in ("jit", "pjit") and params["name"] in _OPS:
         return _OPS[params["name"]](shapes, size)
     if name == "cond":
-        return max(_count(branch.jaxpr) for branch in params["branches"])
+        return max(multiply_adds_of(branch.jaxpr) for branch in params["branches"])
     repeats = params["length"] if name == "scan" else 1
-    return repeats * sum(_count(inner) for inner in _inner_jaxprs(params))
+    return repeats * sum(multiply_adds_of(inner) for inner in _inner_jaxprs(params))
 
 
 def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:

@@ -39,6 +39,7 @@ FAMILY_MODULES = (
     "vision.convnext",
     "vision.crossvit",
     "vision.dpn",
+    "vision.halonet",
     "vision.inception_next",
     "vision.inception_v3",
     "vision.mambamixer",

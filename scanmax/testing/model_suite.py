@@ -36,8 +36,10 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from scanmax.models import create_model, list_models, model_info
+from scanmax.models.analysis import multiply_adds_of, soonest_traced
 from scanmax.models.blocks import stack_blocks
 from scanmax.models.layers import LOGICAL_AXES
+from scanmax.models.multiply_adds import MULTIPLY_ADDS
 from scanmax.testing import compare
 
 # Compiling is what these tests cost: a cheap generator, and none of XLA's slow passes.
@@ -136,8 +138,8 @@ class ModelSuite(chex.TestCase):
 
     def whole(self, name: str, **overrides) -> nn.Module:
         """The full-size model as it is traced soonest."""
-        scans = self.traces_scanned and hasattr(create_model(name), "scan_layers")
-        return create_model(name, **({"scan_layers": True} if scans else {}), **overrides)
+        model = create_model(name, **overrides)
+        return soonest_traced(model) if self.traces_scanned else model
 
     def shapes(self, name: str, **overrides):
         """(outputs, boxed variables) of a full-size model at its default input, as shapes."""
@@ -222,6 +224,10 @@ class ModelSuite(chex.TestCase):
                 if not is_used and not self.vanishes(path[1:])
             ]
             self.assertFalse(unused, f"{name} never reads {unused}")
+            if name in MULTIPLY_ADDS:
+                counted = multiply_adds_of(jaxpr) // 2
+                told = f"{name} computes {counted:_}; run docs/make_multiply_adds.py"
+                self.assertEqual(MULTIPLY_ADDS[name], counted, told)
 
     # Small, with numbers.
 

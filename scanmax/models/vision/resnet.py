@@ -116,18 +116,17 @@ class ResNetBlock(nn.Module):
     def gate(self, x: Float[Array, "B Y X F"], train: bool) -> Float[Array, "B Y X F"]:
         if self.channel_attention is None:
             return x
-        fields = {}
-        if self.channel_attention == "se":
-            # A sixteenth, in multiples of eight.
-            hidden = max(8, (x.shape[-1] // 16 + 4) // 8 * 8)
-            fields["reduction"] = max(1, x.shape[-1] // hidden)
-        return create_channel_attention(
-            self.channel_attention,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name="channel_attention",
-            **fields,
-        )(x, train)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return create_gate(self.channel_attention, x.shape[-1], **dtypes)(x, train)
+
+
+def create_gate(kind: str, channels: int, **fields: Any) -> nn.Module:
+    """A gate of so many channels, of CHANNEL_ATTENTION, whose hidden layer is as wide as timm's."""
+    if kind == "se":
+        # A sixteenth, in multiples of eight.
+        hidden = max(8, (channels // 16 + 4) // 8 * 8)
+        fields["reduction"] = max(1, channels // hidden)
+    return create_channel_attention(kind, name="channel_attention", **fields)
 
 
 def halved(x: Float[Array, "B Y X C"]) -> Float[Array, "B Yo Xo C"]:

@@ -79,13 +79,19 @@ def neighborhood_axis(size: int, kernel: int, stride: int, dilation: int, edges:
     return Axis(size, low[:, ::stride], high[:, ::stride], stride, edges == "zero")
 
 
-def halo_axis(size: int, block: int, halo: int, edges: str) -> Axis:
-    """Each block's own keys and `halo` more on both sides."""
-    start = np.arange(size) // block * block
+def halo_cut(size: int, block: int, halo: int, edges: str, stride: int) -> "Cut":
+    """Each block's own keys and `halo` more on both sides, read by every `stride`-th of its places.
+
+    Differences count keys from the start of the block, and queries among those asked.
+    """
+    start = np.arange(0, size, stride) // block * block
     low, high = start - halo, start + block - 1 + halo
     if edges != "zero":
         low, high = np.maximum(low, 0), np.minimum(high, size - 1)
-    return Axis(size, low[None], high[None], 1, edges == "zero")
+    axis = Axis(size, low[None], high[None], stride, edges == "zero")
+    found = cut(axis, block // stride)
+    relative = found.first + np.arange(found.keys) - np.arange(found.queries)[:, None]
+    return dataclasses.replace(found, relative=relative)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from scanmax.ops.local.blocks import (
     check_table,
     matrix_of,
 )
-from scanmax.ops.local.patterns import cut, halo_axis, pair, window_axis
+from scanmax.ops.local.patterns import cut, halo_cut, pair, window_axis
 
 Pair = int | tuple[int, int]
 
@@ -99,7 +99,7 @@ def window_attention(
     return _roll(y, rolls).reshape(*batch, *y.shape[1:])
 
 
-@op("block_size", "halo", "edges", "normalizer", "precision")
+@op("block_size", "halo", "stride", "edges", "normalizer", "precision")
 def halo_attention(
     query: Float[Array, "*B Y X H K"],
     key: Float[Array, "*B Y X G K"],
@@ -109,13 +109,14 @@ def halo_attention(
     *,
     block_size: Pair,
     halo: Pair,
+    stride: Pair = 1,
     edges: str = "masked",
     global_key: Float[Array, "*B P G K"] | None = None,
     global_value: Float[Array, "*B P G V"] | None = None,
     scale: Float[Array, ""] | float | None = None,
     normalizer: str | Normalizer = "softmax",
     precision=None,
-) -> Float[Array, "*B Y X H V"]:
+) -> Float[Array, "*B U W H V"]:
     """Attention of blocks of queries to their block and `halo` pixels around it.
 
         logits = scale q_p . k_q + q_p . rows[q_y - p_y] + q_p . columns[q_x - p_x]
@@ -123,16 +124,19 @@ def halo_attention(
     for q in the block of p, widened by the halo. The products with the relative embeddings, which
     the heads share, are not scaled, as in the public code. Keys outside the map are left out, as in
     the paper (edges="masked"), or are zero vectors that take part, as in the public code of
-    HaloNet ("zero", which its weights need).
+    HaloNet ("zero", which its weights need). With a stride every s-th query of a block is asked:
+    differences are then those of the key's place in the block and the query's among those asked,
+    as in the public code too.
 
     Args:
-      query: [*B, Y, X, H, K].
+      query: [*B, Y, X, H, K], of which every `stride`-th is asked.
       key: [*B, Y, X, G, K], where G divides H.
       value: [*B, Y, X, G, V].
       relative_rows: [2 (block + halo) - 1, K] by the difference of rows, 0 in the middle.
       relative_columns: the same by columns; both or neither.
       block_size: side of a block, or (rows, columns).
       halo: pixels around it, one integer or two.
+      stride: s, one integer or two; divides the block.
       edges: "masked" or "zero".
       global_key: [*B, P, G, K], keys that every query reads too (class tokens).
       global_value: [*B, P, G, V].
@@ -141,7 +145,7 @@ def halo_attention(
       precision: of every matrix product.
 
     Returns:
-      [*B, Y, X, H, V] in the dtype of value.
+      [*B, ceil(Y / s), ceil(X / s), H, V] in the dtype of value.
 
     Raises:
       ValueError: a shape or option that does not fit.
@@ -159,6 +163,11 @@ def halo_attention(
     check_maps(query, key, value, global_key, global_value)
     check_choice("edges", edges, ("masked", "zero"))
     blocks, halos = pair("block_size", block_size, 1), pair("halo", halo, 0)
+    strides = pair("stride", stride, 1)
+    require(
+        all(block % s == 0 for block, s in zip(blocks, strides)),
+        f"stride={stride} with block_size={block_size}: expected a divisor.",
+    )
     require(
         (relative_rows is None) == (relative_columns is None),
         "relative_rows and relative_columns are given together or not at all.",
@@ -169,13 +178,14 @@ def halo_attention(
         shape = (2 * (block + reach) - 1, query.shape[-1])
         check_shape(name, x, shape, "[2 (block_size + halo) - 1, K]")
     cuts = tuple(
-        cut(halo_axis(size, block, reach, edges), block)
-        for size, block, reach in zip(query.shape[-4:-2], blocks, halos)
+        halo_cut(size, block, reach, edges, s)
+        for size, block, reach, s in zip(query.shape[-4:-2], blocks, halos, strides)
     )
     terms = Terms(None, relative_rows, relative_columns, global_key, global_value)
     normalizer = get_normalizer(normalizer, query.shape[-1])
     scale = scale_of(scale, query)
     query, key, value, terms, batch = as_maps(query, key, value, terms)
+    query = query[:, :: strides[0], :: strides[1]]
     y = attend_blocks(cuts, normalizer, query, key, value, terms, scale, precision)
     return y.reshape(*batch, *y.shape[1:])
 
@@ -248,7 +258,7 @@ def window_attention_matrix(
     return matrix_of(attend, query, key, global_key)
 
 
-@op("block_size", "halo", "edges", "normalizer", "precision")
+@op("block_size", "halo", "stride", "edges", "normalizer", "precision")
 def halo_attention_matrix(
     query: Float[Array, "*B Y X H K"],
     key: Float[Array, "*B Y X G K"],
@@ -257,6 +267,7 @@ def halo_attention_matrix(
     *,
     block_size: Pair,
     halo: Pair,
+    stride: Pair = 1,
     edges: str = "masked",
     global_key: Float[Array, "*B P G K"] | None = None,
     scale: Float[Array, ""] | float | None = None,
@@ -276,6 +287,7 @@ def halo_attention_matrix(
       relative_columns: both or neither.
       block_size: one integer or two.
       halo: one integer or two.
+      stride: one integer or two.
       edges: "masked" or "zero".
       global_key: [*B, P, G, K]; their columns stand first.
       scale: scalar factor of q . k.
@@ -283,7 +295,7 @@ def halo_attention_matrix(
       precision: of every matrix product.
 
     Returns:
-      [*B, H, T, P + T] in the dtype of query.
+      [*B, H, ceil(Y / s) ceil(X / s), P + T] in the dtype of query.
 
     Raises:
       ValueError: a shape or option that does not fit.
@@ -306,6 +318,7 @@ def halo_attention_matrix(
         relative_columns=relative_columns,
         block_size=block_size,
         halo=halo,
+        stride=stride,
         edges=edges,
         global_key=global_key,
         scale=scale,

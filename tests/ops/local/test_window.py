@@ -68,9 +68,14 @@ class HaloAttentionTest(OpSuite):
             options={"block_size": 2, "halo": 1, "normalizer": "stablemax"},
         ),
         OpCase(grid=(1, 3), batch=(1, 2), options={"block_size": 2, "halo": 0}),
+        OpCase(grid=(7, 6), options={"block_size": (4, 3), "halo": 1, "stride": (2, 3)}),
+        OpCase(
+            grid=(7, 6), options={"block_size": 4, "halo": (1, 2), "stride": 2, "edges": "zero"}
+        ),
     )
     errors = (
         ({"block_size": 0}, ValueError, "block_size=0; expected"),
+        ({"stride": (1, 2)}, ValueError, "with block_size=.* expected a divisor"),
         ({"halo": -1}, ValueError, "halo=-1; expected an integer of at least 0"),
         ({"relative_rows": None}, ValueError, "given together"),
         ({"relative_rows": lambda x: x[1:]}, ValueError, "relative_rows has shape"),
@@ -102,6 +107,8 @@ class MatricesTest(MatrixCase):
             return module.halo_attention_matrix(**given)
 
         self.check("halo_attention", matrix, None, {"block_size": 2, "halo": 1})
+        options = {"block_size": (2, 3), "halo": 1, "stride": (2, 1), "edges": "zero"}
+        self.check("halo_attention", matrix, None, options)
 
 
 def test_a_halo_outside_the_map_is_left_out_unless_zeros_are_asked_for():

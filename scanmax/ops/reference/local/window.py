@@ -85,14 +85,17 @@ def window_attention_matrix(
     )[1]
 
 
-def _halos(query, key, value, rows, columns, blocks, halos, edges, more, scale, normalizer):
+def _halos(query, key, value, rows, columns, sizes, edges, more, scale, normalizer):
+    blocks, halos, strides = sizes
     size = query.shape[-4:-2]
-    places, reads, before, after = [], [], [], []
-    for n, b, h in zip(size, blocks, halos):
+    query = query[..., :: strides[0], :: strides[1], :, :]
+    places, reads, offsets, before, after = [], [], [], [], []
+    for n, b, h, s in zip(size, blocks, halos, strides):
         first, last = (-h, -(-n // b) * b + h) if edges == "zero" else (0, n)
-        p, q = np.arange(n)[:, None], np.arange(first, last)[None]
+        p, q = np.arange(0, n, s)[:, None], np.arange(first, last)[None]
         block = p // b * b
         reads.append((q >= block - h) & (q < block + b + h))
+        offsets.append((q - block) - (p - block) // s)
         places.append(q[0])
         before.append(-first)
         after.append(last - n)
@@ -103,8 +106,7 @@ def _halos(query, key, value, rows, columns, blocks, halos, edges, more, scale, 
         shape = (*q.shape[:-1], len(places[0]) * len(places[1]))
         if rows is None:
             return jnp.zeros(shape, q.dtype)
-        maps = q.reshape(*q.shape[:-2], *size, q.shape[-1])
-        offsets = [k[None] - np.arange(m)[:, None] for k, m in zip(places, size)]
+        maps = q.reshape(*q.shape[:-2], *(len(offset) for offset in offsets), q.shape[-1])
         by_row, by_column = (
             x[np.clip(d + len(x) // 2, 0, len(x) - 1)] for x, d in zip((rows, columns), offsets)
         )
@@ -125,6 +127,7 @@ def halo_attention(
     *,
     block_size,
     halo,
+    stride=1,
     edges="masked",
     global_key=None,
     global_value=None,
@@ -135,7 +138,8 @@ def halo_attention(
     """y_p = sum of normalizer(scale q_p . k_q + q_p . rows + q_p . columns) v_q, q near p."""
     more = (global_key, global_value)
     arrays = (query, key, value, relative_rows, relative_columns)
-    return _halos(*arrays, _pair(block_size), _pair(halo), edges, more, scale, normalizer)[0]
+    sizes = (_pair(block_size), _pair(halo), _pair(stride))
+    return _halos(*arrays, sizes, edges, more, scale, normalizer)[0]
 
 
 def halo_attention_matrix(
@@ -146,6 +150,7 @@ def halo_attention_matrix(
     *,
     block_size,
     halo,
+    stride=1,
     edges="masked",
     global_key=None,
     scale=None,
@@ -156,4 +161,5 @@ def halo_attention_matrix(
     value, global_value = _values_for(key, global_key)
     more = (global_key, global_value)
     arrays = (query, key, value, relative_rows, relative_columns)
-    return _halos(*arrays, _pair(block_size), _pair(halo), edges, more, scale, normalizer)[1]
+    sizes = (_pair(block_size), _pair(halo), _pair(stride))
+    return _halos(*arrays, sizes, edges, more, scale, normalizer)[1]

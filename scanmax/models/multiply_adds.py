@@ -1,0 +1,1 @@
+MULTIPLY_ADDS = {}
