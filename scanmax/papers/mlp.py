@@ -80,8 +80,8 @@ LEDGER = (
             "scanmax.models.vision.mixer.MlpMixer",
         ),
         tests=(
-            "tests/ops/mlp/test_token_mlp.py::TokenMlpTest",
-            "tests/ops/mlp/test_token_mlp.py::test_permuted_patches_are_permuted_weights",
+            "tests/ops/mlp/test_perceptron.py::TokenMlpTest",
+            "tests/ops/mlp/test_perceptron.py::test_permuted_patches_are_permuted_weights",
             "tests/models/vision/test_mixer.py::MixerSuite",
             "tests/models/vision/test_mixer.py::test_every_published_size_has_its_exact_count",
             "tests/parity/test_mixer_parity.py",

@@ -54,7 +54,7 @@ from scanmax.models.mixers.local.pooled import SpatialReduction as SpatialReduct
 from scanmax.models.mixers.local.sparse import PerHeadWindow as PerHeadWindow
 from scanmax.models.mixers.local.sparse import SparseFixed as SparseFixed
 from scanmax.models.mixers.local.sparse import SparseStrided as SparseStrided
-from scanmax.models.mixers.mlp.token_mlp import TokenMlp as TokenMlp
+from scanmax.models.mixers.mlp.perceptron import TokenMlp as TokenMlp
 from scanmax.models.mixers.scan.cross import Mamba2FourWay as Mamba2FourWay
 from scanmax.models.mixers.scan.cross import MambaBidirectional as MambaBidirectional
 from scanmax.models.mixers.scan.cross import MambaFourWay as MambaFourWay
