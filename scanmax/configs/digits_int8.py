@@ -6,7 +6,8 @@ The argument is the number of bits, 2 to 8 (8 without one), or "float".
 
 Hardware: two CPU cores. Time: a minute for the 449 steps.
 Expected: with 8 bits 96.4% (94.4% to 97.5%) of the held-out images, seeds 0 to 2, at the last of 20
-epochs; the other arguments are not measured yet.
+epochs, "float" 96.8% (95.3% to 98.3%): eight bits cost nothing that three seeds could tell. Fewer
+bits are not measured.
 """
 
 from scanmax.configs.digits_vit import get_config as digits_vit

@@ -1,15 +1,16 @@
 """Mixing on the device, on few of scikit-learn's 8x8 digits.
 
-    python -m scanmax.train --config=digits_mixing:element \
-        --workdir=runs/mixing/element
+    python -m scanmax.train --config=digits_mixing:element --workdir=runs/mixing/element
 
 The argument is "none", "batch", "pair", "element" (CutMix drawn once for each), "attentive",
 "cutout", "grid", "mask", "resize", "saliency", "smmix", "token", or, with labels by the model's
 attention, "transmix", "mixpro" or "tl_align".
 
 Hardware: two CPU cores. Time: a minute.
-Expected: a loss that falls as that of digits_vit does; the ways of mixing side by side are not
-measured yet.
+Expected: at the last of 60 epochs, seeds 0 to 2, of the held-out images "none" 95.9% (95.0% to
+96.9%), "batch" 95.4% (95.3% to 95.5%), "element" 95.4% (95.0% to 95.8%): CutMix does not pay on so
+few small images in so short a time, and drawn for each image it does as well as drawn for a batch.
+The other ways of mixing are not measured.
 """
 
 from scanmax.configs.digits_vit import get_config as digits_vit
