@@ -12,7 +12,7 @@ from parity.agreement import assert_agrees, read_run
 
 import scanmax
 from scanmax.errors import UserError
-from scanmax.models.weights import load_weights, sources
+from scanmax.models.weights import fit_weights, load_weights, sources
 from scanmax.models.weights.table import Row, causal_conv, conv, convert, linear, pointwise
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
@@ -204,6 +204,27 @@ class AdaptationTest(chex.TestCase):
         chex.assert_equal(loaded(wide, position_grid=(5, 3)).shape, table.shape)
         with self.assertRaisesRegex(UserError, r"a square grid; say position_grid"):
             loaded(wide)
+
+    def test_another_mixer_keeps_what_is_around_it(self):
+        """Of timm to a model of states, and from a file of ours back to one of attention."""
+        model = deit(mixer="nc_ssd")
+        with self.assertRaisesRegex(UserError, r"adapt=\['mixer'\] takes it"):
+            load_weights(model, self.tensors)
+        variables, fit = fit_weights(model, self.tensors, adapt="mixer", key=jax.random.key(1))
+        whole = nn.unbox(load_weights(deit(), self.tensors))
+        for block in ("block_00", "block_01"):
+            ours, theirs = (nn.unbox(tree)["params"][block] for tree in (variables, whole))
+            for name in ("norm1", "norm2", "mlp"):
+                chex.assert_trees_all_equal(ours[name], theirs[name])
+        self.assertTrue(fit.fresh)
+        self.assertTrue(all("/mixer/" in path for path in (*fit.fresh, *fit.dropped)))
+        self.assertIn("params/block_00/mixer/qkv/kernel", fit.dropped)
+        self.assertEqual(set(fit.fresh) & set(fit.taken), set())
+        back, fit = fit_weights(deit(), variables, adapt="mixer", key=jax.random.key(1))
+        self.assertIn("params/block_00/mixer/qkv/kernel", fit.fresh)
+        np.testing.assert_array_equal(
+            nn.unbox(back)["params"]["head"]["kernel"], whole["params"]["head"]["kernel"]
+        )
 
     def test_input_channels(self):
         kernel = self.variables["params"]["patch_embed"]["kernel"]

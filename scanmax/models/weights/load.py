@@ -27,8 +27,10 @@ from scanmax.models.weights.table import (
     convert,
 )
 
-ADAPTATIONS = ("head", "positions", "input_channels")
+ADAPTATIONS = ("head", "positions", "input_channels", "mixer")
 COLLECTIONS = ("params", "batch_stats")
+# What a token mixer of any host holds.
+MIXER = r"(?:.*/)?mixer/.*"
 # Scanned layers are stacked under "blocks"; one by one they are block_00, block_01, ...
 _STACKED = re.compile(r"(?P<head>(?:.*/)?[^/]*block)s(?P<tail>/.*)")
 
@@ -57,12 +59,13 @@ def load_weights(
       input_shape: shape of one example, (Y, X, C) or (T,); by default the model's own size.
       adapt: what may differ, any of "head" (a head of other width starts afresh, a head that the
         model lacks is dropped), "positions" (resampled to the model's grid or window) and
-        "input_channels"
-        (one channel becomes the sum; more repeat, keeping the scale).
+        "input_channels" (one channel becomes the sum; more repeat, keeping the scale) and "mixer"
+        (of a model with another token mixer: what the mixers share by name and shape is kept, the
+        rest of the model's starts afresh, the rest of the source's is dropped).
       position_grid: (Y, X), the grid that the source's positions lie on, for "positions". A table
         does not tell it: None takes it for a square, and as it is where it has as many places as
         the model; where both could be, or neither is, it has to be said.
-      key: random key of a fresh head.
+      key: random key of what starts afresh.
       params_from: which tree of a training checkpoint holds the parameters. Of ours: "params", the
         default, or "ema" for their moving average. Of torch's: any name in it, such as "model"; by
         default the moving average where one is kept, and a warning says what was taken.
@@ -101,8 +104,8 @@ class Fit:
     Attributes:
       taken: filled from the source.
       adapted: of these, those whose shape was another.
-      fresh: drawn, because the source's head is of another width or missing.
-      dropped: names of the source's head that the model has not.
+      fresh: drawn, because the source's head or mixer is of another shape or missing.
+      dropped: paths of the source's head or mixers that the model has not.
     """
 
     taken: tuple[str, ...]
@@ -155,13 +158,12 @@ def fit_weights(
     arrays, problems = convert(tensors, rows, shapes, adapters)
     problems = clashes + problems
     fresh, dropped = set(), ()
-    if "head" in adapt:
-        in_head = re.compile(table.head)
-        dropped = sorted({
-            path for path, _ in problems if in_head.fullmatch(path) and path not in shapes
-        })  # fmt: skip
-        problems = [problem for problem in problems if not in_head.fullmatch(problem[0])]
-        fresh = {path for path in shapes if path not in arrays and in_head.fullmatch(path)}
+    replaced = [table.head] * ("head" in adapt) + [MIXER] * ("mixer" in adapt)
+    if replaced:
+        may_differ = re.compile("|".join(f"(?:{pattern})" for pattern in replaced)).fullmatch
+        dropped = sorted({path for path, _ in problems if may_differ(path) and path not in shapes})
+        problems = [problem for problem in problems if not may_differ(problem[0])]
+        fresh = {path for path in shapes if path not in arrays and may_differ(path)}
     if problems:
         raise UserError(_report(model, source, table, problems))
     variables = _assemble(model, skeleton, arrays, fresh, example, key)
@@ -374,6 +376,7 @@ def _report(
 ) -> str:
     hints: list[tuple[str, str, Callable[[str], bool]]] = [
         ("head", table.head, lambda line: True),
+        ("mixer", MIXER, lambda line: True),
         ("positions", table.positions, lambda line: "has shape" in line),
         ("positions", table.relative_positions, lambda line: "has shape" in line),
         ("input_channels", table.stem, lambda line: "has shape" in line),
