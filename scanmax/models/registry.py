@@ -45,6 +45,7 @@ FAMILY_MODULES = (
     "vision.mambamixer",
     "vision.mixer",
     "vision.msvmamba",
+    "vision.nextvit",
     "vision.pvt_v2",
     "vision.pyramid",
     "vision.resnet",

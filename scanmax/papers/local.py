@@ -64,13 +64,21 @@ LEDGER = (
     Paper(
         "next-vit",
         covers="E-MHSA: keys of means over consecutive tokens with batch norm, as ops and mixer; "
-        "not MHCA, the hybrid blocks, the merged norms or the three models",
-        where=("scanmax.ops.pool_tokens", "scanmax.models.mixers.Pooled"),
+        "both blocks and the networks S, B and L with weights of timm; not the norms merged into "
+        "the layers behind them, or the recipe",
+        where=(
+            "scanmax.ops.pool_tokens",
+            "scanmax.models.mixers.Pooled",
+            "scanmax.models.vision.nextvit.NextVit",
+        ),
         tests=(
             "tests/ops/local/test_pooled.py::PoolTokensTest",
             "tests/parity/test_pooled_parity.py",
             "tests/models/mixers/test_mixers.py",
+            "tests/models/vision/test_nextvit.py",
+            "tests/parity/test_nextvit_parity.py",
         ),
+        reproduced="parameters of S, B and L to the last one, GFLOPs of S",
     ),
     Paper(
         "sparse-transformer",

@@ -60,21 +60,30 @@ def convnext(seed: int = 0, dtype=torch.float32) -> Run:
 
 
 def image_model(
-    model, size: int, seed: int = 0, dtype=torch.float32, maps: dict | None = None, **own
+    model,
+    size: int,
+    seed: int = 0,
+    dtype=torch.float32,
+    maps: dict | None = None,
+    noise: float = 0.1,
+    **own,
 ) -> Run:
     """Any classifier of timm with ten classes, a name or a class, on square images.
 
     `own` are its fields; functions behind names may refuse some that classes take. `maps` are those
-    of `forward_intermediates`, whose maps the run then has.
+    of `forward_intermediates`, whose maps the run then has; `noise` is what is added to parameters,
+    less where wide layers would make it grow.
     """
     torch.manual_seed(seed)
     if isinstance(model, str):
         model = timm.create_model(model, num_classes=10, **own)
     else:
         model = model(num_classes=10, **own)
-    run = _run_images(model, size, seed, dtype)
+    run = _run_images(model, size, seed, dtype, noise)
     if maps is None:
         return run
+    # Without the step of training that moved the averages.
+    model.load_state_dict({name: torch.from_numpy(x) for name, x in run.weights.items()})
     images = torch.from_numpy(run.inputs).permute(0, 3, 1, 2)
     with torch.no_grad():
         found = model.eval().forward_intermediates(images, intermediates_only=True, **maps)
@@ -173,19 +182,21 @@ def _mamba2(groups: int, tied: bool, seed: int, **own) -> torch.nn.Module:
     return Mamba2ForCausalLM(config)
 
 
-def _run_images(model: torch.nn.Module, size: int, seed: int, dtype) -> Run:
+def _run_images(model: torch.nn.Module, size: int, seed: int, dtype, noise: float = 0.1) -> Run:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(2, 3, size, size, generator=generator)
-    return _run(model, images, seed, dtype, model)
+    return _run(model, images, seed, dtype, model, noise)
 
 
-def _run(model: torch.nn.Module, inputs: torch.Tensor, seed: int, dtype, call) -> Run:
+def _run(
+    model: torch.nn.Module, inputs: torch.Tensor, seed: int, dtype, call, scale: float = 0.1
+) -> Run:
     generator = torch.Generator().manual_seed(seed + 1)
     # Off their special initial values: a zero bias or a unit scale in the wrong place shows.
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(0.1 * noise)
+            parameter.add_(scale * noise)
         for name, buffer in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
                 buffer.add_(0.1 * torch.rand(buffer.shape, generator=generator))

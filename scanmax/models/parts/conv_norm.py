@@ -70,3 +70,10 @@ class ConvNorm(nn.Module):
                 **dtypes,
             )(x, train)
         return x if self.activation is None else activation(self.activation)(x)
+
+
+def halved(x: Float[Array, "B Y X C"]) -> Float[Array, "B Yo Xo C"]:
+    """Averages of 2x2 places; those at an odd border are of what is there."""
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), mode="edge")
+    batch, height, width, channels = x.shape
+    return jnp.mean(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))

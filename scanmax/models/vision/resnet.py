@@ -22,7 +22,7 @@ from scanmax.models.layers import (
     zeros_init,
 )
 from scanmax.models.parts.channel_attention import create_channel_attention
-from scanmax.models.parts.conv_norm import ConvNorm
+from scanmax.models.parts.conv_norm import ConvNorm, halved
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
 from scanmax.models.vision.map_host import MapHost
@@ -127,13 +127,6 @@ def create_gate(kind: str, channels: int, **fields: Any) -> nn.Module:
         hidden = max(8, (channels // 16 + 4) // 8 * 8)
         fields["reduction"] = max(1, channels // hidden)
     return create_channel_attention(kind, name="channel_attention", **fields)
-
-
-def halved(x: Float[Array, "B Y X C"]) -> Float[Array, "B Yo Xo C"]:
-    """Averages of 2x2 places; those at an odd border are of what is there."""
-    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), mode="edge")
-    batch, height, width, channels = x.shape
-    return jnp.mean(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
 
 
 def expanded(dim: int, bottleneck: bool) -> int:

@@ -89,6 +89,8 @@ class Row:
       transform: from the tensor (or its share) and the shape of our array to our array.
       tied: the tensor must repeat the array that another row puts at its path.
       ndim: axes of the tensor, where one name is of a kernel here and of a norm there.
+      part: (index, axis): the tensor is that slice of our array, which other tensors complete, as
+        keys and values do that are one array of ours and two of the source's.
     """
 
     pattern: str
@@ -96,6 +98,7 @@ class Row:
     transform: Transform = same
     tied: bool = False
     ndim: int | None = None
+    part: tuple[int, int] | None = None
 
     def targets(self, name: str) -> tuple[str, ...] | None:
         """Where the tensor of that name goes; None when this row is not about it."""
@@ -250,6 +253,8 @@ def convert(
     tried: dict[str, str] = {}
     problems: Problems = []
     ties = []
+    slices: dict[str, dict[int, np.ndarray]] = {}
+    axes: dict[str, int] = {}
     for name, tensor in tensors.items():
         row, targets = row_of(name, tensor.ndim, rows, shapes)
         if row is None:
@@ -262,6 +267,14 @@ def convert(
         try:
             if targets:
                 _check_values(tensor)
+            if row.part is not None:
+                (target,), (index, axis) = targets, row.part
+                shape = (*shapes[target][:axis], *shapes[target][axis + 1 :])
+                filled = slices.setdefault(target, {})
+                if index in filled:
+                    raise ValueError(f"slice {index} of {target} is already filled")
+                filled[index], axes[target] = row.transform(tensor, shape), axis
+                continue
             if len(targets) == 1 and targets[0] in adapters:
                 natural = row.transform(tensor, None)
                 shares = [adapters[targets[0]](natural, shapes[targets[0]])]
@@ -279,6 +292,13 @@ def convert(
                 tried[target] = name
                 if share is not None:
                     arrays[target] = share
+    for target, filled in slices.items():
+        missing = sorted(set(range(shapes[target][axes[target]])) - set(filled))
+        tried[target] = "its slices"
+        if missing:
+            problems.append((target, f"{target}: no tensor fills slice {missing} of it"))
+        else:
+            arrays[target] = np.stack([filled[index] for index in sorted(filled)], axes[target])
     for name, target, share in ties:
         # A checkpoint may keep either of two tied tensors, or both.
         if target not in tried:

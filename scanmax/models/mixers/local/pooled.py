@@ -150,6 +150,8 @@ class Pooled(_Reduced):
       ratio: r; 1 leaves means and norm out.
       remainder: tokens behind the last whole mean: "drop" leaves them out as the released code
         does, "keep" averages them. Fewer than r^2 tokens make one mean.
+      norm_momentum: weight of the old averages of the batch norm at each training step.
+      frozen_statistics: the batch norm keeps its averages, in training too.
     """
 
     formula: ClassVar[str] = (
@@ -160,6 +162,8 @@ class Pooled(_Reduced):
 
     ratio: int = 2
     remainder: str = "drop"
+    norm_momentum: float = 0.9
+    frozen_statistics: bool = False
 
     @nn.compact
     def __call__(
@@ -175,7 +179,13 @@ class Pooled(_Reduced):
             return ops.pool_tokens(tokens, self.ratio**2, remainder=self.remainder)
 
         if self.ratio > 1:
-            norm = BatchNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="norm")
+            norm = BatchNorm(
+                momentum=self.norm_momentum,
+                frozen_statistics=self.frozen_statistics,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                name="norm",
+            )
             tokens = norm(pool(tokens), train).astype(x.dtype)
         cells = self.cells_of(pool, x.shape[1])
         return self.attend(x, jnp.concatenate([prefix, tokens], axis=1), cells)
