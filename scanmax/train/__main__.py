@@ -16,6 +16,12 @@ def define_flags(values: flags.FlagValues) -> None:
     """The flags besides --config."""
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_string(
+        "from",
+        None,
+        "a run, or weights, that a new run starts from: short for --config.model.weights",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
         "coordinator", None, "host:port of process 0, or auto on a cluster", flag_values=values
     )
     flags.DEFINE_integer("num_processes", 1, "processes of the run", flag_values=values)
@@ -62,6 +68,13 @@ def main(argv: list[str]) -> int:
 
     if not isinstance(config, Config):
         raise UserError(f"get_config returned {type(config).__name__}, not scanmax.train's Config")
+    start = values["from"].value
+    if start:
+        if config.model.weights not in ("", start):
+            raise UserError(
+                f"--from={start} and config.model.weights={config.model.weights!r} name two starts"
+            )
+        config.model.weights = start
     from scanmax.train.processes import start_processes, telling_others
 
     start_processes(

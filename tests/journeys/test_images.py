@@ -61,7 +61,7 @@ def test_a_folder_fine_tunes_a_run_and_names_a_new_file(type_in, tmp_path):
     assert status == 0, told
     assert "2 classes, 32 training and 8 held-out images of" in told
     second = ("--workdir=runs/second", "--config.data.data_dir=three")
-    start = ("--config.model.weights=runs/first", "--config.model.adapt=('head',)")
+    start = ("--from=runs/first", "--config.model.adapt=('head',)")
     status, told = type_in(*train, *second, *start)
     assert status == 0, told
     assert "runs/first, step 30 (the parameters): " in told

@@ -121,6 +121,8 @@ def test_muon_trains_by_its_name(run, tmp_path):
         ("--lost_after=-100", "--lost_after=-100 must be between 3 and"),
         ("--workdir=", "--workdir=DIR is required"),
         ("--workdir=/proc/nowhere/run", "cannot write to --workdir"),
+        ("--workdir=gs://bucket/run", "mount the bucket"),
+        ("--from=runs/nothing", "config.model.weights: "),
     ],
 )
 def test_mistakes_are_one_line(run, argument, expected):
