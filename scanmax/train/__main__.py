@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 
 from scanmax import cli
-from scanmax.errors import UserError
+from scanmax.errors import UserError, suggest
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -18,7 +18,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "from",
         None,
-        "a run, or weights, that a new run starts from: short for --config.model.weights",
+        "a run or a file of weights that a new run starts from, as --config.model.weights",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -70,6 +70,10 @@ def main(argv: list[str]) -> int:
         raise UserError(f"get_config returned {type(config).__name__}, not scanmax.train's Config")
     start = values["from"].value
     if start:
+        path = pathlib.Path(start).expanduser()
+        if not path.exists():
+            near = [str(path.parent / found.name) for found in path.parent.glob("*")]
+            raise UserError(f"--from={start} is not there; {suggest(start, near)}")
         if config.model.weights not in ("", start):
             raise UserError(
                 f"--from={start} and config.model.weights={config.model.weights!r} name two starts"

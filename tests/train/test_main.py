@@ -122,7 +122,7 @@ def test_muon_trains_by_its_name(run, tmp_path):
         ("--workdir=", "--workdir=DIR is required"),
         ("--workdir=/proc/nowhere/run", "cannot write to --workdir"),
         ("--workdir=gs://bucket/run", "mount the bucket"),
-        ("--from=runs/nothing", "config.model.weights: "),
+        ("--from=runs/nothing", "--from=runs/nothing is not there"),
     ],
 )
 def test_mistakes_are_one_line(run, argument, expected):

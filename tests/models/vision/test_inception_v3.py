@@ -19,7 +19,7 @@ TINY["num_classes"] = 5
 
 
 class InceptionV3Suite(ModelSuite):
-    family = NAME
+    family = "inception_v3"
     small = (
         ModelCase(NAME, TINY, input_size=(75, 75, 3), other_inputs=((96, 75, 3), (79, 90, 3))),
     )
