@@ -181,3 +181,15 @@ def options_of(
         if name not in MIXERS:
             raise UserError(f"mixer_options: unknown mixer {name!r}; {suggest(name, MIXERS)}")
     return (mixer_options or {}).get(kind, {})
+
+
+def with_defaults(
+    mixer_options: Mapping[str, Mapping[str, Any]] | None, kind: str, fields: Mapping[str, Any]
+) -> dict[str, Mapping[str, Any]]:
+    """`mixer_options`, and for one mixer an architecture's own fields where these say nothing.
+
+    >>> with_defaults({"gpsa": {"qkv_bias": True}}, "gpsa", {"qkv_bias": False, "heads": 4})
+    {'gpsa': {'qkv_bias': True, 'heads': 4}}
+    """
+    given = dict(mixer_options or {})
+    return {**given, kind: {**fields, **given.get(kind, {})}}

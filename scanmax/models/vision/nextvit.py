@@ -23,7 +23,7 @@ from scanmax.models.layers import (
     drop_path_rates,
     normal_init,
 )
-from scanmax.models.mixers import create_mixer, options_of
+from scanmax.models.mixers import create_mixer, options_of, with_defaults
 from scanmax.models.parts.conv_norm import ConvNorm, halved
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
@@ -241,8 +241,7 @@ class NextVit(MapHost):
         convs = size - 1 if size else depth
         common = {"statistics": self.statistics, "head_dim": self.head_dim, **self.dtypes}
         own = {"ratio": self.ratios[stage], **self.statistics}
-        given = dict(self.mixer_options or {})
-        options = {**given, "pooled": {**own, **given.get("pooled", {})}}
+        options = with_defaults(self.mixer_options, "pooled", own)
         for group in range(depth // size if size else 1):
             fields = {"dim": self.conv_dims[stage], **common}
             first = {**fields, "stride": 2 if stage and not group else 1}
