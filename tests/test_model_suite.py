@@ -72,12 +72,12 @@ def failures(monkeypatch):
     registry.list_models()
     monkeypatch.setattr(registry, "_families", dict(registry._families))
 
-    def run(fault: str, wanted: str = "") -> dict[str, str]:
+    def run(fault: str, wanted: str = "", **own) -> dict[str, str]:
         params = PARAMS + (fault == "count")
         variants = {"toy": Variant(params, (8, 8, 3), "", {"fault": fault})}
         register_family("toy", Toy, variants)
         case = ModelCase("toy", input_size=(4, 4, 3), other_inputs=((6, 4, 3),))
-        suite = type("ToySuite", (ModelSuite,), {"family": "toy", "small": (case,)})
+        suite = type("ToySuite", (ModelSuite,), {"family": "toy", "small": (case,), **own})
         result = unittest.TestResult()
         for name in unittest.defaultTestLoader.getTestCaseNames(suite):
             if wanted in name:
@@ -114,3 +114,9 @@ def test_a_fault_fails_the_test_meant_for_it(failures, fault, test, reason):
     found = failures(fault, test)
     assert len(found) == 1, found
     assert reason in next(iter(found.values()))
+
+
+def test_a_gradient_said_to_vanish_is_held_to_it(failures):
+    found = failures("", "gradients_reach", vanishing=r"mix/bias")
+    assert "['mix']['bias']" in next(iter(found.values()))
+    assert failures("unread", "every_variant_is_used", vanishing=r"unread/.*") == {}

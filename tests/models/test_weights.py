@@ -329,3 +329,18 @@ class TableTest(chex.TestCase):
         match = sources.HUB_ID.fullmatch("hf_hub:timm/deit_tiny.fb_in1k@main")
         self.assertEqual((match["id"], match["revision"]), ("timm/deit_tiny.fb_in1k", "main"))
         self.assertIsNone(sources.HUB_ID.fullmatch("a/b/c"))
+
+    def test_tensors_fill_the_slices_of_one_array(self):
+        key, value = np.arange(8.0).reshape(4, 2), np.arange(8.0).reshape(4, 2) + 8
+        rows = (
+            Row(r"k", "both", linear, part=(0, 1)),
+            Row(r"v", "both", linear, part=(1, 1)),
+            Row(r"other", "both", linear, part=(1, 1)),
+        )
+        arrays, problems = convert({"v": value, "k": key}, rows, {"both": (2, 2, 4)})
+        assert not problems
+        np.testing.assert_array_equal(arrays["both"], np.stack([key.T, value.T], 1))
+        _, problems = convert({"v": value}, rows, {"both": (2, 2, 4)})
+        assert problems == [("both", "both: no tensor fills slice [0] of it")]
+        _, problems = convert({"v": value, "k": key, "other": key}, rows, {"both": (2, 2, 4)})
+        assert problems == [("both", "other: slice 1 of both is already filled")]

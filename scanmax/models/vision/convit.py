@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from scanmax.models.layers import PatchEmbed, drop_path_rates
+from scanmax.models.mixers import with_defaults
 from scanmax.models.parts.positions import learned_positions
 from scanmax.models.registry import Variant, register_family
 from scanmax.models.vision.late_class import LateClassHost
@@ -64,21 +65,17 @@ class ConVit(LateClassHost):
             "position_bias": True,
             "locality_strength": self.locality_strength,
         }
-        return super().block_fields() | {"mixer_options": self.with_own("gpsa", own)}
+        return super().block_fields() | {
+            "mixer_options": with_defaults({"gpsa": own}, self.mixer_options)
+        }
 
     @nn.nowrap
     def class_block_fields(self) -> dict[str, Any]:
         return super().block_fields() | {
             "mixer": "attention",
-            "mixer_options": self.with_own("attention", {"qkv_bias": False}),
+            "mixer_options": with_defaults({"attention": {"qkv_bias": False}}, self.mixer_options),
             "prefix_tokens": 1,
         }
-
-    @nn.nowrap
-    def with_own(self, mixer: str, fields: dict[str, Any]) -> dict[str, Any]:
-        """`mixer_options`, and for one mixer the model's own fields where these say nothing."""
-        given = dict(self.mixer_options or {})
-        return {**given, mixer: {**fields, **given.get(mixer, {})}}
 
 
 def _variant(params: int, dim: int, heads: int) -> Variant:

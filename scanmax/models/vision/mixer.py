@@ -4,11 +4,9 @@ They are the isotropic host with one mixer, without class token and positions: t
 weights of the mixer.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-from flax.core import FrozenDict
-
+from scanmax.models.mixers import with_defaults
 from scanmax.models.registry import Variant, register_family
 from scanmax.models.vision.vit import VisionTransformer
 
@@ -52,8 +50,7 @@ class MlpMixer(VisionTransformer):
             "gated": self.gated_mlp,
             "activation": self.activation,
         }
-        given: Mapping[str, Any] = self.mixer_options or {}
-        options = FrozenDict({**given, "token_mlp": {**own, **given.get("token_mlp", {})}})
+        options = with_defaults({"token_mlp": own}, self.mixer_options)
         extra = {"mixer_options": options, "gated_mlp": self.gated_mlp}
         return [fields | extra for fields in super().plain_block_fields()]
 

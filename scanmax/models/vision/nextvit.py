@@ -23,7 +23,7 @@ from scanmax.models.layers import (
     drop_path_rates,
     normal_init,
 )
-from scanmax.models.mixers import create_mixer, options_of
+from scanmax.models.mixers import create_mixer, options_of, with_defaults
 from scanmax.models.parts.conv_norm import ConvNorm, halved
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
@@ -54,7 +54,7 @@ class _NextBlock(nn.Module):
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
-    def patches(self, x, dim: int, stride: int, name: str, train: bool):
+    def to_patches(self, x, dim: int, stride: int, name: str, train: bool):
         """Means of 2 x 2 pixels, another width: whichever is needed."""
         if stride == 1 and x.shape[-1] == dim:
             return x
@@ -79,7 +79,7 @@ class _NextBlock(nn.Module):
         return x + DropPath()(y, rate, train)
 
     @nn.nowrap
-    def norm(self, name: str) -> BatchNorm:
+    def batch_norm(self, name: str) -> BatchNorm:
         """A batch norm in front of a branch."""
         momentum, frozen = self.statistics["norm_momentum"], self.statistics["frozen_statistics"]
         return BatchNorm(momentum=momentum, frozen_statistics=frozen, name=name, **self.dtypes)
@@ -89,7 +89,7 @@ class _NextBlock(nn.Module):
         """x + mlp(norm(x))."""
         hidden = round(x.shape[-1] * self.mlp_ratio)
         mlp = Mlp(hidden, activation="relu", name="mlp", **self.dtypes)
-        y = mlp(self.norm(name)(x, train), train=train)
+        y = mlp(self.batch_norm(name)(x, train), train=train)
         return tap(self, "output", x + DropPath()(y, rate, train))
 
 
@@ -105,7 +105,7 @@ class NextConvBlock(_NextBlock):
         grid: None = None,
         train: bool = False,
     ) -> Float[Array, "B Y X D"]:
-        x = self.patches(x, self.dim, self.stride, "patches", train)
+        x = self.to_patches(x, self.dim, self.stride, "patches", train)
         x = self.convolve(x, drop_path_rate, train)
         return self.add_mlp(x, "norm", drop_path_rate, train)
 
@@ -132,7 +132,7 @@ class NextMixBlock(_NextBlock):
         train: bool = False,
     ) -> Float[Array, "B Y X D"]:
         attended = max(1, round(self.dim * self.share / self.head_dim)) * self.head_dim
-        x = self.patches(x, attended, self.stride, "patches", train)
+        x = self.to_patches(x, attended, self.stride, "patches", train)
         mixer = create_mixer(
             self.mixer,
             heads=attended // self.head_dim,
@@ -140,10 +140,10 @@ class NextMixBlock(_NextBlock):
             name="mixer",
             **self.dtypes,
         )
-        y = jax.lax.collapse(self.norm("norm1")(x, train), 1, 3)
+        y = jax.lax.collapse(self.batch_norm("norm1")(x, train), 1, 3)
         y = mixer(y, grid=x.shape[1:3], train=train).reshape(x.shape)
         x = x + DropPath()(y, drop_path_rate * self.share, train)
-        z = self.patches(x, self.dim - attended, 1, "projection", train)
+        z = self.to_patches(x, self.dim - attended, 1, "projection", train)
         z = self.convolve(z, drop_path_rate * (1 - self.share), train)
         x = jnp.concatenate([x, z], axis=-1)
         return self.add_mlp(x, "norm2", drop_path_rate, train)
@@ -241,8 +241,7 @@ class NextVit(MapHost):
         convs = size - 1 if size else depth
         common = {"statistics": self.statistics, "head_dim": self.head_dim, **self.dtypes}
         own = {"ratio": self.ratios[stage], **self.statistics}
-        given = dict(self.mixer_options or {})
-        options = {**given, "pooled": {**own, **given.get("pooled", {})}}
+        options = with_defaults({"pooled": own}, self.mixer_options)
         for group in range(depth // size if size else 1):
             fields = {"dim": self.conv_dims[stage], **common}
             first = {**fields, "stride": 2 if stage and not group else 1}

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from scanmax.models.blocks import Block
 from scanmax.models.layers import Conv, LayerNorm
+from scanmax.models.mixers import with_defaults
 from scanmax.models.parts.conv_mlp import ConvMlp
 from scanmax.models.parts.conv_norm import he_init
 from scanmax.models.registry import Variant, register_family
@@ -108,8 +109,7 @@ class PvtV2(Pyramid):
     @nn.nowrap
     def block_fields(self, stage: int) -> list[dict[str, Any]]:
         own = {"reduction": "linear"} if self.linear else {"ratio": self.reductions[stage]}
-        given = dict(self.mixer_options or {})
-        options = {**given, "spatial_reduction": {**own, **given.get("spatial_reduction", {})}}
+        options = with_defaults({"spatial_reduction": own}, self.mixer_options)
         extra = {"mixer_options": options, "first_relu": self.linear}
         return [fields | extra for fields in super().block_fields(stage)]
 
