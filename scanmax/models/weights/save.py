@@ -101,8 +101,11 @@ def laid_out_like(template: Tensors, tensors: Tensors, model: nn.Module) -> Tens
         elif not targets:
             found[name] = np.ascontiguousarray(tensor)
         else:
+            arrays = [ours[path] for path in targets]
+            if row.part is not None:
+                arrays = [np.take(arrays[0], *row.part)]
             try:
-                found[name] = put_back(row, tensor.shape, [ours[path] for path in targets])
+                found[name] = put_back(row, tensor.shape, arrays)
                 filled.update(targets)
             except ValueError as error:
                 problems.append(f"{name}: {error}")
