@@ -76,6 +76,7 @@ ROOMS = {
         "language",
         "sequence",
         "generation",
+        "multiply_adds",
         "analysis",
     ),
 }
