@@ -9,7 +9,7 @@ from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear, norm
 _BLOCK = r"stages\.(\d)\.blocks\.(\d+)\."
 
 
-def TABLE(model: nn.Module) -> KeyTable:
+def table(model: nn.Module) -> KeyTable:
     """The rows; the names of blocks follow from how the model groups them."""
     names = [model.block_names(stage) for stage in range(len(model.depths))]
 
