@@ -75,6 +75,12 @@ def test_the_page_on_learning_names_what_there_is():
     assert sorted(names) == sorted(name for plug in plugs for name in plug)
 
 
+def test_the_page_on_configs_is_current():
+    make = types.ModuleType("make_config")
+    exec((ROOT / "docs/make_config.py").read_text(), make.__dict__)
+    assert (ROOT / "docs/config.md").read_text() == make.page(), "run `make docs`"
+
+
 def test_links_lead_somewhere():
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
         for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
