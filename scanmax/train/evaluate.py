@@ -66,9 +66,11 @@ def evaluate_classifier(
     names = source.class_names or tuple(str(label) for label in range(source.num_classes))
     judge = Judge(names)
     for examples in batches(examples_of(source, part), batch_size):
-        said = classifier([example["image"] for example in examples], batch_size)[:, kept]
-        # What is not asked is not said; with all classes kept the sum is one already.
-        said = said / said.sum(axis=-1, keepdims=True)
+        whole = classifier([example["image"] for example in examples], batch_size)
+        said = whole[:, kept]
+        if len(kept) < whole.shape[-1]:
+            # What is not asked is not said. Nothing may be left where another class took all.
+            said = said / np.maximum(said.sum(axis=-1, keepdims=True), np.finfo(said.dtype).tiny)
         labels = np.asarray([example["label"] for example in examples])
         if labels.min() < 0:
             raise UserError("the data hold images without a label (-1): there is nothing to judge")
@@ -126,14 +128,17 @@ def batches(examples: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def evaluate_run(found: Read, data: DataConfig) -> dict[str, float]:
+def evaluate_run(found: Read, data: DataConfig, batch_size: int = 64) -> dict[str, float]:
     """The held-out metrics of a run that is no classifier of images, as its training had them.
 
     Args:
       found: what `read_checkpoint` gives.
       data: what to read.
+      batch_size: examples that the model is asked of at a time.
     """
-    config = dataclasses.replace(found.config, data=data, evaluators=(), mix=())
+    config = dataclasses.replace(
+        found.config, data=data, evaluators=(), mix=(), eval_batch_size=batch_size
+    )
     own = config.objective.name
     if not OBJECTIVES[own].metric_names:
         raise UserError(f"the objective {own!r} says nothing of single examples")
@@ -197,12 +202,18 @@ def main(argv: list[str]) -> int:
         raise UserError("name one run, or --model=NAME and --weights=SOURCE")
     if name and not weights:
         raise UserError(f"--model={name} needs --weights=SOURCE: a file, a folder or a hub id")
-    step = values["step"].value
+    step, part, size = (values[key].value for key in ("step", "part", "batch_size"))
+    if not name and (weights or values["classes"].value):
+        raise UserError("--weights and --classes are of --model=NAME; a run has its own")
+    if name and step != "last":
+        raise UserError(f"--step={step} is of a run; --model={name} has none")
     trained = None if name else load_for_inference(runs[0], step)
     asked = Asked(run_data(trained.config.data, changed) if trained else model_data(name))
     data = cli.override(asked, changed, flags.FlagValues()).data
     if trained and not trained.is_classifier:
-        found = evaluate_run(read_checkpoint(runs[0], step), data)
+        if part != "held_out":
+            raise UserError(f"--part={part} is of classifiers of images; this run is none")
+        found = evaluate_run(read_checkpoint(runs[0], step), data, size)
         print("\n".join(f"{key:<18} {value:.4f}" for key, value in found.items()))
         return write(values["out"].value, found)
     source = open_source(data)
@@ -211,10 +222,7 @@ def main(argv: list[str]) -> int:
         classifier = trained.classifier
     else:
         classifier = registered_classifier(name, weights, classes, source, data)
-    part = values["part"].value
-    scores = evaluate_classifier(
-        classifier, source, part=part, batch_size=values["batch_size"].value
-    )
+    scores = evaluate_classifier(classifier, source, part=part, batch_size=size)
     told = {"held_out": "held-out part", "train": "training part", "all": "all"}[part]
     print(f"{told} of {data.name!r}: {scores.images} images, {len(scores.class_names)} classes")
     print(scores.table())

@@ -70,6 +70,11 @@ def test_classes_are_matched_by_name():
     # A folder of some of the classes: what is not asked for is not said.
     alone = source(grey(10, 240), [0, 0], ("bright",))
     assert evaluate.evaluate_classifier(classifier, alone, part="train").loss == 0.0
+    sure = lambda images, size: np.float32([[1.0, 0.0]] * len(images))  # noqa: E731
+    sure.class_names = ("dark", "bright")
+    with np.errstate(all="raise"):
+        lost = evaluate.evaluate_classifier(sure, alone, part="train")
+    assert np.isfinite([lost.loss, lost.calibration_error]).all()
     # Names that say nothing, as many as there are classes.
     others = source(grey(10, 240), [0, 1], ("n01", "n02"))
     assert evaluate.evaluate_classifier(classifier, others, part="train").accuracy == 1.0
@@ -119,6 +124,8 @@ def test_the_command(trained, classes, monkeypatch, tmp_path, capsys):  # noqa: 
         (["--model=lm_tiny", "--weights=x"], "--model=lm_tiny reads tokens"),
         (["run", "--prat=all"], "'prat'"),
         (["run", "--part=none"], "held_out"),
+        (["run", "--classes=names.txt"], "--weights and --classes are of --model=NAME"),
+        (["--model=resnet18", "--weights=x", "--step=3"], "--step=3 is of a run"),
         (["run", "--data.nam=x"], "config.data has no field 'nam'"),
     ):
         status = cli.run_main(evaluate.main, argv or ["--part=all"])
