@@ -47,6 +47,10 @@ def run_main(main: Callable[[list[str]], int | None], argv: Sequence[str] | None
         # Code that a user brought, which would end this as if all were well.
         print(f"error: something called sys.exit({error.code!r})", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Who reads has seen enough, as `| head` does; what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         # Permissions, a full disk, a missing path: the operating system's own words name it.
         print(f"error: {error}", file=sys.stderr)
