@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 from scanmax import ops as ops
 from scanmax.models import create_model as create_model
+from scanmax.models import list_mixers as list_mixers
 from scanmax.models import list_models as list_models
 from scanmax.models import load_weights as load_weights
+from scanmax.models import mixer_info as mixer_info
 from scanmax.models import model_info as model_info
 from scanmax.models import save_weights as save_weights
 from scanmax.version import __version__ as __version__

@@ -191,16 +191,19 @@ def field_rows(config: Any, path: str = "config") -> Iterator[FieldRow]:
 
 
 def field_meanings(kind: type) -> dict[str, str]:
-    """Field -> what the "Attributes" of a dataclass's docstring say of it."""
+    """Field -> what the "Attributes" of a class's docstring say of it, alone or with others."""
     _, _, text = inspect.getdoc(kind).partition("Attributes:\n")
     found: dict[str, str] = {}
-    name = ""
+    names: list[str] = []
     for line in text.splitlines():
-        match = re.fullmatch(r"  (\w+): (.*)", line)
+        match = re.fullmatch(r"  (\w+(?:, \w+)*): (.*)", line)
         if match:
-            name, found[match[1]] = match[1], match[2]
-        elif name and line.strip():
-            found[name] += " " + line.strip()
+            names = match[1].split(", ")
+            found |= dict.fromkeys(names, match[2])
+        elif line and not line.startswith(" "):
+            break
+        elif line.strip():
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
     return found
 
 

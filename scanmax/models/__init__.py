@@ -1,5 +1,8 @@
 """Flax modules over the ops: mixers, hosts, published architectures with exact parameter counts."""
 
+from scanmax.models.catalog import MixerInfo as MixerInfo
+from scanmax.models.catalog import list_mixers as list_mixers
+from scanmax.models.catalog import mixer_info as mixer_info
 from scanmax.models.generation import generate as generate
 from scanmax.models.registry import ModelInfo as ModelInfo
 from scanmax.models.registry import Variant as Variant

@@ -79,8 +79,19 @@ def test_mixers_prints_what_each_computes(capsys):
     assert cli.main(["mixers", "*attention"]) == 0
     shown = capsys.readouterr().out
     for name in ("attention", "linear_attention"):
-        assert f"{name:24} {MIXERS[name].cost:12} {MIXERS[name].formula}\n" in shown
+        assert f"{name:24} cgp     {MIXERS[name].cost:12} {MIXERS[name].formula}\n" in shown
     assert "nc_ssd" not in shown
+
+
+def test_mixers_are_narrowed_and_shown(capsys):
+    assert cli.main(["mixers", "mamba*", "--causal"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["mamba", "mamba2"]
+    assert lines[3] == ""
+    assert cli.main(["show", "retention"]) == 0
+    shown = capsys.readouterr().out
+    assert "causal, generates, packs; papers: rmt-masa" in shown
+    assert "  value_factor = 2.0: width of values and gate over the model's.\n" in shown
 
 
 @pytest.mark.parametrize(
@@ -89,6 +100,7 @@ def test_mixers_prints_what_each_computes(capsys):
         (["show", "deit_tinny_patch16_224"], "did you mean 'deit_tiny_patch16_224'"),
         (["list", "nothing*"], "no model fits 'nothing*'"),
         (["mixers", "atention"], "did you mean 'attention'"),
+        (["mixers", "xca", "--causal"], "no mixer that fits 'xca' is --causal"),
     ],
 )
 def test_a_wrong_name_is_one_line_and_status_2(arguments, message, capsys, monkeypatch):

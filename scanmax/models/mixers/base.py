@@ -32,12 +32,14 @@ class Mixer(nn.Module):
       is_causal: token t reads tokens up to t only.
       use_bias: biases in the projections.
 
-    A class says what it is, for the gallery and the command line: `formula` in one line, `cost` in
-    the tokens T, `papers` by their ids.
+    A class says what it is, for `scanmax.mixer_info`, the gallery and the command line: `formula`
+    in one line, `cost` in the tokens T, `papers` by their ids, `causal_form` where it takes
+    `is_causal=True`.
     """
 
     formula: ClassVar[str] = ""
     cost: ClassVar[str] = ""
+    causal_form: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ()
     packs: ClassVar[bool] = False
     heads: int

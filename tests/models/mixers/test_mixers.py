@@ -9,7 +9,7 @@ from mixer_cases import CASES
 from small_mixers import DIM, GRID, PREFIX, TOKENS, compiled, mixer_and_variables, randomised
 
 from scanmax.errors import UserError
-from scanmax.models import create_model
+from scanmax.models import create_model, list_mixers, mixer_info
 from scanmax.models.mixers import MIXERS, create_mixer
 from scanmax.papers import TITLES
 from scanmax.testing.model_suite import COMPILER_OPTIONS
@@ -41,11 +41,26 @@ def host(kind, name, **fields):
 
 
 def test_every_mixer_has_a_case_and_says_what_it_is():
-    assert set(CASES) == set(MIXERS)
-    for name, mixer in MIXERS.items():
-        assert mixer.formula, f"{name} has no formula"
-        assert mixer.cost, f"{name} has no cost"
-        assert set(mixer.papers) <= set(TITLES), name
+    assert set(CASES) == set(MIXERS) == set(list_mixers())
+    for name, case in CASES.items():
+        info = mixer_info(name)
+        assert info.formula, f"{name} has no formula"
+        assert info.cost, f"{name} has no cost"
+        assert set(info.papers) <= set(TITLES), name
+        assert info.causal == case.causal, name
+        assert info.generates == (case.generates is not None), name
+        untold = [option for option, meaning in info.option_meanings().items() if not meaning]
+        assert set(untold) <= {"dtype", "param_dtype"}, f"{name}: what are {untold}?"
+
+
+def test_mixers_are_listed_by_what_they_can_do():
+    assert list_mixers("mamba*", causal=True) == ["mamba", "mamba2"]
+    assert "retention" in list_mixers(generates=True, packs=True)
+    assert "soft" in list_mixers(causal=False)
+    assert list_mixers("nothing") == []
+    assert mixer_info("retention").options["rotary_base"] == 10000.0
+    with pytest.raises(UserError, match="did you mean 'retention'"):
+        mixer_info("retentoin")
 
 
 @pytest.mark.parametrize("kind", ["vit", "pyramid"])

@@ -33,6 +33,7 @@ class CosineAttention(Attention):
         "y_t = sum_s softmax_s(softplus(tau) log n (q_t / |q_t| + e) . k_s / |k_s| + b_ts) v_s"
     )
     cost: ClassVar[str] = "T^2"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("transnext",)
     packs: ClassVar[bool] = False
 

@@ -25,6 +25,7 @@ class Alibi(Attention):
 
     formula: ClassVar[str] = "y_t = sum_s softmax_s(q_t . k_s / sqrt K - m_h |p_t - p_s|_1) v_s"
     cost: ClassVar[str] = "T^2"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("sigmoid-attention",)
     packs: ClassVar[bool] = False
 

@@ -38,6 +38,7 @@ class Attention(Mixer):
 
     formula: ClassVar[str] = "y_t = sum_s softmax_s(q_t . k_s / sqrt K) v_s"
     cost: ClassVar[str] = "T^2"
+    causal_form: ClassVar[bool] = True
     packs: ClassVar[bool] = True
 
     kv_heads: int | None = None

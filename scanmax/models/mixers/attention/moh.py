@@ -36,6 +36,7 @@ class MixtureOfHeads(Mixer):
         "y_t = sum_h g_th softmax(q_th . k_h / sqrt K) v_h W_h, g_t not 0 for shared and top-k h"
     )
     cost: ClassVar[str] = "T^2"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("moh",)
 
     shared_heads: int | None = None

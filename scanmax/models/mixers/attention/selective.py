@@ -33,6 +33,7 @@ class SelectiveAttention(Attention):
         "y_t = sum_s softmax_s((tanh f_t + 1 + g log n) q_t . k_s / sqrt K) (1 + tanh h_s) v_s"
     )
     cost: ClassVar[str] = "T^2"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("ssa-selective-self-attention",)
     packs: ClassVar[bool] = False
 

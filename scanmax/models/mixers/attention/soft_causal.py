@@ -28,6 +28,7 @@ class SoftCausal(Attention):
         "y_t = sum_s softmax_s(q_t . k_s / sqrt K) M_ts v_s, M_ts = 1 for s <= t, else r"
     )
     cost: ClassVar[str] = "T^2"
+    causal_form: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("illama",)
     packs: ClassVar[bool] = False
 

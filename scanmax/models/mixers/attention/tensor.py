@@ -26,6 +26,7 @@ class Tensor(Mixer):
 
     formula: ClassVar[str] = "sum_jk softmax_jk(sum_d q_d k1_jd k2_kd / K) v1_j * v2_k"
     cost: ClassVar[str] = "T^3, T with degree"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("tensor-attention",)
     degree: int | None = None
     bound: float | None = None

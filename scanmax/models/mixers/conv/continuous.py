@@ -44,6 +44,7 @@ class ContinuousConv(LongConvolution):
 
     formula: ClassVar[str] = "y_t = W (sum_s k(s) x_(t-s) + b),  k a network of the offset s"
     cost: ClassVar[str] = "T log T"
+    causal_form: ClassVar[bool] = True
 
     generator: str = "siren"
     generator_options: Mapping[str, Any] | None = None

@@ -30,6 +30,7 @@ class HyperZzw(Mixer):
       generator: of the hyper-kernel, a name of kernels.KERNELS; "magnet" as released.
       generator_options: fields of its module.
       interaction: "matrix" as released or "elementwise", see `ops.hyper_zzw`.
+      norm_epsilon: epsilon of the norm.
     """
 
     formula: ClassVar[str] = "y = W norm((u * w) f),  w a network of the place, a product of maps"

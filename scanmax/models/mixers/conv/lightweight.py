@@ -25,6 +25,7 @@ class LightConv(Mixer):
 
     formula: ClassVar[str] = "y_t = W sum_w softmax(k_h)_w u_(t-b+w),  u = glu(V x)"
     cost: ClassVar[str] = "T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("lightconv-dynamicconv",)
     packs: ClassVar[bool] = True
 

@@ -148,6 +148,7 @@ class LongConv(LongConvolution):
 
     formula: ClassVar[str] = "y = GLU(W gelu(sum_s k_s x_(t-s) + D x_t)),  k = squash(smooth(w))"
     cost: ClassVar[str] = "T log T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("long-conv-flashbutterfly",)
 
     max_length: int = 1024
@@ -218,6 +219,7 @@ class SgConv(LongConvolution):
 
     formula: ClassVar[str] = "y = W gelu(sum_s k_s x_(t-s) / Z + D x_t),  k = [2^(S-1-i) Up_i(w_i)]"
     cost: ClassVar[str] = "T log T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("sgconv",)
 
     kernel_dim: int = 64
@@ -281,6 +283,7 @@ class BaseConv(LongConvolution):
 
     formula: ClassVar[str] = "y_t = (W x_t + b) * sum_s h_s x_(t-s) + x_t"
     cost: ClassVar[str] = "T log T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("zoology-mqar",)
 
     kernel_size: int | None = None
@@ -343,6 +346,7 @@ class Hyena(LongConvolution):
 
     formula: ClassVar[str] = "y_t = W q_t * (sum_s h_s (k v)_(t-s) + D (k v)_t)"
     cost: ClassVar[str] = "T log T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("laughing-hyena", "zoology-mqar")
 
     max_length: int = 1024

@@ -56,6 +56,7 @@ class LinearAttention(Mixer):
 
     formula: ClassVar[str] = "y_t = sum_s phi(q_t) . phi(k_s) v_s / sum_s phi(q_t) . phi(k_s)"
     cost: ClassVar[str] = "T"
+    causal_form: ClassVar[bool] = True
 
     packs: ClassVar[bool] = True
 

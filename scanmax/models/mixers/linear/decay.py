@@ -53,6 +53,7 @@ class Retention(Decayed):
 
     formula: ClassVar[str] = "y_t = silu(g_t) * rms(sum_(s<=t) (1 - 2^(-5-h))^(t-s) q_t . k_s v_s)"
     cost: ClassVar[str] = "T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("rmt-masa",)
 
     value_factor: float = 2.0
@@ -115,6 +116,7 @@ class Gla(Decayed):
 
     formula: ClassVar[str] = "S_t = diag(a_t) S_(t-1) + k_t (x) v_t,  a_t = sigmoid(W x_t)^(1/16)"
     cost: ClassVar[str] = "T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("zoology-mqar",)
 
     key_factor: float = 0.5

@@ -28,6 +28,7 @@ class GatedAttention(Mixer):
 
     formula: ClassVar[str] = "y = (softmax(q k^T / sqrt(K)) v + conv(v)) * o"
     cost: ClassVar[str] = "T^2"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("rala-ravlt", "mala-magnitude-aware-linear-attention")
 
     rotary_base: float | None = 10000.0

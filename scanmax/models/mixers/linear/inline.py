@@ -27,6 +27,7 @@ class Inline(Fused):
 
     formula: ClassVar[str] = "y_t = sum_s (w_ts - mean_s w_ts + 1/T) v_s, w_ts = q_t . k_s / c"
     cost: ClassVar[str] = "T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("inline-attention",)
 
     feature_map: str | None = None

@@ -24,6 +24,7 @@ class Mala(GatedAttention):
 
     formula: ClassVar[str] = "y = (mala(q, k, v) + conv(v)) * o, w_ts = (1 + 1/z_t) s_ts - z_t/T"
     cost: ClassVar[str] = "T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("mala-magnitude-aware-linear-attention",)
 
     feature_map: str = "elu"

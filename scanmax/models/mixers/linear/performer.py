@@ -28,6 +28,7 @@ class Performer(Fused):
 
     formula: ClassVar[str] = "y_t = sum_s w_ts v_s / sum_s w_ts, E w_ts = exp(q_t . k_s / sqrt(K))"
     cost: ClassVar[str] = "T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("t2t-vit",)
 
     num_features: int | None = None

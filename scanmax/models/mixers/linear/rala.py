@@ -20,6 +20,7 @@ class Rala(GatedAttention):
 
     formula: ClassVar[str] = "y_t = (sum_s phi(q_t) . alpha_s phi(k_s) v_s / z_t + conv(v)_t) * o_t"
     cost: ClassVar[str] = "T"
+    causal_form: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("rala-ravlt",)
 
     feature_map: str = "elu"

@@ -18,6 +18,7 @@ class Scaling(Fused):
 
     formula: ClassVar[str] = "y_t = q_t^T (sum_s k_s v_s^T) / (sqrt(K) T)"
     cost: ClassVar[str] = "T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("mpcvit",)
 
     @nn.nowrap

@@ -120,6 +120,7 @@ class SparseStrided(_Gathered):
         "y_t = sum_s softmax_s(q_t . k_s / sqrt K) v_s,  |t - s| < l or l divides t - s"
     )
     cost: ClassVar[str] = "T sqrt(T)"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("sparse-transformer",)
     op = staticmethod(ops.sparse_attention)
     op_matrix = staticmethod(ops.sparse_attention_matrix)
@@ -183,6 +184,7 @@ class PerHeadWindow(_Gathered):
         "y_t = sum_s softmax_s(q_t . k_s / sqrt K) v_s,  |t - s| < a_h + b_h N or s < sinks"
     )
     cost: ClassVar[str] = "T w"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("moa-sparse-attention",)
     op = staticmethod(ops.per_head_window_attention)
     op_matrix = staticmethod(ops.per_head_window_attention_matrix)

@@ -101,6 +101,7 @@ class GatedScan(Mixer):
       d_state: N, states of each channel.
       dt_rank: width through which the steps go; None is the model's width / 16, rounded up.
       filter_size: sides, or taps, of the depthwise filter before the scans.
+      norm_epsilon: epsilon of the norm before the gate.
     """
 
     cost: ClassVar[str] = "T"
@@ -279,6 +280,7 @@ class Mamba2FourWay(Ssd):
     """
 
     formula: ClassVar[str] = "y = out(rms(sum_r unread_r(ssd(read_r(silu(conv(x))))) silu(z)))"
+    causal_form: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("mamba2-ssd",)
     packs: ClassVar[bool] = False
 

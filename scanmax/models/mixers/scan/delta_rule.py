@@ -39,6 +39,7 @@ class Delta(Recurrent):
 
     formula: ClassVar[str] = "S_t = (I - b_t k_t k_t^T) S_(t-1) + b_t k_t (x) v_t,  y_t = S_t^T q_t"
     cost: ClassVar[str] = "T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("zoology-mqar",)
 
     key_factor: float = 1.0

@@ -37,6 +37,7 @@ class Mamba(Mixer):
         "h_t = exp(dt_t A) h_(t-1) + dt_t B_t x_t,  y_t = (C_t h_t + D x_t) * silu(z_t)"
     )
     cost: ClassVar[str] = "T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("hidden-mamba-attention",)
 
     packs: ClassVar[bool] = True

@@ -12,7 +12,11 @@ from scanmax.models.mixers.base import Mixer
 
 
 class Recurrent(Mixer):
-    """Projections to heads, a norm per head, and the gate, which the mixers of a state share."""
+    """Projections to heads, a norm per head, and the gate, which the mixers of a state share.
+
+    Attributes:
+      norm_epsilon: epsilon of the norm of each head.
+    """
 
     packs: ClassVar[bool] = True
 

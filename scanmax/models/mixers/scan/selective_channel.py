@@ -26,6 +26,7 @@ class SelectiveChannel(GatedScan):
     formula: ClassVar[str] = (
         "y = out((ssm(conv(u)) + flip(ssm(conv(flip(u))))) silu(z)), over channels"
     )
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("mambamixer",)
     packs: ClassVar[bool] = True
 

@@ -43,7 +43,11 @@ def step_init(lowest: float = 1e-3, highest: float = 1e-1, floor: float = 1e-4):
 
 
 class _StateSpace(Mixer):
-    """Projections and parameters that the state-space mixers share."""
+    """Projections and parameters that the state-space mixers share.
+
+    Attributes:
+      norm_epsilon: epsilon of the norm before the gate.
+    """
 
     expand: float = 2.0
     state_size: int = 64
@@ -140,6 +144,7 @@ class Ssd(_StateSpace):
         "S_t = exp(dt_t A) S_(t-1) + dt_t B_t (x) x_t,  y_t = S_t^T C_t + D x_t"
     )
     cost: ClassVar[str] = "T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("mamba2-ssd",)
 
     packs: ClassVar[bool] = True

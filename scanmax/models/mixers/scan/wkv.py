@@ -111,6 +111,7 @@ class Wkv(_Rwkv):
         "p_t = e^(k_t + u / T)"
     )
     cost: ClassVar[str] = "T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("diffusion-rwkv",)
 
     use_bias: bool = False
@@ -202,6 +203,7 @@ class Wkv6(_Rwkv):
         "S_t = diag(w_t) S_(t-1) + k_t (x) v_t,  y_t = (r_t (S_(t-1) + diag(u) k_t (x) v_t)) * g_t"
     )
     cost: ClassVar[str] = "T"
+    causal_form: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("rwkv-clip",)
 
     use_bias: bool = False
