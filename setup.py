@@ -42,6 +42,7 @@ TEST = [
     "nbclient>=0.10",
     "ipykernel>=6.29",
     "beartype>=0.20",
+    "mypy>=1.13",
     *TEXT,
 ]
 # torch is pinned to the release the golden files were checked with.
@@ -63,6 +64,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["scanmax", "scanmax.*"]),
+    # Type checkers read the annotations of packages that hold this file.
+    package_data={"scanmax": ["py.typed"]},
     install_requires=BASE,
     extras_require={
         "cuda": ["jax[cuda12]>=0.9.0"],

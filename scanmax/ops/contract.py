@@ -3,15 +3,20 @@
 import functools
 from collections.abc import Callable, Sequence
 from numbers import Integral
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
 
-def op(*static: str) -> Callable[[Callable], Callable]:
+Function = TypeVar("Function", bound=Callable)
+
+
+def op(*static: str) -> Callable[[Function], Function]:
     """Jits a public op with the keyword options named in `static` fixed at trace time.
 
-    Name, signature and docstring stay, so that `help(op)` and the API test see the function.
+    Name, signature and docstring stay, so that `help(op)`, the API test and type checkers see the
+    function.
     """
     return functools.partial(jax.jit, static_argnames=static)
 

@@ -6,6 +6,7 @@ import pytest
 
 
 def test_the_wheel_is_what_runs(type_in, installed):
+    assert (installed / "scanmax" / "py.typed").exists()
     status, told = type_in("scanmax.train", "--help")
     assert status == 0
     assert "--config=NAME" in told
