@@ -8,7 +8,6 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-
 Function = TypeVar("Function", bound=Callable)
 
 
