@@ -36,6 +36,9 @@ BASE = [
 ]
 # What data.kwargs.tokenizer reads files with.
 TEXT = ["tokenizers>=0.21"]
+# What config.log.to names.
+MLFLOW = ["mlflow-skinny>=3.1"]
+WANDB = ["wandb>=0.19.10"]
 TEST = [
     "pytest>=8.3.5",
     "pytest-xdist>=3.6",
@@ -51,6 +54,8 @@ PARITY = [
     "timm>=1.0.20",
     "transformers>=5.0",
     "pytorch-metric-learning>=2.8",
+    *MLFLOW,
+    *WANDB,
 ]
 LINT = ["ruff>=0.14"]
 
@@ -72,6 +77,8 @@ setup(
         "tpu": ["jax[tpu]>=0.9.0"],
         "tpu-compile": ["libtpu>=0.0.34"],
         "text": TEXT,
+        "mlflow": MLFLOW,
+        "wandb": WANDB,
         "test": TEST,
         "parity": TEST + PARITY,
         "dev": TEST + PARITY + LINT,

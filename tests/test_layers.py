@@ -76,6 +76,7 @@ ROOMS = {
         "language",
         "sequence",
         "generation",
+        "catalog",
         "multiply_adds",
         "analysis",
     ),

@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "mlflow": "mlflow-skinny",
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
     "tensorflow_datasets": "tensorflow-datasets",
@@ -86,7 +87,7 @@ def test_the_tests_declare_what_they_import(given):
 
 
 def test_the_extras(given):
-    extras = {"cuda", "tpu", "tpu-compile", "text", "test", "parity", "dev"}
+    extras = {"cuda", "tpu", "tpu-compile", "text", "mlflow", "wandb", "test", "parity", "dev"}
     assert set(given["extras_require"]) == extras
     test, parity, dev = (names(given["extras_require"][key]) for key in ("test", "parity", "dev"))
     assert names(given["extras_require"]["text"]) < test < parity < dev

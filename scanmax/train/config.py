@@ -13,6 +13,7 @@ from scanmax.cli import to_dict
 from scanmax.data.config import DataConfig
 from scanmax.errors import UserError, suggest
 from scanmax.fields import check_fields, choice, ranged
+from scanmax.train.loggers import make_loggers
 
 
 @dataclasses.dataclass
@@ -217,6 +218,18 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass
+class LogConfig:
+    """Where a run tells its numbers beside `metrics.jsonl`, which holds every row.
+
+    Attributes:
+      to: Loggers, names or pairs of a name and its options: "tensorboard", "wandb" and "mlflow"
+        (extras of these names), "jsonl" (always written), "module:Class" of one's own.
+    """
+
+    to: tuple[Any, ...] = ("tensorboard",)
+
+
+@dataclasses.dataclass
 class Config:
     """A run. Durations are strings: "500" or "500 steps", "30 epochs", "1e6 examples", "5%".
 
@@ -249,6 +262,7 @@ class Config:
     sharding: ShardingConfig = dataclasses.field(default_factory=ShardingConfig)
     ema: EmaConfig = dataclasses.field(default_factory=EmaConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    log: LogConfig = dataclasses.field(default_factory=LogConfig)
     seed: int = ranged(0, "[0, 4294967296)")
     batch_size: int = ranged(128, "[1, inf)")
     eval_batch_size: int = ranged(0, "[0, inf)")
@@ -346,6 +360,7 @@ def resolve_durations(config: Config, num_examples: int) -> Durations:
 def check_config(config: Config) -> None:
     """Raises UserError for values that no run can have, before anything is built."""
     check_fields(config)
+    make_loggers(config.log.to)
     own = config.model
     if not own.weights and (own.adapt or own.weights_from != "auto"):
         raise UserError(
@@ -387,9 +402,9 @@ def best_mode(config: CheckpointConfig) -> str:
 
 # What may change between the runs that share a workdir; anything else would be another experiment.
 RESUMABLE = (
-    "sharding", "checkpoint", "duration", "log_every", "eval_every", "eval_batch_size", "prefetch",
-    "data.data_dir", "data.workers", "data.threads", "data.max_bad_records", "model.remat",
-    "optim.lr", "optim.nonfinite", "optim.max_skips",
+    "sharding", "checkpoint", "log", "duration", "log_every", "eval_every", "eval_batch_size",
+    "prefetch", "data.data_dir", "data.workers", "data.threads", "data.max_bad_records",
+    "model.remat", "optim.lr", "optim.nonfinite", "optim.max_skips",
 )  # fmt: skip
 
 

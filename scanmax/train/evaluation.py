@@ -83,10 +83,13 @@ def teacher_report(run: Run, teachers: Sequence[Any]) -> list[str]:
     return lines
 
 
-def save_outcome(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
+def save_outcome(run: Run, state: TrainState, workdir: pathlib.Path) -> dict[str, Any]:
     """Writes predictions.npz for images, sample.json for text, of other data nothing.
 
     Every process takes part. Each says of which step it is.
+
+    Returns:
+      What the file holds.
 
     Raises:
       UserError: it cannot be written.
@@ -94,10 +97,10 @@ def save_outcome(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
     step = int(state.step)
     if run.pipeline.kind == "image":
         if "probability" not in _predicted(run):
-            return
-        arrays = predictions(run, state)
+            return {}
+        found = predictions(run, state)
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, step=step, **arrays)
+        np.savez_compressed(buffer, step=step, **found)
         name, content = "predictions.npz", buffer.getvalue()
     elif run.pipeline.kind == "tokens":
         found = {"step": step, **text_sample(run, state)}
@@ -105,7 +108,7 @@ def save_outcome(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
             found["baselines"] = run.pipeline.baselines()
         name, content = "sample.json", json.dumps(found, indent=2) + "\n"
     else:
-        return
+        return {}
     if jax.process_index() == 0:
         try:
             write_whole(workdir / name, content)
@@ -113,6 +116,7 @@ def save_outcome(run: Run, state: TrainState, workdir: pathlib.Path) -> None:
             raise UserError(
                 f"{error}; what it says is of step {step}, and the same command writes it again"
             ) from error
+    return found
 
 
 def _predicted(run: Run) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What people look at while a run goes: a progress bar or plain lines, JSONL, TensorBoard."""
+"""What people look at while a run goes: a progress bar or plain lines, JSONL, the loggers."""
 
 import contextlib
 import errno
@@ -8,12 +8,17 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+import numpy as np
 from tqdm import tqdm
 
+from scanmax.cli import to_dict
 from scanmax.errors import UserError
 from scanmax.files import write_whole
+from scanmax.train.config import Config
+from scanmax.train.loggers import Logger, make_loggers
 
 # Order in which metrics are shown; what is not named here is written and not shown.
 SHOWN = (
@@ -27,19 +32,25 @@ SHOWN = (
 )
 # Without a terminal a line of training metrics is shown at most this often; files get every row.
 LINE_SECONDS = 2.0
-# TensorBoard's events reach the disk at least this often.
-FLUSH_SECONDS = 30.0
 
 
 class Log:
-    """Writes metrics to `metrics.jsonl` and TensorBoard, and shows progress.
+    """Writes metrics to `metrics.jsonl` and to loggers, and shows progress.
 
     A row is {"step": .., "split": "train" or "eval", "time": .., name: value, ...}. Rows beyond the
     step that a run resumes from are dropped first: a curve never runs twice over the same steps.
+    A logger that fails is left out from then on; a full disk ends the run, as it would anyway.
     """
 
     def __init__(
-        self, workdir: pathlib.Path, *, start: int, total: int, stream: TextIO | None = None
+        self,
+        workdir: pathlib.Path,
+        *,
+        start: int,
+        total: int,
+        stream: TextIO | None = None,
+        loggers: Sequence[Logger] = (),
+        config: Mapping[str, Any] | None = None,
     ):
         self._stream = sys.stderr if stream is None else stream
         path = pathlib.Path(workdir) / "metrics.jsonl"
@@ -47,7 +58,6 @@ class Log:
         try:
             # Without a buffer: what a full disk refuses is told here, and not again at the end.
             self._file = path.open("ab", buffering=0)
-            self._board = Board(pathlib.Path(workdir) / "tensorboard", start)
         except OSError as error:
             raise UserError(f"cannot write {error.filename or path}: {error.strerror}") from error
         self._total, self._start, self._began = total, start, time.monotonic()
@@ -57,6 +67,8 @@ class Log:
             self._bar = tqdm(
                 total=total, initial=start, unit="step", file=self._stream, dynamic_ncols=True
             )
+        self._loggers = list(loggers)
+        self._tell(start, "open", pathlib.Path(workdir), config or {}, start)
 
     def be_quiet(self) -> None:
         """Writes to files only from now on."""
@@ -81,12 +93,9 @@ class Log:
         try:
             if self._file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._board.write(step, {f"{split}/{name}": value for name, value in metrics.items()})
         except OSError as error:
-            raise UserError(
-                f"cannot write metrics of step {step} to {self._file.name}: {error.strerror}; "
-                "with room again the same command continues from the last checkpoint"
-            ) from error
+            raise self._unwritten(step, error) from error
+        self._tell(step, "write", step, split, metrics)
         shown = {name: f"{metrics[name]:.4g}" for name in SHOWN if name in metrics}
         if self._bar is not None and split == "train":
             short = {"examples_per_second": "ex/s", "accuracy": "acc"}
@@ -106,14 +115,41 @@ class Log:
         else:
             print(line, file=self._stream, flush=True)
 
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Gives the loggers a picture [Y, X, 3], uint8."""
+        self._tell(step, "image", step, name, pixels)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Gives the loggers a text."""
+        self._tell(step, "text", step, name, text)
+
     def close(self) -> None:
         """Flushes and closes everything."""
         if self._bar is not None:
             self._bar.close()
         self._file.close()
         # Rows are safe in the other file; a full disk has been told before.
-        with contextlib.suppress(OSError):
-            self._board.close()
+        with contextlib.suppress(UserError):
+            self._tell(self._total, "close")
+
+    def _tell(self, step: int, method: str, *values: Any) -> None:
+        """Calls a method of every logger; one that fails is told and left out from then on."""
+        for logger in tuple(self._loggers):
+            try:
+                getattr(logger, method)(*values)
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    raise self._unwritten(step, error) from error
+                self._loggers.remove(logger)
+                said = " ".join(str(error).split()) or type(error).__name__
+                name = type(logger).__name__
+                self.say(f"warning: {name} fails and is told no more, seen at step {step}: {said}")
+
+    def _unwritten(self, step: int, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write metrics of step {step} to {self._file.name}: {error.strerror}; "
+            "with room again the same command continues from the last checkpoint"
+        )
 
     def _eta(self, step: int) -> str:
         done = step - self._start
@@ -123,41 +159,10 @@ class Log:
         return f"eta {int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-class Board:
-    """TensorBoard's file of events, written here and now.
-
-    tensorboardX's own writer is a thread; where that fails, for instance on a full disk, its queue
-    fills up and the run hangs.
-    """
-
-    def __init__(self, folder: pathlib.Path, start: int):
-        # Imported here: it costs time that no other use of the package should pay.
-        from tensorboardX import summary
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self._summary, self._event = summary, event_pb2.Event
-        self._writer = EventsWriter(str(folder / "events"))
-        self._next_flush = 0.0
-        # What an earlier part of the run wrote beyond its checkpoint is hidden.
-        session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._writer.write_event(
-            self._event(step=start + 1, session_log=session, wall_time=time.time())
-        )
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes numbers by name."""
-        for name, value in values.items():
-            told = self._summary.scalar(name, value)
-            self._writer.write_event(self._event(step=step, summary=told, wall_time=time.time()))
-        if time.monotonic() > self._next_flush:
-            self._writer.flush()
-            self._next_flush = time.monotonic() + FLUSH_SECONDS
-
-    def close(self) -> None:
-        """Writes what is left."""
-        self._writer.close()
+def open_log(workdir: pathlib.Path, config: Config, start: int, total: int) -> Log:
+    """The log of a run with the loggers that its config names."""
+    loggers = make_loggers(config.log.to)
+    return Log(workdir, start=start, total=total, loggers=loggers, config=to_dict(config))
 
 
 class NoLog:
@@ -167,6 +172,12 @@ class NoLog:
         """Nothing."""
 
     def write(self, step: int, split: str, metrics: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Nothing."""
+
+    def text(self, step: int, name: str, text: str) -> None:
         """Nothing."""
 
     def say(self, line: str) -> None:

@@ -22,7 +22,8 @@ from scanmax.train.config import CheckpointConfig, Config, best_mode
 from scanmax.train.evaluation import evaluate, save_outcome, teacher_report
 from scanmax.train.feed import Feed, Stopped, giving_up
 from scanmax.train.inference import load_teacher
-from scanmax.train.log import Log, NoLog
+from scanmax.train.log import Log, NoLog, open_log
+from scanmax.train.loggers.outcome import tell_outcome
 from scanmax.train.processes import agree, is_preempted, telling_others
 from scanmax.train.starting import starting_weights
 from scanmax.train.throughput import HostClock, Profile, peak_flops, step_flops
@@ -85,7 +86,9 @@ def train(
             teachers = load_teachers(run)
             flops, peak = step_flops(run), peak_flops(mesh.devices.ravel().tolist())
             is_first = jax.process_index() == 0
-            log = Log(workdir, start=start, total=durations.total) if is_first else NoLog()
+            log: Log | NoLog = NoLog()
+            if is_first:
+                log = open_log(workdir, config, start, durations.total)
             stack.callback(log.close)
             log.say(sharding.describe(run.shapes.params, run.shardings.params, mesh))
             for note in getattr(run.pipeline, "notes", ()):
@@ -189,7 +192,7 @@ def train(
             try:
                 if not held_out:
                     held_out = evaluate(run, state, is_last=True)
-                save_outcome(run, state, workdir)
+                tell_outcome(log, durations.total, save_outcome(run, state, workdir))
             except Stopped:
                 return leave(durations.total)
         return held_out

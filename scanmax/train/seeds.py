@@ -24,7 +24,8 @@ from scanmax.train.checkpoint import Checkpointer
 from scanmax.train.config import Config
 from scanmax.train.evaluation import evaluate, save_outcome, teacher_report
 from scanmax.train.feed import Feed
-from scanmax.train.log import Log
+from scanmax.train.log import Log, open_log
+from scanmax.train.loggers.outcome import tell_outcome
 from scanmax.train.loop import Skips, Window, checkpoint_meta, is_due, load_teachers
 from scanmax.train.starting import starting_weights
 from scanmax.train.workdir import open_workdir
@@ -89,7 +90,10 @@ def train_seeds(
                 f"{folders[0].parent} holds checkpoints of runs that have not ended; seeds that "
                 "train together start together: take another --workdir, or train them one by one"
             )
-        logs = [stack.enter_context(closing(Log(f, start=0, total=total))) for f in folders]
+        logs = [
+            stack.enter_context(closing(open_log(f, c, 0, total)))
+            for f, c in zip(folders, configs.values())
+        ]
         # Only one of them shows its progress.
         for log in logs[1:]:
             log.be_quiet()
@@ -146,7 +150,7 @@ def train_seeds(
             best = held_out[index].get(config.checkpoint.metric, math.nan)
             meta = checkpoint_meta(run, total, best if math.isfinite(best) else None)
             checkpointers[index].save(own, meta, held_out[index])
-            save_outcome(run, own, folder)
+            tell_outcome(logs[index], total, save_outcome(run, own, folder))
         for checkpointer in checkpointers:
             checkpointer.wait()
         return dict(zip(configs, held_out))

@@ -4,6 +4,7 @@ import io
 import json
 
 from scanmax.train.log import Log
+from scanmax.train.loggers import TensorBoard
 
 
 class Terminal(io.StringIO):
@@ -12,7 +13,7 @@ class Terminal(io.StringIO):
 
 
 def write(tmp_path, stream, start=0, steps=(1, 2, 3)):
-    log = Log(tmp_path, start=start, total=3, stream=stream)
+    log = Log(tmp_path, start=start, total=3, stream=stream, loggers=[TensorBoard()])
     for step in steps:
         log.progress(step)
         log.write(step, "train", {"loss": 1 / step, "examples_per_second": 100.0})

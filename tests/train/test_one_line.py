@@ -20,6 +20,7 @@ from scanmax.files import write_whole
 from scanmax.train.evaluation import save_outcome
 from scanmax.train.export import main as export
 from scanmax.train.log import Log
+from scanmax.train.loggers import TensorBoard
 from scanmax.train.loop import train
 from scanmax.train.report import main as report
 
@@ -126,11 +127,12 @@ def test_a_full_disk_names_the_file_and_the_step(tmp_path, monkeypatch):
             log.write(7, "train", {"loss": 1.0})
         log.close()
     # TensorBoard's file is written here too, by no thread that would fail unseen.
-    log = Log(tmp_path, start=0, total=9, stream=io.StringIO())
-    monkeypatch.setattr(log._board._writer, "flush", full)
+    board = TensorBoard()
+    log = Log(tmp_path, start=0, total=9, stream=io.StringIO(), loggers=[board])
+    monkeypatch.setattr(board._writer, "flush", full)
     with pytest.raises(UserError, match=r"cannot write metrics of step 8 to .*metrics\.jsonl"):
         log.write(8, "train", {"loss": 1.0})
-    monkeypatch.setattr(log._board._writer, "close", full)
+    monkeypatch.setattr(board._writer, "close", full)
     log.close()
 
 
