@@ -6,7 +6,8 @@ Every mixer of MIXERS that sows its matrix over tokens gets a picture: the weigh
 the middle of a 14 x 14 grid gives to every pixel, head by head, and, where the mixer has a causal
 form, the whole matrix over 49 tokens. The parameters are those it starts with, the tokens those of
 one handwritten digit; mixers whose projections start small get them enlarged, or all weights would
-look alike. Without names all pictures are drawn; the page always lists all.
+look alike. Without names all pictures are drawn, and the README's, which shows some of them side by
+side; the page always lists all.
 """
 
 import pathlib
@@ -37,6 +38,11 @@ CAUSAL_OPTIONS = {
     "sparse_fixed": {"stride": 7, "summary": 2},
     "sparse_strided": {"stride": 7},
 }
+# Some of every kind, for the README: over the grid, and causal.
+OVERVIEW = (
+    ("attention", "window", "neighborhood", "rmt", "linear_attention", "nc_ssd"),
+    ("alibi", "sparse_strided", "retention", "ssd", "gated_delta", "hyena"),
+)
 # Parameters that start so small that nothing shows.
 PARAMETERS = {"slots": {"slot_scale": 16.0}}
 # The projections of most mixers start with a deviation of 0.02, which makes logits of 0.03.
@@ -83,6 +89,32 @@ def causal_matrix(name: str) -> np.ndarray | None:
         raise
 
 
+def show(axis, values: np.ndarray, colours: str | None = None):
+    """Draws weights; those that may be negative about zero."""
+    axis.set_xticks([]), axis.set_yticks([])
+    if colours is None and values.min() < 0:
+        # A few early rows of a causal matrix may be far larger than all others.
+        limit = max(np.percentile(np.abs(values), 99), 1e-9)
+        return axis.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    # The square root shows small weights beside large ones.
+    scale = matplotlib.colors.PowerNorm(0.5, 0, max(values.max(), 1e-9))
+    return axis.imshow(values, cmap=colours or "viridis", norm=scale)
+
+
+def draw_overview() -> None:
+    """Writes the README's picture: one head each, over the grid above and along a line below."""
+    figure, axes = plt.subplots(2, len(OVERVIEW[0]), figsize=(9.6, 3.9), layout="constrained")
+    for axis, name in zip(axes[0], OVERVIEW[0]):
+        show(axis, matrix(name)[0, QUERY[0] * GRID[1] + QUERY[1]].reshape(GRID))
+        axis.plot(QUERY[1], QUERY[0], "r+", markersize=7)
+        axis.set_title(name, fontsize=9)
+    for axis, name in zip(axes[1], OVERVIEW[1]):
+        show(axis, causal_matrix(name)[0])
+        axis.set_title(f"{name}, causal", fontsize=9)
+    figure.savefig(FOLDER / "figures" / "mixers.png", dpi=90)
+    plt.close(figure)
+
+
 def draw(name: str) -> bool:
     """Writes the mixer's picture; False where it is no matrix over tokens."""
     weights, causal = matrix(name), causal_matrix(name)
@@ -96,22 +128,13 @@ def draw(name: str) -> bool:
         panels.append(("causal, head 0", causal[0], None))
     figure, axes = plt.subplots(1, len(panels), figsize=(1.9 * len(panels), 2.2))
     for axis, (title, values, colours) in zip(np.atleast_1d(axes), panels):
-        # Weights that may be negative are drawn about zero.
-        if colours is None and values.min() < 0:
-            # A few early rows of a causal matrix may be far larger than all others.
-            limit = max(np.percentile(np.abs(values), 99), 1e-9)
-            shown = axis.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
-        else:
-            # The square root shows small weights beside large ones.
-            scale = matplotlib.colors.PowerNorm(0.5, 0, max(values.max(), 1e-9))
-            shown = axis.imshow(values, cmap=colours or "viridis", norm=scale)
+        shown = show(axis, values, colours)
         if title.startswith("head"):
             axis.plot(QUERY[1], QUERY[0], "r+", markersize=7)
         if colours is None:
             bar = figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.04)
             bar.ax.tick_params(labelsize=5)
         axis.set_title(title, fontsize=8)
-        axis.set_xticks([]), axis.set_yticks([])
     figure.suptitle(name, fontsize=9)
     PICTURES.mkdir(parents=True, exist_ok=True)
     figure.savefig(PICTURES / f"{name}.png", dpi=80, bbox_inches="tight")
@@ -168,6 +191,8 @@ def page() -> str:
 def main(names) -> None:
     for name in names or sorted(MIXERS):
         print(f"{name}: {'drawn' if draw(name) else 'no matrix'}", flush=True)
+    if not names:
+        draw_overview()
     PAGE.write_text(page())
 
 

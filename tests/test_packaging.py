@@ -94,6 +94,10 @@ def test_the_extras(given):
     assert given["python_requires"] == ">=3.11"
 
 
+def test_the_citation_is_of_this_version(given):
+    assert f"\nversion: {given['version']}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_every_folder_with_code_is_a_package(given):
     folders = {path.parent for path in (ROOT / "scanmax").rglob("*.py")}
     expected = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
