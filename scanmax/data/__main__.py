@@ -1,8 +1,13 @@
 """python -m scanmax.data prepare NAME | prepare --config=FILE [--config.a.b=c ...] | list
+python -m scanmax.data show --config=FILE [--config.a.b=c ...] [--out=batch.png]
 
-Puts a data set where training reads it: --data_dir=DIR or TFDS's directory, TFDS_DATA_DIR or
-~/tensorflow_datasets. What is there already is left alone. Sets that need a download are made by
-TFDS's own builders, which want TensorFlow for it; reading never does.
+`show` draws rows of a training batch as the model learns them, with every random change: images
+under the names of their classes, of text what the tokens say, document by document. A terminal gets
+a small picture too. --rows=16 of the batch of --step=0 are shown.
+
+`prepare` puts a data set where training reads it: --data_dir=DIR or TFDS's directory,
+TFDS_DATA_DIR or ~/tensorflow_datasets. What is there already is left alone. Sets that need a
+download are made by TFDS's own builders, which want TensorFlow for it; reading never does.
 """
 
 import shutil
@@ -14,11 +19,11 @@ from typing import Any
 from absl import flags
 
 from scanmax import cli
-from scanmax.data import sources
+from scanmax.data import show, sources
 from scanmax.data.config import DataConfig
 from scanmax.errors import UserError, suggest
 
-COMMANDS = ("prepare", "list")
+COMMANDS = ("prepare", "show", "list")
 # A preparation writes into its folder all the time; one that has not for so long was killed.
 LEFTOVER_SECONDS = 3600
 OWN = {
@@ -46,6 +51,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unknown command {command!r}; {suggest(command, COMMANDS)}")
     if command == "list":
         return list_sources(rest)
+    if command == "show":
+        return show_batch(rest)
     name, data_dir = parse_prepare(rest)
     print(prepare(name, data_dir))
     return 0
@@ -114,6 +121,39 @@ def remove_leftovers(builder: Any) -> None:
         for folder in place.parent.glob(f"incomplete.*_{place.name}"):
             if time.time() - folder.stat().mtime > LEFTOVER_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def show_batch(argv: Sequence[str]) -> int:
+    """Draws rows of a training batch of a config's."""
+
+    def define(values: flags.FlagValues) -> None:
+        flags.DEFINE_string("out", "", "a .png", flag_values=values)
+        flags.DEFINE_integer("rows", 16, "how many", flag_values=values, lower_bound=1)
+        flags.DEFINE_integer("step", 0, "whose batch", flag_values=values, lower_bound=0)
+
+    config, values = cli.parse_flags(argv, define=define)
+    if not isinstance(getattr(config, "data", None), DataConfig):
+        raise UserError("the config has no field `data` that says what to show")
+    shown = show.first_rows(
+        config.data,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        step=values["step"].value,
+        rows=values["rows"].value,
+    )
+    print(show.describe(shown, config.data.name))
+    for note in shown.pipeline.notes:
+        print(note)
+    if shown.pipeline.kind != "image":
+        print("\n".join(show.to_lines(shown)))
+    elif sys.stdout.isatty():
+        print(show.to_blocks(shown))
+    if config.mix:
+        print("config.mix changes it further, on the device")
+    if values["out"].value:
+        show.draw(shown, values["out"].value)
+        print(f"drawn in {values['out'].value}")
+    return 0
 
 
 def list_sources(argv: Sequence[str]) -> int:
