@@ -36,6 +36,8 @@ BASE = [
 ]
 # What data.kwargs.tokenizer reads files with.
 TEXT = ["tokenizers>=0.21"]
+# What data.name="hf:NAME" reads sets with.
+HF = ["datasets>=4.4"]
 TEST = [
     "pytest>=8.3.5",
     "pytest-xdist>=3.6",
@@ -43,6 +45,7 @@ TEST = [
     "ipykernel>=6.29",
     "beartype>=0.20",
     *TEXT,
+    *HF,
 ]
 # torch is pinned to the release the golden files were checked with.
 PARITY = [
@@ -69,6 +72,7 @@ setup(
         "tpu": ["jax[tpu]>=0.9.0"],
         "tpu-compile": ["libtpu>=0.0.34"],
         "text": TEXT,
+        "hf": HF,
         "test": TEST,
         "parity": TEST + PARITY,
         "dev": TEST + PARITY + LINT,

@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from scanmax import cli
-from scanmax.data import show, sources
+from scanmax.data import hub, show, sources
 from scanmax.data.config import DataConfig
 from scanmax.errors import UserError, suggest
 
@@ -32,6 +32,9 @@ OWN = {
     "arrays": "your own images and labels in data.data_dir, .npz, .npy or .safetensors",
     "image_folder": "your own images in data.data_dir, one folder per class",
     "text": "your own text in data.data_dir, files or a folder of them",
+    "parquet": "your own images and classes, or text, in .parquet files in data.data_dir",
+    "webdataset": "your own tar shards of images and classes in data.data_dir",
+    "hf:NAME": "a set of the package datasets: a folder of save_to_disk, or in its cache",
     "synthetic": "coloured blobs of any size and number of classes",
     "mqar": "multi-query associative recall: pairs of keys and values, then keys again",
     "selective_copying": "items among blanks, to be named in their order",
@@ -53,36 +56,45 @@ def main(argv: list[str]) -> int:
         return list_sources(rest)
     if command == "show":
         return show_batch(rest)
-    name, data_dir = parse_prepare(rest)
-    print(prepare(name, data_dir))
+    print(prepare(*parse_prepare(rest)))
     return 0
 
 
-def parse_prepare(argv: Sequence[str]) -> tuple[str, str]:
-    """What to prepare and where, from NAME [--data_dir=DIR] or from a config."""
+def parse_prepare(argv: Sequence[str]) -> tuple[str, str, str]:
+    """What to prepare, where, and which subset, from NAME [--data_dir=DIR] or from a config."""
     if any(word.lstrip("-").startswith("config") for word in argv):
         config, _ = cli.parse_flags(argv)
         data = getattr(config, "data", None)
         if not isinstance(data, DataConfig):
             raise UserError("the config has no field `data` that says what to prepare")
-        return data.name, data.data_dir
+        return data.name, data.data_dir, str(data.kwargs.get("subset", ""))
     values = flags.FlagValues()
     flags.DEFINE_string("data_dir", "", "where the data go", flag_values=values)
+    flags.DEFINE_string("subset", "", "of a set hf:NAME", flag_values=values)
     try:
         names = values(["", *argv])[1:]
     except flags.Error as error:
         raise UserError(str(error)) from error
     if len(names) != 1:
         raise UserError("say which data set: python -m scanmax.data prepare digits")
-    return names[0], values["data_dir"].value
+    return names[0], values["data_dir"].value, values["subset"].value
 
 
-def prepare(name: str, data_dir: str = "") -> str:
+def prepare(name: str, data_dir: str = "", subset: str = "") -> str:
     """Builds a data set unless it is there; says where it is.
+
+    Args:
+      name: of the set.
+      data_dir: where it goes; "" is the usual place.
+      subset: which of the configurations of a set "hf:NAME".
 
     Raises:
       UserError: an unknown name, or a set that cannot be built here; the message says why.
     """
+    if name.startswith(hub.PREFIX):
+        return hub.prepare(name, data_dir, subset)
+    if subset:
+        raise UserError(f"--subset={subset} is of sets hf:NAME; {name!r} has none")
     if name in sources.SOURCES:
         return f"{name}: nothing to prepare, {OWN[name]}"
     builder = sources.make_builder(name, data_dir)

@@ -82,8 +82,9 @@ class DataConfig:
     """The data of a run.
 
     Attributes:
-      name: "digits", "bytes", "synthetic", your own "image_folder", "arrays" or "text", an image
-        set of TFDS by its TFDS name, or a task on sequences: "mqar", "selective_copying",
+      name: "digits", "bytes", "synthetic", your own "image_folder", "arrays", "webdataset",
+        "parquet" or "text", "hf:NAME" of the package `datasets` on this machine, an image set of
+        TFDS by its TFDS name, or a task on sequences: "mqar", "selective_copying",
         "induction_heads", "copy_memory", "adding".
       data_dir: Your own data; of TFDS, where prepared data lie, and "" is TFDS_DATA_DIR or
         ~/tensorflow_datasets.
