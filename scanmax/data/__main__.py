@@ -10,6 +10,7 @@ TFDS_DATA_DIR or ~/tensorflow_datasets. What is there already is left alone. Set
 download are made by TFDS's own builders, which want TensorFlow for it; reading never does.
 """
 
+import importlib.util
 import shutil
 import sys
 import time
@@ -21,6 +22,7 @@ from absl import flags
 from scanmax import cli
 from scanmax.data import hub, show, sources
 from scanmax.data.config import DataConfig
+from scanmax.data.network import check_network
 from scanmax.errors import UserError, suggest
 
 COMMANDS = ("prepare", "show", "list")
@@ -104,6 +106,8 @@ def prepare(name: str, data_dir: str = "", subset: str = "") -> str:
     if name in sources.BUILDERS:
         # Ours take a second; three progress bars would only hide the line that says where.
         hide_progress()
+    else:
+        check_network(builder.url_infos)
     try:
         builder.download_and_prepare(file_format="array_record")
     except ImportError as error:
@@ -178,6 +182,8 @@ def list_sources(argv: Sequence[str]) -> int:
         if name in sources.BUILDERS:
             prepared = sources.make_builder(name, values["data_dir"].value).is_prepared()
             state = "ready" if prepared else "not prepared"
+        if name.startswith(hub.PREFIX) and importlib.util.find_spec("datasets") is None:
+            state = "scanmax[hf]"
         print(f"{name:<18} {state:<14} {what}")
     print("and any image set of TFDS by its name: https://www.tensorflow.org/datasets/catalog")
     return 0

@@ -1,10 +1,12 @@
 """What is worked out once of a user's data and kept in the user's cache: data may be read-only."""
 
+import contextlib
 import io
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,34 @@ def cache_place(name: str) -> pathlib.Path:
     """Where something of that name is kept."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return pathlib.Path(cache).expanduser() / "scanmax" / name
+
+
+def keep_folder(name: str, write: Callable[[pathlib.Path], None], what: str) -> pathlib.Path:
+    """The folder of that name, written where it is not there yet.
+
+    Args:
+      name: under which it is kept; it tells apart whatever is written.
+      write: fills a folder.
+      what: whose it is, as messages name it.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    folder = cache_place(name)
+    if folder.exists():
+        return folder
+    own = folder.with_name(f"{folder.name}.{os.getpid()}")
+    try:
+        own.mkdir(parents=True)
+        write(own)
+        # Several processes of a run may write the same: the first one's is kept.
+        with contextlib.suppress(OSError):
+            own.rename(folder)
+    except OSError as error:
+        raise UserError(f"cannot keep {what}: {error}") from error
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+    return folder
 
 
 def stamps_of(files: Sequence[pathlib.Path]) -> list[list[Any]]:

@@ -8,9 +8,6 @@ import contextlib
 import dataclasses
 import io
 import pathlib
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +17,7 @@ from scanmax.data import parquet, text
 from scanmax.data.config import DataConfig
 from scanmax.data.decoding import read_image
 from scanmax.data.encoded import HELD_OUT_NAMES, ImageOptions, classes_of, image_source
+from scanmax.data.network import check_network
 from scanmax.data.source import Source, read_options
 from scanmax.data.splitting import name_keys
 from scanmax.errors import UserError, suggest
@@ -192,32 +190,20 @@ def prepare(name: str, data_dir: str = "", subset: str = "") -> str:
       UserError: no such set, or no network.
     """
     package = import_package()
+    import huggingface_hub.constants
+
     own = name.removeprefix(PREFIX)
     config = DataConfig(name=name, data_dir=data_dir, kwargs={"subset": subset} if subset else {})
     try:
         read_set(package, own, config)
         return f"{name}: already there"
     except UserError:
-        check_network()
+        check_network([huggingface_hub.constants.ENDPOINT])
     try:
         load(package, own, config)
     except Exception as error:
         raise UserError(f"cannot download {name!r}: {' '.join(str(error).split())}") from error
     return f"{name}: prepared in {data_dir or package.config.HF_DATASETS_CACHE}"
-
-
-def check_network() -> None:
-    """Raises UserError at once where the hub's name cannot be looked up."""
-    import huggingface_hub.constants
-
-    host = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT).hostname
-    if urllib.request.getproxies():
-        # Who stands between may reach what this machine cannot name.
-        return
-    try:
-        socket.getaddrinfo(host, 443)
-    except OSError as error:
-        raise UserError(f"offline: {host} cannot be reached ({error})") from error
 
 
 def choose_parts(found: Any, config: DataConfig) -> dict[str, Any]:

@@ -7,20 +7,17 @@ A row cannot be read without its neighbours, so the encoded images are copied on
 another, into a file in the user's cache; text is tokenised as that of the source "text" is.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from scanmax.data import text
-from scanmax.data.cache import cache_place, keep_arrays, read_arrays, stamps_of
+from scanmax.data.cache import keep_arrays, keep_folder, read_arrays, stamps_of
 from scanmax.data.config import DataConfig
 from scanmax.data.encoded import Encoded, ImageOptions, classes_of, find_shards, image_source
 from scanmax.data.source import Source, find_data, read_options
@@ -195,19 +192,11 @@ def read_images(
     """The folder of the copied images, labels and places: kept ones while no file has changed."""
     what = json.dumps([str(root), stamps_of(files), columns.image, columns.label])
     name = hashlib.sha256(what.encode()).hexdigest()[:24]
-    folder = cache_place(f"parquet-{name}")
-    if not (folder / "index.npz").exists():
-        own = folder.with_name(f"{folder.name}.{os.getpid()}")
-        try:
-            own.mkdir(parents=True)
-            copy_images(own, files, columns)
-            # Several processes of a run may copy the same: the first one's is kept.
-            with contextlib.suppress(OSError):
-                own.rename(folder)
-        except OSError as error:
-            raise UserError(f"cannot keep the images of {root}: {error}") from error
-        finally:
-            shutil.rmtree(own, ignore_errors=True)
+    folder = keep_folder(
+        f"parquet-{name}",
+        lambda place: copy_images(place, files, columns),
+        f"the images of {root}",
+    )
     kept = read_arrays(folder / "index.npz")
     if kept is None:
         raise UserError(f"{folder} is damaged: remove it")

@@ -15,15 +15,13 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from scanmax.data.cache import cache_place
+from scanmax.data.cache import keep_folder, stamps_of
 from scanmax.data.config import DataConfig
 from scanmax.data.corpus import LooseWindows, Windows
 from scanmax.data.source import Source, find_data, read_options
@@ -123,8 +121,7 @@ def open_source(config: DataConfig) -> Source:
     options = read_options(Options, config)
     path = find_data(config, WHAT).absolute()
     files = list_files(path, options.suffixes)
-    stamps = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
-    documents = Documents(str(path), stamps, lambda: all_of(files))
+    documents = Documents(str(path), stamps_of(files), lambda: all_of(files))
     return open_documents(documents, config, options)
 
 
@@ -217,28 +214,15 @@ def _text_of(line: str, where: str) -> str:
 
 def read_corpus(documents: Documents, tokenizer: Tokenizer, held_out: float) -> Corpus:
     """The corpus of documents: the kept one while their stamps are the same, else a new one."""
-    folder = cache_folder(documents, tokenizer, held_out)
-    if not folder.exists():
-        own = folder.with_name(f"{folder.name}.{os.getpid()}")
-        try:
-            own.mkdir(parents=True)
-            write_corpus(own, documents, tokenizer, held_out)
-            # Several processes of a run may tokenise the same text: the first one's is kept.
-            with contextlib.suppress(OSError):
-                own.rename(folder)
-        except OSError as error:
-            raise UserError(f"cannot keep the tokens of {documents.where}: {error}") from error
-        finally:
-            shutil.rmtree(own, ignore_errors=True)
+    what = json.dumps([documents.where, documents.stamps, tokenizer.to_dict(), held_out])
+    folder = keep_folder(
+        "text-" + hashlib.sha256(what.encode()).hexdigest()[:24],
+        lambda place: write_corpus(place, documents, tokenizer, held_out),
+        f"the tokens of {documents.where}",
+    )
     told = json.loads((folder / "told.json").read_text())
     tokens = {part: Mapped(folder / f"{part}.bin", told["kind"]) for part in PARTS}
     return Corpus(tokens, told["documents"], told["text_bytes"])
-
-
-def cache_folder(documents: Documents, tokenizer: Tokenizer, held_out: float) -> pathlib.Path:
-    """Where the tokens of documents as they are now are kept."""
-    what = json.dumps([documents.where, documents.stamps, tokenizer.to_dict(), held_out])
-    return cache_place("text-" + hashlib.sha256(what.encode()).hexdigest()[:24])
 
 
 def write_corpus(
