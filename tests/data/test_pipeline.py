@@ -138,6 +138,20 @@ def test_images_are_resized_by_what_the_config_says():
     assert all(len(set(parts)) == 3 for parts in zip(*shown.values()))
 
 
+@pytest.mark.parametrize("crop_area", [(), (0.3, 0.5)])
+def test_a_resize_of_training_alone(crop_area):
+    ramp = np.tile(np.arange(0, 250, 25, dtype=np.uint8), (8, 10, 1))
+    augment = AugmentConfig(resize="nearest", crop_area=crop_area)
+    data = DataConfig(name="arrays", image_size=7, augment=augment)
+    pipeline = load(data, data=(ramp, np.arange(8) % 2), seed=0, batch_size=4)
+    trained, held_out = (
+        pipeline.to_display(next(iter(batches))["image"])
+        for batches in (pipeline.train_iterator(), pipeline.eval_batches())
+    )
+    assert set(np.unique(trained)) <= set(ramp.ravel().tolist())
+    assert not set(np.unique(held_out)) <= set(ramp.ravel().tolist())
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_process_may_hold_one_row(data_dir, count):
     whole = take(load(config(data_dir), seed=0, batch_size=2), 3)
