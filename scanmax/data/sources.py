@@ -93,11 +93,7 @@ def open_source(config: DataConfig, data: Any = None) -> Source:
       config: what to open.
       data: images and labels in memory, for the source "arrays"; None reads `config.data_dir`.
     """
-    if data is None:
-        is_hub = config.name.startswith(hub.PREFIX)
-        source = SOURCES.get(config.name, hub.open_source if is_hub else open_tfds)(config)
-    else:
-        source = arrays.from_arrays(data, config)
+    source = opener(config.name)(config) if data is None else arrays.from_arrays(data, config)
     return dataclasses.replace(
         source,
         train=Guarded(
@@ -105,6 +101,12 @@ def open_source(config: DataConfig, data: Any = None) -> Source:
         ),
         eval=Guarded(source.eval, f"the held-out part of {config.name!r}"),
     )
+
+
+def opener(name: str) -> Callable[[DataConfig], Source]:
+    """The function that opens a source of that name."""
+    is_hub = name.startswith(hub.PREFIX)
+    return SOURCES.get(name, hub.open_source if is_hub else open_tfds)
 
 
 SOURCES: dict[str, Callable[[DataConfig], Source]] = {
