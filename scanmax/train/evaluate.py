@@ -72,6 +72,12 @@ def evaluate_classifier(
       UserError: classes that the classifier does not know, or a part without images.
     """
     names = source.class_names or tuple(str(label) for label in range(source.num_classes))
+    highest = max((label for labels in real for label in labels), default=0)
+    if highest >= len(names):
+        raise UserError(
+            f"--real holds the class {highest}, a place among all classes; the data hold "
+            f"{len(names)} of them"
+        )
     judge = Judge(names)
     for examples in batches(examples_of(source, part), batch_size):
         whole = classifier([example["image"] for example in examples], batch_size)

@@ -116,6 +116,9 @@ def test_reassessed_labels(classes, trained, monkeypatch, tmp_path, capsys):  # 
     assert cli.run_main(evaluate.main, argv) == 2
     told = "--real has labels of ILSVRC2012_val_00000001.JPEG to 00000001; the data hold 'bright/"
     assert told in capsys.readouterr().err
+    labels.write_text("[[2], [], [], []]")
+    assert cli.run_main(evaluate.main, argv) == 2
+    assert "--real holds the class 2, a place among all classes" in capsys.readouterr().err
     labels.write_text("[1]")
     assert cli.run_main(evaluate.main, argv) == 2
     assert "is no list of lists of classes" in capsys.readouterr().err
