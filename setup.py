@@ -39,6 +39,8 @@ TEXT = ["tokenizers>=0.21"]
 # What config.log.to names.
 MLFLOW = ["mlflow-skinny>=3.1"]
 WANDB = ["wandb>=0.19.10"]
+# What data.name="hf:NAME" reads sets with.
+HF = ["datasets>=4.4"]
 TEST = [
     "pytest>=8.3.5",
     "pytest-xdist>=3.6",
@@ -47,6 +49,7 @@ TEST = [
     "beartype>=0.20",
     "mypy>=1.13",
     *TEXT,
+    *HF,
 ]
 # torch is pinned to the release the golden files were checked with.
 PARITY = [
@@ -79,6 +82,7 @@ setup(
         "text": TEXT,
         "mlflow": MLFLOW,
         "wandb": WANDB,
+        "hf": HF,
         "test": TEST,
         "parity": TEST + PARITY,
         "dev": TEST + PARITY + LINT,

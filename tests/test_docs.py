@@ -13,6 +13,8 @@ from unittest import mock
 
 import pytest
 
+from scanmax.data.__main__ import OWN
+from scanmax.data.sources import SOURCES
 from scanmax.models import mixers, registry
 from scanmax.testing import op_suite
 from scanmax.train.evaluators import EVALUATORS
@@ -59,7 +61,7 @@ def test_a_page_runs_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "_families", dict(registry._families))
     monkeypatch.setattr(mixers, "MIXERS", dict(mixers.MIXERS))
     blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
-    with mock.patch.dict(TERMS), mock.patch.dict(OBJECTIVES):
+    with mock.patch.dict(TERMS), mock.patch.dict(OBJECTIVES), mock.patch.dict(SOURCES):
         run(f"page_{path.stem}", "\n".join(blocks))
 
 
@@ -73,6 +75,14 @@ def test_the_page_on_learning_names_what_there_is():
     names = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
     plugs = (EVALUATORS, GRADIENTS, LOSSES, MIXES, OBJECTIVES, RELABELS, TERMS, TRANSFORMS)
     assert sorted(names) == sorted(name for plug in plugs for name in plug)
+
+
+def test_the_page_on_own_data_lists_every_source_of_a_users():
+    page = (ROOT / "docs/own_data.md").read_text()
+    listed = set(re.findall(r"^\| \[`([\w:]+)`\]", page, re.MULTILINE))
+    theirs = {name for name in OWN if "data.data_dir" in OWN[name] or name.startswith("hf:")}
+    assert listed == theirs
+    assert listed - {"hf:NAME"} < set(SOURCES) <= set(OWN)
 
 
 def test_the_page_on_configs_is_current():

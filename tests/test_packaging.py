@@ -22,6 +22,7 @@ DISTRIBUTIONS = {
     # Hard dependencies of declared ones.
     "jaxlib": "jax",
     "nbformat": "nbclient",
+    "pyarrow": "tensorflow-datasets",
     "scipy": "scikit-learn",
     "torchvision": "timm",
 }
@@ -76,7 +77,7 @@ def undeclared(folder: str, declared: set[str], optional=frozenset()) -> dict[st
 
 
 def test_the_package_declares_what_it_imports(given):
-    optional = OPTIONAL | names(given["extras_require"]["text"])
+    optional = OPTIONAL.union(*(names(given["extras_require"][key]) for key in ("text", "hf")))
     assert undeclared("scanmax", names(given["install_requires"]), optional) == {}
 
 
@@ -87,10 +88,12 @@ def test_the_tests_declare_what_they_import(given):
 
 
 def test_the_extras(given):
-    extras = {"cuda", "tpu", "tpu-compile", "text", "mlflow", "wandb", "test", "parity", "dev"}
+    extras = {"cuda", "tpu", "tpu-compile", "text", "hf", "mlflow", "wandb"}
+    extras |= {"test", "parity", "dev"}
     assert set(given["extras_require"]) == extras
     test, parity, dev = (names(given["extras_require"][key]) for key in ("test", "parity", "dev"))
     assert names(given["extras_require"]["text"]) < test < parity < dev
+    assert names(given["extras_require"]["hf"]) < test
     assert given["python_requires"] == ">=3.11"
 
 

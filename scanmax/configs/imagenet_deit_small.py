@@ -8,10 +8,14 @@ do not hold a batch of 1024, --config.optim.accumulate=4 or --config.sharding.pr
 
 Hardware: written for 8 accelerators. Time: 300 epochs are 375,000 steps of 1024 images; not run
 here. Expected: 79.8% top-1 on the validation set after 300 epochs (the paper's figure). A dry run
-of two steps on made-up images needs no data:
+of two steps on made-up images needs no data; "3a" changes images as DeiT III does, by one of grey,
+solarisation and a blur, then a jitter of colours, and "ta_wide" by TrivialAugment:
 
     python -m scanmax.train --config=imagenet_deit_small:synthetic --workdir=DIR
+    python -m scanmax.train --config=imagenet_deit_small:3a --workdir=runs/deit_3a
 """
+
+import dataclasses
 
 from scanmax.data.config import AugmentConfig, DataConfig
 from scanmax.errors import UserError
@@ -25,11 +29,17 @@ from scanmax.train.config import (
     ScheduleConfig,
 )
 
+# What replaces RandAugment and erasing, by the argument that names it.
+POLICIES = {
+    "3a": {"auto_augment": "3a", "color_jitter": (0.3, 0.3, 0.3)},
+    "ta_wide": {"auto_augment": "ta_wide"},
+}
+
 
 def get_config(arg: str = "") -> Config:
-    """The config; arg "synthetic" is a dry run of two small steps on made-up images."""
-    if arg not in ("", "synthetic"):
-        raise UserError(f"argument {arg!r} of the config; known: synthetic")
+    """The config; arg "synthetic" is a dry run of two small steps, a policy changes the images."""
+    if arg not in ("", "synthetic", *POLICIES):
+        raise UserError(f"argument {arg!r} of the config; known: synthetic, {', '.join(POLICIES)}")
     batch_size = 1024
     config = Config(
         model=ModelConfig(
@@ -63,6 +73,10 @@ def get_config(arg: str = "") -> Config:
         log_every="50 steps",
         eval_every="5 epochs",
     )
+    if arg in POLICIES:
+        config.data.augment = dataclasses.replace(
+            config.data.augment, randaugment="", erase=0.0, **POLICIES[arg]
+        )
     if arg == "synthetic":
         config.data.name, config.data.workers, config.data.threads = "synthetic", 0, 2
         config.data.kwargs = {"classes": 1000, "examples": 64, "eval_examples": 8, "size": 224}

@@ -1,10 +1,16 @@
 """python -m scanmax.data prepare NAME | prepare --config=FILE [--config.a.b=c ...] | list
+python -m scanmax.data show --config=FILE [--config.a.b=c ...] [--out=batch.png]
 
-Puts a data set where training reads it: --data_dir=DIR or TFDS's directory, TFDS_DATA_DIR or
-~/tensorflow_datasets. What is there already is left alone. Sets that need a download are made by
-TFDS's own builders, which want TensorFlow for it; reading never does.
+`show` draws rows of a training batch as the model learns them, with every random change: images
+under the names of their classes, of text what the tokens say, document by document. A terminal gets
+a small picture too. --rows=16 of the batch of --step=0 are shown.
+
+`prepare` puts a data set where training reads it: --data_dir=DIR or TFDS's directory,
+TFDS_DATA_DIR or ~/tensorflow_datasets. What is there already is left alone. Sets that need a
+download are made by TFDS's own builders, which want TensorFlow for it; reading never does.
 """
 
+import importlib.util
 import shutil
 import sys
 import time
@@ -14,11 +20,12 @@ from typing import Any
 from absl import flags
 
 from scanmax import cli
-from scanmax.data import sources
+from scanmax.data import hub, show, sources
 from scanmax.data.config import DataConfig
+from scanmax.data.network import check_network
 from scanmax.errors import UserError, suggest
 
-COMMANDS = ("prepare", "list")
+COMMANDS = ("prepare", "show", "list")
 # A preparation writes into its folder all the time; one that has not for so long was killed.
 LEFTOVER_SECONDS = 3600
 OWN = {
@@ -27,6 +34,9 @@ OWN = {
     "arrays": "your own images and labels in data.data_dir, .npz, .npy or .safetensors",
     "image_folder": "your own images in data.data_dir, one folder per class",
     "text": "your own text in data.data_dir, files or a folder of them",
+    "parquet": "your own images and classes, or text, in .parquet files in data.data_dir",
+    "webdataset": "your own tar shards of images and classes in data.data_dir",
+    "hf:NAME": "a set of the package datasets: a folder of save_to_disk, or in its cache",
     "synthetic": "coloured blobs of any size and number of classes",
     "mqar": "multi-query associative recall: pairs of keys and values, then keys again",
     "selective_copying": "items among blanks, to be named in their order",
@@ -46,36 +56,47 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unknown command {command!r}; {suggest(command, COMMANDS)}")
     if command == "list":
         return list_sources(rest)
-    name, data_dir = parse_prepare(rest)
-    print(prepare(name, data_dir))
+    if command == "show":
+        return show_batch(rest)
+    print(prepare(*parse_prepare(rest)))
     return 0
 
 
-def parse_prepare(argv: Sequence[str]) -> tuple[str, str]:
-    """What to prepare and where, from NAME [--data_dir=DIR] or from a config."""
+def parse_prepare(argv: Sequence[str]) -> tuple[str, str, str]:
+    """What to prepare, where, and which subset, from NAME [--data_dir=DIR] or from a config."""
     if any(word.lstrip("-").startswith("config") for word in argv):
         config, _ = cli.parse_flags(argv)
         data = getattr(config, "data", None)
         if not isinstance(data, DataConfig):
             raise UserError("the config has no field `data` that says what to prepare")
-        return data.name, data.data_dir
+        return data.name, data.data_dir, str(data.kwargs.get("subset", ""))
     values = flags.FlagValues()
     flags.DEFINE_string("data_dir", "", "where the data go", flag_values=values)
+    flags.DEFINE_string("subset", "", "of a set hf:NAME", flag_values=values)
     try:
         names = values(["", *argv])[1:]
     except flags.Error as error:
         raise UserError(str(error)) from error
     if len(names) != 1:
         raise UserError("say which data set: python -m scanmax.data prepare digits")
-    return names[0], values["data_dir"].value
+    return names[0], values["data_dir"].value, values["subset"].value
 
 
-def prepare(name: str, data_dir: str = "") -> str:
+def prepare(name: str, data_dir: str = "", subset: str = "") -> str:
     """Builds a data set unless it is there; says where it is.
+
+    Args:
+      name: of the set.
+      data_dir: where it goes; "" is the usual place.
+      subset: which of the configurations of a set "hf:NAME".
 
     Raises:
       UserError: an unknown name, or a set that cannot be built here; the message says why.
     """
+    if name.startswith(hub.PREFIX):
+        return hub.prepare(name, data_dir, subset)
+    if subset:
+        raise UserError(f"--subset={subset} is of sets hf:NAME; {name!r} has none")
     if name in sources.SOURCES:
         return f"{name}: nothing to prepare, {OWN[name]}"
     builder = sources.make_builder(name, data_dir)
@@ -85,6 +106,8 @@ def prepare(name: str, data_dir: str = "") -> str:
     if name in sources.BUILDERS:
         # Ours take a second; three progress bars would only hide the line that says where.
         hide_progress()
+    else:
+        check_network(builder.url_infos)
     try:
         builder.download_and_prepare(file_format="array_record")
     except ImportError as error:
@@ -116,6 +139,39 @@ def remove_leftovers(builder: Any) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def show_batch(argv: Sequence[str]) -> int:
+    """Draws rows of a training batch of a config's."""
+
+    def define(values: flags.FlagValues) -> None:
+        flags.DEFINE_string("out", "", "a .png", flag_values=values)
+        flags.DEFINE_integer("rows", 16, "how many", flag_values=values, lower_bound=1)
+        flags.DEFINE_integer("step", 0, "whose batch", flag_values=values, lower_bound=0)
+
+    config, values = cli.parse_flags(argv, define=define)
+    if not isinstance(getattr(config, "data", None), DataConfig):
+        raise UserError("the config has no field `data` that says what to show")
+    shown = show.first_rows(
+        config.data,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        step=values["step"].value,
+        rows=values["rows"].value,
+    )
+    print(show.describe(shown, config.data.name))
+    for note in shown.pipeline.notes:
+        print(note)
+    if shown.pipeline.kind != "image":
+        print("\n".join(show.to_lines(shown)))
+    elif sys.stdout.isatty():
+        print(show.to_blocks(shown))
+    if config.mix:
+        print("config.mix changes it further, on the device")
+    if values["out"].value:
+        show.draw(shown, values["out"].value)
+        print(f"drawn in {values['out'].value}")
+    return 0
+
+
 def list_sources(argv: Sequence[str]) -> int:
     """Prints what can be read: our own sources, then what lies prepared."""
     values = flags.FlagValues()
@@ -126,6 +182,8 @@ def list_sources(argv: Sequence[str]) -> int:
         if name in sources.BUILDERS:
             prepared = sources.make_builder(name, values["data_dir"].value).is_prepared()
             state = "ready" if prepared else "not prepared"
+        if name.startswith(hub.PREFIX) and importlib.util.find_spec("datasets") is None:
+            state = "scanmax[hf]"
         print(f"{name:<18} {state:<14} {what}")
     print("and any image set of TFDS by its name: https://www.tensorflow.org/datasets/catalog")
     return 0

@@ -8,11 +8,16 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from scanmax.data import randaugment
+from scanmax.data import policies, randaugment
 from scanmax.data.config import AugmentConfig
 
 ERASE_AREA = (0.02, 1 / 3)
 ERASE_ASPECT = (0.3, 1 / 0.3)
+RESIZE = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "nearest": Image.Resampling.NEAREST,
+}
 
 
 def resize(
@@ -47,13 +52,19 @@ def from_pil(image: Image.Image, channels: int) -> np.ndarray:
     return array.reshape(*array.shape[:2], channels)
 
 
-def central_crop(image: np.ndarray, size: tuple[int, int], keep: float = 1.0) -> np.ndarray:
+def central_crop(
+    image: np.ndarray,
+    size: tuple[int, int],
+    keep: float = 1.0,
+    method: Image.Resampling = Image.Resampling.BICUBIC,
+) -> np.ndarray:
     """Resizes so that `size` is the share `keep` of the shorter side, and crops the centre.
 
     Args:
       image: [Y, X, C] uint8.
       size: (height, width) of the result.
       keep: share of each side that is kept.
+      method: PIL's interpolation.
 
     Returns:
       [height, width, C] uint8.
@@ -64,7 +75,7 @@ def central_crop(image: np.ndarray, size: tuple[int, int], keep: float = 1.0) ->
     scale = keep * min(height / size[0], width / size[1])
     crop_height, crop_width = scale * size[0], scale * size[1]
     top, left = (height - crop_height) / 2, (width - crop_width) / 2
-    return resize(image, size, (left, top, left + crop_width, top + crop_height))
+    return resize(image, size, (left, top, left + crop_width, top + crop_height), method)
 
 
 def random_resized_crop(
@@ -74,6 +85,7 @@ def random_resized_crop(
     *,
     area: Sequence[float] = (0.08, 1.0),
     aspect: Sequence[float] = (3 / 4, 4 / 3),
+    methods: Sequence[Image.Resampling] = randaugment.METHODS,
 ) -> np.ndarray:
     """Crops a rectangle of random area and aspect and resizes it.
 
@@ -83,6 +95,7 @@ def random_resized_crop(
       size: (height, width) of the result.
       area: smallest and largest share of the image's area.
       aspect: smallest and largest width over height, drawn uniformly in the logarithm.
+      methods: PIL's interpolations, of which one is drawn: the recipe's is itself random.
 
     Returns:
       [height, width, C] uint8.
@@ -90,8 +103,7 @@ def random_resized_crop(
     Reference: deit
     """
     height, width = image.shape[:2]
-    # The recipe's interpolation is itself random.
-    method = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)[rng.integers(2)]
+    method = methods[rng.integers(len(methods))]
     for _ in range(10):
         target = rng.uniform(area[0], area[1]) * height * width
         ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
@@ -164,29 +176,38 @@ def shift(image: np.ndarray, down: int, right: int) -> np.ndarray:
     return out
 
 
-def rand_augment(
-    rng: np.random.Generator, image: np.ndarray, policy: str, fill: tuple[int, ...]
+def apply_policy(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    policy: str,
+    fill: tuple[int, ...],
+    methods: Sequence[Image.Resampling] = randaugment.METHODS,
 ) -> np.ndarray:
-    """Applies a RandAugment policy such as "rand-m9-mstd0.5-inc1".
+    """Applies a policy such as "rand-m9-mstd0.5-inc1", "original", "augmix-m5" or "ta_wide".
 
     Args:
       rng: source of randomness.
       image: [Y, X, C] uint8, one or three channels.
       policy: in timm's notation.
       fill: colour, three numbers in 0..255, of what a movement uncovers.
+      methods: PIL's interpolations, of which each movement draws one.
 
     Returns:
       [Y, X, C] uint8.
+
+    Raises:
+      UserError: no such policy.
     """
     channels = image.shape[-1]
     colour = Image.fromarray(image if channels == 3 else np.repeat(image, 3, axis=-1))
-    changed = np.asarray(parsed_policy(policy)(rng, colour, fill))
+    changed = np.asarray(parsed_policy(policy)(rng, colour, fill, methods))
     return changed[..., :channels]
 
 
 @functools.cache
-def parsed_policy(policy: str) -> randaugment.Policy:
-    return randaugment.parse(policy)
+def parsed_policy(policy: str) -> policies.AnyPolicy:
+    """A policy by its notation; UserError where there is no such."""
+    return (randaugment if policy.startswith("rand") else policies).parse(policy)
 
 
 def random_erasing(rng: np.random.Generator, image: np.ndarray, probability: float) -> np.ndarray:

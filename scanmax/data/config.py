@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any
 
-from scanmax.fields import pair, ranged
+from scanmax.fields import choice, pair, ranged
+
+RESIZE = ("bicubic", "bilinear", "nearest")
 
 
 @dataclasses.dataclass
@@ -19,8 +21,19 @@ class AugmentConfig:
       shear: Largest shear along the x axis, as a slope.
       crop_area: Random resized crop: smallest and largest share of the image's area; () is off.
       crop_aspect: Random resized crop: smallest and largest width over height.
+      resize: Interpolation of what is cropped at random or moved by a policy. "random" draws
+        bilinear or bicubic each time, and leaves images without a random crop to `data.resize`.
       flip: Probability of mirroring left and right.
-      randaugment: Policy in timm's notation, such as "rand-m9-mstd0.5-inc1"; "" is off.
+      randaugment: RandAugment in timm's notation, such as "rand-m9-mstd0.5-inc1"; "" is off.
+      auto_augment: Another policy in timm's notation: AutoAugment's "original", "originalr", "v0",
+        "v0r" or "3a", each with a section such as "-mstd0.5", AugMix as "augmix-m5-w4-d2", or
+        TrivialAugment as torchvision's "ta_wide"; "" is off.
+      color_jitter: Largest relative change of (brightness, contrast, saturation) or of these and
+        hue, which is at most 0.5, a half turn; () is off.
+      color_jitter_prob: Probability of the colour jitter.
+      grayscale_prob: Probability of making the image grey.
+      gaussian_blur_prob: Probability of a Gaussian blur of 23 pixels, its deviation from 0.1 to 2.
+      solarize_prob: Probability of inverting what is brighter than the middle.
       erase: Probability of replacing a random rectangle by noise, after normalisation.
       mixup: Parameter alpha of mixup's Beta(alpha, alpha).
       cutmix: Parameter alpha of CutMix's Beta(alpha, alpha).
@@ -42,8 +55,15 @@ class AugmentConfig:
     shear: float = ranged(0.0, "[0, inf)")
     crop_area: tuple[float, ...] = pair((), "(0, 1]")
     crop_aspect: tuple[float, ...] = pair((3 / 4, 4 / 3), "(0, inf)")
+    resize: str = choice("random", ("random", *RESIZE))
     flip: float = ranged(0.0, "[0, 1]")
     randaugment: str = ""
+    auto_augment: str = ""
+    color_jitter: tuple[float, ...] = ranged((), "[0, inf)")
+    color_jitter_prob: float = ranged(1.0, "[0, 1]")
+    grayscale_prob: float = ranged(0.0, "[0, 1]")
+    gaussian_blur_prob: float = ranged(0.0, "[0, 1]")
+    solarize_prob: float = ranged(0.0, "[0, 1]")
     erase: float = ranged(0.0, "[0, 1]")
     mixup: float = ranged(0.0, "[0, inf)")
     cutmix: float = ranged(0.0, "[0, inf)")
@@ -62,14 +82,16 @@ class DataConfig:
     """The data of a run.
 
     Attributes:
-      name: "digits", "bytes", "synthetic", your own "image_folder", "arrays" or "text", an image
-        set of TFDS by its TFDS name, or a task on sequences: "mqar", "selective_copying",
+      name: "digits", "bytes", "synthetic", your own "image_folder", "arrays", "webdataset",
+        "parquet" or "text", "hf:NAME" of the package `datasets` on this machine, an image set of
+        TFDS by its TFDS name, or a task on sequences: "mqar", "selective_copying",
         "induction_heads", "copy_memory", "adding".
       data_dir: Your own data; of TFDS, where prepared data lie, and "" is TFDS_DATA_DIR or
         ~/tensorflow_datasets.
       train_split: Training part in TFDS's notation, such as "train[:90%]"; "" is the source's own.
       eval_split: Held-out part in TFDS's notation; "" is the source's own.
       image_size: Side of the square images handed to the model; 0 keeps the source's size.
+      resize: Interpolation by which images come to that size where nothing is random.
       eval_crop: Share of the resized image's side that the central crop keeps in evaluation.
       mean: Mean subtracted per channel, for intensities in [0, 1]; () is the source's own.
       std: Deviation divided by per channel; () is the source's own.
@@ -89,6 +111,7 @@ class DataConfig:
     train_split: str = ""
     eval_split: str = ""
     image_size: int = ranged(0, "[0, inf)")
+    resize: str = choice("bicubic", RESIZE)
     eval_crop: float = ranged(1.0, "(0, 1]")
     mean: tuple[float, ...] = ranged((), "(-inf, inf)")
     std: tuple[float, ...] = ranged((), "(0, inf)")

@@ -1,6 +1,7 @@
 """Images as they come, in files or arrays, to what transforms read: uint8 [Y, X, C]."""
 
 import os
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -10,7 +11,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike | BinaryIO, channels: int = 3, where: str = ""
+) -> np.ndarray:
     """Reads a file as PIL converts it: palettes are looked up, an alpha channel is dropped.
 
     Turned as its EXIF data say. Of 16 bits the upper eight are kept.
@@ -18,6 +21,7 @@ def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
     Args:
       path: a file that PIL can read.
       channels: 1, 3 or 4.
+      where: what messages call it; "" is its path.
 
     Returns:
       [Y, X, channels] uint8.
@@ -35,9 +39,9 @@ def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
                 image = image.convert("RGBA")
             array = np.asarray(image.convert(MODES[channels]))
     except FileNotFoundError:
-        raise ValueError(f"{os.fspath(path)}: no such file") from None
+        raise ValueError(f"{where or path}: no such file") from None
     except Exception as error:
-        raise ValueError(f"{os.fspath(path)}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{where or path}: {' '.join(str(error).split())}") from error
     return array.reshape(*array.shape[:2], channels)
 
 

@@ -10,8 +10,6 @@ the images nothing is held.
 import collections
 import dataclasses
 import hashlib
-import io
-import json
 import os
 import pathlib
 import time
@@ -20,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from scanmax.data.cache import cache_place, keep_arrays, read_arrays
 from scanmax.data.config import DataConfig
 from scanmax.data.decoding import MODES, SUFFIXES, read_image
 from scanmax.data.source import IMAGENET_NORMALISATION, Source, find_data, read_options
-from scanmax.data.splitting import stratified
+from scanmax.data.splitting import name_keys, stratified
 from scanmax.errors import UserError
 from scanmax.fields import ranged
-from scanmax.files import write_whole
 
 # A folder that changed so shortly before it was listed may change again within one tick of mtime.
 RACY_SECONDS = 2.0
@@ -77,14 +75,8 @@ class Index:
 
     def keys(self, seed: int) -> np.ndarray:
         """[N] a number for each path that only its name and the seed decide."""
-        paths, seeded = self.paths.tobytes(), hashlib.blake2b(f"{seed}/".encode(), digest_size=8)
-        digests, start = [], 0
-        for end in self.ends.tolist():
-            hashed = seeded.copy()
-            hashed.update(paths[start:end])
-            digests.append(hashed.digest())
-            start = end
-        return np.frombuffer(b"".join(digests), np.uint64)
+        paths, ends = self.paths.tobytes(), self.ends.tolist()
+        return name_keys((paths[start:end] for start, end in zip([0, *ends], ends)), seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +93,9 @@ class Images:
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         place = self.places[number]
-        image = read_image(self.root / self.index.path(place), self.channels)
-        return {"image": image, "label": self.index.labels[place]}
+        path = self.index.path(place)
+        image = read_image(self.root / path, self.channels)
+        return {"image": image, "label": self.index.labels[place], "path": path}
 
 
 def open_source(config: DataConfig) -> Source:
@@ -162,28 +155,27 @@ def read_index(root: pathlib.Path) -> Index:
 
 def index_file(root: pathlib.Path) -> pathlib.Path:
     """Where the index of a folder is kept: in the cache, as the folder may not be writable."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]
-    return pathlib.Path(cache).expanduser() / "scanmax" / f"{name}.npz"
+    return cache_place(hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24] + ".npz")
 
 
 def load_index(file: pathlib.Path) -> Index | None:
     """The kept index; None where there is none, it is damaged, or a folder has changed since."""
+    kept = read_arrays(file)
+    if kept is None:
+        return None
+    told, arrays = kept
     try:
-        with np.load(file, allow_pickle=False) as kept:
-            told = json.loads(str(kept["told"]))
-            for folder, changed in told["folders"].items():
-                if os.stat(folder).st_mtime_ns != changed:
-                    return None
-            arrays = {name: kept[name] for name in ("paths", "ends", "labels", "held_out")}
+        for folder, changed in told["folders"].items():
+            if os.stat(folder).st_mtime_ns != changed:
+                return None
         return Index(
             class_names=tuple(told["class_names"]),
             part=told["part"],
             ignored=told["ignored"],
             **arrays,
         )
-    except Exception:
-        # Whatever a file of another version or half a file gives: the folder is listed anew.
+    except (OSError, KeyError, TypeError):
+        # A folder is gone, or another version wrote it: the folder is listed anew.
         return None
 
 
@@ -191,16 +183,7 @@ def save_index(file: pathlib.Path, index: Index, folders: dict[str, int]) -> Non
     """Keeps an index; where it cannot be written the next run lists the folder again."""
     arrays = {name: getattr(index, name) for name in ("paths", "ends", "labels", "held_out")}
     told = {"class_names": index.class_names, "part": index.part, "ignored": index.ignored}
-    buffer = io.BytesIO()
-    np.savez(buffer, told=np.asarray(json.dumps({**told, "folders": folders})), **arrays)
-    own = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Several processes of a run may list the same folder.
-        write_whole(own, buffer.getvalue())
-        own.replace(file)
-    except (OSError, UserError):
-        own.unlink(missing_ok=True)
+    keep_arrays(file, {**told, "folders": folders}, arrays)
 
 
 def list_images(root: pathlib.Path) -> tuple[Index, dict[str, int]]:

@@ -9,8 +9,6 @@ from scanmax.data import augment
 from scanmax.data.decoding import as_channels
 from scanmax.errors import UserError
 
-RESIZE = "bicubic"
-
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
@@ -22,6 +20,7 @@ class Preprocessing:
       mean: subtracted per channel, of intensities in [0, 1].
       std: divided by per channel.
       crop: share of the resized image's side that the central crop keeps.
+      resize: interpolation, a name of `augment.RESIZE`.
     """
 
     size: tuple[int, int]
@@ -29,11 +28,13 @@ class Preprocessing:
     mean: np.ndarray
     std: np.ndarray
     crop: float = 1.0
+    resize: str = "bicubic"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """uint8 [Y, X, C] of any size to what the model reads, float32."""
         image = as_channels(image, self.channels)
-        return self.normalise(augment.central_crop(image, self.size, keep=self.crop))
+        method = augment.RESIZE[self.resize]
+        return self.normalise(augment.central_crop(image, self.size, self.crop, method))
 
     def normalise(self, image: np.ndarray) -> np.ndarray:
         """uint8 to normalised float32."""
@@ -44,7 +45,7 @@ class Preprocessing:
         return {
             "size": list(self.size),
             "channels": self.channels,
-            "resize": RESIZE,
+            "resize": self.resize,
             "crop": self.crop,
             "range": [0.0, 1.0],
             "mean": [float(value) for value in self.mean],
@@ -58,10 +59,10 @@ class Preprocessing:
         Raises:
           UserError: it tells of something that this version does not do.
         """
-        if told["resize"] != RESIZE or told["range"] != [0.0, 1.0]:
+        if told["resize"] not in augment.RESIZE or told["range"] != [0.0, 1.0]:
             raise UserError(
                 f"images resized by {told['resize']!r} to the range {told['range']}: written by "
                 "another version of scanmax"
             )
         mean, std = (np.asarray(told[name], np.float32) for name in ("mean", "std"))
-        return cls(tuple(told["size"]), told["channels"], mean, std, told["crop"])
+        return cls(tuple(told["size"]), told["channels"], mean, std, told["crop"], told["resize"])

@@ -6,7 +6,7 @@ the plain set posterize, solarize and the enhancements keep the scales they were
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,10 @@ from PIL import Image, ImageEnhance, ImageOps
 from scanmax.errors import UserError
 
 MAX_LEVEL = 10.0
+# The share of a side that the highest level translates by.
+TRANSLATE = 0.45
+# What a movement interpolates by where nothing is said: one of both, drawn for each.
+METHODS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 Operation = Callable[..., Image.Image]
 
 
@@ -83,11 +87,14 @@ OPERATIONS: Mapping[str, Operation] = {
     "translate_x": _translate_x,
     "translate_y": _translate_y,
 }
-_SIGNED = {"rotate": 30.0, "shear_x": 0.3, "shear_y": 0.3, "translate_x": 0.45, "translate_y": 0.45}
+_SIGNED = {"rotate": 30.0, "shear_x": 0.3, "shear_y": 0.3}
+_TRANSLATIONS = ("translate_x", "translate_y")
 _ENHANCEMENTS = ("color", "contrast", "brightness", "sharpness")
 
 
-def argument(name: str, level: float, sign: float, increasing: bool = True) -> Any:
+def argument(
+    name: str, level: float, sign: float, increasing: bool = True, translate: float = TRANSLATE
+) -> Any:
     """The operation's argument at a level.
 
     Args:
@@ -95,11 +102,14 @@ def argument(name: str, level: float, sign: float, increasing: bool = True) -> A
       level: strength in 0..10.
       sign: 1 or -1, the direction of those that have one.
       increasing: whether a higher level is always a stronger change.
+      translate: share of a side that the highest level translates by.
 
     Returns:
       Degrees, slope, share of the side, bits, threshold, amount or factor; None for those without.
     """
     share = level / MAX_LEVEL
+    if name in _TRANSLATIONS:
+        return sign * share * translate
     if name in _SIGNED:
         return sign * share * _SIGNED[name]
     if name in _ENHANCEMENTS:
@@ -129,7 +139,11 @@ class Policy:
     max_level: float = MAX_LEVEL
 
     def __call__(
-        self, rng: np.random.Generator, image: Image.Image, fill: tuple[int, ...]
+        self,
+        rng: np.random.Generator,
+        image: Image.Image,
+        fill: tuple[int, ...],
+        methods: Sequence[Image.Resampling] = METHODS,
     ) -> Image.Image:
         names = list(OPERATIONS)
         for _ in range(self.layers):
@@ -137,7 +151,7 @@ class Policy:
             applies = rng.random() < self.probability
             level = float(np.clip(rng.normal(self.magnitude, self.spread), 0, self.max_level))
             sign = 1.0 if rng.random() < 0.5 else -1.0
-            method = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)[rng.integers(2)]
+            method = methods[rng.integers(len(methods))]
             if applies:
                 value = argument(name, level, sign, self.increasing)
                 image = OPERATIONS[name](image, value, Canvas(fill, method))
@@ -161,16 +175,36 @@ def parse(text: str) -> Policy:
     """
     name, *sections = text.split("-")
     if name != "rand":
-        raise UserError(f"augmentation policy {text!r}: only RandAugment's 'rand-...' is known")
-    values: dict[str, Any] = {}
+        raise UserError(
+            f"augmentation policy {text!r}: config.data.augment.randaugment takes 'rand-...', "
+            "auto_augment the others"
+        )
+    kinds = {"layers": int, "increasing": bool}
+    numbers = read_sections(text, sections, _SECTIONS)
+    return Policy(**{field: kinds.get(field, float)(value) for field, value in numbers.items()})
+
+
+def read_sections(text: str, sections: Sequence[str], known: Mapping[str, str]) -> dict[str, float]:
+    """Reads sections such as m9 and mstd0.5.
+
+    Args:
+      text: the whole policy, as messages show it.
+      sections: those behind its name.
+      known: letters of a section -> the field that they set.
+
+    Returns:
+      Field -> number.
+
+    Raises:
+      UserError: a section that is unknown or has no number.
+    """
+    values = {}
     for section in sections:
         match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", section)
-        if match is None or match[1] not in _SECTIONS:
+        if match is None or match[1] not in known:
             raise UserError(
                 f"augmentation policy {text!r}: unknown section {section!r}; "
-                f"known: {', '.join(_SECTIONS)}, each with a number"
+                f"known: {', '.join(known) or 'none'}" + (", each with a number" if known else "")
             )
-        field = _SECTIONS[match[1]]
-        number = float(match[2])
-        values[field] = {"layers": int, "increasing": bool}.get(field, float)(number)
-    return Policy(**values)
+        values[known[match[1]]] = float(match[2])
+    return values

@@ -1,4 +1,4 @@
-"""Sources of data by name: ours, made up or from Python itself, and the image sets of TFDS."""
+"""Sources of data by name: a user's own, made up or from Python itself, and those of TFDS."""
 
 import dataclasses
 import pathlib
@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from scanmax.data import arrays, corpus, image_folder, synthetic, task_source, text
+from scanmax.data import (
+    arrays,
+    corpus,
+    hub,
+    image_folder,
+    parquet,
+    synthetic,
+    task_source,
+    text,
+    webdataset,
+)
 from scanmax.data.config import DataConfig
 from scanmax.data.source import IMAGENET_NORMALISATION, Source
 from scanmax.errors import UserError, suggest
@@ -77,16 +87,13 @@ class Guarded:
 
 
 def open_source(config: DataConfig, data: Any = None) -> Source:
-    """Opens a source by name: one of SOURCES, or an image set of TFDS.
+    """Opens a source by name: one of SOURCES, "hf:NAME", or an image set of TFDS.
 
     Args:
       config: what to open.
       data: images and labels in memory, for the source "arrays"; None reads `config.data_dir`.
     """
-    if data is None:
-        source = SOURCES.get(config.name, open_tfds)(config)
-    else:
-        source = arrays.from_arrays(data, config)
+    source = opener(config.name)(config) if data is None else arrays.from_arrays(data, config)
     return dataclasses.replace(
         source,
         train=Guarded(
@@ -94,6 +101,12 @@ def open_source(config: DataConfig, data: Any = None) -> Source:
         ),
         eval=Guarded(source.eval, f"the held-out part of {config.name!r}"),
     )
+
+
+def opener(name: str) -> Callable[[DataConfig], Source]:
+    """The function that opens a source of that name."""
+    is_hub = name.startswith(hub.PREFIX)
+    return SOURCES.get(name, hub.open_source if is_hub else open_tfds)
 
 
 SOURCES: dict[str, Callable[[DataConfig], Source]] = {
@@ -104,9 +117,11 @@ SOURCES: dict[str, Callable[[DataConfig], Source]] = {
     "image_folder": image_folder.open_source,
     "induction_heads": task_source.open_source,
     "mqar": task_source.open_source,
+    "parquet": parquet.open_source,
     "selective_copying": task_source.open_source,
     "synthetic": synthetic.open_source,
     "text": text.open_source,
+    "webdataset": webdataset.open_source,
 }
 # TFDS builders of ours, registered with TFDS when their module is imported.
 BUILDERS = {"digits": "scanmax.data.digits"}

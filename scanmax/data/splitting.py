@@ -1,6 +1,20 @@
 """A held-out part for data that come without one."""
 
+import hashlib
+from collections.abc import Iterable
+
 import numpy as np
+
+
+def name_keys(names: Iterable[bytes], seed: int) -> np.ndarray:
+    """[N] a number for each name, which only the name and the seed decide."""
+    seeded = hashlib.blake2b(f"{seed}/".encode(), digest_size=8)
+    digests = []
+    for name in names:
+        hashed = seeded.copy()
+        hashed.update(name)
+        digests.append(hashed.digest())
+    return np.frombuffer(b"".join(digests), np.uint64)
 
 
 def stratified(labels: np.ndarray, keys: np.ndarray, share: float) -> np.ndarray:

@@ -15,14 +15,13 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from scanmax.data.cache import keep_folder, stamps_of
 from scanmax.data.config import DataConfig
 from scanmax.data.corpus import LooseWindows, Windows
 from scanmax.data.source import Source, find_data, read_options
@@ -37,22 +36,48 @@ PARTS = ("train", "held_out")
 
 
 @dataclasses.dataclass
-class Options:
-    """What `config.data.kwargs` may hold.
+class CorpusOptions:
+    """What `config.data.kwargs` may hold of documents from anywhere.
 
     Attributes:
       tokenizer: "bytes", or the path of a tokenizer.json of the package `tokenizers`.
       end: the tokenizer's token that ends a document; "" looks for the usual ones.
       held_out: Share of the documents that is held out; of a single one its last part.
       packed: Whether rows carry the `segment_ids` that keep documents apart.
-      suffixes: Endings of the files that a folder is searched for.
     """
 
     tokenizer: str = "bytes"
     end: str = ""
     held_out: float = ranged(0.1, "(0, 1)")
     packed: bool = True
+
+
+@dataclasses.dataclass
+class Options(CorpusOptions):
+    """What `config.data.kwargs` may hold of files.
+
+    Attributes:
+      suffixes: Endings of the files that a folder is searched for.
+    """
+
     suffixes: tuple[str, ...] = SUFFIXES
+
+
+@dataclasses.dataclass(frozen=True)
+class Documents:
+    """Where documents come from.
+
+    Attributes:
+      where: as messages name it.
+      stamps: what changes when they do, for JSON.
+      train: gives the documents one after another; those of both parts where `held_out` is None.
+      held_out: gives those of the held-out part.
+    """
+
+    where: str
+    stamps: Sequence[Any]
+    train: Callable[[], Iterable[str]]
+    held_out: Callable[[], Iterable[str]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,21 +120,35 @@ def open_source(config: DataConfig) -> Source:
     """The source "text"; options are those of `Options`."""
     options = read_options(Options, config)
     path = find_data(config, WHAT).absolute()
-    tokenizer = make_tokenizer(options.tokenizer, options.end)
     files = list_files(path, options.suffixes)
-    corpus = read_corpus(path, files, tokenizer, options.held_out)
+    documents = Documents(str(path), stamps_of(files), lambda: all_of(files))
+    return open_documents(documents, config, options)
+
+
+def open_documents(documents: Documents, config: DataConfig, options: CorpusOptions) -> Source:
+    """A source of documents from anywhere.
+
+    Raises:
+      UserError: a part holds fewer tokens than a row.
+    """
+    tokenizer = make_tokenizer(options.tokenizer, options.end)
+    corpus = read_corpus(documents, tokenizer, options.held_out)
     length = config.sequence_length
     for part, told in zip(PARTS, ("training", "held-out")):
         if len(corpus.tokens[part]) <= length:
             raise UserError(
-                f"config.data.sequence_length={length}: {path} has {len(corpus.tokens[part])} "
-                f"tokens in its {told} part"
+                f"config.data.sequence_length={length}: {documents.where} has "
+                f"{len(corpus.tokens[part])} tokens in its {told} part"
             )
     counts = ", ".join(
         f"{corpus.documents[part]} {told} of {len(corpus.tokens[part]):,} tokens"
         for part, told in zip(PARTS, ("training documents", "held-out"))
     )
-    how = "its last part" if corpus.documents == {"train": 1, "held_out": 1} else "a hash decides"
+    if documents.held_out is not None:
+        how = "parts of its own"
+    else:
+        is_book = corpus.documents == {"train": 1, "held_out": 1}
+        how = "its last part" if is_book else "a hash decides"
     return Source(
         kind="tokens",
         train=LooseWindows(corpus.tokens["train"], length),
@@ -120,7 +159,7 @@ def open_source(config: DataConfig) -> Source:
         tokenizer=tokenizer,
         separator=tokenizer.end if options.packed else None,
         bytes_per_token=corpus.text_bytes["held_out"] / len(corpus.tokens["held_out"]),
-        notes=(f"{counts}, {tokenizer.vocab_size:,} kinds, of {path} ({how})",),
+        notes=(f"{counts}, {tokenizer.vocab_size:,} kinds, of {documents.where} ({how})",),
     )
 
 
@@ -173,61 +212,50 @@ def _text_of(line: str, where: str) -> str:
     return text
 
 
-def read_corpus(
-    path: pathlib.Path, files: Sequence[pathlib.Path], tokenizer: Tokenizer, held_out: float
-) -> Corpus:
-    """The corpus of some files: the kept one while no file has changed, else a new one."""
-    folder = cache_folder(path, files, tokenizer, held_out)
-    if not folder.exists():
-        own = folder.with_name(f"{folder.name}.{os.getpid()}")
-        try:
-            own.mkdir(parents=True)
-            write_corpus(own, files, tokenizer, held_out)
-            # Several processes of a run may tokenise the same text: the first one's is kept.
-            with contextlib.suppress(OSError):
-                own.rename(folder)
-        except OSError as error:
-            raise UserError(f"cannot keep the tokens of {path}: {error}") from error
-        finally:
-            shutil.rmtree(own, ignore_errors=True)
+def read_corpus(documents: Documents, tokenizer: Tokenizer, held_out: float) -> Corpus:
+    """The corpus of documents: the kept one while their stamps are the same, else a new one."""
+    what = json.dumps([documents.where, documents.stamps, tokenizer.to_dict(), held_out])
+    folder = keep_folder(
+        "text-" + hashlib.sha256(what.encode()).hexdigest()[:24],
+        lambda place: write_corpus(place, documents, tokenizer, held_out),
+        f"the tokens of {documents.where}",
+    )
     told = json.loads((folder / "told.json").read_text())
     tokens = {part: Mapped(folder / f"{part}.bin", told["kind"]) for part in PARTS}
     return Corpus(tokens, told["documents"], told["text_bytes"])
 
 
-def cache_folder(
-    path: pathlib.Path, files: Sequence[pathlib.Path], tokenizer: Tokenizer, held_out: float
-) -> pathlib.Path:
-    """Where the tokens of these files as they are now are kept."""
-    stamps = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
-    what = json.dumps([str(path), stamps, tokenizer.to_dict(), held_out])
-    name = hashlib.sha256(what.encode()).hexdigest()[:24]
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(cache).expanduser() / "scanmax" / f"text-{name}"
-
-
 def write_corpus(
-    folder: pathlib.Path, files: Sequence[pathlib.Path], tokenizer: Tokenizer, held_out: float
+    folder: pathlib.Path, documents: Documents, tokenizer: Tokenizer, held_out: float
 ) -> None:
     """Writes the tokens of both parts, and what there is of them as told.json."""
     kind = "uint16" if tokenizer.vocab_size <= 2**16 else "int32"
-    documents, text_bytes = dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0)
+    counts, text_bytes = dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0)
     with contextlib.ExitStack() as stack:
         sinks = {part: stack.enter_context((folder / f"{part}.bin").open("wb")) for part in PARTS}
-        for part, text in parted(files, held_out):
+        for part, text in parted(documents, held_out):
             sinks[part].write(np.append(tokenizer.encode(text), tokenizer.end).astype(kind))
-            documents[part] += 1
+            counts[part] += 1
             text_bytes[part] += len(text.encode())
-    told = {"kind": kind, "documents": documents, "text_bytes": text_bytes}
+    told = {"kind": kind, "documents": counts, "text_bytes": text_bytes}
     (folder / "told.json").write_text(json.dumps(told))
 
 
-def parted(files: Sequence[pathlib.Path], held_out: float) -> Iterator[tuple[str, str]]:
+def parted(documents: Documents, held_out: float) -> Iterator[tuple[str, str]]:
     """(part, document) of every document; empty ones are left out."""
-    keys = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in all_of(files)]
+    if documents.held_out is not None:
+        for part, give in zip(PARTS, (documents.train, documents.held_out)):
+            yield from ((part, text) for text in give() if text.strip())
+        return
+    keys = [
+        hashlib.blake2b(text.encode(), digest_size=8).digest()
+        for text in documents.train()
+        if text.strip()
+    ]
+    texts = (text for text in documents.train() if text.strip())
     if len(keys) == 1:
         # A single book: what comes last is held out, from the start of a line on.
-        (text,) = all_of(files)
+        (text,) = texts
         cut = int(len(text) * (1 - held_out))
         cut = text.rfind("\n", 0, cut) + 1 or cut
         yield from zip(PARTS, (text[:cut], text[cut:]))
@@ -235,10 +263,10 @@ def parted(files: Sequence[pathlib.Path], held_out: float) -> Iterator[tuple[str
     is_held = stratified(
         np.zeros(len(keys), np.int32), np.frombuffer(b"".join(keys), np.uint64), held_out
     )
-    for text, held in zip(all_of(files), is_held):
+    for text, held in zip(texts, is_held):
         yield PARTS[int(held)], text
 
 
 def all_of(files: Sequence[pathlib.Path]) -> Iterator[str]:
-    """The documents of all files that hold anything."""
-    return (text for file in files for text in documents_of(file) if text.strip())
+    """The documents of all files."""
+    return (text for file in files for text in documents_of(file))

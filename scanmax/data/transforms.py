@@ -1,13 +1,13 @@
 """From a source's examples to a model's batches: resizing, augmentation, normalisation."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from scanmax.data import augment
+from scanmax.data import augment, colour, randaugment
 from scanmax.data.config import AugmentConfig, DataConfig
 from scanmax.data.decoding import as_channels
 from scanmax.data.preprocessing import Preprocessing
@@ -24,8 +24,15 @@ PER_VIEW = (
     "shear",
     "crop_area",
     "crop_aspect",
+    "resize",
     "flip",
     "randaugment",
+    "auto_augment",
+    "color_jitter",
+    "color_jitter_prob",
+    "grayscale_prob",
+    "gaussian_blur_prob",
+    "solarize_prob",
     "erase",
 )
 
@@ -54,6 +61,7 @@ def for_source(
         if len(value) not in (1, channels):
             raise UserError(f"config.data.{name}={value} must have {channels} entries")
     views, local_views = view_policies(config.augment)
+    check_views((*views, *local_views), channels)
     return ImageTransform(
         views=views,
         local_views=local_views,
@@ -63,6 +71,7 @@ def for_source(
             mean=np.asarray(mean, np.float32),
             std=np.asarray(std, np.float32),
             crop=config.eval_crop,
+            resize=config.resize,
         ),
         num_classes=source.num_classes,
         augment=config.augment,
@@ -116,6 +125,38 @@ def with_policy(config: AugmentConfig, policy: Any, field: str) -> AugmentConfig
     own = dataclasses.replace(config, **policy)
     check_fields(own, field)
     return own
+
+
+def check_views(views: Sequence[AugmentConfig], channels: int) -> None:
+    """Raises UserError where a view's fields cannot be, or would do nothing."""
+    field = "config.data.augment"
+    for view in views:
+        jitter = view.color_jitter
+        if len(jitter) not in (0, 3, 4) or any(hue > 0.5 for hue in jitter[3:]):
+            raise UserError(
+                f"{field}.color_jitter={tuple(jitter)} must be (brightness, contrast, saturation) "
+                "or these and a hue of at most 0.5"
+            )
+        if view.randaugment and view.auto_augment:
+            raise UserError(
+                f"{field}.randaugment={view.randaugment!r} and auto_augment="
+                f"{view.auto_augment!r}: one policy at a time"
+            )
+        if view.auto_augment.startswith("rand"):
+            raise UserError(
+                f"{field}.auto_augment={view.auto_augment!r}: RandAugment is {field}.randaugment"
+            )
+        policy = view.randaugment or view.auto_augment
+        if view.randaugment:
+            randaugment.parse(view.randaugment)
+        if policy:
+            augment.parsed_policy(policy)
+            if channels not in (1, 3):
+                raise UserError(f"{field}: the policy {policy!r} needs 1 or 3 channels")
+    if not any(view.color_jitter for view in views) and any(
+        view.color_jitter_prob != 1 for view in views
+    ):
+        raise UserError(f"{field}.color_jitter_prob is of color_jitter, which is off")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,12 +274,20 @@ class ImageTransform:
         size: tuple[int, int],
     ) -> np.ndarray:
         """One random view, normalised."""
+        is_drawn = config.resize == "random"
+        methods = randaugment.METHODS if is_drawn else (augment.RESIZE[config.resize],)
         if config.crop_area:
             image = augment.random_resized_crop(
-                rng, image, size, area=config.crop_area, aspect=config.crop_aspect
+                rng,
+                image,
+                size,
+                area=config.crop_area,
+                aspect=config.crop_aspect,
+                methods=methods,
             )
         else:
-            image = augment.central_crop(image, size)
+            name = self.prepare.resize if is_drawn else config.resize
+            image = augment.central_crop(image, size, method=augment.RESIZE[name])
         if config.flip and rng.random() < config.flip:
             image = image[:, ::-1]
         image = augment.random_affine(
@@ -249,8 +298,10 @@ class ImageTransform:
             zoom=config.zoom,
             shear=config.shear,
         )
-        if config.randaugment:
-            image = augment.rand_augment(rng, image, config.randaugment, self.fill())
+        policy = config.randaugment or config.auto_augment
+        if policy:
+            image = augment.apply_policy(rng, image, policy, self.fill(), methods)
+        image = colour.change(rng, image, config)
         image = self.prepare.normalise(image)
         if config.erase:
             image = augment.random_erasing(rng, image, config.erase)
@@ -273,7 +324,7 @@ class ImageTransform:
         return {"image": self.prepare(example["image"]), "label": np.int32(example["label"])}
 
     def fill(self) -> tuple[int, ...]:
-        """The mean colour, which fills what a RandAugment operation uncovers."""
+        """The mean colour, which fills what a policy's movement uncovers."""
         return tuple(
             int(value) for value in np.round(255 * np.broadcast_to(self.prepare.mean, (3,)))
         )

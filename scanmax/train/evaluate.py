@@ -5,7 +5,8 @@ How good a trained model is: of classifiers of images accuracy, loss, calibratio
 what it is mistaken for; of other runs the metrics of their training. A run is asked of its own
 held-out part, unless --data.name, --data.data_dir and the like name other data; images are prepared
 as its run prepared them. Folders that hold some of its classes only, in any order, are matched by
-name, and its other classes then count as not said (as for ImageNet-A and -R).
+name, and its other classes then count as not said (as for ImageNet-A and -R); folders called by
+numbers that are no names of the model's (ImageNetV2's) are places in its order.
 
   --part=held_out     or "train", or "all" of the data
   --step=last         a checkpoint: a step, last or best
@@ -13,6 +14,7 @@ name, and its other classes then count as not said (as for ImageNet-A and -R).
                       scanmax.load_weights takes it; images of --data.name=image_folder are resized
                       to --data.image_size and cut by --data.eval_crop=0.875
   --classes=FILE      names of the model's classes, a line each, in its order
+  --real=FILE.json    ImageNet's reassessed labels, a list of classes for each validation image
   --batch_size=64     images at a time
   --out=FILE.json     everything, the confusion matrix included
 """
@@ -21,6 +23,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -49,7 +52,12 @@ CROP = 0.875
 
 
 def evaluate_classifier(
-    classifier: Classifier, source: Source, *, part: str = "held_out", batch_size: int = 64
+    classifier: Classifier,
+    source: Source,
+    *,
+    part: str = "held_out",
+    batch_size: int = 64,
+    real: Sequence[Sequence[int]] = (),
 ) -> Scores:
     """How good a classifier is on labelled images.
 
@@ -58,15 +66,22 @@ def evaluate_classifier(
       source: labelled images, whose classes are some or all of the classifier's.
       part: "held_out", "train" or "all".
       batch_size: images that the model is asked of at a time.
+      real: classes of each of ImageNet's validation images, by the number in its name.
 
     Raises:
       UserError: classes that the classifier does not know, or a part without images.
     """
-    kept = matching_classes(classifier.class_names, source)
     names = source.class_names or tuple(str(label) for label in range(source.num_classes))
+    highest = max((label for labels in real for label in labels), default=0)
+    if highest >= len(names):
+        raise UserError(
+            f"--real holds the class {highest}, a place among all classes; the data hold "
+            f"{len(names)} of them"
+        )
     judge = Judge(names)
     for examples in batches(examples_of(source, part), batch_size):
         whole = classifier([example["image"] for example in examples], batch_size)
+        kept = matching_classes(classifier.class_names, source, whole.shape[-1])
         said = whole[:, kept]
         if len(kept) < whole.shape[-1]:
             # What is not asked is not said. Nothing may be left where another class took all.
@@ -74,26 +89,36 @@ def evaluate_classifier(
         labels = np.asarray([example["label"] for example in examples])
         if labels.min() < 0:
             raise UserError("the data hold images without a label (-1): there is nothing to judge")
-        judge.add(said, labels)
+        judge.add(said, labels, [real[number_of(example, real)] for example in examples if real])
     return judge.scores()
 
 
-def matching_classes(known: Sequence[str], source: Source) -> np.ndarray:
+def matching_classes(known: Sequence[str], source: Source, classes: int) -> np.ndarray:
     """For each class of the data its place among a classifier's.
+
+    Args:
+      known: names of the classifier's classes, if it has any.
+      source: the data.
+      classes: how many the classifier has.
 
     Raises:
       UserError: the data hold a class that the classifier does not know.
     """
     names = source.class_names
     if not known or not names or len(set(known) & set(names)) == 0:
+        if names and all(name.isdecimal() for name in names):
+            # Sorted as words, "10" comes before "2": their numbers are what they say.
+            numbers = np.asarray([int(name) for name in names])
+            if numbers.max() < classes:
+                return numbers
         # Names say nothing: as many classes are the same ones.
-        classes = len(known) or source.num_classes
         if source.num_classes == classes:
             return np.arange(classes)
         raise UserError(
             f"the data hold {source.num_classes} classes"
             + (f" ({names[0]!r}, ...)" if names else "")
-            + (f" and the model {len(known)} ({known[0]!r}, ...)" if known else "")
+            + f" and the model {classes}"
+            + (f" ({known[0]!r}, ...)" if known else "")
             + ": name the model's classes by --classes=FILE, a line each"
         )
     places = {name: place for place, name in enumerate(known)}
@@ -104,6 +129,36 @@ def matching_classes(known: Sequence[str], source: Source) -> np.ndarray:
                 + suggest(name, list(known))
             )
     return np.asarray([places[name] for name in names])
+
+
+def read_real(file: str) -> list[list[int]]:
+    """ImageNet's reassessed labels: the classes of each validation image, in their order.
+
+    Raises:
+      UserError: the file is not such a list.
+    """
+    try:
+        found = json.loads(pathlib.Path(file).expanduser().read_text())
+        return [[int(label) for label in labels] for labels in found]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"--real={file!r} is no list of lists of classes: {error}") from error
+
+
+def number_of(example: Any, real: Sequence[Any]) -> int:
+    """Which of the validation images an example is, by the name of its file.
+
+    Raises:
+      UserError: it has no such name.
+    """
+    path = example.get("path", example.get("file_name", ""))
+    path = path.decode() if isinstance(path, bytes) else path
+    match = re.search(r"ILSVRC2012_val_0*([1-9]\d*)", path)
+    if match is None or int(match[1]) > len(real):
+        raise UserError(
+            f"--real has labels of ILSVRC2012_val_00000001.JPEG to {len(real):08}; the data hold "
+            + (repr(path) if path else "images without names of files")
+        )
+    return int(match[1]) - 1
 
 
 def examples_of(source: Source, part: str) -> Iterator[Any]:
@@ -190,6 +245,7 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string("model", "", "a registered model", flag_values=values)
     flags.DEFINE_string("weights", "", "its weights", flag_values=values)
     flags.DEFINE_string("classes", "", "names of its classes", flag_values=values)
+    flags.DEFINE_string("real", "", "a .json file", flag_values=values)
     flags.DEFINE_integer("batch_size", 64, "images at a time", flag_values=values, lower_bound=1)
     flags.DEFINE_string("out", "", "a .json file", flag_values=values)
     changed = [word.replace("--data.", "--config.data.", 1) for word in argv if is_data(word)]
@@ -213,6 +269,8 @@ def main(argv: list[str]) -> int:
     if trained and not trained.is_classifier:
         if part != "held_out":
             raise UserError(f"--part={part} is of classifiers of images; this run is none")
+        if values["real"].value:
+            raise UserError("--real is of classifiers of images; this run is none")
         found = evaluate_run(read_checkpoint(runs[0], step), data, size)
         print("\n".join(f"{key:<18} {value:.4f}" for key, value in found.items()))
         return write(values["out"].value, found)
@@ -222,7 +280,8 @@ def main(argv: list[str]) -> int:
         classifier = trained.classifier
     else:
         classifier = registered_classifier(name, weights, classes, source, data)
-    scores = evaluate_classifier(classifier, source, part=part, batch_size=size)
+    real = read_real(values["real"].value) if values["real"].value else ()
+    scores = evaluate_classifier(classifier, source, part=part, batch_size=size, real=real)
     told = {"held_out": "held-out part", "train": "training part", "all": "all"}[part]
     print(f"{told} of {data.name!r}: {scores.images} images, {len(scores.class_names)} classes")
     print(scores.table())

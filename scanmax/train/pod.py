@@ -151,7 +151,7 @@ def shape_pipeline(config: Config) -> Any:
     except UserError:
         from scanmax.data import sources
 
-        if config.data.name in sources.SOURCES:
+        if sources.opener(config.data.name) is not sources.open_tfds:
             raise
         features = sources.make_builder(config.data.name, config.data.data_dir).info.features
     side = config.data.image_size or features["image"].shape[0]

@@ -1,6 +1,7 @@
 """How good a classifier is on labelled images: sums over batches, divided once at the end."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ class Scores:
       top5_accuracy: share whose class is among the five most probable ones.
       calibration_error: mean distance between the probability of what is said and how often that
         is right, over BINS bins of probability, weighted by their images.
+      real_accuracy: share of the images with other labels whose most probable class is among them;
+        None where none were given.
     """
 
     class_names: tuple[str, ...]
@@ -29,6 +32,7 @@ class Scores:
     loss: float
     top5_accuracy: float
     calibration_error: float
+    real_accuracy: float | None = None
 
     @property
     def images(self) -> int:
@@ -61,9 +65,11 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
+        real = {} if self.real_accuracy is None else {"real_accuracy": self.real_accuracy}
         return {
             "images": self.images,
             "accuracy": self.accuracy,
+            **real,
             "top5_accuracy": self.top5_accuracy,
             "loss": self.loss,
             "calibration_error": self.calibration_error,
@@ -75,6 +81,8 @@ class Scores:
     def table(self) -> str:
         """Lines for a terminal."""
         figures = {"accuracy": self.accuracy}
+        if self.real_accuracy is not None:
+            figures["real_accuracy"] = self.real_accuracy
         if len(self.class_names) > 5:
             figures["top5_accuracy"] = self.top5_accuracy
         figures |= {"loss": self.loss, "calibration_error": self.calibration_error}
@@ -106,12 +114,21 @@ class Judge:
         self._confusion = np.zeros((len(class_names),) * 2, np.int64)
         self._bins = np.zeros((3, BINS))
         self._loss, self._top5 = 0.0, 0
+        self._real = np.zeros(2, np.int64)
 
-    def add(self, probabilities: np.ndarray, labels: np.ndarray) -> None:
-        """Judges [B, C] probabilities by [B] labels."""
+    def add(
+        self,
+        probabilities: np.ndarray,
+        labels: np.ndarray,
+        real: Sequence[Sequence[int]] = (),
+    ) -> None:
+        """Judges [B, C] probabilities by [B] labels, and by `real` labels, several or none each."""
         rows = np.arange(len(labels))
         said = probabilities.argmax(axis=-1)
         np.add.at(self._confusion, (labels, said), 1)
+        for label, others in zip(said, real):
+            # An image without any is not judged.
+            self._real += (int(label) in others, len(others) > 0)
         own = probabilities[rows, labels].astype(np.float64)
         self._loss -= float(np.log(np.maximum(own, np.finfo(np.float32).tiny)).sum())
         # Ties count for the label, as they do for the first of equals in argmax.
@@ -126,10 +143,12 @@ class Judge:
         """What was added, divided."""
         images = int(self._confusion.sum())
         _, sure, right = self._bins
+        hit, judged = self._real
         return Scores(
             class_names=self._names,
             confusion=self._confusion,
             loss=self._loss / images,
             top5_accuracy=self._top5 / images,
             calibration_error=float(np.abs(sure - right).sum() / images),
+            real_accuracy=float(hit / judged) if judged else None,
         )

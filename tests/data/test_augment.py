@@ -1,10 +1,12 @@
 """Augmentations: formulas, ranges, distributions; what they must not touch."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from scanmax.data import augment, randaugment
+from scanmax.data import augment, colour, policies, randaugment
 from scanmax.data.config import AugmentConfig
 from scanmax.errors import UserError
 
@@ -132,14 +134,22 @@ def test_central_crop_keeps_the_aspect():
     assert augment.central_crop(image, (16, 16), keep=0.5).shape == (16, 16, 1)
 
 
-def test_every_operation_runs_on_grey_and_colour():
+@pytest.mark.parametrize(
+    "policy",
+    ["rand-m9-mstd0.5-inc1", "original-mstd0.5", "v0", "v0r", "originalr", "3a", "augmix-m5-w2",
+     "ta_wide"],
+)  # fmt: skip
+def test_every_policy_runs_on_grey_and_colour(policy):
     rng = np.random.default_rng(0)
     for channels in (1, 3):
         image = picture(24, channels)
+        changed = 0
         for _ in range(40):
-            out = augment.rand_augment(rng, image, "rand-m9-mstd0.5-inc1", (124, 116, 104))
+            out = augment.apply_policy(rng, image, policy, (124, 116, 104))
             assert out.shape == image.shape
             assert out.dtype == np.uint8
+            changed += not np.array_equal(out, image)
+        assert changed > 10
 
 
 @pytest.mark.parametrize(
@@ -187,7 +197,137 @@ def test_policy_applies_half_of_two_draws():
     assert 0.2 < untouched / 1000 < 0.3
 
 
-@pytest.mark.parametrize("text", ["augmix-m9", "rand-q3", "rand-m", "rand-w0"])
-def test_unknown_policies_are_user_errors(text):
-    with pytest.raises(UserError, match="policy"):
-        randaugment.parse(text)
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("augmux-m9", "did you mean 'augmix'"),
+        ("rand-q3", "unknown section 'q3'; known: m, mstd"),
+        ("rand-m", "unknown section 'm'"),
+        ("rand-w0", "unknown section 'w0'"),
+        ("original-m9", "unknown section 'm9'; known: mstd, each with a number"),
+        ("augmix-w0", "w is at least 1"),
+        ("ta_wide-n31", "unknown section 'n31'; known: none"),
+    ],
+)
+def test_unknown_policies_are_user_errors(text, told):
+    with pytest.raises(UserError, match=f"policy '{text}'.*{told}"):
+        augment.parsed_policy(text)
+
+
+def test_steps_of_a_table_have_their_probabilities():
+    step = policies.Step("invert", 0.3, 5)
+    policy = policies.AutoAugment(((step,), ()))
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(picture())
+    applied = sum(policy(rng, image, (0, 0, 0)) is not image for _ in range(1000))
+    assert 0.12 < applied / 1000 < 0.18
+
+
+def test_variants_of_operations_on_known_pixels():
+    image = Image.fromarray(np.full((40, 40, 3), (0, 100, 200), np.uint8))
+    canvas = randaugment.Canvas((1, 2, 3), Image.Resampling.BILINEAR)
+    rng = np.random.default_rng(0)
+
+    def apply(name, level):
+        return np.asarray(policies.apply(rng, image, name, level, canvas))[20, 20].tolist()
+
+    # The research posterisation keeps 4 - 2 bits, the published 4 + 2, EfficientNet's 2.
+    assert apply("posterize_increasing", 5) == [0, 64, 192]
+    assert apply("posterize_original", 5) == [0, 100, 200]
+    assert len(set(apply("desaturate", 10))) == 1
+    assert apply("gaussian_blur_rand", 10) == [0, 100, 200]
+
+
+def test_a_mix_of_chains_is_their_weighted_sum():
+    image, *chains = (Image.fromarray(np.full((4, 4, 3), v, np.uint8)) for v in (100, 20, 60))
+    mixed = policies.mix_chains(image, chains, np.array([0.25, 0.75]), 0.5)
+    assert np.unique(np.asarray(mixed)).tolist() == [75]
+
+
+def test_augmix_draws_chains_below_its_level():
+    policy = policies.parse("augmix-m4-w1-d1-a0.5")
+    assert policy == policies.AugMix(4.0, 1, 1, 0.5)
+    rng = np.random.default_rng(0)
+    levels = [policy.level(rng) for _ in range(500)]
+    assert 0 <= min(levels) < 0.1 < 3.9 < max(levels) <= 4
+    assert policies.parse("augmix-mstd0").level(rng) == 3
+
+
+def test_trivial_augment_draws_each_operation_and_both_directions():
+    image = Image.fromarray(picture(48))
+    seen = []
+    rng = np.random.default_rng(0)
+    with mock.patch.object(
+        policies, "apply_wide", lambda image, name, value, canvas: seen.append((name, value))
+    ):
+        for _ in range(1000):
+            policies.TrivialAugment()(rng, image, (0, 0, 0))
+    assert {name for name, _ in seen} == set(policies.WIDE)
+    turns = [value for name, value in seen if name == "rotate"]
+    assert min(turns) < -100 < 100 < max(turns)
+    assert {value for name, value in seen if name == "posterize"} == {2, 3, 4, 5, 6, 7, 8}
+
+
+def test_jitter_stays_in_its_range_and_leaves_grey_grey():
+    rng = np.random.default_rng(0)
+    flat = np.full((4, 4, 3), 100, np.uint8)
+    brightness = [int(colour.color_jitter(rng, flat, (0.4, 0, 0))[0, 0, 0]) for _ in range(200)]
+    assert 59 <= min(brightness) < 65
+    assert 135 < max(brightness) <= 140
+    red = np.full((4, 4, 3), (200, 0, 0), np.uint8)
+    hues = {tuple(colour.color_jitter(rng, red, (0, 0, 0, 0.5))[0, 0]) for _ in range(50)}
+    assert len(hues) > 30
+    assert all(max(hue) == 200 for hue in hues)
+    grey = picture(8, 1)
+    assert colour.color_jitter(rng, grey, (0.4, 0.4, 0.4, 0.1)).shape == grey.shape
+
+
+def test_a_blur_keeps_what_is_flat_and_spreads_a_point():
+    flat = np.full((9, 7, 3), 77, np.uint8)
+    np.testing.assert_array_equal(colour.gaussian_blur(flat, 2.0), flat)
+    point = np.zeros((41, 41, 1), np.uint8)
+    point[20, 20] = 255
+    blurred = colour.gaussian_blur(point, 1.0)[..., 0]
+    assert blurred[20, 20] == round(255 / (2 * np.pi))
+    np.testing.assert_array_equal(blurred, blurred.T)
+
+
+def test_grey_and_solarised_pixels():
+    image = np.full((2, 2, 3), (0, 100, 200), np.uint8)
+    assert colour.grayscale(image)[0, 0].tolist() == [round(0.587 * 100 + 0.114 * 200)] * 3
+    assert colour.solarize(image)[0, 0].tolist() == [0, 100, 55]
+
+
+def test_colours_leave_alpha_and_draw_nothing_where_they_are_off():
+    image = picture(8, 4)
+    rng = np.random.default_rng(0)
+    before = rng.bit_generator.state
+    np.testing.assert_array_equal(colour.change(rng, image, AugmentConfig()), image)
+    assert rng.bit_generator.state == before
+    every = AugmentConfig(
+        color_jitter=(0.4, 0.4, 0.4, 0.1), grayscale_prob=1.0, gaussian_blur_prob=1.0,
+        solarize_prob=1.0,
+    )  # fmt: skip
+    changed = colour.change(rng, image, every)
+    np.testing.assert_array_equal(changed[..., 3], image[..., 3])
+    assert not np.array_equal(changed[..., :3], image[..., :3])
+    half = AugmentConfig(grayscale_prob=0.3)
+    bare = image[..., :3]
+    grey = sum(len(np.unique(colour.change(rng, bare[:1, :1], half))) == 1 for _ in range(500))
+    assert 0.24 < grey / 500 < 0.36
+
+
+def test_resizing_by_name():
+    ramp = np.repeat(np.arange(0, 240, 30, dtype=np.uint8)[None, :, None], 8, 0)
+    found = {
+        name: augment.central_crop(ramp, (3, 3), method=method)
+        for name, method in augment.RESIZE.items()
+    }
+    assert set(np.unique(found["nearest"])) <= set(ramp.ravel().tolist())
+    assert len({values.tobytes() for values in found.values()}) == 3
+    rng = np.random.default_rng(0)
+    nearest = [
+        augment.random_resized_crop(rng, ramp, (5, 5), methods=(augment.RESIZE["nearest"],))
+        for _ in range(20)
+    ]
+    assert set(np.unique(nearest)) <= set(ramp.ravel().tolist())

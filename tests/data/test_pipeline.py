@@ -81,6 +81,77 @@ def test_worker_processes_make_the_batches_of_threads():
     assert not multiprocessing.active_children()
 
 
+def test_worker_processes_change_colours_as_threads_do():
+    """A policy, a jitter and a blur by the argument of a config and by fields."""
+    data = get_config("3a").data
+    assert (data.augment.auto_augment, data.augment.randaugment) == ("3a", "")
+    data.name, data.image_size = "synthetic", 24
+    data.kwargs = {"classes": 5, "examples": 24, "eval_examples": 2}
+    data.augment.grayscale_prob = data.augment.gaussian_blur_prob = 0.5
+    data.augment.solarize_prob, data.augment.resize = 0.2, "nearest"
+    found = []
+    for workers in (0, 1):
+        data.workers = workers
+        batches = load(data, seed=0, batch_size=8).train_iterator(1)
+        found.append([next(batches) for _ in range(2)])
+        batches.close()
+    chex.assert_trees_all_equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"color_jitter": (0.4,)}, r"color_jitter=\(0.4,\) must be \(brightness, contrast"),
+        ({"color_jitter": (0.4, 0.4, 0.4, 0.6)}, "a hue of at most 0.5"),
+        ({"color_jitter_prob": 0.5}, "color_jitter_prob is of color_jitter, which is off"),
+        ({"auto_augment": "rand-m9"}, "RandAugment is config.data.augment.randaugment"),
+        ({"auto_augment": "orginal"}, "did you mean 'original'"),
+        ({"randaugment": "v0"}, "randaugment takes 'rand-...', auto_augment the others"),
+        ({"auto_augment": "v0", "randaugment": "rand-m9"}, "one policy at a time"),
+        ({"views": 2, "view_policies": ({}, {"auto_augment": "augmx"})}, "did you mean 'augmix'"),
+    ],
+)
+def test_augmentation_that_cannot_be_is_told_before_a_batch(fields, told):
+    data = DataConfig(name="synthetic", augment=AugmentConfig(**fields))
+    with pytest.raises(UserError, match=told):
+        load(data, seed=0, batch_size=4)
+
+
+def test_policies_need_colour_or_grey():
+    data = DataConfig(
+        name="synthetic", kwargs={"channels": 4}, augment=AugmentConfig(auto_augment="ta_wide")
+    )
+    with pytest.raises(UserError, match="the policy 'ta_wide' needs 1 or 3 channels"):
+        load(data, seed=0, batch_size=4)
+
+
+def test_images_are_resized_by_what_the_config_says():
+    shown = {}
+    for name in ("bicubic", "bilinear", "nearest"):
+        data = DataConfig(name="arrays", image_size=5, resize=name)
+        arrays = (np.random.default_rng(0).integers(0, 256, (8, 9, 9), np.uint8), np.arange(8) % 2)
+        pipeline = load(data, data=arrays, seed=0, batch_size=4)
+        assert pipeline.preprocessing.to_dict()["resize"] == name
+        (trained, held_out) = (next(iter(batches)) for batches in
+                               (pipeline.train_iterator(), pipeline.eval_batches()))  # fmt: skip
+        shown[name] = (trained["image"].tobytes(), held_out["image"].tobytes())
+    assert all(len(set(parts)) == 3 for parts in zip(*shown.values()))
+
+
+@pytest.mark.parametrize("crop_area", [(), (0.3, 0.5)])
+def test_a_resize_of_training_alone(crop_area):
+    ramp = np.tile(np.arange(0, 250, 25, dtype=np.uint8), (8, 10, 1))
+    augment = AugmentConfig(resize="nearest", crop_area=crop_area)
+    data = DataConfig(name="arrays", image_size=7, augment=augment)
+    pipeline = load(data, data=(ramp, np.arange(8) % 2), seed=0, batch_size=4)
+    trained, held_out = (
+        pipeline.to_display(next(iter(batches))["image"])
+        for batches in (pipeline.train_iterator(), pipeline.eval_batches())
+    )
+    assert set(np.unique(trained)) <= set(ramp.ravel().tolist())
+    assert not set(np.unique(held_out)) <= set(ramp.ravel().tolist())
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_process_may_hold_one_row(data_dir, count):
     whole = take(load(config(data_dir), seed=0, batch_size=2), 3)

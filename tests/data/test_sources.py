@@ -101,6 +101,16 @@ def test_wrong_arguments_are_user_errors(argv):
         main(argv)
 
 
+def test_without_a_network_a_line_says_so_at_once(tmp_path, monkeypatch):
+    def unknown(*args):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    with pytest.raises(UserError, match=r"offline: www\.cs\.toronto\.edu cannot be reached"):
+        prepare("cifar10", str(tmp_path))
+
+
 def test_list_says_what_is_ready(data_dir, capsys):
     main(["list", f"--data_dir={data_dir}"])
     lines = capsys.readouterr().out.splitlines()

@@ -56,6 +56,10 @@ def test_a_folder_fine_tunes_a_run_and_names_a_new_file(type_in, tmp_path):
     for kind in ("across", "plain", "upright"):
         draw(kind, rng).save(new / f"some_{kind}.png")
 
+    look = ("scanmax.data", "show", "--config=experiment.py", "--config.data.data_dir=two")
+    status, told = type_in(*look, "--out=batch.png", "--config.data.augment.auto_augment=ta_wide")
+    assert (status, told.splitlines()[-1]) == (0, "drawn in batch.png"), told
+    assert "batch 0 of 'image_folder': 16 of 16 rows, image [8, 8, 3]" in told
     train = ("scanmax.train", "--config=experiment.py")
     status, told = type_in(*train, "--workdir=runs/first", "--config.data.data_dir=two")
     assert status == 0, told

@@ -80,6 +80,50 @@ def test_classes_are_matched_by_name():
     assert evaluate.evaluate_classifier(classifier, others, part="train").accuracy == 1.0
 
 
+def test_folders_called_by_numbers_are_places():
+    """ImageNetV2's are: "10" comes before "2", and the model's names are others."""
+    known = tuple(f"n{place:08}" for place in range(12))
+    names = tuple(sorted(str(place) for place in range(12)))
+    given = source(grey(*range(12)), range(12), names)
+    for told in (known, ()):
+        found = evaluate.matching_classes(told, given, 12)
+        assert found.tolist() == [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]
+    # Numbers that a model has for names are names, and numbers beyond its classes nothing.
+    assert evaluate.matching_classes(names, given, 12).tolist() == list(range(12))
+    beyond = source(grey(1, 2), [0, 1], ("1", "2"))
+    assert evaluate.matching_classes(("a", "b"), beyond, 2).tolist() == [0, 1]
+    # Some classes of a model whose names no one knows could be any.
+    with pytest.raises(UserError, match=r"2 classes \('x', ...\) and the model 12: name"):
+        evaluate.matching_classes((), source(grey(1, 2), [0, 1], ("x", "y")), 12)
+
+
+def test_reassessed_labels(classes, trained, monkeypatch, tmp_path, capsys):  # noqa: F811
+    """Of four images one has no label, one is taken for another of its own, one is wrong."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(evaluate, "load_for_inference", lambda run, step: trained)
+    for file in classes.rglob("*.png"):
+        file.rename(file.with_name(f"ILSVRC2012_val_{int(file.stem) + 1:08}.png"))
+    labels, out = tmp_path / "real.json", tmp_path / "found.json"
+    # bright is 0 and dark 1; the images are dark, bright, dark, bright.
+    labels.write_text("[[1], [], [0], [1, 0]]")
+    data = ["--data.name=image_folder", f"--data.data_dir={classes}", "--part=all"]
+    argv = ["run", *data, f"--real={labels}", f"--out={out}"]
+    assert cli.run_main(evaluate.main, argv) == 0
+    assert "real_accuracy      0.6667" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert (found["accuracy"], found["real_accuracy"]) == (1.0, 2 / 3)
+    labels.write_text("[[1]]")
+    assert cli.run_main(evaluate.main, argv) == 2
+    told = "--real has labels of ILSVRC2012_val_00000001.JPEG to 00000001; the data hold 'bright/"
+    assert told in capsys.readouterr().err
+    labels.write_text("[[2], [], [], []]")
+    assert cli.run_main(evaluate.main, argv) == 2
+    assert "--real holds the class 2, a place among all classes" in capsys.readouterr().err
+    labels.write_text("[1]")
+    assert cli.run_main(evaluate.main, argv) == 2
+    assert "is no list of lists of classes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("names", "label", "told"),
     [
