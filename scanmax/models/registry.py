@@ -34,6 +34,7 @@ FAMILY_MODULES = (
     "sequence.ccnn",
     "sequence.ckcnn",
     "sequence.flexnet",
+    "vision.all_cnn",
     "vision.convit",
     "vision.convmixer",
     "vision.convnext",

@@ -2,6 +2,7 @@
 
 # Every paper that a docstring or a table of models cites, entered in the ledger or not.
 TITLES = {
+    "all-cnn": "Striving for Simplicity: The All Convolutional Net",
     "attentive-cutmix": "Attentive CutMix: An Enhanced Data Augmentation Approach for Deep "
     "Learning Based Image Classification",
     "attsets": "Robust Attentional Aggregation of Deep Feature Sets for Multi-view 3D "
