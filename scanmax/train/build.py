@@ -36,7 +36,8 @@ class Pipeline(Protocol):
     """What the trainer asks of data; scanmax.data.load returns one.
 
     `normalisation`, where there is one, is the mean and deviation of images in [0, 1];
-    `num_classes` is the size of the vocabulary where `kind` is "tokens" or "labelled_tokens".
+    `num_classes` is the size of the vocabulary where `kind` is "tokens" or "labelled_tokens"; where
+    it is "labelled_text" there is a `vocab_size` besides.
     """
 
     kind: str
@@ -513,6 +514,8 @@ def _create(name: str, classes: int, pipeline: Pipeline, fields: dict[str, Any])
         classes = None
     else:
         classes = classes or pipeline.num_classes
+    if pipeline.kind == "labelled_text":
+        fields = {"vocab_size": pipeline.vocab_size, **fields}
     try:
         return create_model(name, classes, **fields)
     except (TypeError, ValueError) as error:
