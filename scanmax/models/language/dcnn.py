@@ -124,7 +124,7 @@ class Dcnn(TextHost):
                 f"dim={self.dim}, k_top={self.k_top}: folding takes pairs of rows, and a column "
                 "must be left"
             )
-        x = tap(self, "stem", self.embed(tokens, self.dim))
+        x = tap(self, "stem", self.vectors_of(tokens, self.dim))
         if as_maps:
             return (x,)
         length = tokens.shape[1]

@@ -32,7 +32,7 @@ class TextHost(PlainHost):
         """The maps that `feature_info` names."""
         return self.forward(tokens, train, as_maps=True)
 
-    def embed(
+    def vectors_of(
         self,
         tokens: Int[Array, "B T"],
         dim: int,

@@ -60,7 +60,7 @@ class TextCnn(TextHost):
         if self.tables not in TABLES:
             raise UserError(f"tables={self.tables} is not one of {', '.join(map(str, TABLES))}")
         init = fan_in_uniform(0.25, fan_in=1)
-        vectors = [self.embed(tokens, self.dim, name, init) for name in self.tables]
+        vectors = [self.vectors_of(tokens, self.dim, name, init) for name in self.tables]
         if self.tables[0] == "frozen":
             vectors[0] = jax.lax.stop_gradient(vectors[0])
         x = tap(self, "stem", sum(vectors))
