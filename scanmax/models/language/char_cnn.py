@@ -24,7 +24,7 @@ import numpy as np
 from scanmax.errors import UserError
 from scanmax.models.blocks import rematerialised
 from scanmax.models.language.text_host import TextHost
-from scanmax.models.layers import Dense
+from scanmax.models.layers import Dense, constrain_last
 from scanmax.models.parts.conv_norm import ConvNorm
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
@@ -88,8 +88,8 @@ class CharCnn(TextHost):
                 f"tokens have shape {tokens.shape}; expected [B, T] with T = length={self.length}."
             )
         # Token 0 is nothing: all zeros.
-        x = jax.nn.one_hot(tokens - 1, self.vocab_size - 1, dtype=self.dtype)[:, :, None]
-        x = tap(self, "stem", x)
+        x = jax.nn.one_hot(tokens - 1, self.vocab_size - 1, dtype=self.dtype)
+        x = tap(self, "stem", constrain_last(x))[:, :, None]
         init, maps = nn.initializers.normal(self.init_scale), []
         conv = rematerialised(ConvNorm, self.remat)
         fields = {"use_bias": True, "use_norm": False, "padding": "VALID", "kernel_init": init}

@@ -20,6 +20,7 @@ from scanmax.models.layers import (
     DropPath,
     Embed,
     LayerNorm,
+    constrain_last,
     drop_path_rates,
     gelu,
     normal_init,
@@ -173,9 +174,9 @@ class TextEncoder(TextHost):
         x = x + (spread(kinds[0], x) if segments is None else jnp.take(kinds, segments, axis=0))
         x = LayerNorm(self.norm_epsilon, name="embed_norm", **self.dtypes)(x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        if width == self.dim:
-            return x
-        return Dense(self.dim, ("mlp", "embed"), name="embed_proj", **self.dtypes)(x)
+        if width != self.dim:
+            x = Dense(self.dim, ("mlp", "embed"), name="embed_proj", **self.dtypes)(x)
+        return constrain_last(x)
 
     @nn.nowrap
     def pool(self, x: Float[Array, "B D"], train: bool) -> Float[Array, "B D"]:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from scanmax.models.layers import Embed, Initializer, normal_init
+from scanmax.models.layers import Embed, Initializer, constrain_last, normal_init
 from scanmax.models.vision.map_host import PlainHost
 
 
@@ -41,7 +41,7 @@ class TextHost(PlainHost):
     ) -> Float[Array, "B T D"]:
         """The vectors of the words; those of padding are zero. For compact methods."""
         table = Embed(self.vocab_size, dim, embedding_init=embedding_init, name=name, **self.dtypes)
-        return jnp.where(self.is_word(tokens)[..., None], table(tokens), 0)
+        return constrain_last(jnp.where(self.is_word(tokens)[..., None], table(tokens), 0))
 
     def is_word(self, tokens: Int[Array, "B T"]) -> Bool[Array, "B T"]:
         """Which tokens are no padding."""
