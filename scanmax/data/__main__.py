@@ -43,6 +43,7 @@ OWN = {
     "induction_heads": "what followed a special token before",
     "copy_memory": "items to be named after a long pause",
     "adding": "the sum of two marked numbers of many",
+    "word_order": "sentences, and whether A comes before B in each",
 }
 
 

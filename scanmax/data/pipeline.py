@@ -33,12 +33,13 @@ class Pipeline:
     """What a run reads. Specs are those of the global batch; iterators yield this process's rows.
 
     Attributes:
-      kind: "image", "tokens", "labelled_tokens" or "series".
+      kind: "image", "tokens", "labelled_tokens", "labelled_text" or "series".
       train_spec: Shapes and types of a training batch.
       eval_spec: Shapes and types of an evaluation batch.
       num_train: Training examples per epoch.
       num_eval: Held-out examples.
       num_classes: Classes, or the size of the vocabulary.
+      vocab_size: Size of the vocabulary where text has classes besides.
       class_names: Names of the classes; empty for tokens.
       start_training: Function of the first step that returns the training iterator.
       start_evaluation: Function that returns the evaluation batches.
@@ -69,6 +70,7 @@ class Pipeline:
     notes: tuple[str, ...] = ()
     tokenizer: Tokenizer | None = None
     bytes_per_token: float = 1.0
+    vocab_size: int = 0
 
     @property
     def normalisation(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -155,6 +157,7 @@ def load(
         notes=source.notes,
         tokenizer=source.tokenizer,
         bytes_per_token=source.bytes_per_token,
+        vocab_size=source.vocab_size,
         preprocessing=transform.prepare if source.kind == "image" else None,
     )
 

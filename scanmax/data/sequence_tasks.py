@@ -246,6 +246,52 @@ def adding(rng: np.random.Generator, batch_size: int, length: int) -> tuple[np.n
     return series, (series[..., 0] * series[..., 1]).sum(-1)
 
 
+def word_order(
+    rng: np.random.Generator, batch_size: int, length: int, span: int = 0, vocab_size: int = 16
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sentences of words with one A and one B among them: say whether A comes first.
+
+    Both stand in the middle half of the sentence, so that its ends say nothing of them; nor do its
+    words without their order, nor short phrases unless A and B are near each other.
+
+    Args:
+      rng: draws the words, the two places and the length of each sentence.
+      batch_size: how many sentences.
+      length: words of the longest sentence, at least 8; shorter ones, down to half of it, end in
+        padding.
+      span: A and B are less than this apart; 0 leaves them anywhere.
+      vocab_size: 0 is padding, 1 is A, 2 is B, the others are drawn.
+
+    Returns:
+      (tokens int32 [batch, length], labels int32 [batch], 1 where A is first).
+
+    Raises:
+      ValueError: a length below 8, a span of 1, or a vocabulary without other words.
+
+    Example:
+      >>> tokens, labels = word_order(np.random.default_rng(0), 2, 8, vocab_size=5)
+      >>> tokens.tolist(), labels.tolist()
+      ([[5, 4, 4, 3, 1, 2, 3, 0], [1, 5, 2, 5, 4, 4, 0, 0]], [1, 1])
+
+    Reference: dcnn-dynamic-kmax
+    """
+    if length < 8 or span == 1 or vocab_size < 4:
+        raise ValueError(
+            f"length={length}, span={span}, vocab_size={vocab_size}; expected a length of at least "
+            "8, a span of 0 or at least 2, and at least 4 words."
+        )
+    tokens = rng.integers(3, vocab_size, (batch_size, length), dtype=np.int32)
+    lengths = rng.integers(length // 2, length + 1, batch_size)
+    labels = rng.integers(0, 2, batch_size, dtype=np.int32)
+    for row, words, label in zip(tokens, lengths, labels):
+        low, high = words // 4, words - words // 4
+        gap = rng.integers(1, min(span or high - low, high - low))
+        first = rng.integers(low, high - gap)
+        row[[first, first + gap]] = (1, 2) if label else (2, 1)
+        row[words:] = 0
+    return tokens, labels
+
+
 def _distinct(rng, batch_size, size, count, weights=None):
     """Different numbers below `size` per row, in random order, drawn by weight: [batch, count]."""
     scores = rng.gumbel(size=(batch_size, size)).astype(np.float32)

@@ -2,7 +2,8 @@
 
 An image example is {"image": uint8 [Y, X, C], "label": int}; a token example is
 {"tokens": int32 [T + 1]}, one of labelled tokens {"tokens", "targets": int32 [T]}, where -1
-asks nothing, and a series {"series": float32 [T, C], "target": float32}.
+asks nothing, one of labelled text {"tokens": int32 [T], "label": int}, and a series
+{"series": float32 [T, C], "target": float32}.
 """
 
 import dataclasses
@@ -25,11 +26,12 @@ class Source:
     """An opened source.
 
     Attributes:
-      kind: "image", "tokens", "labelled_tokens" or "series".
+      kind: "image", "tokens", "labelled_tokens", "labelled_text" or "series".
       train: Training examples by index.
       eval: Held-out examples by index.
       shape: Shape of an image, None where it varies; (T + 1,) of tokens; of what a task shows.
       num_classes: Classes, or the size of the vocabulary.
+      vocab_size: Size of the vocabulary where text has classes besides.
       class_names: Names of the classes.
       mean: Mean per channel of intensities in [0, 1].
       std: Deviation per channel.
@@ -55,6 +57,7 @@ class Source:
     tokenizer: Tokenizer | None = None
     separator: int | None = None
     bytes_per_token: float = 1.0
+    vocab_size: int = 0
     notes: tuple[str, ...] = ()
 
 

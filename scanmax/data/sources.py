@@ -122,6 +122,7 @@ SOURCES: dict[str, Callable[[DataConfig], Source]] = {
     "synthetic": synthetic.open_source,
     "text": text.open_source,
     "webdataset": webdataset.open_source,
+    "word_order": task_source.open_source,
 }
 # TFDS builders of ours, registered with TFDS when their module is imported.
 BUILDERS = {"digits": "scanmax.data.digits"}

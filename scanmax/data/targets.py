@@ -16,7 +16,7 @@ def check_targets(
 
     Args:
       batch: arrays of a batch.
-      kind: "image", "tokens", "labelled_tokens" or "series".
+      kind: "image", "tokens", "labelled_tokens", "labelled_text" or "series".
       classes: classes, or the size of the vocabulary.
       where: the part of the data, as a message names it.
       whose: to whom the classes belong, as a message names it.
@@ -25,7 +25,7 @@ def check_targets(
       UserError: a value outside them; names it.
     """
     keep = np.asarray(batch["mask"], bool) if "mask" in batch else slice(None)
-    if kind == "image" and "label" in batch:
+    if kind in ("image", "labelled_text") and "label" in batch:
         labels = np.asarray(batch["label"])
         if not np.issubdtype(labels.dtype, np.integer):
             return

@@ -27,8 +27,13 @@ TASKS: dict[str, tuple[Callable, dict[str, int], str]] = {
     "induction_heads": (sequence_tasks.induction_heads, {"vocab_size": 16}, "labelled_tokens"),
     "copy_memory": (sequence_tasks.copy_memory, {"items": 10, "vocab_size": 10}, "labelled_tokens"),
     "adding": (sequence_tasks.adding, {}, "series"),
+    "word_order": (sequence_tasks.word_order, {"span": 0, "vocab_size": 16}, "labelled_text"),
 }
-FIELDS = {"labelled_tokens": ("tokens", "targets"), "series": ("series", "target")}
+FIELDS = {
+    "labelled_tokens": ("tokens", "targets"),
+    "labelled_text": ("tokens", "label"),
+    "series": ("series", "target"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +60,7 @@ def open_source(config: DataConfig) -> Source:
     for name, value in config.kwargs.items():
         if name not in options:
             raise UserError(f"config.data.kwargs.{name}: {suggest(name, options)}")
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or value < min(1, options[name]):
             raise UserError(f"config.data.kwargs.{name}={value!r} must be a positive integer")
         options[name] = value
     sizes = options.pop("examples"), options.pop("eval_examples")
@@ -70,5 +75,6 @@ def open_source(config: DataConfig) -> Source:
         train=train,
         eval=held_out,
         shape=example[FIELDS[kind][0]].shape,
-        num_classes=options.get("vocab_size", 1),
+        num_classes=2 if kind == "labelled_text" else options.get("vocab_size", 1),
+        vocab_size=options["vocab_size"] if kind == "labelled_text" else 0,
     )

@@ -99,6 +99,9 @@ _OPS: dict[str, Callable[[_Shapes, int], int]] = {
     # Logits over K and values over V for each of [B, T, H] and each of S.
     "dot_product_attention": lambda shapes, size: (
         math.prod(shapes[0][:-1]) * shapes[1][-3] * (shapes[0][-1] + shapes[2][-1])
+        # In the pass for a scan's constants a call has its mask alone.
+        if len(shapes) > 2
+        else 0
     ),
     "depthwise_conv2d": lambda shapes, size: size * math.prod(shapes[1][:2]),
     "causal_conv1d": lambda shapes, size: math.prod(shapes[0]) * shapes[1][0],

@@ -28,12 +28,18 @@ from scanmax.fields import check_value, ranged
 
 # The families: files of the rooms of this package; each is imported when a name is first asked for.
 FAMILY_MODULES = (
+    "language.char_cnn",
+    "language.convbert",
+    "language.dcnn",
     "language.lm",
     "language.mamba",
     "language.mamba2",
+    "language.squeezebert",
+    "language.textcnn",
     "sequence.ccnn",
     "sequence.ckcnn",
     "sequence.flexnet",
+    "vision.all_cnn",
     "vision.convit",
     "vision.convmixer",
     "vision.convnext",

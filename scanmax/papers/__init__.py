@@ -19,6 +19,7 @@ from scanmax.papers import (
     scan,
     softmax,
     spectral,
+    text,
     tokens,
     vision,
 )
@@ -40,6 +41,7 @@ LEDGER = (
     + scan.LEDGER
     + softmax.LEDGER
     + spectral.LEDGER
+    + text.LEDGER
     + tokens.LEDGER
     + vision.LEDGER
 )

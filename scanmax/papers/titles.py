@@ -2,6 +2,7 @@
 
 # Every paper that a docstring or a table of models cites, entered in the ledger or not.
 TITLES = {
+    "all-cnn": "Striving for Simplicity: The All Convolutional Net",
     "attentive-cutmix": "Attentive CutMix: An Enhanced Data Augmentation Approach for Deep "
     "Learning Based Image Classification",
     "attsets": "Robust Attentional Aggregation of Deep Feature Sets for Multi-view 3D "
@@ -12,8 +13,10 @@ TITLES = {
     "ccnn-nd": "Modelling Long Range Dependencies in ND: From Task-Specific to a General Purpose "
     "CNN",
     "ckconv": "CKConv: Continuous Kernel Convolution For Sequential Data",
+    "char-cnn": "Text Understanding from Scratch",
     "cnn-svm": "An Architecture Combining Convolutional Neural Network (CNN) and Support Vector "
     "Machine (SVM) for Image Classification",
+    "convbert": "ConvBERT: Improving BERT with Span-based Dynamic Convolution",
     "comp-sum-losses": "Cross-Entropy Loss Functions: Theoretical Analysis and Applications",
     "conditional-cross-attention": "Conditional Cross Attention Network for Multi-Space Embedding "
     "without Entanglement in Only a SINGLE Network",
@@ -28,6 +31,7 @@ TITLES = {
     "Re-Identification",
     "dbnorm-dual-inverted-softmax": "Balance Act: Mitigating Hubness in Cross-Modal Retrieval with "
     "Query and Gallery Banks",
+    "dcnn-dynamic-kmax": "A Convolutional Neural Network for Modelling Sentences",
     "deit": "Training data-efficient image transformers & distillation through attention",
     "dexml-decoupled-softmax": "Dual-Encoders for Extreme Multi-Label Classification",
     "diffusion-rwkv": "Diffusion-RWKV: Scaling RWKV-Like Architectures for Diffusion Models",
@@ -115,6 +119,9 @@ TITLES = {
     "Million-Scale Dependencies",
     "unireplknet": "UniRepLKNet: A Universal Perception Large-Kernel ConvNet for Audio, Video, "
     "Point Cloud, Time-Series and Image Recognition",
+    "squeezebert": "SqueezeBERT: What can computer vision teach NLP about efficient neural "
+    "networks?",
+    "textcnn": "Convolutional Neural Networks for Sentence Classification",
     "vgg": "Very Deep Convolutional Networks for Large-Scale Image Recognition",
     "visual-transformer-vt": "Visual Transformers: Token-based Image Representation and "
     "Processing for Computer Vision",

@@ -4,6 +4,17 @@ from scanmax.papers.paper import Paper
 
 LEDGER = (
     Paper(
+        "all-cnn",
+        covers="networks A, B and C with their three ablations each, and the network B of ImageNet "
+        "with paddings that leave its 6x6 places; not guided backpropagation, the recipe with its "
+        "dropout and learning rates as a config, or trained weights",
+        where=("scanmax.models.vision.all_cnn.AllCnn",),
+        tests=("tests/models/vision/test_all_cnn.py::AllCnnSuite",),
+        reproduced="parameters by the paper's lists of layers; All-CNN and ConvPool-CNN weigh the "
+        "same: tests/models/vision/test_all_cnn.py::"
+        "test_the_comparison_changes_reductions_alone",
+    ),
+    Paper(
         "convmixer",
         covers="the three published models, weights of timm; not the CIFAR sizes or the recipe",
         where=("scanmax.models.vision.convmixer.ConvMixer",),

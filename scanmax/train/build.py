@@ -36,7 +36,8 @@ class Pipeline(Protocol):
     """What the trainer asks of data; scanmax.data.load returns one.
 
     `normalisation`, where there is one, is the mean and deviation of images in [0, 1];
-    `num_classes` is the size of the vocabulary where `kind` is "tokens" or "labelled_tokens".
+    `num_classes` is the size of the vocabulary where `kind` is "tokens" or "labelled_tokens";
+    "labelled_text" has a `vocab_size` besides.
     """
 
     kind: str
@@ -461,9 +462,8 @@ def make_model(config: Config, pipeline: Pipeline) -> nn.Module:
     fields: dict[str, Any] = {"dtype": jnp.dtype(config.model.dtype).type}
     if config.model.remat != "none":
         fields["remat"] = remat_field(config.model.remat)
-    model = _create(config.model.name, config.model.num_classes, pipeline, {
-        **fields, **config.model.kwargs,
-    })  # fmt: skip
+    fields |= config.model.kwargs
+    model = _create(config.model.name, config.model.num_classes, pipeline, fields)
     return as_read(config, model)
 
 
@@ -507,12 +507,12 @@ def remat_field(name: str) -> bool | str:
 def _create(name: str, classes: int, pipeline: Pipeline, fields: dict[str, Any]) -> nn.Module:
     from scanmax.models.registry import create_model
 
-    if pipeline.kind in ("tokens", "labelled_tokens"):
-        # An entry of the config's kwargs counts more.
-        fields = {"vocab_size": classes or pipeline.num_classes, **fields}
-        classes = None
-    else:
-        classes = classes or pipeline.num_classes
+    classes = classes or pipeline.num_classes
+    # An entry of the config's kwargs counts more.
+    if pipeline.kind == "labelled_text":
+        fields = {"vocab_size": pipeline.vocab_size, **fields}
+    elif pipeline.kind in ("tokens", "labelled_tokens"):
+        fields, classes = {"vocab_size": classes, **fields}, None
     try:
         return create_model(name, classes, **fields)
     except (TypeError, ValueError) as error:

@@ -52,8 +52,8 @@ class ObjectiveConfig:
 
     Attributes:
       name: "classification", "cosine_classification" (by angles with a vector of each class),
-        "language_model", "sequence_labels", "regression", or, without labels, "simclr" or "byol"
-        (two views of each image, config.data.augment.views=2).
+        "text_classification", "language_model", "sequence_labels", "regression", or, without
+        labels, "simclr" or "byol" (two views of each image, config.data.augment.views=2).
       loss: A loss of classes by its name, such as "softmax_cross_entropy", "binary_cross_entropy"
         or "focal"; docs/learning.md lists them.
       loss_kwargs: Its options, such as {"gamma": 2.0}; any takes "counts" (training examples of

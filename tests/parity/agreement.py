@@ -97,14 +97,17 @@ def assert_maps_agree(model, run, indices=None) -> None:
     compare.assert_relative(list(maps), expected, tolerances.PARITY)
 
 
-def assert_every_tensor_has_its_place(peers, name) -> None:
-    """Names and shapes of timm's model of that name against ours, without a number."""
+def assert_every_tensor_has_its_place(peers, name, tensors=None) -> None:
+    """Names and shapes of a peer's tensors against our model of that name, without a number.
+
+    None are those of timm's model of that name.
+    """
     model, info = scanmax.create_model(name), scanmax.model_info(name)
     variables = jax.eval_shape(model.init, jax.random.key(0), info.example())
     shapes = {path: leaf.shape for path, leaf in named_leaves(variables)}
     tensors = {
         key: np.broadcast_to(np.float16(0), shape)
-        for key, shape in peers.state_shapes(name).items()
+        for key, shape in (tensors or peers.state_shapes(name)).items()
     }
     _, problems = convert(tensors, key_table(model).rows, shapes)
     assert not problems, problems

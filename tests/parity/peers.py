@@ -140,6 +140,51 @@ def parameters_of_mamba(dim: int, depth: int, vocab_size: int) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def text_encoder(family: str, seed: int = 0, dtype=torch.float32, **sizes) -> Run:
+    """A classifier of three classes over tokens, the second text padded by three zeros."""
+    torch.manual_seed(seed)
+    model = _text_encoder(family, num_labels=3, **sizes)
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(1, sizes["vocab_size"], (2, 9), generator=generator)
+    tokens[1, 6:] = 0
+
+    def logits(tokens):
+        return model(tokens, attention_mask=(tokens != 0).long()).logits
+
+    return _run(model, tokens, seed, dtype, logits)
+
+
+def text_encoder_shapes(name: str, model) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of transformers' classifier of a model's sizes."""
+    fields = ("vocab_size", "dim", "embedding_dim", "depth", "heads", "mlp_hidden", "mlp_groups")
+    sizes = {field: getattr(model, field) for field in fields}
+    with torch.device("meta"):
+        peer = _text_encoder(name.split("_")[0], num_labels=2, max_length=512, **sizes)
+    return {key: tuple(value.shape) for key, value in peer.state_dict().items()}
+
+
+def _text_encoder(family: str, num_labels: int, **sizes) -> torch.nn.Module:
+    import transformers
+
+    common = {
+        "vocab_size": sizes["vocab_size"],
+        "hidden_size": sizes["dim"],
+        "embedding_size": sizes["embedding_dim"],
+        "num_hidden_layers": sizes["depth"],
+        "num_attention_heads": sizes["heads"],
+        "intermediate_size": sizes["mlp_hidden"],
+        "max_position_embeddings": sizes["max_length"],
+        "pad_token_id": 0,
+        "num_labels": num_labels,
+    }
+    if family == "squeezebert":
+        config = transformers.SqueezeBertConfig(**common)
+        return transformers.SqueezeBertForSequenceClassification(config)
+    own = {"conv_kernel_size": sizes.get("kernel_size", 9), "num_groups": sizes["mlp_groups"]}
+    config = transformers.ConvBertConfig(**common, **own)
+    return transformers.ConvBertForSequenceClassification(config)
+
+
 def state_shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of a timm model, without their memory."""
     with torch.device("meta"):

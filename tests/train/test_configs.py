@@ -106,6 +106,7 @@ SMALL = {
     "adding": {"dims": (4,)},
     "digits_sequential": {"dims": (4,)},
     "sequence_tasks": {"dim": 8},
+    "word_order": {"dim": 4, "maps": (2, 2)},
     "imagenet_deit_small": {"dim": 32, "depth": 2, "heads": 2, "patch_size": 32},
 }
 

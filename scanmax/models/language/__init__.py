@@ -1,1 +1,1 @@
-"""Language models: one family a file, with its VARIANTS table."""
+"""Models of text, of the next token or of the whole: one family a file, with its VARIANTS table."""

@@ -191,7 +191,9 @@ def key_table(model: nn.Module) -> KeyTable:
 
 def _example(model: nn.Module, input_shape: Sequence[int] | None) -> jax.ShapeDtypeStruct:
     if hasattr(model, "vocab_size"):
-        return jax.ShapeDtypeStruct((1, *(input_shape or (1,))), jnp.int32)
+        return jax.ShapeDtypeStruct(
+            (1, *(input_shape or (getattr(model, "length", 1),))), jnp.int32
+        )
     if input_shape is None:
         size = getattr(model, "img_size", 224)
         input_shape = (*((size, size) if isinstance(size, int) else size), 3)

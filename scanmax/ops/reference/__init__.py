@@ -307,6 +307,7 @@ from scanmax.ops.reference.tokens.clustering import context_cluster as context_c
 from scanmax.ops.reference.tokens.clustering import context_cluster_matrix as context_cluster_matrix
 from scanmax.ops.reference.tokens.clustering import token_clustering as token_clustering
 from scanmax.ops.reference.tokens.clustering import token_reconstruction as token_reconstruction
+from scanmax.ops.reference.tokens.k_max import k_max_pool as k_max_pool
 from scanmax.ops.reference.tokens.kmeans import kmeans_cross_attention as kmeans_cross_attention
 from scanmax.ops.reference.tokens.kmeans import (
     kmeans_cross_attention_matrix as kmeans_cross_attention_matrix,

@@ -8,6 +8,7 @@ from scanmax.train.objectives.language_model import LanguageModel
 from scanmax.train.objectives.regression import Regression
 from scanmax.train.objectives.sequence_labels import SequenceLabels
 from scanmax.train.objectives.simclr import SimClr
+from scanmax.train.objectives.text_classification import TextClassification
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "byol": Byol,
@@ -17,4 +18,5 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "regression": Regression,
     "sequence_labels": SequenceLabels,
     "simclr": SimClr,
+    "text_classification": TextClassification,
 }

@@ -1,0 +1,85 @@
+"""Papers on networks that read whole texts."""
+
+from scanmax.papers.paper import Paper
+
+_TRAINS = "tests/train/test_text_classification.py"
+
+LEDGER = (
+    Paper(
+        "char-cnn",
+        covers="the large and the small network, the characters of a text as tokens; not the "
+        "thesaurus that makes more of a text, or trained weights",
+        where=(
+            "scanmax.models.language.char_cnn.CharCnn",
+            "scanmax.models.language.char_cnn.character_tokens",
+        ),
+        tests=("tests/models/language/test_char_cnn.py::CharCnnSuite", _TRAINS),
+        reproduced="34 frames of 1014 characters, parameters by the list of layers: "
+        "tests/models/language/test_char_cnn.py::CharCnnSuite",
+    ),
+    Paper(
+        "convbert",
+        covers="the three sizes with a head of classification, grouped MLPs, projected embeddings, "
+        "weights of transformers; not replaced-token detection, or dropout of attention weights",
+        where=(
+            "scanmax.models.language.convbert.ConvBert",
+            "scanmax.models.parts.grouped_linear.GroupedDense",
+        ),
+        tests=(
+            "tests/models/language/test_convbert.py::ConvBertSuite",
+            "tests/parity/test_text_encoders_parity.py",
+        ),
+        reproduced="the convolution is a banded matrix of each token's own taps: "
+        "tests/models/language/test_convbert.py::"
+        "test_the_span_convolution_is_a_banded_matrix_whose_rows_are_the_tokens_own",
+    ),
+    Paper(
+        "dcnn-dynamic-kmax",
+        covers="k-max pooling that keeps the order, with a k of each sentence under jit, wide "
+        "convolution, folding, and both networks of sentiment; not those of questions and of "
+        "Twitter, or the L2 terms of each layer",
+        where=("scanmax.ops.k_max_pool", "scanmax.models.language.dcnn.Dcnn"),
+        tests=(
+            "tests/ops/tokens/test_k_max.py::KMaxPoolTest",
+            "tests/models/language/test_dcnn.py::DcnnSuite",
+            "tests/models/language/test_dcnn.py::test_ragged_sentences_are_those_of_the_equations",
+            _TRAINS,
+        ),
+        reproduced="two values in their order say which came first, where a maximum and a mean say "
+        "nothing: tests/ops/tokens/test_k_max.py::test_order_tells_what_max_and_mean_do_not",
+    ),
+    Paper(
+        "squeezebert",
+        covers="the published size with a head of classification, any groups, weights of "
+        "transformers; not pre-training, distillation, or dropout of attention weights",
+        where=(
+            "scanmax.models.language.squeezebert.SqueezeBert",
+            "scanmax.models.parts.grouped_linear.GroupedDense",
+        ),
+        tests=(
+            "tests/models/language/test_squeezebert.py::SqueezeBertSuite",
+            "tests/parity/test_text_encoders_parity.py",
+        ),
+        reproduced="7.42 thousand million operations at 128 tokens, of BERT's 22.5: "
+        "tests/models/language/test_squeezebert.py::"
+        "test_groups_are_a_quarter_of_the_weights_and_products",
+    ),
+    Paper(
+        "textcnn",
+        covers="rand, static, non-static and multichannel, and classification of text as an "
+        "objective; not the bound on the rows of the head, word vectors of other sources, or the "
+        "published sets of sentences",
+        where=(
+            "scanmax.models.language.textcnn.TextCnn",
+            "scanmax.train.objectives.TextClassification",
+        ),
+        tests=(
+            "tests/models/language/test_textcnn.py::TextCnnSuite",
+            "tests/models/language/test_textcnn.py::test_logits_are_those_of_the_equations",
+            _TRAINS,
+        ),
+        reproduced="order beyond the widest filter is not seen: "
+        "tests/models/language/test_textcnn.py::"
+        "test_order_beyond_the_widest_filter_is_not_seen",
+    ),
+)
