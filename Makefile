@@ -7,7 +7,7 @@ WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS ?=
 CASE ?=
 JOBS ?= 2
-SUITE := -m pytest -n $(JOBS) -m "not parity and not slow"
+SUITE := -m pytest -n $(JOBS) --dist worksteal -m "not parity and not slow"
 
 .PHONY: help train test oldest newest parity bench claims lint format docs gallery clean
 
@@ -58,7 +58,7 @@ newest:
 	.venv-newest/bin/python $(SUITE) $(ARGS)
 
 parity: $(VENV)/dev.stamp
-	SCANMAX_TEST_FULL_COMPILER=1 $(BIN)/python -m pytest -n $(JOBS) -m parity tests/parity $(ARGS)
+	SCANMAX_TEST_FULL_COMPILER=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m parity tests/parity $(ARGS)
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks $(CASE) $(ARGS)
