@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -46,7 +47,7 @@ class WaveMix(MapMixer):
         for _ in range(self.levels):
             grids.append(low.shape[1:3])
             low, (detail,) = ops.haar_dwt2(low)
-            bands.append(jnp.concatenate([low, detail.reshape(*low.shape[:-1], -1)], -1))
+            bands.append(jnp.concatenate([low, jax.lax.collapse(detail, 3)], -1))
         hidden, features = int(dim * self.mlp_ratio), self.features or dim
         y = None
         for level in reversed(range(self.levels)):
