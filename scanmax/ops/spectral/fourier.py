@@ -92,14 +92,13 @@ def fourier_conv2d(
     dtype = accumulator_dtype(x, weight)
 
     def multiply(low, rows, columns):
-        kept = weight.astype(dtype)[rows, columns]
-        # A complex product as a real one of twice the width: XLA on CPU is slow at the former.
-        real, imaginary = kept[..., 0], kept[..., 1]
-        halves = [[real, imaginary], [-imaginary, real]]
-        matrix = jnp.concatenate([jnp.concatenate(half, -1) for half in halves], -2)
-        parts = jnp.concatenate([low.real, low.imag], -1)
-        y = jnp.einsum("...mni,mnio->...mno", parts, matrix, precision=precision)
-        return jax.lax.complex(*jnp.split(y, 2, -1))
+        kept = jax.lax.collapse(weight.astype(dtype)[rows, columns], 3)
+        # Real and imaginary parts of x times pairs of parts: the weights are read as they lie, and
+        # XLA on CPU is slow at complex products.
+        parts = jnp.stack([low.real, low.imag])
+        pairs = jnp.einsum("p...mni,mnio->p...mno", parts, kept, precision=precision)
+        real, imaginary = pairs.reshape(*pairs.shape[:-1], weight.shape[3], 2)
+        return jax.lax.complex(real[..., 0] - imaginary[..., 1], real[..., 1] + imaginary[..., 0])
 
     return _transformed(x, weight.shape[:2], dtype, multiply)
 

@@ -17,6 +17,8 @@ class ConvTranspose2dTest(OpSuite):
         OpCase(batch=(2,), map=(2, 3, 2), size=4, options={"padding": 1}, full=True),
         OpCase(map=(3, 1, 2), size=3, options={"stride": 2}),
         OpCase(batch=(1, 2), map=(2, 2, 1), size=2, options={"stride": 3}),
+        # More taps than are gathered for one product.
+        OpCase(map=(2, 1, 2), size=4, options={"stride": 1, "padding": 1}),
     )
     errors = (
         ({"kernel": lambda k: k[1:]}, ValueError, r"kernel has shape .*\[k, k, C, O\]"),
