@@ -91,7 +91,7 @@ def tucker_ranks(sizes: Sequence[int], share: float) -> tuple[int, ...]:
     """Ranks in proportion to the sizes, with about a share of their product in numbers.
 
     >>> tucker_ranks((12, 7, 64, 64), 0.1)
-    (6, 4, 34, 34)
+    (6, 4, 35, 35)
     """
     low, high = 0.0, 1.0
     for _ in range(50):
