@@ -11,7 +11,7 @@ class ShiftEightTest(OpSuite):
     op = ops.shift_eight
     reference = reference.shift_eight
     cases = (
-        OpCase(batch=(2,), map=(3, 2, 16), full=True),
+        OpCase(batch=(2,), map=(3, 2, 8), full=True),
         OpCase(map=(1, 4, 8), options={"steps": 2}),
     )
     errors = (
