@@ -240,3 +240,94 @@ def map_conv(quick: bool):
             [x, *normal((3, 3, 4 * width, width))],
             torch_peers={"timm's sums": _torch_spd},
         )
+
+
+def _nchw(x):
+    return x.permute(0, 3, 1, 2)
+
+
+def _torch_cond(stride, groups):
+    """timm's sums: one grouped convolution, the batch beside the channels."""
+    import torch
+
+    def convolve(x, kernels, weights):
+        batch, rows, columns, channels = x.shape
+        mixed = torch.einsum("bn,nyxio->boiyx", weights, kernels)
+        x = _nchw(x).reshape(1, batch * channels, rows, columns)
+        y = torch.nn.functional.conv2d(
+            x, mixed.flatten(0, 1), padding=1, stride=stride, groups=batch * groups
+        )
+        return y.reshape(batch, -1, *y.shape[2:]).permute(0, 2, 3, 1)
+
+    return convolve
+
+
+def _torch_aggregation(x, weights):
+    """The released kernel's sums, over unfolded neighbourhoods."""
+    import torch
+
+    batch, rows, columns, channels = x.shape
+    groups, taps = weights.shape[-2:]
+    near = torch.nn.functional.unfold(_nchw(x), 3, padding=1)
+    near = near.reshape(batch, channels // groups, groups, taps, rows, columns)
+    y = torch.einsum("bjgwyx,byxgw->byxjg", near, weights)
+    return y.reshape(x.shape)
+
+
+def _torch_oversized(x, column, row):
+    import torch
+
+    y, channels = _nchw(x), x.shape[-1]
+    for taps, shape in ((column, (channels, 1, -1, 1)), (row, (channels, 1, 1, -1))):
+        padding = [(size - 1) // 2 for size in taps.T.reshape(shape).shape[2:]]
+        y = torch.nn.functional.conv2d(
+            y, taps.T.reshape(shape), padding=tuple(padding), groups=channels
+        )
+    return y.permute(0, 2, 3, 1)
+
+
+def _torch_transposed(x, kernel):
+    import torch
+
+    y = torch.nn.functional.conv_transpose2d(
+        _nchw(x), kernel.permute(2, 3, 0, 1), stride=2, padding=1
+    )
+    return y.permute(0, 2, 3, 1)
+
+
+@benchmark("mixed_conv")
+def mixed_conv(quick: bool):
+    """Kernels of each example or pixel, kernels of the whole map, and enlargement, against torch.
+
+    The sums are those of timm (CondConv), of LSNet's and ParCNetV2's code, and of WaveMix's.
+    """
+    shapes = ((2, 8, 16),) if quick else ((4, 56, 64), (8, 14, 320))
+    for batch, side, width in shapes:
+        title, shape = f"{batch} x {side} x {side} x {width}", (batch, side, side, width)
+        for kind, groups in (("dense", 1), ("depthwise", width)):
+            x, kernels, weights = normal(shape, (4, 3, 3, width // groups, width), (batch, 4))
+            yield from op_rows(
+                f"cond_conv2d, {kind}, {title}",
+                functools.partial(ops.cond_conv2d, groups=groups),
+                [x, 0.05 * kernels, weights],
+                torch_peers={"timm's sums": _torch_cond(1, groups)},
+            )
+        yield from op_rows(
+            f"small_kernel_aggregation, {title}",
+            ops.small_kernel_aggregation,
+            normal(shape, (batch, side, side, width // 8, 9)),
+            torch_peers={"torch, unfolded": _torch_aggregation},
+        )
+        taps = (2 * side - 1, width)
+        yield from op_rows(
+            f"oversized_conv2d, {title}",
+            ops.oversized_conv2d,
+            normal(shape, taps, taps),
+            torch_peers={"torch conv2d": _torch_oversized},
+        )
+        yield from op_rows(
+            f"conv_transpose2d, {title}",
+            functools.partial(ops.conv_transpose2d, padding=1),
+            normal(shape, (4, 4, width, width)),
+            torch_peers={"torch conv_transpose2d": _torch_transposed},
+        )

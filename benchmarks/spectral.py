@@ -1,5 +1,7 @@
 """Mixing in the domain of frequencies, against torch, float32."""
 
+import jax.numpy as jnp
+
 from benchmarks.harness import benchmark
 from benchmarks.passes import normal, op_rows
 from scanmax import ops
@@ -23,4 +25,96 @@ def global_filter(quick: bool):
             ops.global_filter,
             arrays,
             torch_peers={"torch.fft": _torch_filter},
+        )
+
+
+def _torch_adaptive(x, kernel, bias, out_kernel, out_bias):
+    """AFFNet's sums."""
+    import torch
+
+    def dense(real, imaginary, kernel, bias):
+        first = torch.einsum("byxgi,gij->byxgj", real, kernel[0])
+        first = first - torch.einsum("byxgi,gij->byxgj", imaginary, kernel[1]) + bias[0]
+        second = torch.einsum("byxgi,gij->byxgj", imaginary, kernel[0])
+        return first, second + torch.einsum("byxgi,gij->byxgj", real, kernel[1]) + bias[1]
+
+    spectrum = torch.fft.rfft2(x, dim=(1, 2), norm="ortho")
+    split = spectrum.reshape(*spectrum.shape[:-1], *kernel.shape[1:3])
+    hidden = [part.relu() for part in dense(split.real, split.imag, kernel, bias)]
+    mask = torch.stack(dense(*hidden, out_kernel, out_bias), -1)
+    mask = torch.view_as_complex(torch.nn.functional.softshrink(mask, 0.01))
+    spectrum = spectrum * mask.reshape(spectrum.shape)
+    return torch.fft.irfft2(spectrum, s=x.shape[1:3], dim=(1, 2), norm="ortho")
+
+
+def _torch_pooling(x, low_weight):
+    """SPANet's sums: transforms of complex numbers, shifted and back."""
+    import torch
+
+    rows, columns = x.shape[1:3]
+    y, z = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    distance = torch.sqrt((y - rows // 2) ** 2.0 + (z - columns // 2) ** 2.0)[..., None]
+    mask = (distance < 2) * low_weight + (distance > 2) * (1 - low_weight) + (distance == 2) / 3
+    spectrum = torch.fft.fftshift(torch.fft.fft2(x, dim=(1, 2)), dim=(1, 2))
+    return torch.fft.ifft2(torch.fft.ifftshift(spectrum * mask, dim=(1, 2)), dim=(1, 2)).real
+
+
+def _torch_fourier(x, weight):
+    """The sums of the neural operator's layer, dense and complex."""
+    import torch
+
+    rows, columns = x.shape[1:3]
+    kept, low = weight.shape[:2]
+    spectrum = torch.fft.fftshift(torch.fft.rfft2(x, dim=(1, 2)), dim=1)
+    first = rows // 2 - kept // 2
+    matrices = torch.view_as_complex(weight)
+    y = torch.einsum("byxi,yxio->byxo", spectrum[:, first : first + kept, :low], matrices)
+    whole = torch.zeros(*spectrum.shape[:-1], y.shape[-1], dtype=y.dtype)
+    whole[:, first : first + kept, :low] = y
+    return torch.fft.irfft2(torch.fft.ifftshift(whole, dim=1), s=(rows, columns), dim=(1, 2))
+
+
+def _torch_haar(x):
+    """WaveMix's sums: a grouped convolution of stride 2 along each axis; low, then all bands."""
+    import torch
+
+    y = x.permute(0, 3, 1, 2)
+    filters = torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / 2**0.5
+    for shape, stride in (((2, 1, 1, 2), (1, 2)), ((2, 1, 2, 1), (2, 1))):
+        kernel = filters.reshape(shape).repeat(y.shape[1], 1, 1, 1)
+        y = torch.nn.functional.conv2d(y, kernel, stride=stride, groups=y.shape[1])
+    return y.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2)
+
+
+@benchmark("spectral_mixing")
+def spectral_mixing(quick: bool):
+    """Adaptive filters, spectral pooling, Fourier layers and wavelets against their code's sums."""
+
+    def bands(x):
+        low, (detail,) = ops.haar_dwt2(x)
+        return jnp.concatenate([low[..., None], detail], -1)
+
+    for batch, side, width in ((1, 8, 16),) if quick else ((8, 56, 64), (8, 14, 320)):
+        shape, title = (batch, side, side, width), f"{batch} x {side} x {side} x {width}"
+        matrix, vector = (2, 8, width // 8, width // 8), (2, 8, width // 8)
+        yield from op_rows(
+            f"adaptive_frequency_filter, {title}",
+            ops.adaptive_frequency_filter,
+            normal(shape, matrix, vector, matrix, vector),
+            torch_peers={"AFFNet's sums": _torch_adaptive},
+        )
+        yield from op_rows(
+            f"spectral_pooling, {title}",
+            ops.spectral_pooling,
+            normal(shape, (width,)),
+            torch_peers={"SPANet's sums": _torch_pooling},
+        )
+        yield from op_rows(
+            f"haar_dwt2, {title}", bands, normal(shape), torch_peers={"WaveMix's sums": _torch_haar}
+        )
+        yield from op_rows(
+            f"fourier_conv2d, {title}, 8 x 5 modes",
+            ops.fourier_conv2d,
+            normal(shape, (8, 5, width, width, 2)),
+            torch_peers={"neuraloperator's sums": _torch_fourier},
         )

@@ -86,4 +86,14 @@ LEDGER = (
             "tests/models/parts/test_experts.py::test_it_is_a_loop_over_experts_and_tokens",
         ),
     ),
+    Paper(
+        "ska-speaker",
+        covers="selective kernels, gated for each channel or for each row, which are frequencies "
+        "on a spectrogram, one after the other for both; not the Res2Net blocks, the front-end or "
+        "the speaker network",
+        where=("scanmax.ops.selective_kernel",),
+        tests=("tests/ops/channels/test_selective.py::SelectiveKernelTest",),
+        reproduced="gates sum to one over branches: tests/ops/channels/test_selective.py::"
+        "test_equal_branches_pass_whatever_the_gates",
+    ),
 )

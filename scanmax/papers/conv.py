@@ -1,9 +1,10 @@
-"""Long convolutions, explicit and generated, and the networks made of them."""
+"""Convolutions: long and generated, mixed, gated, merged, shifted, and networks made of them."""
 
 from scanmax.papers.paper import Paper
 
 _NETS = "tests/models/sequence/test_continuous_nets.py"
 _MIXERS = "tests/models/mixers/test_mixers.py"
+_SIZES = "tests/models/mixers/test_published_sizes.py"
 
 LEDGER = (
     Paper(
@@ -157,5 +158,96 @@ LEDGER = (
         ),
         reproduced="112 weights for 7 taps at width 1024: "
         "tests/models/mixers/conv/test_lightweight.py",
+    ),
+    Paper(
+        "condconv",
+        covers="the convolution with kernels mixed per example, dense, grouped and depthwise, one "
+        "grouped convolution for the whole batch, and the layer with its routing, its own or "
+        "shared; not the EfficientNets",
+        where=("scanmax.ops.cond_conv2d", "scanmax.models.parts.conditional.CondConv"),
+        tests=(
+            "tests/ops/conv/test_conditional.py::CondConv2dTest",
+            "tests/models/parts/test_conditional.py",
+            "tests/parity/test_conditional_parity.py",
+        ),
+        reproduced="mixing kernels is mixing convolutions: tests/ops/conv/test_conditional.py::"
+        "CondConv2dTest; what it costs more is the same at every resolution: "
+        "tests/ops/conv/test_conditional.py::test_mixing_costs_the_same_at_every_resolution",
+    ),
+    Paper(
+        "hornet",
+        covers="recursive gates of any order, and g^nConv as a mixer with the 7 x 7 convolution or "
+        "the global-local filter, whose table goes to other maps by frequency (the released code "
+        "stretches it); not the networks or HorFPN",
+        where=("scanmax.ops.recursive_gate", "scanmax.models.mixers.GnConv"),
+        tests=(
+            "tests/ops/conv/test_gated.py::RecursiveGateTest",
+            "tests/models/mixers/conv/test_gated.py",
+            _MIXERS,
+        ),
+        reproduced="the order is the degree of the interaction: tests/ops/conv/test_gated.py::"
+        "test_the_order_is_the_degree_of_the_polynomial; the bound on its cost: "
+        "tests/models/mixers/conv/test_gated.py::test_it_costs_less_than_the_papers_bound; "
+        f"parameters of HorNet-T: {_SIZES}::test_hornet_tiny",
+    ),
+    Paper(
+        "lsnet",
+        covers="aggregation by small kernels of each pixel's own, shared by channels in turn as in "
+        "the released kernel, and the LS convolution as a mixer; the reparameterised blocks fold "
+        "by fold_batch_norm and merge_dilated_kernels; not the networks",
+        where=("scanmax.ops.small_kernel_aggregation", "scanmax.models.mixers.LsConv"),
+        tests=(
+            "tests/ops/conv/test_aggregation.py::SmallKernelAggregationTest",
+            "tests/ops/conv/test_reparameterized.py::MergeDilatedKernelsTest",
+            _MIXERS,
+        ),
+        reproduced="aggregation equals the sum over unfolded neighbours: "
+        "tests/ops/conv/test_aggregation.py::SmallKernelAggregationTest",
+    ),
+    Paper(
+        "unireplknet",
+        covers="the large kernel with dilated branches as a mixer with its channel gate, norms "
+        "folded and branches merged into one kernel, for a mixer or a whole model, and response "
+        "norm; not the networks, or modalities other than maps",
+        where=(
+            "scanmax.ops.merge_dilated_kernels",
+            "scanmax.ops.fold_batch_norm",
+            "scanmax.ops.global_response_norm",
+            "scanmax.models.mixers.DilatedReparam",
+            "scanmax.models.mixers.conv.reparameterized.merge_dilated_branches",
+        ),
+        tests=(
+            "tests/ops/conv/test_reparameterized.py::MergeDilatedKernelsTest",
+            "tests/ops/conv/test_reparameterized.py::FoldBatchNormTest",
+            "tests/models/mixers/conv/test_reparameterized.py",
+            "tests/ops/test_norm.py",
+            _MIXERS,
+        ),
+        reproduced="the merged kernel is the sum of the normalised branches: "
+        "tests/ops/conv/test_reparameterized.py::"
+        "test_a_merged_kernel_is_the_sum_of_normalised_branches; a mixer before and after: "
+        "tests/models/mixers/conv/test_reparameterized.py::"
+        "test_one_kernel_gives_what_all_branches_gave",
+    ),
+    Paper(
+        "parcnetv2",
+        covers="oversized convolution, its taps brought to any map or used as they are, and the "
+        "gated mixer of it; the bifurcate gate unit is the gated perceptron of blocks; not the "
+        "networks with their norm",
+        where=("scanmax.ops.oversized_conv2d", "scanmax.models.mixers.Oversized"),
+        tests=("tests/ops/conv/test_oversized.py::OversizedConv2dTest", _MIXERS),
+        reproduced="a moved object changes the mean, and no circular kernel sees it: "
+        "tests/ops/conv/test_oversized.py::"
+        "test_a_moved_object_changes_the_mean_and_no_circular_kernel_sees_it; parameters of "
+        f"ParCNetV2-T: {_SIZES}::test_parcnetv2_tiny",
+    ),
+    Paper(
+        "scnet-shift-conv",
+        covers="the shift in eight directions; not the networks for super-resolution",
+        where=("scanmax.ops.shift_eight",),
+        tests=("tests/ops/conv/test_shift.py::ShiftEightTest",),
+        reproduced="it is a depthwise convolution with kernels of a single one: "
+        "tests/ops/conv/test_shift.py::ShiftEightTest; the reach grows by one a block: "
+        "tests/ops/conv/test_shift.py::test_the_reach_grows_by_one_a_block",
     ),
 )

@@ -2,6 +2,9 @@
 
 from scanmax.papers.paper import Paper
 
+_MIXERS = "tests/models/mixers/test_mixers.py"
+_SIZES = "tests/models/mixers/test_published_sizes.py"
+
 LEDGER = (
     Paper(
         "spectformer",
@@ -17,9 +20,79 @@ LEDGER = (
         tests=(
             "tests/ops/spectral/test_global_filter.py::GlobalFilterTest",
             "tests/ops/spectral/test_global_filter.py::ResampleFilterTest",
-            "tests/models/mixers/test_mixers.py",
+            _MIXERS,
         ),
         reproduced="gating is the circular convolution with the filter's inverse transform: "
         "tests/ops/spectral/test_global_filter.py::GlobalFilterTest",
+    ),
+    Paper(
+        "wavemix",
+        covers="the Haar transform of any number of levels and any size with its exact inverse, "
+        "transposed convolution, and the block at every level as a mixer; not the networks",
+        where=(
+            "scanmax.ops.haar_dwt2",
+            "scanmax.ops.haar_idwt2",
+            "scanmax.ops.conv_transpose2d",
+            "scanmax.models.mixers.WaveMix",
+        ),
+        tests=(
+            "tests/ops/spectral/test_wavelet.py::HaarDwt2Test",
+            "tests/ops/spectral/test_wavelet.py::HaarIdwt2Test",
+            "tests/ops/conv/test_transposed.py::ConvTranspose2dTest",
+            _MIXERS,
+        ),
+        reproduced="nothing is lost, neither digits nor energy: "
+        "tests/ops/spectral/test_wavelet.py::test_nothing_is_lost; parameters of 16 blocks of one, "
+        f"two and three levels: {_SIZES}::test_wavemix_of_sixteen_blocks",
+    ),
+    Paper(
+        "affnet",
+        covers="the adaptive frequency filter as an op and a mixer, with the released module's own "
+        "residual or without; not the networks with their inverted residuals",
+        where=(
+            "scanmax.ops.adaptive_frequency_filter",
+            "scanmax.models.mixers.AdaptiveFilter",
+        ),
+        tests=(
+            "tests/ops/spectral/test_adaptive_filter.py::AdaptiveFrequencyFilterTest",
+            _MIXERS,
+        ),
+        reproduced="it is the circular convolution with the mask's inverse transform: "
+        "tests/ops/spectral/test_adaptive_filter.py::AdaptiveFrequencyFilterTest",
+    ),
+    Paper(
+        "spanet",
+        covers="the spectral pooling filter, its circle drawn for the map at hand (the released "
+        "code pads its table), and the aggregation of filters of three weights as a mixer; not the "
+        "networks",
+        where=("scanmax.ops.spectral_pooling", "scanmax.models.mixers.SpectralPooling"),
+        tests=("tests/ops/spectral/test_pooling.py::SpectralPoolingTest", _MIXERS),
+        reproduced="energy beyond the radius falls by (1 - lambda)^2: "
+        "tests/ops/spectral/test_pooling.py::"
+        "test_energy_beyond_the_radius_falls_by_the_square_of_what_is_left; parameters of "
+        f"SPANet-S: {_SIZES}::test_spanet_small",
+    ),
+    Paper(
+        "mg-tfno",
+        covers="the Fourier layer with dense weights, Tucker's factors or those of CP, which are "
+        "multiplied by in turn, and a mixer of it for maps of any resolution; not one tensor for "
+        "all layers, tensor trains, multi-grid patches, or the networks",
+        where=(
+            "scanmax.ops.fourier_conv2d",
+            "scanmax.ops.tucker_fourier_conv2d",
+            "scanmax.ops.cp_fourier_conv2d",
+            "scanmax.models.mixers.Fourier",
+        ),
+        tests=(
+            "tests/ops/spectral/test_fourier.py::FourierConv2dTest",
+            "tests/ops/spectral/test_fourier.py::TuckerFourierConv2dTest",
+            "tests/ops/spectral/test_fourier.py::CpFourierConv2dTest",
+            "tests/models/mixers/spectral/test_fourier.py",
+            _MIXERS,
+        ),
+        reproduced="the same wave at any resolution: tests/ops/spectral/test_fourier.py::"
+        "test_a_wave_sampled_more_finely_gives_the_same_wave; how few numbers the factors have: "
+        "tests/models/mixers/spectral/test_fourier.py::"
+        "test_factors_are_a_share_of_the_dense_weights",
     ),
 )

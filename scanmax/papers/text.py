@@ -38,15 +38,25 @@ LEDGER = (
         covers="k-max pooling that keeps the order, with a k of each sentence under jit, wide "
         "convolution, folding, and both networks of sentiment; not those of questions and of "
         "Twitter, or the L2 terms of each layer",
-        where=("scanmax.ops.k_max_pool", "scanmax.models.language.dcnn.Dcnn"),
+        where=(
+            "scanmax.ops.k_max_pool",
+            "scanmax.ops.dynamic_k",
+            "scanmax.ops.wide_conv1d",
+            "scanmax.ops.fold_rows",
+            "scanmax.models.language.dcnn.Dcnn",
+        ),
         tests=(
             "tests/ops/tokens/test_k_max.py::KMaxPoolTest",
+            "tests/ops/conv/test_sentences.py::WideConv1dTest",
+            "tests/ops/conv/test_sentences.py::FoldRowsTest",
             "tests/models/language/test_dcnn.py::DcnnSuite",
             "tests/models/language/test_dcnn.py::test_ragged_sentences_are_those_of_the_equations",
             _TRAINS,
         ),
         reproduced="two values in their order say which came first, where a maximum and a mean say "
-        "nothing: tests/ops/tokens/test_k_max.py::test_order_tells_what_max_and_mean_do_not",
+        "nothing: tests/ops/tokens/test_k_max.py::test_order_tells_what_max_and_mean_do_not; one "
+        "program for sentences of all lengths: tests/ops/conv/test_sentences.py::"
+        "test_the_k_of_each_sentence_is_known_only_when_the_program_runs",
     ),
     Paper(
         "squeezebert",

@@ -3,6 +3,7 @@
 # Every paper that a docstring or a table of models cites, entered in the ledger or not.
 TITLES = {
     "all-cnn": "Striving for Simplicity: The All Convolutional Net",
+    "affnet": "Adaptive Frequency Filters As Efficient Global Token Mixers",
     "attentive-cutmix": "Attentive CutMix: An Enhanced Data Augmentation Approach for Deep "
     "Learning Based Image Classification",
     "attsets": "Robust Attentional Aggregation of Deep Feature Sets for Multi-view 3D "
@@ -18,6 +19,7 @@ TITLES = {
     "Machine (SVM) for Image Classification",
     "convbert": "ConvBERT: Improving BERT with Span-based Dynamic Convolution",
     "comp-sum-losses": "Cross-Entropy Loss Functions: Theoretical Analysis and Applications",
+    "condconv": "CondConv: Conditionally Parameterized Convolutions for Efficient Inference",
     "conditional-cross-attention": "Conditional Cross Attention Network for Multi-Space Embedding "
     "without Entanglement in Only a SINGLE Network",
     "context-cluster": "Image as Set of Points",
@@ -45,6 +47,7 @@ TITLES = {
     "flexconv": "FlexConv: Continuous Kernel Convolutions with Differentiable Kernel Sizes",
     "glmix": "Revisiting the Integration of Convolution and Attention for Vision Backbone",
     "hidden-mamba-attention": "The Hidden Attention of Mamba Models",
+    "hornet": "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions",
     "hyperspherical-normalized-softmax": "Hyperspherical embedding for novel class classification",
     "hyperzzw-terminator": "HyperZcdotZcdotW Operator Connects Slow-Fast Networks for Full Context "
     "Interaction",
@@ -64,6 +67,7 @@ TITLES = {
     "lightconv-dynamicconv": "Pay Less Attention with Lightweight and Dynamic Convolutions",
     "lkca": "LKCA: Large Kernel Convolutional Attention",
     "long-conv-flashbutterfly": "Simple Hardware-Efficient Long Convolutions for Sequence Modeling",
+    "lsnet": "LSNet: See Large, Focus Small",
     "mala-magnitude-aware-linear-attention": "Rectifying Magnitude Neglect in Linear Attention",
     "lssar-softplus-attention": "Softplus Attention with Re-weighting Boosts Length Extrapolation "
     "in Large Language Models",
@@ -73,6 +77,7 @@ TITLES = {
     "Selection",
     "mctf": "Multi-criteria Token Fusion with One-step-ahead Attention for Efficient Vision "
     "Transformers",
+    "mg-tfno": "Multi-Grid Tensorized Fourier Neural Operator for High-Resolution PDEs",
     "mixpro": "MixPro: Data Augmentation with MaskMix and Progressive Attention Labeling for "
     "Vision Transformer",
     "moa-sparse-attention": "MoA: Mixture of Sparse Attention for Automatic Large Language Model "
@@ -87,17 +92,22 @@ TITLES = {
     "nd-loss-kd": "Improving Knowledge Distillation via Regularizing Feature Norm and Direction",
     "next-vit": "Next-ViT: Next Generation Vision Transformer for Efficient Deployment in "
     "Realistic Industrial Scenarios",
+    "parcnetv2": "ParCNetV2: Oversized Kernel with Enhanced Attention",
     "pkcam": "PKCAM: Previous Knowledge Channel Attention Module",
     "rala-ravlt": "Breaking the Low-Rank Dilemma of Linear Attention",
     "rmt-masa": "RMT: Retentive Networks Meet Vision Transformers",
     "rwkv-clip": "RWKV-CLIP: A Robust Vision-Language Representation Learner",
+    "scnet-shift-conv": "Fully 1x1 Convolutional Network for Lightweight Image Super-Resolution",
     "se-net": "Squeeze-and-Excitation Networks",
     "sgconv": "What Makes Convolutional Models Great on Long Sequence Modeling?",
     "sigmoid-attention": "Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
     "sit-self-slimmed": "Self-slimmed Vision Transformer",
+    "ska-speaker": "Frequency and Multi-Scale Selective Kernel Attention for Speaker Verification",
     "smmix": "SMMix: Self-Motivated Image Mixing for Vision Transformers",
     "smpconv": "SMPConv: Self-moving Point Representations for Continuous Convolution",
     "soft-softmax-free": "Softmax-free Linear Transformers",
+    "spanet": "SPANet: Frequency-balancing Token Mixer using Spectral Pooling Aggregation "
+    "Modulation",
     "sparse-transformer": "Generating Long Sequences with Sparse Transformers",
     "sparsely-gated-moe": "Outrageously Large Neural Networks: The Sparsely-Gated "
     "Mixture-of-Experts Layer",

@@ -84,8 +84,8 @@ class DcnnLayer(nn.Module):
             name="conv",
         )(x[:, :, None])[:, :, 0]
         if self.fold:
-            pairs = x.reshape(*x.shape[:2], self.rows // 2, 2, self.maps)
-            x = pairs.sum(3).reshape(*x.shape[:2], self.rows // 2 * self.maps)
+            rows = ops.fold_rows(x.reshape(*x.shape[:2], self.rows, self.maps))
+            x = rows.reshape(*x.shape[:2], self.rows // 2 * self.maps)
         lengths = lengths + beyond
         columns = jnp.arange(x.shape[1])[None] < lengths[:, None]
         count = jnp.minimum(count, lengths)
@@ -133,19 +133,16 @@ class Dcnn(TextHost):
         found = words
         layer = rematerialised(DcnnLayer, self.remat, static=())
         for index, (width, maps) in enumerate(zip(self.widths, self.maps)):
-
-            def kept(words, rest=layers - 1 - index):
-                return -(-rest * words // layers)
-
+            place = {"layer": index + 1, "layers": layers, "top": self.k_top}
             x, found = layer(
                 self.dim,
                 maps,
                 width,
                 fold=index == layers - 1,
-                k=max(self.k_top, kept(length)),
+                k=max(self.k_top, -(-(layers - 1 - index) * length // layers)),
                 name=f"layer{index}",
                 **self.dtypes,
-            )(x, found, jnp.maximum(self.k_top, kept(words)))
+            )(x, found, ops.dynamic_k(words, **place))
         x = x.reshape(x.shape[0], x.shape[1] * x.shape[2])
         return self.classify(x, train, kernel_init=fan_in_uniform())
 

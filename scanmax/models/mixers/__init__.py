@@ -18,10 +18,12 @@ from scanmax.models.mixers.attention.soft import Soft as Soft
 from scanmax.models.mixers.attention.soft_causal import SoftCausal as SoftCausal
 from scanmax.models.mixers.attention.tensor import Tensor as Tensor
 from scanmax.models.mixers.base import Mixer as Mixer
+from scanmax.models.mixers.conv.aggregation import LsConv as LsConv
 from scanmax.models.mixers.conv.continuous import CkConv as CkConv
 from scanmax.models.mixers.conv.continuous import ContinuousConv as ContinuousConv
 from scanmax.models.mixers.conv.continuous import FlexConv as FlexConv
 from scanmax.models.mixers.conv.continuous import SmpConv as SmpConv
+from scanmax.models.mixers.conv.gated import GnConv as GnConv
 from scanmax.models.mixers.conv.hyper_zzw import HyperZzw as HyperZzw
 from scanmax.models.mixers.conv.inception import Inception as Inception
 from scanmax.models.mixers.conv.lightweight import DynamicConv as DynamicConv
@@ -30,6 +32,8 @@ from scanmax.models.mixers.conv.long import BaseConv as BaseConv
 from scanmax.models.mixers.conv.long import Hyena as Hyena
 from scanmax.models.mixers.conv.long import LongConv as LongConv
 from scanmax.models.mixers.conv.long import SgConv as SgConv
+from scanmax.models.mixers.conv.oversized import Oversized as Oversized
+from scanmax.models.mixers.conv.reparameterized import DilatedReparam as DilatedReparam
 from scanmax.models.mixers.linear.attention import LinearAttention as LinearAttention
 from scanmax.models.mixers.linear.cross_covariance import CrossCovariance as CrossCovariance
 from scanmax.models.mixers.linear.decay import Gla as Gla
@@ -68,12 +72,17 @@ from scanmax.models.mixers.scan.ssd import NcSsd as NcSsd
 from scanmax.models.mixers.scan.ssd import Ssd as Ssd
 from scanmax.models.mixers.scan.wkv import Wkv as Wkv
 from scanmax.models.mixers.scan.wkv import Wkv6 as Wkv6
+from scanmax.models.mixers.spectral.adaptive_filter import AdaptiveFilter as AdaptiveFilter
+from scanmax.models.mixers.spectral.fourier import Fourier as Fourier
 from scanmax.models.mixers.spectral.global_filter import GlobalFilter as GlobalFilter
+from scanmax.models.mixers.spectral.pooling import SpectralPooling as SpectralPooling
+from scanmax.models.mixers.spectral.wavelet import WaveMix as WaveMix
 from scanmax.models.mixers.tokens.slots import ContextCluster as ContextCluster
 from scanmax.models.mixers.tokens.slots import Slots as Slots
 from scanmax.models.mixers.tokens.slots import VisualTokens as VisualTokens
 
 MIXERS: dict[str, type[Mixer]] = {
+    "adaptive_filter": AdaptiveFilter,
     "aggregated": AggregatedAttention,
     "alibi": Alibi,
     "attention": Attention,
@@ -84,12 +93,15 @@ MIXERS: dict[str, type[Mixer]] = {
     "conv_projection": ConvProjection,
     "cosine": CosineAttention,
     "delta": Delta,
+    "dilated_reparam": DilatedReparam,
     "dynamicconv": DynamicConv,
     "flexconv": FlexConv,
+    "fourier": Fourier,
     "gated_attention": GatedAttention,
     "gated_delta": GatedDelta,
     "gla": Gla,
     "global_filter": GlobalFilter,
+    "gn_conv": GnConv,
     "gpsa": Gpsa,
     "halo": HaloAttention,
     "heterogeneous": Heterogeneous,
@@ -101,6 +113,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "linear_attention": LinearAttention,
     "lkca": Lkca,
     "long_conv": LongConv,
+    "ls_conv": LsConv,
     "mala": Mala,
     "mamba": Mamba,
     "mamba2": Mamba2,
@@ -112,6 +125,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "msa_conv": MsaConv,
     "nc_ssd": NcSsd,
     "neighborhood": NeighborhoodAttention,
+    "oversized": Oversized,
     "per_head_window": PerHeadWindow,
     "performer": Performer,
     "pooled": Pooled,
@@ -130,11 +144,13 @@ MIXERS: dict[str, type[Mixer]] = {
     "sparse_fixed": SparseFixed,
     "sparse_strided": SparseStrided,
     "spatial_reduction": SpatialReduction,
+    "spectral_pooling": SpectralPooling,
     "ssa": SelectiveAttention,
     "ssd": Ssd,
     "tensor": Tensor,
     "token_mlp": TokenMlp,
     "visual_tokens": VisualTokens,
+    "wavemix": WaveMix,
     "window": WindowAttention,
     "wkv": Wkv,
     "wkv6": Wkv6,

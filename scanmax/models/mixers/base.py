@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scanmax import ops
-from scanmax.models.layers import Dense, normal_init, partitioned
+from scanmax.models.layers import Conv, Dense, fan_in_uniform, normal_init, partitioned
 from scanmax.ops.contract import axis_devices
 
 # Longer sequences than this do not sow their matrix over tokens.
@@ -121,6 +121,53 @@ class Mixer(nn.Module):
         """Sows the matrix over tokens, skips left out; it costs nothing where nobody collects."""
         if self.is_mutable_collection("intermediates") and tokens <= MAX_SOWN_TOKENS:
             self.sow("intermediates", "attention", matrix())
+
+
+class MapMixer(Mixer):
+    """Base of mixers of maps: a class says in `mixed` what the pixels become.
+
+    Prefix tokens have no place on a map: `beside_prefix` says what they read.
+    """
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T D"]:
+        if self.is_causal:
+            raise ValueError(f"{type(self).__name__} has no causal form: it reads whole maps.")
+        x, (batch, _, dim) = x.astype(self.dtype), x.shape
+        grid = self.grid_or_line(x, grid)
+        maps = x[:, self.prefix_tokens :].reshape(batch, *grid, dim)
+        return self.beside_prefix(x, jax.lax.collapse(self.mixed(maps, train), 1, 3))
+
+    @nn.nowrap
+    def mixed(self, maps: Float[Array, "B Y X D"], train: bool) -> Float[Array, "B Y X D"]:
+        """The values of the pixels."""
+        raise NotImplementedError
+
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        """Dtypes that every layer takes."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+    @nn.nowrap
+    def depthwise(
+        self, channels: int, size: int | tuple[int, int], name: str, use_bias: bool | None = None
+    ) -> Conv:
+        """A depthwise convolution that keeps the size, as torch starts it."""
+        use_bias = self.use_bias if use_bias is None else use_bias
+        return Conv(
+            channels,
+            size,
+            groups=channels,
+            use_bias=use_bias,
+            kernel_init=fan_in_uniform(),
+            name=name,
+            **self.dtypes,
+        )
 
 
 def splits_tokens() -> bool:

@@ -101,17 +101,23 @@ from scanmax.ops.reference.channels.attention import squeeze_excite as squeeze_e
 from scanmax.ops.reference.channels.experts import combine_experts as combine_experts
 from scanmax.ops.reference.channels.experts import dispatch_to_experts as dispatch_to_experts
 from scanmax.ops.reference.channels.experts import expert_gates as expert_gates
+from scanmax.ops.reference.channels.selective import selective_kernel as selective_kernel
 from scanmax.ops.reference.context.attention import context_attention as context_attention
 from scanmax.ops.reference.context.attention import zigzag_order as zigzag_order
 from scanmax.ops.reference.context.scan import context_diagonal_scan as context_diagonal_scan
 from scanmax.ops.reference.context.scan import context_linear_attention as context_linear_attention
 from scanmax.ops.reference.context.scan import context_selective_scan as context_selective_scan
 from scanmax.ops.reference.context.scan import context_ssd as context_ssd
+from scanmax.ops.reference.conv.aggregation import (
+    small_kernel_aggregation as small_kernel_aggregation,
+)
+from scanmax.ops.reference.conv.conditional import cond_conv2d as cond_conv2d
 from scanmax.ops.reference.conv.conv1d import causal_conv1d as causal_conv1d
 from scanmax.ops.reference.conv.conv1d import causal_conv1d_step as causal_conv1d_step
 from scanmax.ops.reference.conv.conv2d import conv2d as conv2d
 from scanmax.ops.reference.conv.conv2d import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.reference.conv.conv2d import patchify as patchify
+from scanmax.ops.reference.conv.gated import recursive_gate as recursive_gate
 from scanmax.ops.reference.conv.hyper_zzw import hyper_zzw as hyper_zzw
 from scanmax.ops.reference.conv.inception import (
     inception_depthwise_conv2d as inception_depthwise_conv2d,
@@ -130,11 +136,21 @@ from scanmax.ops.reference.conv.long_kernels import sgconv_kernel as sgconv_kern
 from scanmax.ops.reference.conv.long_kernels import smooth_kernel as smooth_kernel
 from scanmax.ops.reference.conv.long_kernels import squash_kernel as squash_kernel
 from scanmax.ops.reference.conv.monarch import monarch_fft as monarch_fft
+from scanmax.ops.reference.conv.oversized import oversized_conv2d as oversized_conv2d
+from scanmax.ops.reference.conv.reparameterized import fold_batch_norm as fold_batch_norm
+from scanmax.ops.reference.conv.reparameterized import (
+    merge_dilated_kernels as merge_dilated_kernels,
+)
+from scanmax.ops.reference.conv.sentences import dynamic_k as dynamic_k
+from scanmax.ops.reference.conv.sentences import fold_rows as fold_rows
+from scanmax.ops.reference.conv.sentences import wide_conv1d as wide_conv1d
+from scanmax.ops.reference.conv.shift import shift_eight as shift_eight
 from scanmax.ops.reference.conv.space_to_depth import depth_to_space as depth_to_space
 from scanmax.ops.reference.conv.space_to_depth import space_to_depth as space_to_depth
 from scanmax.ops.reference.conv.space_to_depth import spd_conv as spd_conv
 from scanmax.ops.reference.conv.token_shift import quarter_shift as quarter_shift
 from scanmax.ops.reference.conv.token_shift import token_shift as token_shift
+from scanmax.ops.reference.conv.transposed import conv_transpose2d as conv_transpose2d
 from scanmax.ops.reference.evonorm import evonorm_b0 as evonorm_b0
 from scanmax.ops.reference.evonorm import evonorm_b1 as evonorm_b1
 from scanmax.ops.reference.evonorm import evonorm_b2 as evonorm_b2
@@ -296,8 +312,17 @@ from scanmax.ops.reference.softmax.softmax import softmax as softmax
 from scanmax.ops.reference.softmax.softmax import stablemax as stablemax
 from scanmax.ops.reference.softmax.sparse import entmax15 as entmax15
 from scanmax.ops.reference.softmax.sparse import sparsemax as sparsemax
+from scanmax.ops.reference.spectral.adaptive_filter import (
+    adaptive_frequency_filter as adaptive_frequency_filter,
+)
+from scanmax.ops.reference.spectral.fourier import cp_fourier_conv2d as cp_fourier_conv2d
+from scanmax.ops.reference.spectral.fourier import fourier_conv2d as fourier_conv2d
+from scanmax.ops.reference.spectral.fourier import tucker_fourier_conv2d as tucker_fourier_conv2d
 from scanmax.ops.reference.spectral.global_filter import global_filter as global_filter
 from scanmax.ops.reference.spectral.global_filter import resample_filter as resample_filter
+from scanmax.ops.reference.spectral.pooling import spectral_pooling as spectral_pooling
+from scanmax.ops.reference.spectral.wavelet import haar_dwt2 as haar_dwt2
+from scanmax.ops.reference.spectral.wavelet import haar_idwt2 as haar_idwt2
 from scanmax.ops.reference.tokens.assignment import aggregate_tokens as aggregate_tokens
 from scanmax.ops.reference.tokens.assignment import dispatch_tokens as dispatch_tokens
 from scanmax.ops.reference.tokens.assignment import set_pool as set_pool

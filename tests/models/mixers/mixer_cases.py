@@ -41,6 +41,7 @@ class MixerCase:
 
 
 CASES = {
+    "adaptive_filter": MixerCase(options={"groups": 2}, depth=2),
     "aggregated": MixerCase(options={"pool_size": 2, "bias_hidden": 4}, depth=2),
     "alibi": MixerCase(causal=True, generates=({}, {"kv_heads": 1, "normalizer": "stablemax"})),
     "attention": MixerCase(
@@ -66,6 +67,9 @@ CASES = {
     "conv_projection": MixerCase(depth=2, side=32),
     "cosine": MixerCase(order="permutation", causal=True, generates=({"local_window_size": 3},)),
     "delta": MixerCase(causal=True, generates=({"negative": True},)),
+    "dilated_reparam": MixerCase(
+        options={"kernel_size": 5, "branches": ((3, 2),), "reduction": 2}, depth=2
+    ),
     "dynamicconv": MixerCase(
         options={"kernel_size": 3},
         causal=True,
@@ -84,10 +88,12 @@ CASES = {
         generates=({"max_length": 6, "resolution": 2.0},),
         reach="prefix",
     ),
+    "fourier": MixerCase(options={"modes": (2, 2), "factorization": "tucker"}, depth=2),
     "gated_attention": MixerCase(causal=True, depth=2),
     "gated_delta": MixerCase(causal=True, generates=({},)),
     "gla": MixerCase(options={"gate_rank": 3}, causal=True, generates=({},)),
     "global_filter": MixerCase(options={"filter_grid": (3, 4)}, depth=2),
+    "gn_conv": MixerCase(options={"order": 2, "kernel_size": 3}, reach="prefix", depth=2),
     "gpsa": MixerCase(depth=2),
     "halo": MixerCase(
         options={"block_size": 2, "halo": 1},
@@ -134,6 +140,7 @@ CASES = {
     "long_conv": MixerCase(
         options={"max_length": 32}, causal=True, generates=({"max_length": 6, "smooth": 3},)
     ),
+    "ls_conv": MixerCase(options={"kernel_size": 3, "shared": 4}, depth=2),
     "mala": MixerCase(causal=True, generates=({},), depth=2),
     "mamba": MixerCase(options={"d_state": 3}, causal=True, generates=({},)),
     "mamba2": MixerCase(causal=True, generates=({},), reach=None),
@@ -157,6 +164,7 @@ CASES = {
         reach="prefix",
         depth=2,
     ),
+    "oversized": MixerCase(options={"global_size": 3, "kernel_size": 3}, depth=2),
     "per_head_window": MixerCase(
         options={"windows": (2, 5), "sinks": 1},
         causal=True,
@@ -232,6 +240,7 @@ CASES = {
         options={"remainder": "keep"},
         side=32,
     ),
+    "spectral_pooling": MixerCase(options={"kernel_size": 3, "radius": 1}, depth=2),
     "ssa": MixerCase(
         order="permutation",
         causal=True,
@@ -247,6 +256,7 @@ CASES = {
     ),
     "token_mlp": MixerCase(options={"token_grid": (3, 4), "hidden": 4}, depth=2),
     "visual_tokens": MixerCase(options={"tokens": 3}, order="permutation"),
+    "wavemix": MixerCase(options={"levels": 2}, reach="prefix", depth=2),
     "window": MixerCase(
         options={"window_size": 2},
         order="translation",

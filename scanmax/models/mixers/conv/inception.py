@@ -3,21 +3,19 @@
 from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.models.layers import fan_in_uniform, partitioned, zeros_init
-from scanmax.models.mixers.base import Mixer
+from scanmax.models.mixers.base import MapMixer
 from scanmax.ops.contract import spread
 
 
-class Inception(Mixer):
+class Inception(MapMixer):
     """InceptionNeXt's convolution: a square, a row and a column of D / 8 channels; the rest passes.
 
-    It has no product over channels, as the paper's block has none beside its MLP. Prefix tokens
-    have no place: `beside_prefix` says what they read.
+    It has no product over channels, as the paper's block has none beside its MLP.
 
     Attributes:
       square_size: side of the square kernels.
@@ -33,18 +31,10 @@ class Inception(Mixer):
     band_size: int = 11
     share: float = 0.125
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        grid: tuple[int, int] | None = None,
-        train: bool = False,
-    ) -> Float[Array, "B T D"]:
-        if self.is_causal:
-            raise ValueError("Inception has no causal form: it reads a map around each pixel.")
-        x, (batch, _, dim) = x.astype(self.dtype), x.shape
-        grid, group = self.grid_or_line(x, grid), max(1, int(dim * self.share))
-        maps = x[:, self.prefix_tokens :].reshape(batch, *grid, dim)
+    @nn.nowrap
+    def mixed(self, maps: Float[Array, "B Y X D"], train: bool) -> Float[Array, "B Y X D"]:
+        dim = maps.shape[-1]
+        group = max(1, int(dim * self.share))
         kernels, biases = [], [jnp.zeros(dim - 3 * group, self.dtype)]
         k, b = self.square_size, self.band_size
         for name, size in (("square", (k, k)), ("row", (1, b)), ("column", (b, 1))):
@@ -60,4 +50,4 @@ class Inception(Mixer):
         y = ops.inception_depthwise_conv2d(maps, *kernels)
         if self.use_bias:
             y = y + spread(jnp.concatenate(biases), y)
-        return self.beside_prefix(x, jax.lax.collapse(y, 1, 3))
+        return y

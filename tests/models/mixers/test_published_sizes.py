@@ -1,0 +1,79 @@
+"""Mixers weigh what the networks they come from need, counted with all that stands around them.
+
+The networks themselves are not registered: their stems, norms, perceptrons and heads are numbers
+here, the mixers are counted from their parameters.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from scanmax.models.mixers import create_mixer
+
+
+def count(name, width, **options):
+    """Parameters of a mixer for maps of 4 by 4."""
+    mixer = create_mixer(name, heads=1, options=options)
+    x = jax.ShapeDtypeStruct((1, 16, width), jnp.float32)
+    params = jax.eval_shape(lambda key, x: mixer.init(key, x, (4, 4)), jax.random.key(0), x)
+    return sum(leaf.size for leaf in jax.tree.leaves(params["params"]))
+
+
+def conv(inputs, outputs, size):
+    """A convolution with bias; a linear map at size 1."""
+    return inputs * outputs * size**2 + outputs
+
+
+def stages(widths, depths, mixers, around):
+    """All blocks: the mixer of each stage and what `around(stage, width)` says of a block."""
+    counted = zip(range(len(widths)), widths, depths, mixers)
+    return sum(depth * (mixer + around(i, width)) for i, width, depth, mixer in counted)
+
+
+def perceptron(width):
+    return conv(width, 4 * width, 1) + conv(4 * width, width, 1)
+
+
+@pytest.mark.parametrize(("levels", "millions"), [(1, 12.49), (2, 20.18), (3, 27.86)])
+def test_wavemix_of_sixteen_blocks(levels, millions):
+    stem = conv(3, 48, 3) + conv(48, 96, 3) + conv(96, 192, 4) + 2 * 192
+    total = stem + 16 * count("wavemix", 192, levels=levels) + conv(192, 1000, 1)
+    assert total / 1e6 == pytest.approx(millions, abs=0.0051)
+
+
+def test_hornet_tiny():
+    widths, depths = (64, 128, 256, 512), (2, 3, 18, 2)
+    mixers = [count("gn_conv", width, order=i) for i, width in enumerate(widths, 2)]
+    # Two layer norms, the perceptron, two layer scales.
+    blocks = stages(widths, depths, mixers, lambda i, c: 4 * c + perceptron(c) + 2 * c)
+    stem = conv(3, 64, 4) + 2 * 64
+    between = sum(2 * c + conv(c, 2 * c, 2) for c in widths[:-1])
+    assert stem + between + blocks + 2 * 512 + conv(512, 1000, 1) == 22_409_512
+
+
+def test_spanet_small():
+    widths, depths = (64, 128, 320, 512), (4, 4, 12, 4)
+    mixers = [count("spectral_pooling", width) for width in widths]
+    # Two group norms, the perceptron, two residual scales in the last two stages.
+    blocks = stages(
+        widths, depths, mixers, lambda i, c: 4 * c + perceptron(c) + (2 * c if i > 1 else 0)
+    )
+    between = sum(conv(c, d, 3) for c, d in itertools.pairwise(widths))
+    total = conv(3, 64, 7) + between + blocks + 2 * 512 + conv(512, 1000, 1)
+    assert total / 1e6 == pytest.approx(28.605, abs=0.0005)
+
+
+def test_parcnetv2_tiny():
+    widths, depths, taps = (64, 128, 320, 512), (3, 3, 12, 3), (111, 55, 27, 13)
+    mixers = [count("oversized", c, global_size=size) for c, size in zip(widths, taps)]
+
+    # Two norms without bias, the bifurcate gate unit, residual scales in the last two stages.
+    def around(i, c):
+        gate_unit = conv(c, 5 * c, 1) + 5 * c // 2 * c
+        return 2 * c + gate_unit + (2 * c if i > 1 else 0)
+
+    between = sum(c + conv(c, d, 3) for c, d in itertools.pairwise(widths))
+    blocks = stages(widths, depths, mixers, around)
+    assert conv(3, 64, 7) + 64 + between + blocks + 2 * 512 + conv(512, 1000, 1) == 24_935_144
