@@ -116,12 +116,12 @@ class Block(nn.Module):
         return {"segment_ids": segment_ids}
 
     @nn.nowrap
-    def create_norm(self, index: int) -> nn.Module:
+    def create_norm(self, index: int | str) -> nn.Module:
         """The norm before branch `index`."""
         return create_norm(self.norm, epsilon=self.norm_epsilon, name=f"norm{index}", **self.dtypes)
 
     @nn.nowrap
-    def add_branch(self, x, branch: Float[Array, "B T D"], index: int, rate, train: bool):
+    def add_branch(self, x, branch: Float[Array, "B T D"], index: int | str, rate, train: bool):
         """x plus a branch, scaled and dropped as the block's fields say."""
         if self.layer_scale is not None:
             scale = LayerScale(self.layer_scale, name=f"layer_scale{index}", **self.dtypes)
@@ -131,16 +131,23 @@ class Block(nn.Module):
     @nn.nowrap
     def add_mlp(self, x: Float[Array, "B T D"], rate, grid, train: bool) -> Float[Array, "B T D"]:
         """x + mlp(norm(x)), behind its position convolution."""
-        if not self.mlp_hidden:
-            if self.moe is not None:
-                raise UserError("moe takes the place of MLPs; with mlp_ratio=0 there are none")
+        if not self.has_mlp:
             return x
         x = self.add_position_conv(x, grid, 2)
         y = self.apply_mlp(self.create_norm(2)(x), grid, train)
         return self.add_branch(x, y, 2, rate, train)
 
+    @property
+    def has_mlp(self) -> bool:
+        """Whether there is an MLP, dense or of experts."""
+        if not self.mlp_hidden and self.moe is not None:
+            raise UserError("moe takes the place of MLPs; with mlp_ratio=0 there are none")
+        return bool(self.mlp_hidden)
+
     @nn.nowrap
-    def apply_mlp(self, x: Float[Array, "B T D"], grid, train: bool) -> Float[Array, "B T D"]:
+    def apply_mlp(
+        self, x: Float[Array, "B T D"], grid, train: bool, name: str = "mlp"
+    ) -> Float[Array, "B T D"]:
         """The MLP of x, without norm and residual."""
         kind = Mlp if self.moe is None else ExpertMlp
         mlp = kind(
@@ -149,7 +156,7 @@ class Block(nn.Module):
             gated=self.gated_mlp,
             use_bias=self.use_bias,
             dropout_rate=self.dropout_rate,
-            name="mlp",
+            name=name,
             **(self.moe or {}),
             **self.dtypes,
         )
@@ -206,6 +213,45 @@ class Block(nn.Module):
             param_dtype=self.param_dtype,
             **fields,
         )
+
+
+class ParallelBlock(Block):
+    """x plus several mixers of it, then that plus several MLPs of it.
+
+    Each branch has a norm, a scale and a drop path of its own: the parameters and the multiply-adds
+    of `parallel` blocks one after another, at the depth of one.
+
+    Attributes:
+      parallel: mixers, and MLPs, side by side.
+
+    Reference: three-things-vit
+    """
+
+    parallel: int = 2
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        drop_path_rate: float | Float[Array, ""] = 0.0,
+        state: None = None,
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T D"]:
+        if self.position_conv or self.channel_attention is not None:
+            raise UserError("parallel blocks have no position_conv and no channel_attention")
+        paths = range(self.parallel)
+        y = x
+        for path in paths:
+            mixer = self.create_mixer(name=f"mixer_{path}")
+            mixed = mixer(self.create_norm(f"1_{path}")(x), train=train, grid=grid)
+            mixed = nn.Dropout(self.dropout_rate, deterministic=not train)(mixed)
+            y = self.add_branch(y, mixed, f"1_{path}", drop_path_rate, train)
+        x = y
+        for path in paths if self.has_mlp else ():
+            mixed = self.apply_mlp(self.create_norm(f"2_{path}")(x), grid, train, f"mlp_{path}")
+            y = self.add_branch(y, mixed, f"2_{path}", drop_path_rate, train)
+        return tap(self, "output", y)
 
 
 def names_per_block(mixer: str | Sequence[str], depth: int) -> tuple[str, ...]:

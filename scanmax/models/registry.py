@@ -65,7 +65,7 @@ _RATE, _FACTOR = ranged(None, "[0, 1]").metadata, ranged(None, "(0, inf)").metad
 FIELD_RANGES = {
     **dict.fromkeys(("depth", "depths", "dim", "dims", "heads", "groups", "stem_dim"), _SIZE),
     **dict.fromkeys(("conv_width", "d_state", "dt_rank", "kernel_size", "state_size"), _SIZE),
-    **dict.fromkeys(("img_size", "patch_size", "vocab_size"), _SIZE),
+    **dict.fromkeys(("img_size", "parallel", "patch_size", "vocab_size"), _SIZE),
     **dict.fromkeys(("channel_mixers", "token_mixers"), _SIZE),
     **dict.fromkeys(("drop_path_rate", "dropout_rate"), _RATE),
     **dict.fromkeys(("channel_expand", "expand"), _FACTOR),
