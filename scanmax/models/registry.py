@@ -38,6 +38,7 @@ FAMILY_MODULES = (
     "vision.convmixer",
     "vision.convnext",
     "vision.crossvit",
+    "vision.cvt",
     "vision.dpn",
     "vision.halonet",
     "vision.inception_next",

@@ -21,12 +21,17 @@ LEDGER = (
     Paper(
         "cvt",
         covers="attention over convolved projections, keys and values of stride 2, with both "
-        "scales; not the token embedding or the three models",
-        where=("scanmax.models.mixers.ConvProjection",),
+        "scales; the convolutional embedding, and 13, 21 and W24 with weights of transformers; not "
+        "the recipe or the pre-training",
+        where=("scanmax.models.mixers.ConvProjection", "scanmax.models.vision.cvt.Cvt"),
         tests=(
             "tests/parity/test_pooled_parity.py",
             "tests/models/mixers/test_mixers.py",
+            "tests/models/vision/test_cvt.py",
+            "tests/parity/test_cvt_parity.py",
         ),
+        reproduced="parameters of 13, 21 and W24 to the last one, GFLOPs of 13 and 21: "
+        "tests/models/vision/test_cvt.py",
     ),
     Paper(
         "lkca",

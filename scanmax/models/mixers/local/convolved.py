@@ -70,6 +70,8 @@ class ConvProjection(_OnGrid):
       scale: "model" divides the logits by the root of the model's width, as the released code
         does; "head" by that of a head, as the paper's equation.
       qkv_bias: biases of the three products; None is as use_bias.
+      norm_momentum: weight of the old averages of batch norms at each training step.
+      frozen_statistics: batch norms keep their averages, in training too.
     """
 
     formula: ClassVar[str] = (
@@ -82,6 +84,8 @@ class ConvProjection(_OnGrid):
     stride: int = 2
     scale: str = "model"
     qkv_bias: bool | None = None
+    norm_momentum: float = 0.9
+    frozen_statistics: bool = False
 
     @nn.compact
     def __call__(
@@ -97,8 +101,13 @@ class ConvProjection(_OnGrid):
         projected = []
         for name, stride in (("query", 1), ("key", self.stride), ("value", self.stride)):
             conv = self.depthwise(dim, self.kernel_size, f"{name}_conv", stride, use_bias=False)
-            y = BatchNorm(name=f"{name}_norm", **self.dtypes)(conv(maps), train)
-            y = jax.lax.collapse(y, 1, 3).astype(x.dtype)
+            norm = BatchNorm(
+                momentum=self.norm_momentum,
+                frozen_statistics=self.frozen_statistics,
+                name=f"{name}_norm",
+                **self.dtypes,
+            )
+            y = jax.lax.collapse(norm(conv(maps), train), 1, 3).astype(x.dtype)
             y = jnp.concatenate([prefix, y], axis=1)
             axes = ("embed", "heads", "kv")
             dense = self.dense((self.heads, width), axes, name, use_bias=self.qkv_bias)
