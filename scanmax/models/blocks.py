@@ -14,6 +14,7 @@ from scanmax.models.layers import (
     Affine,
     Conv,
     DropPath,
+    GroupNorm,
     LayerNorm,
     LayerScale,
     Mlp,
@@ -25,7 +26,12 @@ from scanmax.models.parts.channel_attention import create_channel_attention
 from scanmax.models.parts.experts import ExpertMlp
 from scanmax.models.taps import tap
 
-NORMS = {"affine": Affine, "layer_norm": LayerNorm, "rms_norm": RmsNorm}
+NORMS = {
+    "affine": Affine,
+    "group_norm": GroupNorm,
+    "layer_norm": LayerNorm,
+    "rms_norm": RmsNorm,
+}
 
 
 def create_norm(kind: str, *, epsilon: float, **fields: Any) -> nn.Module:
@@ -85,8 +91,8 @@ class Block(nn.Module):
     ):
         """Returns y [B, T, D], or (y, state) where a state is given."""
         mixer = self.create_mixer(name="mixer")
-        x = self.add_position_conv(x, grid, 1)
-        y = self.create_norm(1)(x)
+        x = self.begin(x, grid, train)
+        y = self.normed(x, 1, train)
         given = {"grid": grid} if segment_ids is None else self.packed(mixer, segment_ids)
         if state is None:
             mixed = mixer(y, train=train, **given)
@@ -116,8 +122,20 @@ class Block(nn.Module):
         return {"segment_ids": segment_ids}
 
     @nn.nowrap
+    def begin(self, x: Float[Array, "B T D"], grid, train: bool) -> Float[Array, "B T D"]:
+        """What stands before the mixer's branch: its position convolution."""
+        return self.add_position_conv(x, grid, 1)
+
+    @nn.nowrap
+    def normed(self, x: Float[Array, "B T D"], index: int | str, train: bool):
+        """x as branch `index` takes it."""
+        return self.create_norm(index)(x)
+
+    @nn.nowrap
     def create_norm(self, index: int | str) -> nn.Module:
         """The norm before branch `index`."""
+        if self.is_causal and self.norm == "group_norm":
+            raise UserError("norm='group_norm' reads the whole sequence: causal blocks have others")
         return create_norm(self.norm, epsilon=self.norm_epsilon, name=f"norm{index}", **self.dtypes)
 
     @nn.nowrap
@@ -134,7 +152,7 @@ class Block(nn.Module):
         if not self.has_mlp:
             return x
         x = self.add_position_conv(x, grid, 2)
-        y = self.apply_mlp(self.create_norm(2)(x), grid, train)
+        y = self.apply_mlp(self.normed(x, 2, train), grid, train)
         return self.add_branch(x, y, 2, rate, train)
 
     @property
@@ -244,12 +262,13 @@ class ParallelBlock(Block):
         y = x
         for path in paths:
             mixer = self.create_mixer(name=f"mixer_{path}")
-            mixed = mixer(self.create_norm(f"1_{path}")(x), train=train, grid=grid)
+            mixed = mixer(self.normed(x, f"1_{path}", train), train=train, grid=grid)
             mixed = nn.Dropout(self.dropout_rate, deterministic=not train)(mixed)
             y = self.add_branch(y, mixed, f"1_{path}", drop_path_rate, train)
         x = y
         for path in paths if self.has_mlp else ():
-            mixed = self.apply_mlp(self.create_norm(f"2_{path}")(x), grid, train, f"mlp_{path}")
+            mixed = self.normed(x, f"2_{path}", train)
+            mixed = self.apply_mlp(mixed, grid, train, f"mlp_{path}")
             y = self.add_branch(y, mixed, f"2_{path}", drop_path_rate, train)
         return tap(self, "output", y)
 

@@ -73,8 +73,10 @@ class Cvt(Pyramid):
         return jnp.concatenate([token, x], axis=1)
 
     @nn.nowrap
-    def pool(self, x: Float[Array, "B Y X C"], prefix: Float[Array, "B P C"]):
-        return self.last_norm(prefix)[:, 0] if self.class_token else super().pool(x, prefix)
+    def pool(self, x: Float[Array, "B Y X C"], prefix: Float[Array, "B P C"], train: bool):
+        if self.class_token:
+            return self.last_norm(prefix)[:, 0]
+        return super().pool(x, prefix, train)
 
     @nn.nowrap
     def block_fields(self, stage: int) -> list[dict[str, Any]]:

@@ -92,7 +92,7 @@ class Pyramid(MapHost):
             maps.append(x)
         if as_maps:
             return tuple(maps)
-        return self.classify(self.pool(x, prefix), train)
+        return self.classify(self.pool(x, prefix, train), train)
 
     @property
     def block_type(self) -> type[nn.Module]:
@@ -110,7 +110,7 @@ class Pyramid(MapHost):
         return x
 
     @nn.nowrap
-    def pool(self, x: Float[Array, "B Y X C"], prefix: Float[Array, "B P C"]):
+    def pool(self, x: Float[Array, "B Y X C"], prefix: Float[Array, "B P C"], train: bool):
         """Features [B, C] of the last map and the prefix of its stage."""
         return jnp.mean(self.last_norm(x), axis=(1, 2))
 

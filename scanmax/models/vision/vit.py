@@ -37,7 +37,7 @@ from scanmax.models.vision.map_host import quarter_blocks, quarter_features
 from scanmax.models.vision.token_reduction import ReducingBlock, TokenReduction
 
 POOLS = ("token", "avg")
-POSITIONS = ("learned", "sincos", "fourier", "none")
+POSITIONS = ("learned", "sincos", "sinusoid", "fourier", "none")
 STEMS = ("patches", "hmlp", "hmlp_layer_norm")
 
 
@@ -64,8 +64,9 @@ class VisionTransformer(nn.Module):
       fc_norm: the last norm behind the pooling instead of in front of it, as timm has it; None is
         timm's rule, behind a mean and in front of a token. The names of the two differ, `fc_norm`
         and `norm`. Maps of `features` are normalised by the one in front only.
-      positions: "learned" (prefix included), "sincos" (fixed, patches only), "fourier" (a Fourier
-        code of the grid and a learned projection, as XCiT has it, patches only) or "none".
+      positions: "learned" (prefix included), "sincos" (fixed, patches only), "sinusoid" (fixed, of
+        all tokens in a row), "fourier" (a Fourier code of the grid and a learned projection, as
+        XCiT has it, patches only) or "none".
       no_embed_class: "learned" is of the patches only.
       moe: fields of an `ExpertMlp`, such as {"num_experts": 8, "top_k": 2}: every MLP becomes a
         mixture of experts; None keeps the MLPs.
@@ -215,14 +216,24 @@ class VisionTransformer(nn.Module):
             dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
             project = FourierPositions(self.dim, (None, "embed"), name="pos_projection", **dtypes)
             table = jnp.pad(project(grid), ((self.prefix_tokens, 0), (0, 0)))
+        elif self.positions == "sinusoid":
+            length = self.prefix_tokens + self.fitted_grid[0] * self.fitted_grid[1]
+            table = ops.sincos_1d(length, self.dim, layout="interleaved", dtype=self.param_dtype)
+            sizes = {"prefix_tokens": self.prefix_tokens}
+            table = ops.resample_positions(table, self.fitted_grid, grid, **sizes)
         else:
-            size = self.img_size
-            rows, columns = (size, size) if isinstance(size, int) else size
-            fitted = (rows // self.patch_size, columns // self.patch_size)
+            fitted = self.fitted_grid
             prefix = 0 if self.no_embed_class else self.prefix_tokens
             table = learned_positions(self, self.dim, fitted, grid, prefix_tokens=prefix)
             table = jnp.pad(table, ((self.prefix_tokens - prefix, 0), (0, 0)))
         return x + table.astype(x.dtype)[None]
+
+    @property
+    def fitted_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches that the positions are made for."""
+        size = self.img_size
+        rows, columns = (size, size) if isinstance(size, int) else size
+        return rows // self.patch_size, columns // self.patch_size
 
     @nn.nowrap
     def classify(self, x: Float[Array, "B T D"], train: bool):
