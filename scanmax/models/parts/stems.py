@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax.errors import UserError
-from scanmax.models.layers import BatchNorm, Conv, LayerNorm, activation, fan_in_uniform
+from scanmax.models.layers import (
+    BatchNorm,
+    Conv,
+    LayerNorm,
+    activation,
+    check_patches,
+    fan_in_uniform,
+)
 
 STEM_NORMS = ("batch_norm", "layer_norm")
 
@@ -43,11 +50,7 @@ class HmlpStem(nn.Module):
             raise UserError(f"norm={self.norm!r} is not one of {', '.join(STEM_NORMS)}")
         if size < 4 or size & (size - 1):
             raise UserError(f"patch_size={size}: this stem takes a power of two from 4 on")
-        if images.ndim != 4 or images.shape[1] % size or images.shape[2] % size:
-            raise ValueError(
-                f"images have shape {images.shape}; expected [B, Y, X, C] with Y and X multiples "
-                f"of patch_size={size}."
-            )
+        check_patches(images, size)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x, steps = images, size.bit_length() - 2
         for index in range(steps):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.errors import UserError
-from scanmax.models.layers import Dense, LayerNorm, Mlp, at_least_float32
+from scanmax.models.layers import Dense, LayerNorm, Mlp, at_least_float32, check_patches
 from scanmax.models.mixers import with_defaults
 from scanmax.models.registry import Variant, register_family
 from scanmax.models.vision.vit import VisionTransformer
@@ -138,11 +138,7 @@ class T2tVit(VisionTransformer):
         size = self.patch_size
         if size < 8 or size & (size - 1):
             raise UserError(f"patch_size={size}: windows are joined to a power of two from 8 on")
-        if images.ndim != 4 or images.shape[1] % size or images.shape[2] % size:
-            raise ValueError(
-                f"images have shape {images.shape}; expected [B, Y, X, C] with Y and X multiples "
-                f"of patch_size={size}."
-            )
+        check_patches(images, size)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = soft_split(images.astype(self.dtype), 7, 4, 2)
         for index in range(size.bit_length() - 3):
