@@ -14,7 +14,6 @@ from scanmax.models.layers import (
     Affine,
     Conv,
     DropPath,
-    GroupNorm,
     LayerNorm,
     LayerScale,
     Mlp,
@@ -24,6 +23,7 @@ from scanmax.models.layers import (
 from scanmax.models.mixers import MIXERS, create_mixer, options_of
 from scanmax.models.parts.channel_attention import create_channel_attention
 from scanmax.models.parts.experts import ExpertMlp
+from scanmax.models.parts.group_norm import GroupNorm
 from scanmax.models.taps import tap
 
 NORMS = {
