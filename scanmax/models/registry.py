@@ -52,6 +52,7 @@ FAMILY_MODULES = (
     "vision.pvt_v2",
     "vision.pyramid",
     "vision.resnet",
+    "vision.spectformer",
     "vision.swin",
     "vision.t2t_vit",
     "vision.vgg",

@@ -52,6 +52,19 @@ MODELS = {
         },
         32,
     ),
+    "spectformer": (
+        "spectformer_s",
+        {
+            "img_size": 32,
+            "dims": (8, 12),
+            "depths": (1, 1),
+            "heads": (2, 3),
+            "mlp_ratio": 2.0,
+            "mixer": ("global_filter", "spatial_reduction"),
+            "stem_dim": 6,
+        },
+        32,
+    ),
     "cas_vit": ("cas_vit_xs", {"dims": (8, 12), "depths": (1, 1), "heads": (1, 1)}, 24),
 }
 
