@@ -30,6 +30,20 @@ class VitSuite(ModelSuite):
             input_size=(16, 16, 3),
             other_inputs=((24, 16, 3), (40, 40, 3)),
         ),
+        ModelCase(
+            "vit_small_patch16_18x2_224",
+            {
+                "dim": 12,
+                "depth": 2,
+                "img_size": 16,
+                "patch_size": 8,
+                "num_classes": 5,
+                "layer_scale": 0.5,
+                "stem": "hmlp_layer_norm",
+            },
+            input_size=(16, 16, 3),
+            other_inputs=((24, 16, 3),),
+        ),
     )
 
 

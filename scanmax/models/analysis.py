@@ -68,11 +68,11 @@ def multiply_adds_of(jaxpr: Any) -> int:
 
 
 def _count_equation(equation: Any) -> int:
-    if not equation.invars or not equation.outvars:
-        # A lifted scan leaves empty calls of the pass in which it finds its constants.
+    shapes = [getattr(var.aval, "shape", ()) for var in equation.invars]
+    if not any(shapes) or not equation.outvars:
+        # A lifted scan leaves calls without arrays, of the pass in which it finds its constants.
         return 0
     name, params = equation.primitive.name, equation.params
-    shapes = [getattr(var.aval, "shape", ()) for var in equation.invars]
     size = math.prod(equation.outvars[0].aval.shape)
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]

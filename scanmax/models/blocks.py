@@ -23,9 +23,15 @@ from scanmax.models.layers import (
 from scanmax.models.mixers import MIXERS, create_mixer, options_of
 from scanmax.models.parts.channel_attention import create_channel_attention
 from scanmax.models.parts.experts import ExpertMlp
+from scanmax.models.parts.group_norm import GroupNorm
 from scanmax.models.taps import tap
 
-NORMS = {"affine": Affine, "layer_norm": LayerNorm, "rms_norm": RmsNorm}
+NORMS = {
+    "affine": Affine,
+    "group_norm": GroupNorm,
+    "layer_norm": LayerNorm,
+    "rms_norm": RmsNorm,
+}
 
 
 def create_norm(kind: str, *, epsilon: float, **fields: Any) -> nn.Module:
@@ -85,8 +91,8 @@ class Block(nn.Module):
     ):
         """Returns y [B, T, D], or (y, state) where a state is given."""
         mixer = self.create_mixer(name="mixer")
-        x = self.add_position_conv(x, grid, 1)
-        y = self.create_norm(1)(x)
+        x = self.begin(x, grid, train)
+        y = self.normed(x, 1, train)
         given = {"grid": grid} if segment_ids is None else self.packed(mixer, segment_ids)
         if state is None:
             mixed = mixer(y, train=train, **given)
@@ -116,12 +122,24 @@ class Block(nn.Module):
         return {"segment_ids": segment_ids}
 
     @nn.nowrap
-    def create_norm(self, index: int) -> nn.Module:
+    def begin(self, x: Float[Array, "B T D"], grid, train: bool) -> Float[Array, "B T D"]:
+        """What stands before the mixer's branch: its position convolution."""
+        return self.add_position_conv(x, grid, 1)
+
+    @nn.nowrap
+    def normed(self, x: Float[Array, "B T D"], index: int | str, train: bool):
+        """x as branch `index` takes it."""
+        return self.create_norm(index)(x)
+
+    @nn.nowrap
+    def create_norm(self, index: int | str) -> nn.Module:
         """The norm before branch `index`."""
+        if self.is_causal and self.norm == "group_norm":
+            raise UserError("norm='group_norm' reads the whole sequence: causal blocks have others")
         return create_norm(self.norm, epsilon=self.norm_epsilon, name=f"norm{index}", **self.dtypes)
 
     @nn.nowrap
-    def add_branch(self, x, branch: Float[Array, "B T D"], index: int, rate, train: bool):
+    def add_branch(self, x, branch: Float[Array, "B T D"], index: int | str, rate, train: bool):
         """x plus a branch, scaled and dropped as the block's fields say."""
         if self.layer_scale is not None:
             scale = LayerScale(self.layer_scale, name=f"layer_scale{index}", **self.dtypes)
@@ -131,16 +149,23 @@ class Block(nn.Module):
     @nn.nowrap
     def add_mlp(self, x: Float[Array, "B T D"], rate, grid, train: bool) -> Float[Array, "B T D"]:
         """x + mlp(norm(x)), behind its position convolution."""
-        if not self.mlp_hidden:
-            if self.moe is not None:
-                raise UserError("moe takes the place of MLPs; with mlp_ratio=0 there are none")
+        if not self.has_mlp:
             return x
         x = self.add_position_conv(x, grid, 2)
-        y = self.apply_mlp(self.create_norm(2)(x), grid, train)
+        y = self.apply_mlp(self.normed(x, 2, train), grid, train)
         return self.add_branch(x, y, 2, rate, train)
 
+    @property
+    def has_mlp(self) -> bool:
+        """Whether there is an MLP, dense or of experts."""
+        if not self.mlp_hidden and self.moe is not None:
+            raise UserError("moe takes the place of MLPs; with mlp_ratio=0 there are none")
+        return bool(self.mlp_hidden)
+
     @nn.nowrap
-    def apply_mlp(self, x: Float[Array, "B T D"], grid, train: bool) -> Float[Array, "B T D"]:
+    def apply_mlp(
+        self, x: Float[Array, "B T D"], grid, train: bool, name: str = "mlp"
+    ) -> Float[Array, "B T D"]:
         """The MLP of x, without norm and residual."""
         kind = Mlp if self.moe is None else ExpertMlp
         mlp = kind(
@@ -149,7 +174,7 @@ class Block(nn.Module):
             gated=self.gated_mlp,
             use_bias=self.use_bias,
             dropout_rate=self.dropout_rate,
-            name="mlp",
+            name=name,
             **(self.moe or {}),
             **self.dtypes,
         )
@@ -206,6 +231,46 @@ class Block(nn.Module):
             param_dtype=self.param_dtype,
             **fields,
         )
+
+
+class ParallelBlock(Block):
+    """x plus several mixers of it, then that plus several MLPs of it.
+
+    Each branch has a norm, a scale and a drop path of its own: the parameters and the multiply-adds
+    of `parallel` blocks one after another, at the depth of one.
+
+    Attributes:
+      parallel: mixers, and MLPs, side by side.
+
+    Reference: three-things-vit
+    """
+
+    parallel: int = 2
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        drop_path_rate: float | Float[Array, ""] = 0.0,
+        state: None = None,
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T D"]:
+        if self.position_conv or self.channel_attention is not None:
+            raise UserError("parallel blocks have no position_conv and no channel_attention")
+        paths = range(self.parallel)
+        y = x
+        for path in paths:
+            mixer = self.create_mixer(name=f"mixer_{path}")
+            mixed = mixer(self.normed(x, f"1_{path}", train), train=train, grid=grid)
+            mixed = nn.Dropout(self.dropout_rate, deterministic=not train)(mixed)
+            y = self.add_branch(y, mixed, f"1_{path}", drop_path_rate, train)
+        x = y
+        for path in paths if self.has_mlp else ():
+            mixed = self.normed(x, f"2_{path}", train)
+            mixed = self.apply_mlp(mixed, grid, train, f"mlp_{path}")
+            y = self.add_branch(y, mixed, f"2_{path}", drop_path_rate, train)
+        return tap(self, "output", y)
 
 
 def names_per_block(mixer: str | Sequence[str], depth: int) -> tuple[str, ...]:

@@ -469,6 +469,15 @@ def activation(name: str) -> Callable[[Array], Array]:
     return ACTIVATIONS[name]
 
 
+def check_patches(images: Float[Array, "B Yi Xi C"], size: int) -> None:
+    """Refuses images that are not of whole patches."""
+    if images.ndim != 4 or images.shape[1] % size or images.shape[2] % size:
+        raise ValueError(
+            f"images have shape {images.shape}; expected [B, Y, X, C] with Y and X multiples of "
+            f"patch_size={size}."
+        )
+
+
 class PatchEmbed(nn.Module):
     """Cuts an image into patches and projects each one: a convolution with stride = kernel."""
 
@@ -481,11 +490,7 @@ class PatchEmbed(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "B Yi Xi C"]) -> Float[Array, "B Y X D"]:
         size = self.patch_size
-        if images.ndim != 4 or images.shape[1] % size or images.shape[2] % size:
-            raise ValueError(
-                f"images have shape {images.shape}; expected [B, Y, X, C] with Y and X multiples "
-                f"of patch_size={size}."
-            )
+        check_patches(images, size)
         shape = (size, size, images.shape[-1], self.features)
         axes = (None, None, "conv_in", "embed")
         init = partitioned(normal_init, axes, (-4, -3, -2), (-1,))

@@ -55,15 +55,23 @@ LEDGER = (
     Paper(
         "t2t-vit",
         covers="positive orthogonal random features of the Performer variant, as ops and a mixer; "
-        "not the soft split, the token transformer or the models",
+        "the soft split, both token layers and the eleven models of the release, whose code gives "
+        "the same numbers; not the SE, dense and ghost variants, or the recipe",
         where=(
             "scanmax.ops.positive_random_features",
             "scanmax.ops.orthogonal_random_features",
             "scanmax.models.mixers.Performer",
+            "scanmax.models.vision.t2t_vit.T2tVit",
         ),
-        tests=("tests/ops/linear/test_feature_maps.py", "tests/test_claims.py"),
+        tests=(
+            "tests/ops/linear/test_feature_maps.py",
+            "tests/test_claims.py",
+            "tests/models/vision/test_t2t_vit.py",
+            "tests/models/vision/test_authors.py",
+        ),
         reproduced="the error falls as about one over the root of the features: "
-        "benchmarks claims performer-error",
+        "benchmarks claims performer-error; GFLOPs of 14, t-14, 19 and 24: "
+        "tests/models/vision/test_t2t_vit.py",
     ),
     Paper(
         "xcit",

@@ -6,27 +6,37 @@ LEDGER = (
     Paper(
         "cas-vit",
         covers="the additive token mixer with its spatial and channel gates, as op and mixer, in "
-        "the released arithmetic; not the local integration block or the four models",
+        "the released arithmetic; the local integration and the four models with both heads, to "
+        "which the authors' code gives the same numbers; not the recipe or the dense tasks",
         where=(
             "scanmax.ops.conv_additive_attention",
             "scanmax.models.mixers.ConvAdditive",
+            "scanmax.models.vision.cas_vit.CasVit",
         ),
         tests=(
             "tests/ops/local/test_pooled.py::ConvAdditiveTest",
             "tests/models/mixers/test_mixers.py",
+            "tests/models/vision/test_cas_vit.py",
+            "tests/models/vision/test_authors.py",
         ),
         reproduced="with its gates at 1 the mixer is DW(DW(Q + K) * V); linear cost in pixels "
-        "(docs/claims.md)",
+        "(docs/claims.md); parameters of all four to the last one, GFLOPs within 2.5%: "
+        "tests/models/vision/test_cas_vit.py",
     ),
     Paper(
         "cvt",
         covers="attention over convolved projections, keys and values of stride 2, with both "
-        "scales; not the token embedding or the three models",
-        where=("scanmax.models.mixers.ConvProjection",),
+        "scales; the convolutional embedding, and 13, 21 and W24 with weights of transformers; not "
+        "the recipe or the pre-training",
+        where=("scanmax.models.mixers.ConvProjection", "scanmax.models.vision.cvt.Cvt"),
         tests=(
             "tests/parity/test_pooled_parity.py",
             "tests/models/mixers/test_mixers.py",
+            "tests/models/vision/test_cvt.py",
+            "tests/parity/test_cvt_parity.py",
         ),
+        reproduced="parameters of 13, 21 and W24 to the last one, GFLOPs of 13 and 21: "
+        "tests/models/vision/test_cvt.py",
     ),
     Paper(
         "lkca",

@@ -121,6 +121,7 @@ TITLES = {
     "t2t-vit": "Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet",
     "tensor-attention": "How to Capture Higher-order Correlations? Generalizing Matrix Softmax "
     "Attention to Kronecker Computation",
+    "three-things-vit": "Three things everyone should know about Vision Transformers",
     "tic-msa-conv": "TiC: Exploring Vision Transformer in Convolution",
     "tl-align": "Token-Label Alignment for Vision Transformers",
     "transnext": "TransNeXt: Robust Foveal Visual Perception for Vision Transformers",

@@ -17,18 +17,23 @@ LEDGER = (
     Paper(
         "context-cluster",
         covers="the cluster mixer with both denominators, regions and its matrix, as an op and a "
-        "mixer of any host; not the four models or their training",
+        "mixer of any host; the seven models of the release, whose code gives the same numbers; "
+        "not the recipe, the point clouds or the dense tasks",
         where=(
             "scanmax.ops.context_cluster",
             "scanmax.ops.context_cluster_matrix",
             "scanmax.models.mixers.ContextCluster",
+            "scanmax.models.vision.context_cluster.ContextClusters",
         ),
         tests=(
             "tests/ops/tokens/test_clustering.py::ContextClusterTest",
             "tests/ops/tokens/test_clustering.py::ContextClusterMatrixTest",
             "tests/models/mixers/test_mixers.py",
+            "tests/models/vision/test_context_cluster.py",
+            "tests/models/vision/test_authors.py",
         ),
-        reproduced="operations linear in the points",
+        reproduced="operations linear in the points; parameters of Ti, S and M to the last one, "
+        "and their GFLOPs: tests/models/vision/test_context_cluster.py",
     ),
     Paper(
         "evit",

@@ -100,6 +100,25 @@ LEDGER = (
         "tests/models/vision/test_inception_v3.py::test_factorised_kernels_are_lighter",
     ),
     Paper(
+        "three-things-vit",
+        covers="blocks of branches side by side (36x1, 18x2, 12x3) with weights of timm, the stem "
+        "that keeps patches apart with batch norms or layer norms, attention trained alone by a "
+        "pattern of what is frozen; not the recipe, or masked pre-training behind the stem",
+        where=(
+            "scanmax.models.blocks.ParallelBlock",
+            "scanmax.models.parts.stems.HmlpStem",
+            "scanmax.models.vision.vit.VisionTransformer",
+        ),
+        tests=(
+            "tests/models/vision/test_deep_vit.py",
+            "tests/test_registry.py::VitSuite",
+            "tests/parity/test_vit_parity.py",
+        ),
+        reproduced="branches side by side cost what blocks in turn do, and differ at second order "
+        "of their scale; a patch of the stem is its own, weights of the stem at three widths: "
+        "tests/models/vision/test_deep_vit.py",
+    ),
+    Paper(
         "vgg",
         covers="the configurations A, B, D and E, with batch norms too, the wide layers over maps "
         "of any size, weights of timm and torchvision; not C, the local response norm of A, or the "

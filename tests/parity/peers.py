@@ -91,6 +91,33 @@ def image_model(
     return dataclasses.replace(run, maps=found)
 
 
+def cvt(size: int, seed: int = 0, dtype=torch.float32) -> Run:
+    """A CvT of transformers: two stages, widths 8 and 16, the second with the class token."""
+    from transformers import CvtConfig, CvtForImageClassification
+
+    torch.manual_seed(seed)
+    config = CvtConfig(
+        patch_sizes=(7, 3),
+        patch_stride=(4, 2),
+        patch_padding=(2, 1),
+        embed_dim=(8, 16),
+        num_heads=(1, 2),
+        depth=(1, 2),
+        drop_path_rate=(0.0, 0.0),
+        cls_token=(False, True),
+        num_labels=10,
+    )
+    model = CvtForImageClassification(config)
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(seed))
+    run = _run(model, images, seed, dtype, lambda pixels: model(pixel_values=pixels).logits)
+    # Without the step of training that moved the averages.
+    model.load_state_dict({name: torch.from_numpy(x) for name, x in run.weights.items()})
+    with torch.no_grad():
+        found = model.eval().cvt(pixel_values=images.to(dtype), output_hidden_states=True)
+    maps = tuple(x.permute(0, 2, 3, 1).numpy().copy() for x in found.hidden_states)
+    return dataclasses.replace(run, maps=maps)
+
+
 def mamba2(
     groups: int = 1, length: int = 37, tied: bool = True, seed: int = 0, dtype=torch.float32, **own
 ) -> Run:
@@ -267,7 +294,8 @@ def _run(
             maps = model.forward_intermediates(inputs, intermediates_only=True)
         trained["maps"] = tuple(image(x) for x in maps)
     if any(name.endswith("running_mean") for name in weights):
-        trained["train_logits"] = array(model.train()(inputs))
+        model.train()
+        trained["train_logits"] = array(call(inputs))
         trained["statistics"] = {name: array(buffer) for name, buffer in model.named_buffers()}
     return Run(
         weights=weights,

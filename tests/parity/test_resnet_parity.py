@@ -19,6 +19,11 @@ CASES = {
     ),
     "seresnet50t": ({"layers": (1, 1, 1, 1), "channels": (8, 16, 16, 16)}, {}),
     "ecaresnet26t": ({"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}, {}),
+    "skresnet18": ({"layers": (1, 2, 1, 1), "channels": (8, 8, 16, 24)}, {}),
+    "skresnext50_32x4d": (
+        {"layers": (1, 1, 1, 1), "channels": (16, 16, 16, 16), "cardinality": 2, "base_width": 32},
+        {"groups": 2, "base_width": 32},
+    ),
     "senet154": (
         {"layers": (1, 1, 1, 1), "channels": (16, 16, 16, 16), "cardinality": 2, "base_width": 32},
         {"groups": 2, "base_width": 32},
@@ -41,7 +46,8 @@ def test_logits_gradients_and_a_training_step_are_those_of_timm(peers, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet10t", "resnet34d", "resnet50", "seresnext26t_32x4d", "ecaresnetlight"]
+    "name",
+    ["resnet10t", "resnet34d", "resnet50", "seresnext26t_32x4d", "ecaresnetlight", "skresnet50d"],
 )
 def test_every_tensor_of_a_published_size_has_its_place(peers, name):
     assert_every_tensor_has_its_place(peers, name)

@@ -17,7 +17,7 @@ class ConvNorm(nn.Module):
 
     Attributes:
       use_norm: without it the activation follows the convolution.
-      padding: as in `Conv`; None keeps the size at stride 1, k // 2 on every side.
+      padding: as in `Conv`; None keeps the size at stride 1, dilation (k // 2) on every side.
       activation: a name of ACTIVATIONS, or None.
       norm_momentum: weight of the old average at each training step; torch's momentum is the rest.
       frozen_statistics: training neither reads the batch's statistics nor moves the averages.
@@ -28,6 +28,7 @@ class ConvNorm(nn.Module):
     kernel_size: int | tuple[int, int] = 3
     stride: int = 1
     padding: str | int | tuple[tuple[int, int], tuple[int, int]] | None = None
+    dilation: int = 1
     groups: int = 1
     use_bias: bool = False
     use_norm: bool = True
@@ -48,12 +49,13 @@ class ConvNorm(nn.Module):
         size, padding = self.kernel_size, self.padding
         if padding is None:
             sides = (size, size) if isinstance(size, int) else size
-            padding = tuple((side // 2, side // 2) for side in sides)
+            padding = tuple((self.dilation * (side // 2),) * 2 for side in sides)
         x = Conv(
             self.features,
             size,
             stride=self.stride,
             padding=padding,
+            dilation=self.dilation,
             groups=self.groups,
             use_bias=self.use_bias,
             kernel_init=self.kernel_init,

@@ -42,10 +42,8 @@ class MlpMixer(VisionTransformer):
     positions: str = "none"
 
     def plain_block_fields(self) -> list[dict[str, Any]]:
-        size, patch = self.img_size, self.patch_size
-        rows, columns = (size, size) if isinstance(size, int) else size
         own = {
-            "token_grid": (rows // patch, columns // patch),
+            "token_grid": self.fitted_grid,
             "hidden": round(self.dim * self.token_ratio),
             "gated": self.gated_mlp,
             "activation": self.activation,

@@ -78,7 +78,7 @@ class Pyramid(MapHost):
                 own_rates = [own_rates[i : i + layers] for i in range(0, depth, layers)]
             tokens, _, _ = apply_blocks(
                 blocks,
-                jax.lax.collapse(x, 1, 3),
+                self.add_prefix(jax.lax.collapse(x, 1, 3), stage),
                 own_rates,
                 grid=grid,
                 train=train,
@@ -87,11 +87,12 @@ class Pyramid(MapHost):
                 block=self.block_type,
                 prefix=f"stage{stage}_block",
             )
+            prefix, tokens = jnp.split(tokens, [tokens.shape[1] - grid[0] * grid[1]], axis=1)
             x = self.end_stage(tokens.reshape(x.shape), stage)
             maps.append(x)
         if as_maps:
             return tuple(maps)
-        return self.classify(jnp.mean(self.last_norm(x), axis=(1, 2)), train)
+        return self.classify(self.pool(x, prefix, train), train)
 
     @property
     def block_type(self) -> type[nn.Module]:
@@ -102,6 +103,16 @@ class Pyramid(MapHost):
     def create_norm(self, name: str) -> nn.Module:
         """A norm of the model's kind."""
         return create_norm(self.norm, epsilon=self.norm_epsilon, name=name, **self.dtypes)
+
+    @nn.nowrap
+    def add_prefix(self, x: Float[Array, "B N D"], stage: int) -> Float[Array, "B T D"]:
+        """The pixels of a stage behind its prefix tokens, which its blocks must know of."""
+        return x
+
+    @nn.nowrap
+    def pool(self, x: Float[Array, "B Y X C"], prefix: Float[Array, "B P C"], train: bool):
+        """Features [B, C] of the last map and the prefix of its stage."""
+        return jnp.mean(self.last_norm(x), axis=(1, 2))
 
     @nn.nowrap
     def end_stage(self, x: Float[Array, "B Y X C"], stage: int) -> Float[Array, "B Y X C"]:
@@ -147,6 +158,15 @@ class Pyramid(MapHost):
         """A strided convolution: 3x3 where it overlaps, else patches."""
         size, padding = (3, 1) if self.overlap else (stride, "VALID")
         return Conv(features, size, stride=stride, padding=padding, name=name, **self.dtypes)
+
+    @nn.nowrap
+    def patches(
+        self, x: Float[Array, "B Y X C"], dim: int, size: int, stride: int, name: str, **fields: Any
+    ) -> Float[Array, "B Yo Xo D"]:
+        """A strided convolution and its norm; `fields` are of the convolution."""
+        fields = {"padding": size // 2, **fields}
+        x = Conv(dim, size, stride=stride, name=name, **fields, **self.dtypes)(x)
+        return self.create_norm(f"{name}_norm")(x)
 
     @nn.nowrap
     def block_fields(self, stage: int) -> list[dict[str, Any]]:

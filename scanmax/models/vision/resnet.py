@@ -1,10 +1,11 @@
-"""ResNet and its kin: ResNeXt, wide ResNets, the deep stems, SE- and ECA-ResNets, SENet-154.
+"""ResNet and its kin: ResNeXt, wide and deep-stemmed ones, SE-, ECA- and SK-ResNets, SENet-154.
 
 A stem, four stages of residual blocks, a pooled map, a head. A block is two 3x3 convolutions or a
 bottleneck 1x1, 3x3, 1x1, each with its batch norm, added to its input. Names, numbers and initial
 values are timm's.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +24,7 @@ from scanmax.models.layers import (
 )
 from scanmax.models.parts.channel_attention import create_channel_attention
 from scanmax.models.parts.conv_norm import ConvNorm, halved
+from scanmax.models.parts.selective_kernel import SelectiveKernel
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
 from scanmax.models.vision.map_host import MapHost
@@ -35,6 +37,7 @@ class ResNetBlock(nn.Module):
       dim: channels of the stage before their expansion.
       bottleneck: 1x1, 3x3, 1x1 with four times `dim` at the end, instead of two 3x3.
       projects: the shortcut is a convolution with its norm, not the identity.
+      selective_kernel: fields of a `SelectiveKernel` in the place of the convolution that strides.
     """
 
     dim: int
@@ -47,6 +50,7 @@ class ResNetBlock(nn.Module):
     average_down: bool = False
     down_kernel_size: int = 1
     channel_attention: str | None = None
+    selective_kernel: Mapping[str, Any] | None = None
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
     frozen_statistics: bool = False
@@ -63,18 +67,20 @@ class ResNetBlock(nn.Module):
         train: bool = False,
     ) -> Float[Array, "B Yo Xo F"]:
         out = expanded(self.dim, self.bottleneck)
-        # Nothing is added at first: a deep network starts as a shallow one.
-        last = {"activation": None, "scale_init": zeros_init}
+        # Nothing is added at first: a deep network starts as a shallow one. timm's of selective
+        # kernels do not.
+        start = zeros_init if self.selective_kernel is None else ones_init
+        last = {"activation": None, "scale_init": start}
         if self.bottleneck:
             width = self.dim * self.base_width // 64 * self.groups
             convs = (
                 self.conv(width // self.reduce_first, 1, 1, "conv1"),
-                self.conv(width, 3, self.stride, "conv2", groups=self.groups),
+                self.strided(width, "conv2", groups=self.groups),
                 self.conv(out, 1, 1, "conv3", **last),
             )
         else:
             convs = (
-                self.conv(self.dim // self.reduce_first, 3, self.stride, "conv1"),
+                self.strided(self.dim // self.reduce_first, "conv1"),
                 self.conv(out, 3, 1, "conv2", **last),
             )
         branch = x
@@ -84,21 +90,29 @@ class ResNetBlock(nn.Module):
         x = self.shortcut(x, train) + DropPath()(branch, drop_path_rate, train)
         return tap(self, "output", nn.relu(x))
 
+    @property
+    def layer(self) -> dict[str, Any]:
+        """Fields of every convolution."""
+        return {
+            "norm_epsilon": self.norm_epsilon,
+            "norm_momentum": self.norm_momentum,
+            "frozen_statistics": self.frozen_statistics,
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+        }
+
     @nn.nowrap
     def conv(self, features: int, size: int, stride: int, name: str, **fields: Any) -> ConvNorm:
-        fields = {"scale_init": ones_init, **fields}
-        return ConvNorm(
-            features,
-            size,
-            stride=stride,
-            norm_epsilon=self.norm_epsilon,
-            norm_momentum=self.norm_momentum,
-            frozen_statistics=self.frozen_statistics,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=name,
-            **fields,
-        )
+        fields = {"scale_init": ones_init, **fields, **self.layer}
+        return ConvNorm(features, size, stride=stride, name=name, **fields)
+
+    @nn.nowrap
+    def strided(self, features: int, name: str, **fields: Any) -> nn.Module:
+        """The 3x3 convolution with the stride, or a choice of two."""
+        if self.selective_kernel is None:
+            return self.conv(features, 3, self.stride, name, **fields)
+        fields |= {"stride": self.stride, "name": name, **self.selective_kernel, **self.layer}
+        return SelectiveKernel(features, **fields)
 
     @nn.nowrap
     def shortcut(self, x: Float[Array, "B Y X C"], train: bool) -> Float[Array, "B Yo Xo F"]:
@@ -149,6 +163,8 @@ class ResNet(MapHost):
       average_down: shortcuts that shrink the map average it, then project it.
       down_kernel_size: of the convolution of shortcuts that shrink the map.
       channel_attention: a gate of each branch, "se", "eca" or "cbam"; None leaves it out.
+      selective_kernel: fields of a `SelectiveKernel`, such as {"split_input": False}, that takes
+        the place of the convolution with the stride; None keeps it.
       norm_momentum: weight of the old averages of batch norms at each training step.
       frozen_statistics: batch norms keep their averages, in training too: for fine-tuning.
       remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
@@ -166,6 +182,7 @@ class ResNet(MapHost):
     average_down: bool = False
     down_kernel_size: int = 1
     channel_attention: str | None = None
+    selective_kernel: Mapping[str, Any] | None = None
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
     frozen_statistics: bool = False
@@ -235,6 +252,7 @@ class ResNet(MapHost):
             "base_width": self.base_width,
             "reduce_first": self.reduce_first,
             "channel_attention": self.channel_attention,
+            "selective_kernel": self.selective_kernel,
             **self.norm,
             **self.dtypes,
         }
@@ -263,6 +281,9 @@ _C = {"stem_dims": (32, 32, 64)}
 _S = {"stem_dims": (64, 64, 128)}
 _D = {"stem_dims": (32, 32, 64), "average_down": True}
 _T = {"stem_dims": (24, 32, 64), "average_down": True}
+_SK = {"selective_kernel": {"split_input": True}}
+_SK_LIGHT = {"selective_kernel": {"reduction": 1 / 8, "divisor": 16, "split_input": True}}
+_SK_WHOLE = {"selective_kernel": {"reduction": 1 / 16, "divisor": 32, "split_input": False}}
 _SE, _ECA = {"channel_attention": "se"}, {"channel_attention": "eca"}
 _DEPTHS = {
     10: (1, 1, 1, 1),
@@ -344,6 +365,11 @@ VARIANTS = {
     "senet154": _variant(
         115_088_984, 152, _groups(64, 4), _S, _SE, {"down_kernel_size": 3, "reduce_first": 2}
     ),
+    "skresnet18": _variant(11_958_056, 18, _BASIC, _SK_LIGHT),
+    "skresnet34": _variant(22_282_376, 34, _BASIC, _SK_LIGHT),
+    "skresnet50": _variant(25_803_160, 50, _SK),
+    "skresnet50d": _variant(25_822_392, 50, _D, _SK),
+    "skresnext50_32x4d": _variant(27_479_784, 50, _groups(32, 4), _SK_WHOLE),
     "ecaresnet26t": _variant(16_011_916, 26, _T, _ECA, size=256),
     "ecaresnet50d": _variant(25_576_350, 50, _D, _ECA),
     "ecaresnet50t": _variant(25_573_814, 50, _T, _ECA, size=256),

@@ -1,4 +1,4 @@
-"""The isotropic vision host, and on it ViT and DeiT (Touvron et al., 2021).
+"""The isotropic vision host, and on it ViT and DeiT (Touvron et al., 2021), 36 blocks deep too.
 
 An image becomes a sequence of patches behind its prefix tokens (class, distillation), and every
 block has one width. `mixer=` exchanges attention for any other mixer, in all blocks or in each.
@@ -14,7 +14,13 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.errors import UserError
-from scanmax.models.blocks import Block, apply_blocks, create_norm, names_per_block
+from scanmax.models.blocks import (
+    Block,
+    ParallelBlock,
+    apply_blocks,
+    create_norm,
+    names_per_block,
+)
 from scanmax.models.layers import (
     Dense,
     PatchEmbed,
@@ -24,13 +30,15 @@ from scanmax.models.layers import (
     partitioned,
 )
 from scanmax.models.parts.positions import FourierPositions, learned_positions
+from scanmax.models.parts.stems import HmlpStem
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
 from scanmax.models.vision.map_host import quarter_blocks, quarter_features
 from scanmax.models.vision.token_reduction import ReducingBlock, TokenReduction
 
 POOLS = ("token", "avg")
-POSITIONS = ("learned", "sincos", "fourier", "none")
+POSITIONS = ("learned", "sincos", "sinusoid", "fourier", "none")
+STEMS = ("patches", "hmlp", "hmlp_layer_norm")
 
 
 class VisionTransformer(nn.Module):
@@ -41,6 +49,10 @@ class VisionTransformer(nn.Module):
       img_size: side of the images that the position table fits, or (Y, X); at other sizes the table
         is resampled.
       patch_size: side of a patch.
+      stem: "patches", one linear map of each, or "hmlp", several convolutions inside each patch,
+        of a power of two on a side, with batch norms; "hmlp_layer_norm" normalises places alone.
+      frozen_statistics: the batch norms of stem "hmlp" keep their averages, in training too.
+      parallel: mixers side by side in a block, and MLPs behind them, each with its own norm.
       mixer: a name of MIXERS, or one per block.
       mixer_options: for any mixer's name, fields of its module.
       class_token: a learned token in front, which the head reads.
@@ -52,8 +64,9 @@ class VisionTransformer(nn.Module):
       fc_norm: the last norm behind the pooling instead of in front of it, as timm has it; None is
         timm's rule, behind a mean and in front of a token. The names of the two differ, `fc_norm`
         and `norm`. Maps of `features` are normalised by the one in front only.
-      positions: "learned" (prefix included), "sincos" (fixed, patches only), "fourier" (a Fourier
-        code of the grid and a learned projection, as XCiT has it, patches only) or "none".
+      positions: "learned" (prefix included), "sincos" (fixed, patches only), "sinusoid" (fixed, of
+        all tokens in a row), "fourier" (a Fourier code of the grid and a learned projection, as
+        XCiT has it, patches only) or "none".
       no_embed_class: "learned" is of the patches only.
       moe: fields of an `ExpertMlp`, such as {"num_experts": 8, "top_k": 2}: every MLP becomes a
         mixture of experts; None keeps the MLPs.
@@ -68,8 +81,11 @@ class VisionTransformer(nn.Module):
     num_classes: int = 1000
     img_size: int | tuple[int, int] = 224
     patch_size: int = 16
+    stem: str = "patches"
+    frozen_statistics: bool = False
     dim: int = 768
     depth: int = 12
+    parallel: int = 1
     heads: int = 12
     mlp_ratio: float = 4.0
     mixer: str | tuple[str, ...] = "attention"
@@ -111,8 +127,7 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def forward(self, images, train, as_maps=False):
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        maps = PatchEmbed(self.dim, self.patch_size, name="patch_embed", **dtypes)(images)
+        maps = self.embed_patches(images, train)
         grid = maps.shape[1:3]
         x = jax.lax.collapse(maps, 1, 3)
         x = self.add_positions(self.add_prefix(x), grid)
@@ -131,7 +146,7 @@ class VisionTransformer(nn.Module):
             train=train,
             remat=self.remat,
             scan_layers=self.scan_layers,
-            block=ReducingBlock if reduces else Block,
+            block=self.block_type,
             keep=self.feature_blocks() if as_maps else (),
         )
         x = x[0] if reduces else x
@@ -139,6 +154,25 @@ class VisionTransformer(nn.Module):
             patches = [norm(y)[:, self.prefix_tokens :] for y in kept]
             return tuple(y.reshape(y.shape[0], *grid, self.dim) for y in patches)
         return self.classify(norm(x), train)
+
+    @nn.nowrap
+    def embed_patches(self, images: Float[Array, "B Yi Xi C"], train: bool):
+        """The map of patches [B, Y, X, D]."""
+        if self.stem not in STEMS:
+            raise UserError(f"stem={self.stem!r} is not one of {', '.join(STEMS)}")
+        fields = {"name": "patch_embed", "dtype": self.dtype, "param_dtype": self.param_dtype}
+        if self.stem == "patches":
+            return PatchEmbed(self.dim, self.patch_size, **fields)(images)
+        norm = "batch_norm" if self.stem == "hmlp" else "layer_norm"
+        fields |= {"norm": norm, "frozen_statistics": self.frozen_statistics}
+        return HmlpStem(self.dim, self.patch_size, **fields)(images, train)
+
+    @property
+    def block_type(self) -> type[nn.Module]:
+        """Module of the blocks."""
+        if self.token_reduction is not None:
+            return ReducingBlock
+        return ParallelBlock if self.parallel > 1 else Block
 
     @property
     def norms_pooled(self) -> bool:
@@ -182,14 +216,24 @@ class VisionTransformer(nn.Module):
             dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
             project = FourierPositions(self.dim, (None, "embed"), name="pos_projection", **dtypes)
             table = jnp.pad(project(grid), ((self.prefix_tokens, 0), (0, 0)))
+        elif self.positions == "sinusoid":
+            length = self.prefix_tokens + self.fitted_grid[0] * self.fitted_grid[1]
+            table = ops.sincos_1d(length, self.dim, layout="interleaved", dtype=self.param_dtype)
+            sizes = {"prefix_tokens": self.prefix_tokens}
+            table = ops.resample_positions(table, self.fitted_grid, grid, **sizes)
         else:
-            size = self.img_size
-            rows, columns = (size, size) if isinstance(size, int) else size
-            fitted = (rows // self.patch_size, columns // self.patch_size)
+            fitted = self.fitted_grid
             prefix = 0 if self.no_embed_class else self.prefix_tokens
             table = learned_positions(self, self.dim, fitted, grid, prefix_tokens=prefix)
             table = jnp.pad(table, ((self.prefix_tokens - prefix, 0), (0, 0)))
         return x + table.astype(x.dtype)[None]
+
+    @property
+    def fitted_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches that the positions are made for."""
+        size = self.img_size
+        rows, columns = (size, size) if isinstance(size, int) else size
+        return rows // self.patch_size, columns // self.patch_size
 
     @nn.nowrap
     def classify(self, x: Float[Array, "B T D"], train: bool):
@@ -237,6 +281,8 @@ class VisionTransformer(nn.Module):
     def block_fields(self) -> list[dict[str, Any]]:
         """The fields of each block."""
         fields = self.plain_block_fields()
+        if self.parallel > 1:
+            fields = [own | {"parallel": self.parallel} for own in fields]
         if self.token_reduction is None:
             return fields
         reduction = TokenReduction(**self.token_reduction)
@@ -253,6 +299,8 @@ class VisionTransformer(nn.Module):
             raise UserError("features() needs every token: it does without token_reduction")
         if self.scan_layers:
             raise UserError("token_reduction gives blocks their own lengths: scan_layers=False")
+        if self.parallel > 1:
+            raise UserError("token_reduction stands between one mixer and one MLP: parallel=1")
         if self.channel_attention is not None:
             raise UserError("token_reduction leaves no grid: it does without channel_attention")
         if not self.class_token and TokenReduction(**self.token_reduction).method == "evit":
@@ -305,6 +353,10 @@ _SIZES = {
 }
 
 
+# As deep as 36 blocks, in turn or side by side: branches start near nothing.
+_DEEP = {"paper": "three-things-vit", "layer_scale": 1e-5}
+
+
 def _variant(size: str, patch: int, image: int, params: int, *, paper: str = "", **config):
     dim, depth, heads, mlp_ratio = _SIZES[size]
     config = {
@@ -340,11 +392,22 @@ VARIANTS = {
     "vit_tiny_patch16_384": _variant("tiny", 16, 384, 5_790_376),
     "vit_small_patch8_224": _variant("small", 8, 224, 22_055_272),
     "vit_small_patch16_224": _variant("small", 16, 224, 22_050_664),
+    "vit_small_patch16_36x1_224": _variant("small", 16, 224, 64_665_448, depth=36, **_DEEP),
+    "vit_small_patch16_18x2_224": _variant(
+        "small", 16, 224, 64_665_448, depth=18, parallel=2, **_DEEP
+    ),
+    "vit_small_patch16_12x3_224": _variant(
+        "small", 16, 224, 64_665_448, depth=12, parallel=3, **_DEEP
+    ),
     "vit_small_patch16_384": _variant("small", 16, 384, 22_196_584),
     "vit_small_patch32_224": _variant("small", 32, 224, 22_878_952),
     "vit_small_patch32_384": _variant("small", 32, 384, 22_915_432),
     "vit_base_patch8_224": _variant("base", 8, 224, 86_576_872),
     "vit_base_patch16_224": _variant("base", 16, 224, 86_567_656),
+    "vit_base_patch16_36x1_224": _variant("base", 16, 224, 256_731_880, depth=36, **_DEEP),
+    "vit_base_patch16_18x2_224": _variant(
+        "base", 16, 224, 256_731_880, depth=18, parallel=2, **_DEEP
+    ),
     "vit_base_patch16_384": _variant("base", 16, 384, 86_859_496),
     "vit_base_patch32_224": _variant("base", 32, 224, 88_224_232),
     "vit_base_patch32_384": _variant("base", 32, 384, 88_297_192),

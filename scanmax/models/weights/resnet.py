@@ -2,7 +2,15 @@
 
 from collections.abc import Callable
 
-from scanmax.models.weights.table import KeyTable, Row, conv, linear, norm_rows, pointwise
+from scanmax.models.weights.table import (
+    KeyTable,
+    Row,
+    conv,
+    linear,
+    norm_rows,
+    pointwise,
+    projection,
+)
 
 _BLOCK = r"layer(\d)\.(\d+)\."
 
@@ -22,6 +30,8 @@ def _params(tail: str) -> Callable[..., str]:
 
 
 _GATE = _BLOCK + r"se\."
+# Of selective kernels, whose blocks wrap a convolution and its norm together.
+_SELECTIVE = _BLOCK + r"conv(\d)\."
 
 TABLE = KeyTable(
     rows=(
@@ -36,6 +46,17 @@ TABLE = KeyTable(
         *norm_rows(r"bn1", "stem0/norm"),
         Row(_BLOCK + r"conv(\d)\.weight", _params("conv{0}/conv/kernel"), conv),
         *norm_rows(_BLOCK + r"bn(\d)", _block("conv{0}/norm")),
+        Row(_SELECTIVE + r"conv\.weight", _params("conv{0}/conv/kernel"), conv),
+        *norm_rows(_SELECTIVE + r"bn", _block("conv{0}/norm")),
+        Row(
+            _SELECTIVE + r"paths\.(\d)\.conv\.weight",
+            _params("conv{0}/path{1}/conv/kernel"),
+            conv,
+        ),
+        *norm_rows(_SELECTIVE + r"paths\.(\d)\.bn", _block("conv{0}/path{1}/norm")),
+        Row(_SELECTIVE + r"attn\.fc_reduce\.weight", _params("conv{0}/squeeze/kernel"), projection),
+        Row(_SELECTIVE + r"attn\.fc_select\.weight", _params("conv{0}/select/kernel"), projection),
+        *norm_rows(_SELECTIVE + r"attn\.bn", _block("conv{0}/norm")),
         # Behind an average the convolution is the second of the shortcut, else the norm is.
         Row(_BLOCK + r"downsample\.[01]\.weight", _params("shortcut/conv/kernel"), conv, ndim=4),
         *norm_rows(_BLOCK + r"downsample\.[12]", _block("shortcut/norm")),

@@ -53,6 +53,12 @@ def pointwise(x: np.ndarray, shape: Shape) -> np.ndarray:
     return matrix.T.reshape(shape)
 
 
+def projection(x: np.ndarray, shape: Shape) -> np.ndarray:
+    """A 1x1 convolution [out, in, 1, 1] to [in, out], either several axes of ours, as `linear`."""
+    _expect(x.ndim == 4 and x.shape[2:] == (1, 1), x, shape)
+    return linear(x[..., 0, 0], shape)
+
+
 def relative_bias(x: np.ndarray, shape: Shape | None) -> np.ndarray:
     """Swin's [(2 w - 1) (2 w' - 1), H] to [H, 2 w - 1, 2 w' - 1].
 

@@ -1,8 +1,20 @@
 """ViT and DeiT: the names of timm, which are those of the original DeiT too."""
 
-from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear
+from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear, norm_rows
 
 _BLOCK = r"blocks\.(\d+)\."
+# Branches side by side, counted in their block; the norm and scale of a branch are its own.
+_MIXER, _MLP = _BLOCK + r"attns\.(\d+)\.", _BLOCK + r"ffns\.(\d+)\."
+_OURS = "params/block_{0:02d}/"
+
+
+def _parallel(pattern: str, branch: int) -> tuple[Row, ...]:
+    return (
+        Row(pattern + r"norm\.weight", _OURS + f"norm{branch}_{{1}}/scale"),
+        Row(pattern + r"norm\.bias", _OURS + f"norm{branch}_{{1}}/bias"),
+        Row(pattern + r"ls\.gamma", _OURS + f"layer_scale{branch}_{{1}}/scale"),
+    )
+
 
 TABLE = KeyTable(
     rows=(
@@ -25,6 +37,25 @@ TABLE = KeyTable(
         Row(_BLOCK + r"ls([12])\.gamma", "params/block_{0:02d}/layer_scale{1}/scale"),
         Row(_BLOCK + r"mlp\.fc([12])\.weight", "params/block_{0:02d}/mlp/fc{1}/kernel", linear),
         Row(_BLOCK + r"mlp\.fc([12])\.bias", "params/block_{0:02d}/mlp/fc{1}/bias"),
+        # The stem of several convolutions: each is followed by its norm and an activation.
+        Row(
+            r"patch_embed\.proj\.([036])\.weight",
+            lambda place: f"params/patch_embed/conv{place // 3}/kernel",
+            conv,
+        ),
+        Row(
+            r"patch_embed\.proj\.([036])\.bias",
+            lambda place: f"params/patch_embed/conv{place // 3}/bias",
+        ),
+        *norm_rows(r"patch_embed\.proj\.([147])", lambda place: f"patch_embed/norm{place // 3}"),
+        *_parallel(_MIXER, 1),
+        Row(_MIXER + r"attn\.qkv\.weight", _OURS + "mixer_{1}/qkv/kernel", linear),
+        Row(_MIXER + r"attn\.qkv\.bias", _OURS + "mixer_{1}/qkv/bias", bias),
+        Row(_MIXER + r"attn\.proj\.weight", _OURS + "mixer_{1}/out/kernel", linear),
+        Row(_MIXER + r"attn\.proj\.bias", _OURS + "mixer_{1}/out/bias"),
+        *_parallel(_MLP, 2),
+        Row(_MLP + r"mlp\.fc([12])\.weight", _OURS + "mlp_{1}/fc{2}/kernel", linear),
+        Row(_MLP + r"mlp\.fc([12])\.bias", _OURS + "mlp_{1}/fc{2}/bias"),
         # In front of the pooling, and behind it.
         Row(r"(norm|fc_norm)\.weight", "params/{0}/scale"),
         Row(r"(norm|fc_norm)\.bias", "params/{0}/bias"),
@@ -33,5 +64,5 @@ TABLE = KeyTable(
     ),
     head=r"params/head(_dist)?/.*",
     positions=r"params/pos_embed",
-    stem=r"params/patch_embed/kernel",
+    stem=r"params/patch_embed/(conv0/)?kernel",
 )

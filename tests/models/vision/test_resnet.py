@@ -17,7 +17,7 @@ TINY = {"dims": (4, 8), "depths": (1, 3), "num_classes": 5}
 class ResNetSuite(ModelSuite):
     family = "resnet"
     # What the others are made of; all of them are counted below.
-    names = ("resnet18d", "seresnext26d_32x4d", "ecaresnetlight")
+    names = ("resnet18d", "seresnext26d_32x4d", "ecaresnetlight", "skresnet18")
     small = (
         ModelCase(
             "seresnet50t",

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from scanmax import ops
+from scanmax.errors import UserError
 from scanmax.models.layers import Dense, LayerNorm, constrain
 from scanmax.models.mixers.base import Mixer
 from scanmax.ops.segments import quarantine, same_segment, segment_starts, spoil
+
+SCALES = ("head", "model")
 
 
 class PaddedCache(NamedTuple):
@@ -30,6 +33,7 @@ class Attention(Mixer):
       kv_heads: heads of keys and values, a divisor of heads; None is as many.
       normalizer: how logits become weights, a name of `ops.dot_product_attention`.
       qkv_bias: biases of queries, keys and values; None is as use_bias.
+      scale: what the logits are divided by the root of: "head", the width of one, or "model".
       qk_norm: LayerNorm over each head's queries and keys.
       rotary_base: base of rotary positions along the sequence; None leaves them out.
       local_window_size: tokens to the left (and right) that a token reads; None is all.
@@ -44,6 +48,7 @@ class Attention(Mixer):
     kv_heads: int | None = None
     normalizer: str = "softmax"
     qkv_bias: bool | None = None
+    scale: str = "head"
     qk_norm: bool = False
     rotary_base: float | None = None
     local_window_size: int | tuple[int, int] | None = None
@@ -65,6 +70,10 @@ class Attention(Mixer):
             state, hidden = state
         start = 0 if state is None else state.position
         query, key, value, loudness = self.condition(query, key, value, start)
+        if self.scale not in SCALES:
+            raise UserError(f"scale={self.scale!r} is not one of {', '.join(SCALES)}")
+        # The op divides by the root of a head's width.
+        query = query * self.heads**-0.5 if self.scale == "model" else query
         if self.rotary_base is not None:
             positions = None if state is None else start + jnp.arange(x.shape[1])
             query = ops.rotary(query, positions, base=self.rotary_base)

@@ -57,7 +57,20 @@ class _OnGrid(Mixer):
         )
 
 
-class ConvProjection(_OnGrid):
+class _BatchNormed(_OnGrid):
+    """Those with batch norms."""
+
+    norm_momentum: float = 0.9
+    frozen_statistics: bool = False
+
+    @nn.nowrap
+    def statistics_norm(self, name: str) -> BatchNorm:
+        """A batch norm."""
+        momentum, frozen = self.norm_momentum, self.frozen_statistics
+        return BatchNorm(momentum=momentum, frozen_statistics=frozen, name=name, **self.dtypes)
+
+
+class ConvProjection(_BatchNormed):
     """CvT's attention: queries, keys and values are convolved before they are projected.
 
     Each is a depthwise convolution without bias, a batch norm, and a product; keys and values are
@@ -70,6 +83,8 @@ class ConvProjection(_OnGrid):
       scale: "model" divides the logits by the root of the model's width, as the released code
         does; "head" by that of a head, as the paper's equation.
       qkv_bias: biases of the three products; None is as use_bias.
+      norm_momentum: weight of the old averages of batch norms at each training step.
+      frozen_statistics: batch norms keep their averages, in training too.
     """
 
     formula: ClassVar[str] = (
@@ -97,8 +112,8 @@ class ConvProjection(_OnGrid):
         projected = []
         for name, stride in (("query", 1), ("key", self.stride), ("value", self.stride)):
             conv = self.depthwise(dim, self.kernel_size, f"{name}_conv", stride, use_bias=False)
-            y = BatchNorm(name=f"{name}_norm", **self.dtypes)(conv(maps), train)
-            y = jax.lax.collapse(y, 1, 3).astype(x.dtype)
+            norm = self.statistics_norm(f"{name}_norm")
+            y = jax.lax.collapse(norm(conv(maps), train), 1, 3).astype(x.dtype)
             y = jnp.concatenate([prefix, y], axis=1)
             axes = ("embed", "heads", "kv")
             dense = self.dense((self.heads, width), axes, name, use_bias=self.qkv_bias)
@@ -108,7 +123,7 @@ class ConvProjection(_OnGrid):
         return self.dense(dim, ("heads", "kv", "embed"), "out", contract=2)(y)
 
 
-class ConvAdditive(_OnGrid):
+class ConvAdditive(_BatchNormed):
     """CAS-ViT's mixer: gated queries and keys are added, convolved, and multiplied by the values.
 
     It has no heads: `heads` is not read. Prefix tokens lie outside the map, and a convolution of
@@ -117,6 +132,8 @@ class ConvAdditive(_OnGrid):
 
     Attributes:
       qkv_bias: biases of queries, keys and values; none in the released code.
+      norm_momentum: weight of the old averages of batch norms at each training step.
+      frozen_statistics: batch norms keep their averages, in training too.
     """
 
     formula: ClassVar[str] = (
@@ -179,7 +196,7 @@ class ConvAdditive(_OnGrid):
         """Logits of the spatial gate [B, T, 1] and of the channel gate [B, D] of q or k."""
         dim = x.shape[-1]
         y = self.by_part(self.depthwise(dim, 3, f"{name}_conv"), (x,), grid)
-        y = jax.nn.relu(BatchNorm(name=f"{name}_norm", **self.dtypes)(y, train))
+        y = jax.nn.relu(self.statistics_norm(f"{name}_norm")(y, train))
         spatial = self.dense(1, ("mlp", None), f"{name}_spatial", use_bias=False)(y)
         mean = jnp.mean(x * jax.nn.sigmoid(spatial), axis=1)
         return spatial, self.dense(dim, ("mlp", None), f"{name}_channel", use_bias=False)(mean)

@@ -104,7 +104,7 @@ class ContextCluster(Mixer):
     Attributes:
       head_size: width of a head; None shares the model's among the heads.
       centers: rows and columns of centres in a region.
-      region_size: smallest side of a region.
+      region_size: smallest side of a region; None makes the whole map one.
       denominator: "similarity" as in the paper, "count" as in the first release.
     """
 
@@ -116,7 +116,7 @@ class ContextCluster(Mixer):
 
     head_size: int | None = None
     centers: tuple[int, int] = (2, 2)
-    region_size: int = 7
+    region_size: int | None = 7
     denominator: str = "similarity"
 
     @nn.compact
@@ -155,6 +155,8 @@ class ContextCluster(Mixer):
     @nn.nowrap
     def regions(self, side: int) -> int:
         """The largest number of equal parts of a side that are at least region_size long."""
+        if self.region_size is None:
+            return 1
         parts = (n for n in range(1, side + 1) if side % n == 0 and side // n >= self.region_size)
         return max(parts, default=1)
 

@@ -1,40 +1,18 @@
-"""Writes vssd.npz beside this file: outputs and gradients of a small VSSD with seeded weights.
-
-    python tests/golden/make_vssd.py
-
-The weights are drawn anew from their seed by whoever reads the file (`seeded_variables`). When the
-file was made, the authors' public code gave these logits and gradients too, with the same weights.
-"""
+"""Weights and images that anyone draws anew from their seed, and what a model makes of them."""
 
 import functools
-import pathlib
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import scanmax
 from scanmax.testing.model_suite import COMPILER_OPTIONS
 
-HERE = pathlib.Path(__file__).parent
-FIELDS = {
-    "num_classes": 10,
-    "dims": (8, 16, 32, 64),
-    "depths": (1, 1, 1, 1),
-    "heads": (2, 2, 4, 4),
-    "state_size": 8,
-}
 
-
-def small_model(dtype=jnp.float32):
-    """The model of the file."""
-    return scanmax.create_model("vssd_micro", **FIELDS, dtype=dtype, param_dtype=dtype)
-
-
-def seeded_variables(model, dtype=np.float32):
+def seeded_variables(model, shape, dtype=np.float32):
     """Variables off their initial values, drawn path by path in alphabetical order."""
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     skeleton = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), images))
     leaves = jax.tree_util.tree_leaves_with_path(skeleton)
     rng = np.random.default_rng(20240726)
@@ -54,10 +32,11 @@ def seeded_variables(model, dtype=np.float32):
     return jax.tree.unflatten(jax.tree.structure(skeleton), [drawn[name] for name in paths])
 
 
-def seeded_images(dtype=np.float32):
-    """Images [2, 64, 64, 3] and the cotangent [2, 10] of the logits."""
+def seeded_images(shape, classes, dtype=np.float32):
+    """Two images [2, Y, X, C] and the cotangent [2, classes] of their logits."""
     rng = np.random.default_rng(11505)
-    return rng.normal(size=(2, 64, 64, 3)).astype(dtype), rng.normal(size=(2, 10)).astype(dtype)
+    images = rng.normal(size=(2, *shape)).astype(dtype)
+    return images, rng.normal(size=(2, classes)).astype(dtype)
 
 
 def outputs(model, variables, images, cotangent):
@@ -86,16 +65,3 @@ def outputs(model, variables, images, cotangent):
 def weighed_sum(array):
     """The sum of all entries, each times its place counted from 1, over the number of entries."""
     return np.sum(array.reshape(-1) * np.arange(1, array.size + 1)) / array.size
-
-
-def main() -> None:
-    with jax.enable_x64(True):
-        model = small_model(jnp.float64)
-        images, cotangent = seeded_images(np.float64)
-        found = outputs(model, seeded_variables(model, np.float64), images, cotangent)
-    found["input_grad"] = found["input_grad"].astype(np.float32)
-    np.savez_compressed(HERE / "vssd.npz", **found)
-
-
-if __name__ == "__main__":
-    main()

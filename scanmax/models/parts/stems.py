@@ -1,0 +1,73 @@
+"""Stems of several layers in the place of one map of patches."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scanmax.errors import UserError
+from scanmax.models.layers import (
+    BatchNorm,
+    Conv,
+    LayerNorm,
+    activation,
+    check_patches,
+    fan_in_uniform,
+)
+
+STEM_NORMS = ("batch_norm", "layer_norm")
+
+
+class HmlpStem(nn.Module):
+    """Convolutions whose stride is their size, so that no patch sees another (hMLP).
+
+    One of 4 x 4 pixels, then halvings up to the patch, of a quarter of the width until the last;
+    each is normalised, and followed by GELU but for the last. With "layer_norm" a patch is the same
+    whatever its neighbours are, in training too: masking before the stem is masking behind it.
+
+    Attributes:
+      patch_size: side of a patch, a power of two from 4 on.
+      norm: "batch_norm" or "layer_norm", that of each place.
+      frozen_statistics: batch norms keep their averages, in training too.
+
+    Reference: three-things-vit
+    """
+
+    features: int
+    patch_size: int = 16
+    norm: str = "batch_norm"
+    frozen_statistics: bool = False
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "B Yi Xi C"], train: bool = False
+    ) -> Float[Array, "B Y X D"]:
+        size = self.patch_size
+        if self.norm not in STEM_NORMS:
+            raise UserError(f"norm={self.norm!r} is not one of {', '.join(STEM_NORMS)}")
+        if size < 4 or size & (size - 1):
+            raise UserError(f"patch_size={size}: this stem takes a power of two from 4 on")
+        check_patches(images, size)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x, steps = images, size.bit_length() - 2
+        for index in range(steps):
+            last, stride = index == steps - 1, 2 if index else 4
+            x = Conv(
+                self.features if last else self.features // 4,
+                stride,
+                stride=stride,
+                padding="VALID",
+                kernel_init=fan_in_uniform(),
+                name=f"conv{index}",
+                **dtypes,
+            )(x)
+            if self.norm == "batch_norm":
+                fields = {"frozen_statistics": self.frozen_statistics, **dtypes}
+                x = BatchNorm(name=f"norm{index}", **fields)(x, train)
+            else:
+                x = LayerNorm(name=f"norm{index}", **dtypes)(x)
+            x = x if last else activation("gelu")(x)
+        return x

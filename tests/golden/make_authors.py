@@ -1,0 +1,101 @@
+"""Writes NAME.npz beside this file: outputs and gradients of small models with seeded weights.
+
+    python tests/golden/make_authors.py [NAME ...]
+
+The weights are drawn anew from their seed by whoever reads a file (`seeded.py`). When it was made,
+the authors' public code gave these logits and gradients too, with the same weights.
+"""
+
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import scanmax
+
+HERE = pathlib.Path(__file__).parent
+# File -> (registered name, fields that shrink it, side of its images).
+MODELS = {
+    "vssd": (
+        "vssd_micro",
+        {
+            "dims": (8, 16, 32, 64),
+            "depths": (1, 1, 1, 1),
+            "heads": (2, 2, 4, 4),
+            "state_size": 8,
+        },
+        64,
+    ),
+    "t2t_vit": (
+        "t2t_vit_7",
+        {"dim": 16, "depth": 2, "heads": 2, "token_dim": 8, "img_size": 32},
+        32,
+    ),
+    "t2t_vit_t": (
+        "t2t_vit_t_14",
+        {"dim": 16, "depth": 1, "heads": 2, "token_dim": 8, "img_size": 32},
+        32,
+    ),
+    "context_cluster": (
+        "coc_tiny",
+        {
+            "dims": (8, 12),
+            "depths": (1, 1),
+            "heads": (2, 3),
+            "head_size": 4,
+            "centers": (2, 3),
+            "region_sizes": (4, None),
+            "mlp_ratio": 2.0,
+            "layer_scale": 0.5,
+        },
+        32,
+    ),
+    "spectformer": (
+        "spectformer_s",
+        {
+            "img_size": 32,
+            "dims": (8, 12),
+            "depths": (1, 1),
+            "heads": (2, 3),
+            "mlp_ratio": 2.0,
+            "mixer": ("global_filter", "spatial_reduction"),
+            "stem_dim": 6,
+        },
+        32,
+    ),
+    "cas_vit": ("cas_vit_xs", {"dims": (8, 12), "depths": (1, 1), "heads": (1, 1)}, 24),
+}
+
+
+def small_model(name, dtype=jnp.float32):
+    """The model of a file."""
+    registered, fields, _ = MODELS[name]
+    own = {"num_classes": 10, "dtype": dtype, "param_dtype": dtype}
+    return scanmax.create_model(registered, **fields, **own)
+
+
+def seeded_run(name, dtype=jnp.float32):
+    """(model, variables, images, cotangent) of a file."""
+    from golden import seeded
+
+    model, size = small_model(name, dtype), MODELS[name][2]
+    shape = (size, size, 3)
+    variables = seeded.seeded_variables(model, shape, dtype)
+    return model, variables, *seeded.seeded_images(shape, 10, dtype)
+
+
+def main(*names: str) -> None:
+    from golden import seeded
+
+    for name in names or MODELS:
+        with jax.enable_x64(True):
+            found = seeded.outputs(*seeded_run(name, jnp.float64))
+        found["input_grad"] = found["input_grad"].astype(np.float32)
+        np.savez_compressed(HERE / f"{name}.npz", **found)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parent))
+    main(*sys.argv[1:])

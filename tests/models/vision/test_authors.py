@@ -1,0 +1,43 @@
+"""Models whose peers are their authors' code: what that gave for seeded weights is kept."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import tolerances
+from golden import make_authors, seeded
+
+from scanmax.models.weights.load import key_table, named_leaves
+from scanmax.models.weights.table import convert
+from scanmax.testing import compare
+
+FOLDER = pathlib.Path(make_authors.__file__).parent
+NAMES = json.loads((FOLDER / "author_names.json").read_text())
+
+
+@pytest.mark.parametrize("name", make_authors.MODELS)
+def test_logits_and_gradients(name):
+    actual = seeded.outputs(*make_authors.seeded_run(name))
+    with np.load(FOLDER / f"{name}.npz") as archive:
+        expected = dict(archive)
+    assert set(actual) == set(expected)
+    for part in ("logits", "input_grad"):
+        compare.assert_relative(actual.pop(part), expected.pop(part), tolerances.PARITY)
+    # One number for each parameter; a sum may cancel, hence the common scale.
+    names = sorted(expected)
+    actual, expected = (np.array([float(x[key]) for key in names]) for x in (actual, expected))
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_tensor_of_the_release_has_its_place(name):
+    """Names and shapes of what the authors' code saves of the same model."""
+    model, size = make_authors.small_model(name), make_authors.MODELS[name][2]
+    example = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), example)
+    shapes = {path: leaf.shape for path, leaf in named_leaves(variables)}
+    tensors = {key: np.zeros(shape, np.float32) for key, shape in NAMES[name].items()}
+    _, problems = convert(tensors, key_table(model).rows, shapes)
+    assert not problems, problems
