@@ -107,6 +107,9 @@ class OptimConfig:
       perp_grad: Whether each gradient is made orthogonal to its weights first, its norm kept.
       accumulate: Parts that a batch is cut into, their gradients summed before one update.
       lr_multipliers: Pairs (regular expression, factor); the first that matches counts.
+      layer_decay: Factor of the rate from each layer to the one below it: heads learn at the rate,
+        the last block at layer_decay times it, the stem least; 1 is one rate for all. Fine-tuning
+        takes 0.65 to 0.9.
       freeze: Parameters that never change.
       nonfinite: What a loss or gradient that is not finite does: "stop" the run, or "skip" the
         update of that step.
@@ -129,6 +132,7 @@ class OptimConfig:
     perp_grad: bool = False
     accumulate: int = ranged(1, "[1, inf)")
     lr_multipliers: tuple[tuple[str, float], ...] = ranged((), "[0, inf)")
+    layer_decay: float = ranged(1.0, "(0, 1]")
     freeze: tuple[str, ...] = ()
     nonfinite: str = choice("stop", ("stop", "skip"))
     max_skips: int = ranged(10, "[1, inf)")

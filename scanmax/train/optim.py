@@ -17,6 +17,7 @@ import optax.contrib
 from scanmax.errors import UserError, suggest
 from scanmax.models.layers import NamedAxes
 from scanmax.train.config import OptimConfig
+from scanmax.train.layer_decay import layer_factors
 from scanmax.train.schedules import Schedule
 
 
@@ -152,6 +153,8 @@ def make_optimizer(
         parts.insert(0, perp_grad(_stacked(params, axes)))
     if config.lr_multipliers:
         parts.append(_multiply(config.lr_multipliers))
+    if config.layer_decay != 1:
+        parts.append(_by_depth(config.layer_decay, params, axes))
     parts.append(optax.scale_by_learning_rate(schedule))
     optimizer = optax.chain(*parts)
     if not config.freeze:
@@ -292,6 +295,28 @@ def _multiply(pairs: tuple[tuple[str, float], ...]) -> optax.GradientTransformat
         )
 
     return optax.stateless(update)
+
+
+def _by_depth(decay: float, params: Any, axes: Any) -> optax.GradientTransformation:
+    """Scales the updates of each layer by its depth."""
+    stacked = set(_stacked(params, axes))
+    shapes = {
+        param_path(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    layers = {path: shape[0] if path in stacked else 1 for path, shape in shapes.items()}
+    factors = layer_factors(decay, layers)
+
+    def scale(path, update):
+        factor = jnp.asarray(factors[param_path(path)], update.dtype)
+        return (
+            update * factor.reshape(-1, *[1] * (update.ndim - 1))
+            if len(factor) > 1
+            else (update * factor[0])
+        )
+
+    return optax.stateless(
+        lambda updates, params=None: jax.tree_util.tree_map_with_path(scale, updates)
+    )
 
 
 def _map_paths(function: Callable[[str], Any], tree: Any) -> Any:
