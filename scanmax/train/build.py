@@ -27,7 +27,13 @@ from scanmax.train.plugs import checked_pairs, lookup, make, numbered
 from scanmax.train.schedules import make_schedule
 from scanmax.train.state import TrainState, create_state, init_objective, logical_axes
 from scanmax.train.step import Recipe, compile_steps, model_variables
-from scanmax.train.teachers import OPTIONS, Teacher, change_of_normalisation
+from scanmax.train.teachers import (
+    OPTIONS,
+    StoredTeacher,
+    Teacher,
+    change_of_normalisation,
+    stored_fields,
+)
 from scanmax.train.terms import TERMS, Term
 from scanmax.train.transforms import TRANSFORMS
 
@@ -328,6 +334,8 @@ def make_terms(pairs: Any) -> tuple[Term, ...]:
 def make_teachers(config: Config, pipeline: Pipeline, reads_taps: bool) -> tuple[Teacher, ...]:
     """The teachers of a config, not yet their weights."""
     field, teachers = "config.objective.teachers", []
+    mixes = checked_pairs(config.mix, "config.mix")
+    blends = any(lookup(MIXES, name, "config.mix").blends for name, _ in mixes)
     for name, options in checked_pairs(config.objective.teachers, field):
         for key in options:
             if key not in OPTIONS:
@@ -335,18 +343,23 @@ def make_teachers(config: Config, pipeline: Pipeline, reads_taps: bool) -> tuple
         scale, shift = change_of_normalisation(
             f"{field} {name!r}", options, getattr(pipeline, "normalisation", None)
         )
-        teachers.append(
-            Teacher(
-                name=name,
-                model=_create(name, 0, pipeline, dict(options.get("kwargs", {}))),
-                weights=options.get("weights", ""),
-                step=options.get("step", "last"),
-                scale=scale,
-                shift=shift,
-                image_size=options.get("image_size", 0),
-                reads_taps=reads_taps,
-            )
-        )
+        own = {
+            "name": name,
+            "model": _create(name, 0, pipeline, dict(options.get("kwargs", {}))),
+            "weights": options.get("weights", ""),
+            "step": options.get("step", "last"),
+            "scale": scale,
+            "shift": shift,
+            "image_size": options.get("image_size", 0),
+            "reads_taps": reads_taps,
+        }
+        if not options.get("stored"):
+            if "top" in options:
+                raise UserError(f"{field} {name!r}: top says how much of 'stored' is kept; set it")
+            teachers.append(Teacher(**own))
+            continue
+        table = stored_fields(pipeline, options, f"{field} {name!r}", blends=blends)
+        teachers.append(StoredTeacher(**{**own, "reads_taps": False}, **table))
     return tuple(teachers)
 
 
@@ -364,10 +377,12 @@ def make_recipe(config: Config, objective: Objective, params: Any, pipeline: Pip
         raise UserError(f"config.mix: {config.objective.name!r} compares views, which do not mix")
     if getattr(objective, "relabel", "") and not any(mix.blends for mix in mixes):
         raise UserError("config.objective.kwargs: relabel is of mixed images: set config.mix")
-    if any(mix.guided for mix in mixes):
-        model = objective.teachers[0].model if objective.teachers else objective.model
-        if not hasattr(model, "features"):
-            raise UserError(f"config.mix: {type(model).__name__} has no features() to be a guide")
+    for mix in mixes:
+        if not mix.guided:
+            continue
+        if objective.teachers and not objective.teachers[0].has_taps:
+            raise UserError("config.mix: a teacher of stored answers is no guide")
+        mix.check_guide(objective.teachers[0].model if objective.teachers else objective.model)
     transforms = make_transforms(config)
     for transform in transforms:
         transform.check(params, "config.transforms")
@@ -401,6 +416,10 @@ def load_data(
         eval_batch_size=eval_batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        numbered=any(
+            options.get("stored")
+            for _, options in checked_pairs(config.objective.teachers, "config.objective.teachers")
+        ),
     )
 
 
