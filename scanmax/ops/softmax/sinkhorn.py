@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, op, require
+from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, op, require, vary_like
 
 
 @op("epsilon", "iterations")
@@ -29,7 +29,7 @@ def sinkhorn(
     Args:
       cost: C.
       row_weights: a, not negative, of the same total as b; None is 1 / T each. A row of weight 0
-        takes no part.
+        takes no part, and a column neither.
       column_weights: b; None is 1 / S each.
       epsilon: weight of the entropy, in units of the cost.
       iterations: updates of both.
@@ -43,7 +43,8 @@ def sinkhorn(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> plan = sinkhorn(jnp.array([[0.0, 1.0], [1.0, 0.0]]), epsilon=0.01)
+      >>> from scanmax import ops
+      >>> plan = ops.sinkhorn(jnp.array([[0.0, 1.0], [1.0, 0.0]]), epsilon=0.01)
       >>> plan.round(3).tolist()
       [[0.5, 0.0], [0.0, 0.5]]
 
@@ -68,7 +69,8 @@ def sinkhorn(
         g = columns - jax.nn.logsumexp(scaled + f[..., :, None], axis=-2)
         return (f, g), None
 
-    start = jnp.zeros_like(scaled[..., 0]), jnp.zeros_like(scaled[..., 0, :])
+    start = jnp.zeros_like(rows), jnp.where(jnp.isneginf(columns), -jnp.inf, 0).astype(dtype)
+    start = tuple(vary_like(part, scaled, rows, columns) for part in start)
     (f, g), _ = jax.lax.scan(update, start, length=iterations)
     return jnp.exp(scaled + f[..., :, None] + g[..., None, :]).astype(cost.dtype)
 

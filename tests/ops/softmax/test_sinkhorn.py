@@ -17,8 +17,8 @@ class SinkhornTest(OpSuite):
     reference = reference.sinkhorn
     options = {"epsilon": 0.5, "iterations": 6}
     cases = (
-        OpCase(batch=(2,), options=options, full=True),
-        OpCase(options=options, weighed=True),
+        OpCase(batch=(2,), options=options, weighed=True, full=True),
+        OpCase(options=options),
     )
     errors = (
         ({"epsilon": 0.0}, ValueError, "epsilon=0.0; expected above 0"),
@@ -57,6 +57,10 @@ def test_rows_without_weight_take_no_part():
     alone = ops.sinkhorn(cost[::2], epsilon=0.1)
     np.testing.assert_allclose(plan[::2], alone, rtol=1e-5)
     np.testing.assert_array_equal(plan[1::2], 0)
+    # Columns too, from the first iteration on.
+    turned = ops.sinkhorn(cost.T, None, weights, epsilon=0.1, iterations=1)
+    alone = ops.sinkhorn(cost[::2].T, epsilon=0.1, iterations=1)
+    np.testing.assert_allclose(turned[:, ::2], alone, rtol=1e-5)
     slope = jax.grad(spent)(cost)
     assert np.isfinite(slope).all()
     assert not np.any(slope[1::2])

@@ -11,7 +11,7 @@ def sinkhorn(cost, row_weights=None, column_weights=None, *, epsilon=0.05, itera
         for weights, size in ((row_weights, T), (column_weights, S))
     )
     kernel = jnp.exp(-cost / epsilon)
-    v = jnp.ones((*batch, S), cost.dtype)
+    v = jnp.where(b > 0, jnp.ones_like(b), 0)
     for _ in range(iterations):
         u = a / jnp.einsum("...ts,...s->...t", kernel, v)
         v = b / jnp.einsum("...ts,...t->...s", kernel, u)
