@@ -115,7 +115,7 @@ def read(content: bytes, path: pathlib.Path, run: Run, teacher: StoredTeacher) -
         with np.load(io.BytesIO(content)) as file:
             found = {name: file[name] for name in ("classes", "logs")}
             meta = json.loads(str(file["meta"]))
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{field}: stored={path} holds no answers of a teacher") from error
     accuracy = meta.pop("accuracy")
     for name, expected in origin(run, teacher).items():

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from scanmax.errors import UserError
 from scanmax.models.taps import read_taps
 from scanmax.train.config import ObjectiveConfig
 from scanmax.train.losses import Loss, make_loss

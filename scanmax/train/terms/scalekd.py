@@ -103,15 +103,17 @@ class CrossAttentionProjector(nn.Module):
         asks = Dense(wide, ("embed", "mlp"), name="ask", **own)
         queries = nn.relu(asks(learned("queries", self.height * self.width)))
         queries = jnp.broadcast_to(queries, (len(x), *queries.shape))
+        # What is added to all keys alike moves no weight.
         query, key, value = (
-            split(Dense(wide, ("embed", "mlp"), name=name, **own)(z))
+            split(Dense(wide, ("embed", "mlp"), use_bias=name != "key", name=name, **own)(z))
             for name, z in (("query", queries), ("key", tokens), ("value", tokens))
         )
         read = ops.dot_product_attention(query, key, value).reshape(queries.shape)
         y = queries + Dense(wide, ("mlp", "embed"), name="out", **own)(read)
         hidden = Dense(4 * wide, ("embed", "mlp"), name="fc0", **own)
         hidden = nn.gelu(hidden(LayerNorm(name="norm1", **own)(y)))
-        y = y + Dense(wide, ("mlp", "embed"), name="fc1", **own)(hidden)
+        # What is added to all places alike, the second view does not see.
+        y = y + Dense(wide, ("mlp", "embed"), use_bias=False, name="fc1", **own)(hidden)
         return y.reshape(len(x), self.height, self.width, wide)
 
 

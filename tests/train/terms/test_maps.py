@@ -52,10 +52,10 @@ def projected(params, tokens):
     x = jnp.maximum(norm(params["norm0"], convolve(params["conv"], tokens)), 0)
     x = x + params["pos_embed"]
     asked = jnp.maximum(dense(params["ask"], params["queries"]), 0)
-    scores = dense(params["query"], asked) @ dense(params["key"], x).T / jnp.sqrt(10.0)
+    scores = dense(params["query"], asked) @ (x @ params["key"]["kernel"]).T / jnp.sqrt(10.0)
     y = asked + dense(params["out"], jax.nn.softmax(scores) @ dense(params["value"], x))
     hidden = jax.nn.gelu(dense(params["fc0"], norm(params["norm1"], y)))
-    return y + dense(params["fc1"], hidden)
+    return y + hidden @ params["fc1"]["kernel"]
 
 
 def apart(x, y):
