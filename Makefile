@@ -20,7 +20,7 @@ help:
 	@echo "make bench   benchmarks, all or CASE=name; writes CSV; ARGS=--keep into docs/"
 	@echo "make claims  measure the papers' claims again, all or CASE=name; writes docs/claims.md"
 	@echo "make lint    ruff: style and formatting"
-	@echo "make docs    regenerate docs/papers.md and docs/config.md from the code"
+	@echo "make docs    regenerate papers.md, config.md and learning.md's table from the code"
 	@echo "make gallery draw docs/gallery.md: what each mixer weighs"
 	@echo "make format  let ruff rewrite what lint complains about"
 	@echo "make clean   remove $(VENV), .venv-oldest, .venv-newest, runs and caches"
@@ -77,6 +77,7 @@ format: $(VENV)/dev.stamp
 docs: $(VENV)/base.stamp
 	$(BIN)/python -m scanmax.papers > docs/papers.md
 	$(BIN)/python docs/make_config.py > docs/config.md
+	$(BIN)/python docs/make_learning.py
 
 gallery: $(VENV)/base.stamp
 	$(BIN)/python docs/make_gallery.py

@@ -57,6 +57,7 @@ PARITY = [
     "timm>=1.0.20",
     "transformers>=5.0",
     "pytorch-metric-learning>=2.8",
+    "torchdistill>=1.1.5",
     *MLFLOW,
     *WANDB,
 ]

@@ -1,5 +1,6 @@
 """The documentation is true: its Python blocks run, page by page, and its suites pass."""
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -22,6 +23,7 @@ from scanmax.train.gradients import GRADIENTS
 from scanmax.train.losses import LOSSES
 from scanmax.train.mixing import MIXES
 from scanmax.train.objectives import OBJECTIVES
+from scanmax.train.plugs import make
 from scanmax.train.relabels import RELABELS
 from scanmax.train.terms import TERMS
 from scanmax.train.transforms import TRANSFORMS
@@ -89,6 +91,23 @@ def test_the_page_on_configs_is_current():
     make = types.ModuleType("make_config")
     exec((ROOT / "docs/make_config.py").read_text(), make.__dict__)
     assert (ROOT / "docs/config.md").read_text() == make.page(), "run `make docs`"
+
+
+def test_the_table_of_all_ways_of_learning_is_current():
+    """Each with a config line that builds, and tests that name it."""
+    make_learning = types.ModuleType("make_learning")
+    make_learning.__file__ = str(ROOT / "docs/make_learning.py")
+    exec((ROOT / "docs/make_learning.py").read_text(), make_learning.__dict__)
+    text = (ROOT / "docs/learning.md").read_text()
+    assert text == make_learning.page(text), "run `make docs`"
+    unchecked = [row for row in make_learning.section().splitlines() if row.endswith("|  |")]
+    assert not unchecked
+    for plug in ("loss", "term", "mix", "transform", "evaluator"):
+        registry, _ = make_learning.LINES[plug]
+        own = {"classes": 2} if plug == "mix" else {}
+        for name in registry:
+            options = ast.literal_eval(make_learning.OPTIONS.get(name, "{}"))
+            make(registry, name, options, plug, **own)
 
 
 def test_links_lead_somewhere():

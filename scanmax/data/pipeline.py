@@ -100,6 +100,7 @@ def load(
     eval_batch_size: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    numbered: bool = False,
 ) -> Pipeline:
     """Opens the data of a config.
 
@@ -112,6 +113,8 @@ def load(
       eval_batch_size: rows of the global evaluation batch; 0 is batch_size.
       process_index: this process.
       process_count: processes that share the batches.
+      numbered: whether training batches say the place of each example in the training part,
+        "index".
 
     Returns:
       The pipeline.
@@ -129,8 +132,10 @@ def load(
     rows.check(len(source.train), config.name)
     transform.check_rows(batch_size // process_count)
 
-    train = grain.MapDataset.source(source.train).seed(seed % 2**32).shuffle().repeat()
-    train = reindex(train, rows.position).seed((seed + 1) % 2**32).random_map(transform.train)
+    examples = Numbered(source.train) if numbered else source.train
+    change = NumberedTransform(transform.train) if numbered else transform.train
+    train = grain.MapDataset.source(examples).seed(seed % 2**32).shuffle().repeat()
+    train = reindex(train, rows.position).seed((seed + 1) % 2**32).random_map(change)
     local = LocalRows(batch_size, process_index, process_count)
     train = reindex(train, local.position).batch(local.size, batch_fn=stack)
     train = train.seed((seed + 2) % 2**32).random_map(transform.train_batch)
@@ -142,7 +147,8 @@ def load(
 
     return Pipeline(
         kind=source.kind,
-        train_spec=transform.spec(batch_size, train=True),
+        train_spec=transform.spec(batch_size, train=True)
+        | ({"index": jax.ShapeDtypeStruct((batch_size,), np.int32)} if numbered else {}),
         eval_spec=transform.spec(eval_batch_size, train=False),
         num_train=len(source.train),
         num_eval=len(source.eval),
@@ -224,6 +230,29 @@ class Reindexed:
 
     def __getitem__(self, index: int) -> Any:
         return self.elements[self.position(index)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+    """Examples beside their place."""
+
+    examples: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"example": self.examples[index], "index": np.int32(index)}
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberedTransform:
+    """A transform of numbered examples, which keep their number."""
+
+    transform: Callable[[Any, np.random.Generator], Batch]
+
+    def __call__(self, numbered: dict[str, Any], rng: np.random.Generator) -> Batch:
+        return self.transform(numbered["example"], rng) | {"index": numbered["index"]}
 
 
 def reindex(dataset: grain.MapDataset, position: Callable[[int], int]) -> grain.MapDataset:

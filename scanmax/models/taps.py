@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array
 
 
@@ -66,6 +67,45 @@ def read_taps(intermediates: Mapping[str, Any]) -> dict[str, Array]:
         else:
             found["/".join(path)] = value
     return dict(sorted(found.items()))
+
+
+def write_tap(intermediates: Mapping[str, Any], path: str, value: Array) -> dict[str, Any]:
+    """The collection "taps" under which the activation at a path is another.
+
+    Args:
+      intermediates: the collection "intermediates" of a call with the same inputs.
+      path: as `read_taps` names it.
+      value: what the activation shall be, of its shape.
+
+    Returns:
+      The difference, where the module looks for it; of scanned layers zeros beside it.
+
+    Raises:
+      KeyError: no such path.
+
+    >>> import jax.numpy as jnp
+    >>> write_tap({"stem": (jnp.ones(1),)}, "stem", 3 * jnp.ones(1))["stem"].tolist()
+    [2.0]
+    """
+    for parts, sown in _leaves(intermediates, ()):
+        found = sown[-1] if isinstance(sown, tuple) else sown
+        head, *rest = parts
+        if rest and head.endswith("blocks"):
+            names = [
+                "/".join((f"{head[:-1]}_{index:02d}", *rest)) for index in range(found.shape[0])
+            ]
+            if path not in names:
+                continue
+            index = names.index(path)
+            taps: Any = jnp.zeros_like(found).at[index].set(value - found[index])
+        elif path == "/".join(parts):
+            taps = value - found
+        else:
+            continue
+        for name in reversed(parts):
+            taps = {name: taps}
+        return taps
+    raise KeyError(path)
 
 
 def _leaves(tree: Any, path: tuple[str, ...]):

@@ -266,6 +266,7 @@ from scanmax.ops.softmax.positive import softmax_one as softmax_one
 from scanmax.ops.softmax.positive import softplus_softmax as softplus_softmax
 from scanmax.ops.softmax.positive import squared_relu_softmax as squared_relu_softmax
 from scanmax.ops.softmax.positive import two_quad as two_quad
+from scanmax.ops.softmax.sinkhorn import sinkhorn as sinkhorn
 from scanmax.ops.softmax.softmax import extexp as extexp
 from scanmax.ops.softmax.softmax import extexp_add as extexp_add
 from scanmax.ops.softmax.softmax import extexp_sum as extexp_sum

@@ -26,15 +26,20 @@ TITLES = {
     "convit-gpsa": "ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
     "convmixer": "Patches Are All You Need?",
     "convnext": "A ConvNet for the 2020s",
+    "crosskd": "CrossKD: Cross-Head Knowledge Distillation for Object Detection",
+    "cskd": "Cumulative Spatial Knowledge Distillation for Vision Transformers",
     "cutout": "Improved Regularization of Convolutional Neural Networks with Cutout",
     "crossvit": "CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification",
     "cvt": "CvT: Introducing Convolutions to Vision Transformers",
+    "db-llm": "DB-LLM: Accurate Dual-Binarization for Efficient LLMs",
     "dcal": "Dual Cross-Attention Learning for Fine-Grained Visual Categorization and Object "
     "Re-Identification",
     "dbnorm-dual-inverted-softmax": "Balance Act: Mitigating Hubness in Cross-Modal Retrieval with "
     "Query and Gallery Banks",
     "dcnn-dynamic-kmax": "A Convolutional Neural Network for Modelling Sentences",
     "deit": "Training data-efficient image transformers & distillation through attention",
+    "deit-lt": "DeiT-LT Distillation Strikes Back for Vision Transformer Training on Long-Tailed "
+    "Datasets",
     "dexml-decoupled-softmax": "Dual-Encoders for Extreme Multi-Label Classification",
     "diffusion-rwkv": "Diffusion-RWKV: Scaling RWKV-Like Architectures for Diffusion Models",
     "equiangular-basis-vectors": "Equiangular Basis Vectors",
@@ -62,6 +67,8 @@ TITLES = {
     "kan": "KAN: Kolmogorov-Arnold Networks",
     "kan-conv": "Kolmogorov-Arnold Convolutions: Design Principles and Empirical Studies",
     "kat": "Kolmogorov-Arnold Transformer",
+    "kd-qat-attention": "Understanding and Improving Knowledge Distillation for Quantization-Aware "
+    "Training of Large Transformer Encoders",
     "kmax-deeplab": "kMaX-DeepLab: k-means Mask Transformer",
     "laughing-hyena": "Laughing Hyena Distillery: Extracting Compact Recurrences From Convolutions",
     "lightconv-dynamicconv": "Pay Less Attention with Lightweight and Dynamic Convolutions",
@@ -78,6 +85,8 @@ TITLES = {
     "mctf": "Multi-criteria Token Fusion with One-step-ahead Attention for Efficient Vision "
     "Transformers",
     "mg-tfno": "Multi-Grid Tensorized Fourier Neural Operator for High-Resolution PDEs",
+    "meal-v2": "MEAL V2: Boosting Vanilla ResNet-50 to 80%+ Top-1 Accuracy on ImageNet without "
+    "Tricks",
     "mixpro": "MixPro: Data Augmentation with MaskMix and Progressive Attention Labeling for "
     "Vision Transformer",
     "moa-sparse-attention": "MoA: Mixture of Sparse Attention for Automatic Large Language Model "
@@ -93,11 +102,14 @@ TITLES = {
     "next-vit": "Next-ViT: Next Generation Vision Transformer for Efficient Deployment in "
     "Realistic Industrial Scenarios",
     "parcnetv2": "ParCNetV2: Oversized Kernel with Enhanced Attention",
+    "ofa-kd": "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge "
+    "Distillation",
     "pkcam": "PKCAM: Previous Knowledge Channel Attention Module",
     "rala-ravlt": "Breaking the Low-Rank Dilemma of Linear Attention",
     "rmt-masa": "RMT: Retentive Networks Meet Vision Transformers",
     "rwkv-clip": "RWKV-CLIP: A Robust Vision-Language Representation Learner",
     "scnet-shift-conv": "Fully 1x1 Convolutional Network for Lightweight Image Super-Resolution",
+    "scalekd": "ScaleKD: Strong Vision Transformers Could Be Excellent Teachers",
     "se-net": "Squeeze-and-Excitation Networks",
     "sgconv": "What Makes Convolutional Models Great on Long Sequence Modeling?",
     "sigmoid-attention": "Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
@@ -124,6 +136,9 @@ TITLES = {
     "three-things-vit": "Three things everyone should know about Vision Transformers",
     "tic-msa-conv": "TiC: Exploring Vision Transformer in Convolution",
     "tl-align": "Token-Label Alignment for Vision Transformers",
+    "topkld-bit-scaling": "Dissecting Bit-Level Scaling Laws in Quantizing Vision Generative "
+    "Models",
+    "transkd": "TransKD: Transformer Knowledge Distillation for Efficient Semantic Segmentation",
     "transnext": "TransNeXt: Robust Foveal Visual Perception for Vision Transformers",
     "two-pass-softmax": "The Two-Pass Softmax Algorithm",
     "unified-long-sequence-dmha": "A Unified View of Long-Sequence Models towards Modeling "
@@ -139,6 +154,7 @@ TITLES = {
     "vit-performs-convolution": "Can Vision Transformers Perform Convolution?",
     "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
     "wavemix": "WaveMix: A Resource-efficient Neural Network for Image Analysis",
+    "wcord": "Wasserstein Contrastive Representation Distillation",
     "xcit": "XCiT: Cross-Covariance Image Transformers",
     "z-loss-spherical": "The Z-loss: a shift and scale invariant classification loss belonging to "
     "the Spherical Family",

@@ -55,6 +55,40 @@ class SmallNet(nn.Module):
         return nn.Dense(width, kernel_init=init, dtype=self.dtype, param_dtype=self.param_dtype)
 
 
+class SmallMaps(nn.Module):
+    """Four patches of an image that attend to each other, their mean, a head; taps of each.
+
+    Attributes:
+      num_classes: width of the head.
+      width: of the patches.
+    """
+
+    num_classes: int = 4
+    width: int = 8
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def setup(self):
+        self.embed = self._dense(self.width, ("conv_in", "embed"))
+        self.query = self._dense(self.width, ("embed", "mlp"))
+        self.hidden = self._dense(self.width, ("embed", "mlp"))
+        self.head = self._dense(self.num_classes, ("embed", "classes"))
+
+    def __call__(self, x: Float[Array, "B Y X C"], train: bool = False) -> Float[Array, "B K"]:
+        rows, channels = x.shape[0], x.shape[-1]
+        x = x.reshape(rows, 2, 2, 2, 2, channels).swapaxes(2, 3).reshape(rows, 4, 4 * channels)
+        x = tap(self, "stem", self.embed(x.astype(self.dtype)))
+        scores = self.query(x) @ x.swapaxes(1, 2)
+        weights = jax.nn.softmax(scores.astype(jnp.promote_types(self.dtype, jnp.float32)))
+        self.sow("intermediates", "attention", weights[:, None])
+        x = tap(self, "output", x + self.hidden(jax.nn.gelu(weights.astype(self.dtype) @ x)))
+        return self.head(tap(self, "pre_logits", jnp.mean(x, axis=1)))
+
+    def _dense(self, width, axes):
+        init = nn.with_logical_partitioning(nn.initializers.normal(0.4), axes)
+        return nn.Dense(width, kernel_init=init, dtype=self.dtype, param_dtype=self.param_dtype)
+
+
 class SmallImages:
     """Images [B, 4, 4, 1] of four classes; what a batch holds is a function of its step.
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from scanmax.data.config import DataConfig
 from scanmax.data.targets import HELD_OUT, TRAINING, check_targets
 from scanmax.errors import UserError, suggest
 from scanmax.train import sharding
@@ -23,45 +22,20 @@ from scanmax.train.losses import make_loss
 from scanmax.train.mixing import MIXES
 from scanmax.train.objectives import OBJECTIVES, Objective
 from scanmax.train.optim import make_optimizer
+from scanmax.train.pipelines import Pipeline, check_labels, load_data, one_row
 from scanmax.train.plugs import checked_pairs, lookup, make, numbered
 from scanmax.train.schedules import make_schedule
 from scanmax.train.state import TrainState, create_state, init_objective, logical_axes
 from scanmax.train.step import Recipe, compile_steps, model_variables
-from scanmax.train.teachers import OPTIONS, Teacher, change_of_normalisation
+from scanmax.train.teachers import (
+    OPTIONS,
+    StoredTeacher,
+    Teacher,
+    change_of_normalisation,
+    stored_fields,
+)
 from scanmax.train.terms import TERMS, Term
 from scanmax.train.transforms import TRANSFORMS
-
-
-class Pipeline(Protocol):
-    """What the trainer asks of data; scanmax.data.load returns one.
-
-    `normalisation`, where there is one, is the mean and deviation of images in [0, 1];
-    `num_classes` is the size of the vocabulary where `kind` is "tokens" or "labelled_tokens";
-    "labelled_text" has a `vocab_size` besides.
-    """
-
-    kind: str
-    num_train: int
-    num_eval: int
-    num_classes: int
-    class_names: tuple[str, ...]
-    train_spec: Mapping[str, jax.ShapeDtypeStruct]
-    eval_spec: Mapping[str, jax.ShapeDtypeStruct]
-
-    def train_iterator(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        """This process's rows of batch start_step, start_step + 1, ... without end."""
-
-    def eval_batches(self) -> Iterable[dict[str, np.ndarray]]:
-        """This process's rows of the held-out batches, the last one padded."""
-
-    def train_eval_batches(self) -> Iterable[dict[str, np.ndarray]]:
-        """The training part in order, as the held-out part is read; some evaluators ask for it."""
-
-    def to_display(self, values: np.ndarray) -> Any:
-        """Model inputs as uint8 images, or tokens as text."""
-
-    def baselines(self) -> dict[str, float]:
-        """Figures to hold a language model's against, by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,6 +303,8 @@ def make_terms(pairs: Any) -> tuple[Term, ...]:
 def make_teachers(config: Config, pipeline: Pipeline, reads_taps: bool) -> tuple[Teacher, ...]:
     """The teachers of a config, not yet their weights."""
     field, teachers = "config.objective.teachers", []
+    mixes = checked_pairs(config.mix, "config.mix")
+    blends = any(lookup(MIXES, name, "config.mix").blends for name, _ in mixes)
     for name, options in checked_pairs(config.objective.teachers, field):
         for key in options:
             if key not in OPTIONS:
@@ -336,18 +312,23 @@ def make_teachers(config: Config, pipeline: Pipeline, reads_taps: bool) -> tuple
         scale, shift = change_of_normalisation(
             f"{field} {name!r}", options, getattr(pipeline, "normalisation", None)
         )
-        teachers.append(
-            Teacher(
-                name=name,
-                model=_create(name, 0, pipeline, dict(options.get("kwargs", {}))),
-                weights=options.get("weights", ""),
-                step=options.get("step", "last"),
-                scale=scale,
-                shift=shift,
-                image_size=options.get("image_size", 0),
-                reads_taps=reads_taps,
-            )
-        )
+        own = {
+            "name": name,
+            "model": _create(name, 0, pipeline, dict(options.get("kwargs", {}))),
+            "weights": options.get("weights", ""),
+            "step": options.get("step", "last"),
+            "scale": scale,
+            "shift": shift,
+            "image_size": options.get("image_size", 0),
+            "reads_taps": reads_taps,
+        }
+        if not options.get("stored"):
+            if "top" in options:
+                raise UserError(f"{field} {name!r}: top says how much of 'stored' is kept; set it")
+            teachers.append(Teacher(**own))
+            continue
+        table = stored_fields(pipeline, options, f"{field} {name!r}", blends=blends)
+        teachers.append(StoredTeacher(**{**own, "reads_taps": False}, **table))
     return tuple(teachers)
 
 
@@ -365,10 +346,12 @@ def make_recipe(config: Config, objective: Objective, params: Any, pipeline: Pip
         raise UserError(f"config.mix: {config.objective.name!r} compares views, which do not mix")
     if getattr(objective, "relabel", "") and not any(mix.blends for mix in mixes):
         raise UserError("config.objective.kwargs: relabel is of mixed images: set config.mix")
-    if any(mix.guided for mix in mixes):
-        model = objective.teachers[0].model if objective.teachers else objective.model
-        if not hasattr(model, "features"):
-            raise UserError(f"config.mix: {type(model).__name__} has no features() to be a guide")
+    for mix in mixes:
+        if not mix.guided:
+            continue
+        if objective.teachers and not objective.teachers[0].has_taps:
+            raise UserError("config.mix: a teacher of stored answers is no guide")
+        mix.check_guide(objective.teachers[0].model if objective.teachers else objective.model)
     transforms = make_transforms(config)
     for transform in transforms:
         transform.check(params, "config.transforms")
@@ -387,48 +370,9 @@ def make_transforms(config: Config) -> tuple[Any, ...]:
     )
 
 
-def load_data(
-    data: DataConfig, config: Config, eval_batch_size: int, arrays: Any = None
-) -> Pipeline:
-    """This process's part of the data."""
-    # Imported here: what reads no data need not pay for the readers.
-    from scanmax.data import load
-
-    return load(
-        data,
-        data=arrays,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        eval_batch_size=eval_batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-
-
 def reads_labels(kind: type[Objective]) -> bool:
     """Whether an objective compares what the model says with the data's labels."""
     return "accuracy" in kind.metric_names
-
-
-def check_labels(config: Config, model: nn.Module, pipeline: Pipeline) -> None:
-    """Refuses images without labels, and mixed labels that the model's head does not fit."""
-    name = config.data.name
-    if not getattr(pipeline, "labelled", True):
-        raise UserError(
-            f"{HELD_OUT} of {name!r} is unlabelled (its first label is -1): set "
-            "config.data.eval_split to another split"
-        )
-    if pipeline.kind == "image" and pipeline.num_classes < 2:
-        told = f" ({pipeline.class_names[0]!r})" if pipeline.class_names else ""
-        raise UserError(f"{name!r} holds one class only{told}: there is nothing to tell apart")
-    label = pipeline.train_spec.get("label")
-    shape = label.shape if label is not None and pipeline.kind == "image" else ()
-    classes = getattr(model, "num_classes", None) or pipeline.num_classes
-    if len(shape) == 2 and shape[1] != classes:
-        raise UserError(
-            f"the labels that mixing makes of {name!r} have {shape[1]} classes, the model "
-            f"{classes}: leave config.model.num_classes at 0"
-        )
 
 
 def check_loss(config: Config) -> None:
@@ -436,13 +380,6 @@ def check_loss(config: Config) -> None:
     loss = make_loss(config.objective)
     if config.objective.label_smoothing and not loss.smooths:
         raise UserError(loss.refusal("smoothed"))
-
-
-def one_row(spec: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch's shapes with a batch axis of one."""
-    return {
-        name: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype) for name, leaf in spec.items()
-    }
 
 
 def model_input(pipeline: Pipeline, kind: type[Objective] | None = None) -> jax.ShapeDtypeStruct:

@@ -52,8 +52,9 @@ class ObjectiveConfig:
 
     Attributes:
       name: "classification", "cosine_classification" (by angles with a vector of each class),
-        "text_classification", "language_model", "sequence_labels", "regression", or, without
-        labels, "simclr" or "byol" (two views of each image, config.data.augment.views=2).
+        "text_classification", "language_model", "sequence_labels", "regression", "augmix" (a label
+        and one answer for three views, config.data.augment.views=3), or, without labels, "simclr"
+        or "byol" (two views).
       loss: A loss of classes by its name, such as "softmax_cross_entropy", "binary_cross_entropy"
         or "focal"; docs/learning.md lists them.
       loss_kwargs: Its options, such as {"gamma": 2.0}; any takes "counts" (training examples of
@@ -65,12 +66,14 @@ class ObjectiveConfig:
         (the teacher's decision is a label), "kd" (its distribution), "dkd" (the same, the label's
         class and the others apart), "dist" (correlations of classes and of examples), "hint"
         (activations), "attention_transfer" (where they are large), "rkd" (distances and angles of
-        examples), "similarity" (their products) or "nd_loss_kd" (norm and direction of the
-        features).
+        examples), "similarity" (their products), "nd_loss_kd" (norm and direction of the
+        features); docs/learning.md lists all. Each takes "weight", "schedule" (of the weight, over
+        the run) and "teacher", an index or several.
       teachers: Models to learn from, pairs of a registered name and its options: "weights" (the
         workdir of a run, or what scanmax.load_weights takes), "step" (of that run, "last" or
         "best"), "kwargs" (fields of the model), "mean" and "std" (its own normalisation of images),
-        "image_size".
+        "image_size", "stored" (a file: what it says of each training example unchanged is written
+        there by the first run, its "top" 10 classes, and read by all others).
       kwargs: Options of the objective itself, such as {"temperature": 0.2} of "simclr",
         {"relabel": "transmix"} of "classification", whose labels of mixed images then follow the
         model's attention, or {"fused": False} of "language_model", which then makes all logits of a
@@ -240,7 +243,7 @@ class Config:
     Attributes:
       mix: Mixing of examples on the device, pairs of a name and its options, in order: "mixup",
         "cutmix", "mixup_cutmix" (per "batch", "pair" or "element"), "attentive_cutmix", "cutout",
-        "gridmix", "maskmix", "resizemix", "saliencymix", "smmix" or "tokenmix".
+        "gridmix", "maskmix", "resizemix", "saliencymix", "smmix", "snapmix" or "tokenmix".
       transforms: Changes of the parameters before use, pairs of a name and its options, in order:
         ("fake_quantize", {"match": ("model/.*kernel",), "bits": 8}).
       evaluators: Evaluations beside the objective's own, pairs of a name and its options: "knn"

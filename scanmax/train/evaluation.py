@@ -18,6 +18,7 @@ from scanmax.train.feed import to_device
 from scanmax.train.metrics import add_sums, finalize, is_correct, masked_sums
 from scanmax.train.state import TrainState
 from scanmax.train.step import example_mask
+from scanmax.train.teachers import StoredTeacher
 
 # Images in predictions.npz: mistakes up to half of them, then what comes first.
 SHOWN = 64
@@ -66,6 +67,12 @@ def teacher_report(run: Run, teachers: Sequence[Any]) -> list[str]:
     """
     lines = []
     for index, (teacher, variables) in enumerate(zip(run.objective.teachers, teachers)):
+        if isinstance(teacher, StoredTeacher):
+            lines.append(
+                f"teacher {index}    {teacher.name}: answers of {teacher.stored}, accuracy on the "
+                f"training part {float(variables['accuracy']):.4f}"
+            )
+            continue
 
         def sums_of(variables, batch, teacher=teacher):
             told = teacher(variables, run.objective.inputs(batch))

@@ -16,16 +16,17 @@ import jax
 from scanmax.cli import to_dict
 from scanmax.errors import UserError
 from scanmax.train import sharding
-from scanmax.train.build import Pipeline, Run, build
+from scanmax.train.build import Run, build
 from scanmax.train.checkpoint import Checkpointer
 from scanmax.train.config import CheckpointConfig, Config, best_mode
 from scanmax.train.evaluation import evaluate, save_outcome, teacher_report
 from scanmax.train.feed import Feed, Stopped, giving_up
-from scanmax.train.inference import load_teacher
 from scanmax.train.log import Log, NoLog, open_log
 from scanmax.train.loggers.outcome import tell_outcome
+from scanmax.train.pipelines import Pipeline
 from scanmax.train.processes import agree, is_preempted, telling_others
 from scanmax.train.starting import starting_weights
+from scanmax.train.stored import teacher_variables
 from scanmax.train.throughput import HostClock, Profile, peak_flops, step_flops
 from scanmax.train.workdir import open_workdir
 
@@ -259,9 +260,9 @@ def checkpoint_meta(
 
 
 def load_teachers(run: Run) -> tuple[Any, ...]:
-    """The variables of each teacher, on the mesh."""
+    """The variables of each teacher, or what it has answered, on the mesh."""
     whole = sharding.replicated(run.mesh)
-    found = (load_teacher(teacher, run.example) for teacher in run.objective.teachers)
+    found = (teacher_variables(run, teacher) for teacher in run.objective.teachers)
     return tuple(jax.device_put(variables, whole) for variables in found)
 
 

@@ -21,9 +21,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from scanmax.errors import UserError, suggest
 from scanmax.train import sharding
-from scanmax.train.build import Run, build, load_data
+from scanmax.train.build import Run, build
 from scanmax.train.config import Config
 from scanmax.train.hlo import Collective, collectives
+from scanmax.train.pipelines import load_data
 from scanmax.train.step import model_variables
 from scanmax.train.throughput import step_flops
 

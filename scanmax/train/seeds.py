@@ -19,7 +19,7 @@ import numpy as np
 
 from scanmax.errors import UserError
 from scanmax.train import sharding
-from scanmax.train.build import Pipeline, build
+from scanmax.train.build import build
 from scanmax.train.checkpoint import Checkpointer
 from scanmax.train.config import Config
 from scanmax.train.evaluation import evaluate, save_outcome, teacher_report
@@ -27,6 +27,7 @@ from scanmax.train.feed import Feed
 from scanmax.train.log import Log, open_log
 from scanmax.train.loggers.outcome import tell_outcome
 from scanmax.train.loop import Skips, Window, checkpoint_meta, is_due, load_teachers
+from scanmax.train.pipelines import Pipeline
 from scanmax.train.starting import starting_weights
 from scanmax.train.workdir import open_workdir
 

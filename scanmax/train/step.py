@@ -44,7 +44,7 @@ class Recipe:
         """What the objective is applied to."""
         return {"params": transformed(self.transforms, params, carried), **carried}
 
-    def guide(self, variables: dict[str, Any], batch: Batch, teachers: Any) -> jax.Array:
+    def guide(self, mix: Mix, variables: dict[str, Any], batch: Batch, teachers: Any) -> jax.Array:
         """[B, Y, X], where the first teacher, or else the model, finds something."""
         objective = self.objective
         inputs = objective.inputs(batch)
@@ -53,8 +53,7 @@ class Recipe:
             inputs = objective.teachers[0].prepare(inputs)
         else:
             model, variables = objective.model, model_variables(variables)
-        maps = model.apply(variables, inputs, method="features")[-1]
-        return jax.lax.stop_gradient(jnp.linalg.norm(maps.astype(jnp.float32), axis=-1))
+        return mix.guide(model, variables, inputs, batch["label"])
 
 
 def model_variables(variables: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +103,8 @@ def train_step(
     for index, mix in enumerate(recipe.mixes):
         guide = None
         if mix.guided:
-            guide = recipe.guide(recipe.variables(state.params, state.carried), batch, teachers)
+            variables = recipe.variables(state.params, state.carried)
+            guide = recipe.guide(mix, variables, batch, teachers)
         batch = mix(jax.random.fold_in(mix_key, index), batch, guide)
 
     def weight_of(part: Batch) -> jax.Array:

@@ -1,7 +1,9 @@
 """Teachers: models that are asked and never trained, each with images as it was taught them."""
 
 import dataclasses
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,9 +12,9 @@ import numpy as np
 from jaxtyping import Array
 
 from scanmax.errors import UserError, suggest
-from scanmax.models.taps import read_taps
+from scanmax.models.taps import read_taps, write_tap
 
-OPTIONS = ("weights", "step", "kwargs", "mean", "std", "image_size")
+OPTIONS = ("weights", "step", "kwargs", "mean", "std", "image_size", "stored", "top")
 
 
 class Told(NamedTuple):
@@ -21,10 +23,13 @@ class Told(NamedTuple):
     Attributes:
       logits: its outputs, [B, classes] or [B, T, vocab].
       taps: activations by path, "block_03/output"; {} unless a term reads taps.
+      resume: of a teacher, what it says if an activation is another, (path, value) -> Told; None
+        where no term reads taps.
     """
 
     logits: Array
     taps: dict[str, Array]
+    resume: Callable[[str, Array], "Told"] | None = None
 
     def tap(self, path: str) -> Array:
         """The activation at a path.
@@ -50,6 +55,9 @@ class Teacher:
       shift: added behind it.
       image_size: side that images are resized to for it; 0 keeps the student's.
       reads_taps: whether its activations are read.
+
+    What a subclass says of itself:
+      has_taps: whether there are any to read, and a guide of a mix.
     """
 
     name: str
@@ -61,15 +69,41 @@ class Teacher:
     image_size: int = 0
     reads_taps: bool = False
 
-    def __call__(self, variables: Any, inputs: Array) -> Told:
-        """Asks it, in evaluation mode; no gradient flows."""
-        inputs = self.prepare(inputs)
-        if self.reads_taps:
-            logits, sown = self.model.apply(variables, inputs, mutable=["intermediates"])
-            told = Told(logits, read_taps(sown.get("intermediates", {})))
-        else:
-            told = Told(self.model.apply(variables, inputs), {})
-        return jax.lax.stop_gradient(told)
+    has_taps: ClassVar[bool] = True
+
+    def __call__(self, variables: Any, inputs: Array, index: Array | None = None) -> Told:
+        """Asks it, in evaluation mode; no gradient flows, but through what `resume` is given.
+
+        Args:
+          variables: its own.
+          inputs: what the student reads.
+          index: places of the examples in the training part; it sees them itself.
+        """
+        variables, inputs = jax.lax.stop_gradient((variables, self.prepare(inputs)))
+        if not self.reads_taps:
+            return Told(jax.lax.stop_gradient(self.model.apply(variables, inputs)), {})
+        logits, sown = self.model.apply(variables, inputs, mutable=["intermediates"])
+        logits, sown = jax.lax.stop_gradient((logits, sown.get("intermediates", {})))
+        told = Told(logits, read_taps(sown))
+        return told._replace(resume=functools.partial(self.resume, variables, inputs, sown))
+
+    def resume(self, variables: Any, inputs: Array, sown: Any, path: str, value: Array) -> Told:
+        """What it says of the inputs if the activation at a path is `value`.
+
+        Its layers behind the path are gone through again; gradients flow to the value.
+
+        Args:
+          variables: its own.
+          inputs: as prepared for it.
+          sown: its intermediates of these inputs.
+          path: of a tap, such as "block_03/output".
+          value: of that tap's shape.
+        """
+        taps = write_tap(sown, path, value.astype(Told(None, read_taps(sown)).tap(path).dtype))
+        logits, found = self.model.apply(
+            {**variables, "taps": taps}, inputs, mutable=["intermediates"]
+        )
+        return Told(logits, read_taps(found["intermediates"]))
 
     def prepare(self, inputs: Array) -> Array:
         """The student's inputs as the teacher was taught them."""
@@ -98,6 +132,78 @@ class Teacher:
             ) from error
         shapes = nn.meta.unbox(init)
         return {name: shapes[name] for name in ("params", "batch_stats") if name in shapes}
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTeacher(Teacher):
+    """A teacher that has answered: its variables are a table of what it said of each example.
+
+    Attributes:
+      stored: the file of its answers.
+      top: how many of the largest are kept; the rest of the mass is spread evenly.
+      examples: how many training examples there are.
+      classes: how many answers there are of each.
+    """
+
+    stored: str = ""
+    top: int = 0
+    examples: int = 0
+    classes: int = 0
+
+    has_taps: ClassVar[bool] = False
+
+    def __call__(self, variables: Any, inputs: Array, index: Array | None = None) -> Told:
+        """What it said of the examples, as logarithms of a distribution."""
+        classes, logs = (variables[name][index] for name in ("classes", "logs"))
+        shape = (len(index), self.classes)
+        if self.top == self.classes:
+            rest = jnp.zeros((len(index), 1), logs.dtype)
+        else:
+            mass = 1 - jnp.sum(jnp.exp(logs), axis=-1, keepdims=True)
+            smallest = jnp.finfo(logs.dtype).tiny
+            rest = jnp.log(jnp.maximum(mass, smallest) / (self.classes - self.top))
+        rows = jnp.arange(len(index))[:, None]
+        told = jnp.broadcast_to(rest, shape).at[rows, classes].set(logs)
+        return Told(jax.lax.stop_gradient(told), {})
+
+    def ask(self, variables: Any, inputs: Array) -> Array:
+        """What the model itself says, of its own variables."""
+        return Teacher.__call__(self, variables, inputs).logits
+
+    def variable_shapes(self, inputs: jax.ShapeDtypeStruct) -> Any:
+        """Shapes of the table."""
+        shape = (self.examples, self.top)
+        return {
+            "classes": jax.ShapeDtypeStruct(shape, jnp.int32),
+            "logs": jax.ShapeDtypeStruct(shape, jnp.float32),
+            "accuracy": jax.ShapeDtypeStruct((), jnp.float32),
+        }
+
+
+def stored_fields(
+    pipeline: Any, options: dict[str, Any], field: str, *, blends: bool
+) -> dict[str, Any]:
+    """What a teacher's answers on disk are of.
+
+    Args:
+      pipeline: the data.
+      options: the teacher's.
+      field: what names it in a message.
+      blends: whether the run mixes examples.
+
+    Raises:
+      UserError: examples without an index, mixed ones, or more answers than classes.
+    """
+    spec, classes = pipeline.train_spec, pipeline.num_classes
+    if pipeline.kind != "image" or "index" not in spec:
+        raise UserError(f"{field}: stored answers are of images that say their 'index' in a batch")
+    if blends or len(spec["label"].shape) == 2:
+        raise UserError(f"{field}: stored answers are of single images: mix none, or ask it itself")
+    top = options.get("top", min(10, classes))
+    if not isinstance(top, int) or not 1 <= top <= classes:
+        raise UserError(f"{field}: top={top!r} must be from 1 to the {classes} classes")
+    table = {"top": top, "examples": pipeline.num_train, "classes": classes}
+    return {"stored": str(options["stored"]), **table}
 
 
 def change_of_normalisation(

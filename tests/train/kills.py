@@ -79,7 +79,7 @@ def teacher():
     given = (Teacher("small", net, reads_taps=True),)
     with (
         mock.patch("scanmax.train.build.make_teachers", return_value=given),
-        mock.patch("scanmax.train.loop.load_teacher", return_value=weights),
+        mock.patch("scanmax.train.stored.load_teacher", return_value=weights),
     ):
         yield
 

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from scanmax.cli import load_config
+from scanmax.configs import digits_distill
 from scanmax.data.__main__ import prepare
 from scanmax.errors import UserError
 from scanmax.fields import check_fields
@@ -145,9 +146,7 @@ def test_two_real_steps(name, data_dir, tmp_path):
         ("sequence_tasks", "selective_copying"),
         ("sequence_tasks", "induction_heads"),
         ("sequence_tasks", "copy_memory,mamba2"),
-        ("digits_distill", "dkd"),
-        ("digits_distill", "hint"),
-        ("digits_distill", "nd_loss_kd"),
+        *(("digits_distill", name) for name in digits_distill.TERMS if name not in ("none", "kd")),
         ("digits_sequential", "flexnet"),
         ("digits_sequential", "ccnn,permuted"),
         ("digits_sequential", "short"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scanmax.errors import UserError
-from scanmax.testing import SmallImages, SmallNet
+from scanmax.testing import SmallImages, SmallMaps, SmallNet
 from scanmax.train.build import build
 from scanmax.train.config import Config
 from scanmax.train.mixing import MIXES
@@ -205,6 +205,62 @@ def test_holes_are_squares_cut_at_the_border_as_often_as_they_should():
     assert float(many.mean()) == pytest.approx(expected, rel=0.02)
 
 
+def test_labels_follow_what_boxes_show_of_their_class():
+    """Against loops: the pixels of a resized box, the shares of two maps."""
+    options = {"tap": "map", "alpha": 1.0}
+    found = mixed("snapmix", **options)
+    mix = MIXES["snapmix"](classes=CLASSES, per="element", **options)
+    keys = jax.random.split(jax.random.key(5), 3)
+    (start, size), (from_start, from_size) = (
+        [np.asarray(x) for x in mix.boxes(key, ROWS, [SIDE, SIDE])] for key in keys[:2]
+    )
+    maps = np.array(jax.image.resize(GUIDE, (ROWS, SIDE, SIDE), "linear"))
+    maps -= maps.min((1, 2), keepdims=True)
+    maps /= maps.sum((1, 2), keepdims=True)
+    pasted, weight = np.array(IMAGES), np.zeros(ROWS)
+    for row in range(ROWS):
+        other, kept, shown = ROWS - 1 - row, 1.0, 0.0
+        for y in range(size[row, 0]):
+            for x in range(size[row, 1]):
+                here = start[row, 0] + y, start[row, 1] + x
+                kept -= maps[row][here]
+                ends, shares = [], []
+                for axis, place in enumerate((y, x)):
+                    ratio = from_size[row, axis] / size[row, axis]
+                    source = np.clip((place + 0.5) * ratio - 0.5, 0, from_size[row, axis] - 1)
+                    low = int(source)
+                    ends.append([from_start[row, axis] + low, low + from_start[row, axis] + 1])
+                    shares.append([1 - (source - low), source - low])
+                pasted[row][here] = sum(
+                    shares[0][i] * shares[1][j] * IMAGES[other, ends[0][i], ends[1][j]]
+                    for i in (0, 1)
+                    for j in (0, 1)
+                    if shares[0][i] * shares[1][j]
+                )
+        top, left = from_start[row]
+        height, width = from_size[row]
+        shown = maps[other, top : top + height, left : left + width].sum()
+        weight[row] = kept / (kept + shown)
+        assert box(found["mix_mask"][row]) == (*start[row], *size[row])
+    check(found, pasted, weight)
+
+
+def test_the_map_of_a_class_is_the_heads_row_times_the_last_map():
+    model, images = SmallMaps(), jnp.asarray(RNG.normal(size=(3, 4, 4, 1)), jnp.float32)
+    variables = model.init(jax.random.key(0), images)
+    mix = MIXES["snapmix"](classes=4, tap="output")
+    labels = jnp.array([2, 0, 3])
+    found = mix.guide(model, variables, images, labels)
+    _, sown = model.apply(variables, images, mutable=["intermediates"])
+    rows = variables["params"]["head"]["kernel"].value.T[labels]
+    expected = jnp.einsum("btc,bc->bt", sown["intermediates"]["output"][0], rows) / 4
+    np.testing.assert_allclose(found.reshape(3, 4), expected, rtol=1e-4, atol=1e-6)
+    # And through the step, where the model itself is asked.
+    config = Config(mix=(("snapmix", {"tap": "output"}),), batch_size=16)
+    run = build(config, pipeline=SmallImages(), model=model)
+    jax.eval_shape(run.train_step, run.shapes, run.pipeline.train_spec, ())
+
+
 def test_rows_that_do_not_count_reach_no_other_when_moved():
     given = {"image": jnp.asarray(IMAGES).at[1].set(jnp.nan), "label": jnp.asarray(LABELS)}
     given["mask"] = jnp.ones(ROWS, bool).at[1].set(False)
@@ -221,11 +277,13 @@ def test_rows_that_do_not_count_reach_no_other_when_moved():
     [
         ({"size": 0}, "size=0 must be at least 1"),
         ({"scales": (0.8, 0.1)}, "the smaller first"),
+        ({"alpha": 1.0}, "it needs tap, the path of the last map"),
         ({"patch": 3}, "patch=3 does not divide images of 4 x 4"),
     ],
 )
 def test_mistakes_are_one_line(fields, expected):
-    name = {"size": "cutout", "scales": "resizemix", "patch": "maskmix"}[next(iter(fields))]
+    names = {"size": "cutout", "scales": "resizemix", "patch": "maskmix", "alpha": "snapmix"}
+    name = names[next(iter(fields))]
 
     def trained():
         config = Config(mix=((name, fields),), batch_size=16)

@@ -19,6 +19,7 @@ from scanmax.train.build import build
 from scanmax.train.inference import load_for_inference
 from scanmax.train.loop import load_teachers, train
 from scanmax.train.seeds import train_seeds
+from scanmax.train.teachers import StoredTeacher
 from tests.tolerances import SHARDED
 
 FILE = """
@@ -128,6 +129,60 @@ def test_two_teachers_with_images_of_their_own_from_the_command_line_on(taught, 
     teachers = sum(leaf.nbytes for leaf in jax.tree.leaves(load_teachers(build(config))))
     assert report.state["teachers"] == teachers > 0
     assert report.total > sum(report.state.values())
+
+
+def test_stored_answers_teach_as_the_teacher_that_gave_them(taught, tmp_path, capsys):
+    """One run asks and writes, the next reads; of each example it is the teacher's own answer."""
+    file, workdir, _ = taught
+    stored = tmp_path / "answers" / "vit.npz"
+    images = {"mean": MEAN, "std": STD}
+    given = teacher(workdir, stored=str(stored), top=4, **images)
+    flags, states = student_flags(file, given), {}
+    for name in ("first", "second"):
+        assert cli.run_main(main, [*flags, f"--workdir={tmp_path / name}"]) == 0
+        states[name] = saved(tmp_path / name)
+        said = capsys.readouterr().err
+        if name == "first":
+            written = stored.stat().st_mtime_ns
+        assert re.search(r"teacher 0 .*answers of .*vit.npz, accuracy on the tr.* 0\.\d", said)
+    assert stored.stat().st_mtime_ns == written
+    chex.assert_trees_all_equal(states["first"], states["second"])
+
+    run = build(cli.parse_flags(flags)[0])
+    asked = build(cli.parse_flags(student_flags(file, teacher(workdir, **images)))[0])
+    batch = next(run.pipeline.train_iterator(1))
+    (table,), (variables,) = load_teachers(run), load_teachers(asked)
+    found = run.objective.teachers[0](table, None, batch["index"]).logits
+    told = asked.objective.teachers[0](variables, batch["image"]).logits
+    np.testing.assert_allclose(found, jax.nn.log_softmax(told), rtol=1e-5, atol=1e-6)
+
+    with np.load(stored) as found:
+        assert found["classes"].shape == found["logs"].shape == (64, 4)
+    # Fewer answers spread what is left over; another file's are refused.
+    for options, message in (
+        ({"top": 2}, "holds answers of another top: 4, not 2"),
+        ({"top": 4, "step": "best"}, "holds answers of another teacher"),
+        ({"top": 5}, "top=5 must be from 1 to the 4 classes"),
+    ):
+        flags = student_flags(file, teacher(workdir, stored=str(stored), **images, **options))
+        with pytest.raises(UserError, match=re.escape(message)):
+            load_teachers(build(cli.parse_flags(flags)[0]))
+    flags = student_flags(file, given, terms=("hint",))
+    with pytest.raises(UserError, match="reads activations, of which teacher 0 has stored none"):
+        build(cli.parse_flags(flags)[0])
+    with pytest.raises(UserError, match="stored answers are of single images: mix none"):
+        build(cli.parse_flags([*student_flags(file, given), "--config.mix=('mixup',)"])[0])
+    stored.write_bytes(b"no")
+    with pytest.raises(UserError, match="holds no answers of a teacher"):
+        load_teachers(build(cli.parse_flags(student_flags(file, given))[0]))
+
+
+def test_what_is_not_kept_is_spread_evenly():
+    table = {"classes": np.array([[2, 4]]), "logs": np.log(np.array([[0.5, 0.3]], np.float32))}
+    stored = StoredTeacher("vit", None, top=2, examples=1, classes=5)
+    told = stored(table, None, np.array([0, 0])).logits
+    expected = [0.2 / 3, 0.2 / 3, 0.5, 0.2 / 3, 0.3]
+    np.testing.assert_allclose(np.exp(told), [expected] * 2, rtol=1e-5)
 
 
 def shifted(images):

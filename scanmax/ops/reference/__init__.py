@@ -302,6 +302,7 @@ from scanmax.ops.reference.softmax.positive import softmax_one as softmax_one
 from scanmax.ops.reference.softmax.positive import softplus_softmax as softplus_softmax
 from scanmax.ops.reference.softmax.positive import squared_relu_softmax as squared_relu_softmax
 from scanmax.ops.reference.softmax.positive import two_quad as two_quad
+from scanmax.ops.reference.softmax.sinkhorn import sinkhorn as sinkhorn
 from scanmax.ops.reference.softmax.softmax import extexp as extexp
 from scanmax.ops.reference.softmax.softmax import extexp_add as extexp_add
 from scanmax.ops.reference.softmax.softmax import extexp_sum as extexp_sum

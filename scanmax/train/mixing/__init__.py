@@ -17,6 +17,7 @@ from scanmax.train.mixing.mixup_cutmix import MixupCutmix
 from scanmax.train.mixing.resizemix import ResizeMix
 from scanmax.train.mixing.saliencymix import SaliencyMix
 from scanmax.train.mixing.smmix import SmMix
+from scanmax.train.mixing.snapmix import SnapMix
 from scanmax.train.mixing.tokenmix import TokenMix
 
 MIXES: dict[str, type[Mix]] = {
@@ -30,5 +31,6 @@ MIXES: dict[str, type[Mix]] = {
     "resizemix": ResizeMix,
     "saliencymix": SaliencyMix,
     "smmix": SmMix,
+    "snapmix": SnapMix,
     "tokenmix": TokenMix,
 }

@@ -3,10 +3,12 @@
 import dataclasses
 from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from scanmax.errors import UserError
 from scanmax.train.objectives.base import Batch
 
 PER = ("batch", "pair", "element")
@@ -26,13 +28,37 @@ class Mix:
     What a subclass says of itself:
       blends: whether labels become distributions; a change of images alone leaves them.
       guided: whether it needs a guide, a map [B, Y, X] of where the first teacher (or the model, if
-        there is no teacher) finds something: the channels' norm of the last of its `features`.
+        there is no teacher) finds something: the channels' norm of the last of its `features`,
+        unless the mix says otherwise (`guide`).
     """
 
     classes: int
 
     blends: ClassVar[bool] = True
     guided: ClassVar[bool] = False
+
+    def guide(
+        self, model: nn.Module, variables: Any, inputs: Float[Array, "B Y X C"], labels: Array
+    ) -> Float[Array, "B Yg Xg"]:
+        """The map of where a model finds something, without a gradient.
+
+        Args:
+          model: who is asked.
+          variables: its own.
+          inputs: images as it reads them.
+          labels: [B] or [B, classes], for a mix whose guide is of one class.
+        """
+        maps = model.apply(variables, inputs, method="features")[-1]
+        return jax.lax.stop_gradient(jnp.linalg.norm(maps.astype(jnp.float32), axis=-1))
+
+    def check_guide(self, model: nn.Module) -> None:
+        """Refuses a model that gives no such map.
+
+        Raises:
+          UserError: such a model.
+        """
+        if not hasattr(model, "features"):
+            raise UserError(f"config.mix: {type(model).__name__} has no features() to be a guide")
 
     def own_share(
         self, key: Array, shape: tuple[int, int, int], guide: Float[Array, "B Yg Xg"] | None
@@ -54,7 +80,8 @@ class Mix:
     ) -> tuple[Float[Array, "B Y X"], Float[Array, "B Y X C"]]:
         """The share of its own that each pixel keeps, and the images whose pixels it gets.
 
-        These are the partners as they are; a mix that moves or resizes them says how.
+        These are the partners as they are; a mix that moves or resizes them says how. A third
+        entry is the share that a label keeps, where that takes more than `label_share` is given.
 
         Args:
           key: random numbers of this step, for this mix alone.
@@ -85,11 +112,11 @@ class Mix:
           [B, 2, classes] (the two that are mixed) beside it.
         """
         images = batch["image"]
-        own, pasted = self.plan(key, images, guide)
+        own, pasted, *share = self.plan(key, images, guide)
         counts = batch.get("mask", jnp.ones(images.shape[:1], bool))
         mixes = counts & partners(counts)
         own = jnp.where(mixes[:, None, None], own, 1)
-        weight = jnp.where(mixes, self.label_share(own, guide), 1)
+        weight = jnp.where(mixes, share[0] if share else self.label_share(own, guide), 1)
         labels = self.distribution(batch["label"])
         return batch | {
             "image": blend(own[..., None], images, pasted),

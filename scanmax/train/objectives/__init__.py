@@ -1,5 +1,6 @@
 """What a run minimises, one file each; `config.objective.name` names one of OBJECTIVES."""
 
+from scanmax.train.objectives.augmix import AugMix
 from scanmax.train.objectives.base import Batch, Losses, Objective
 from scanmax.train.objectives.byol import Byol
 from scanmax.train.objectives.classification import Classification
@@ -11,6 +12,7 @@ from scanmax.train.objectives.simclr import SimClr
 from scanmax.train.objectives.text_classification import TextClassification
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "augmix": AugMix,
     "byol": Byol,
     "classification": Classification,
     "cosine_classification": CosineClassification,

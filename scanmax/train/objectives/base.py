@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -101,7 +102,7 @@ class Objective(nn.Module):
     def begin(self, params: Any, carried: dict[str, Any]) -> dict[str, Any]:
         """What is carried when a run begins, such as a momentum teacher that copies the model.
 
-        Here it is the share of the run that is done, where the loss of labels asks for it.
+        Here it is the share of the run that is done, where the loss of labels or a term asks.
 
         Args:
           params: the initial parameters.
@@ -110,7 +111,7 @@ class Objective(nn.Module):
         Returns:
           The collections, of any names.
         """
-        if not self.loss.defer:
+        if not (self.loss.defer or any(term.schedule or term.follows_run for term in self.terms)):
             return carried
         return {**carried, "progress": {"share": jnp.zeros((), jnp.float32)}}
 
@@ -138,13 +139,19 @@ class Objective(nn.Module):
 
     def label_loss(self, logits: Float[Array, "*B C"], labels: Array) -> Float[Array, "*B"]:
         """The loss of labels in training: smoothed, weighed, and weights deferred as it says."""
-        has_begun = self.has_variable("progress", "share")
         return self.loss(
             logits,
             labels,
             label_smoothing=self.config.label_smoothing,
-            progress=self.get_variable("progress", "share") if has_begun else None,
+            progress=self.progress,
         )
+
+    @property
+    def progress(self) -> Float[Array, ""] | float:
+        """The share of the run that is done, without a gradient; 0 where nothing follows it."""
+        if not self.has_variable("progress", "share"):
+            return 0.0
+        return jax.lax.stop_gradient(self.get_variable("progress", "share"))
 
     def ask(self, inputs: Array, train: bool, **given: Array) -> Told:
         """The model's answer, with its taps where a term reads them."""
@@ -171,12 +178,13 @@ class Objective(nn.Module):
           inputs: what the teachers read; None is what the model reads.
         """
         inputs = self.inputs(batch) if inputs is None else inputs
-        asked = sorted({term.teacher for term in self.terms if term.needs_teacher})
-        told = {index: self.teachers[index](teachers[index], inputs) for index in asked}
+        asked = sorted({index for term in self.terms for index in term.teachers})
+        places = batch.get("index")
+        told = {index: self.teachers[index](teachers[index], inputs, places) for index in asked}
         for term in self.terms:
-            values = values | {
-                term.name: term.weight * term(student, told.get(term.teacher), batch)
-            }
+            given = {"progress": self.progress} if term.follows_run else {}
+            loss = term(student, term.hear(told), batch, **given)
+            values = values | {term.name: term.weight_at(self.progress) * loss}
         return values
 
     @property
@@ -186,17 +194,19 @@ class Objective(nn.Module):
 
     @nn.nowrap
     def check(self) -> None:
-        """Refuses terms that ask for a teacher that is not there.
+        """Refuses terms that ask for a teacher that is not there, and what else they refuse.
 
         Raises:
           UserError: such a term.
         """
         for term in self.terms:
-            if term.needs_teacher and not 0 <= term.teacher < len(self.teachers):
-                raise UserError(
-                    f"config.objective.terms: {term.name!r} asks teacher {term.teacher}, and "
-                    f"config.objective.teachers names {len(self.teachers) or 'none'}"
-                )
+            term.check(len(self.teachers))
+            for index in term.teachers:
+                if term.reads_taps and not self.teachers[index].has_taps:
+                    raise UserError(
+                        f"config.objective.terms: {term.name!r} reads activations, of which "
+                        f"teacher {index} has stored none: leave its 'stored' out"
+                    )
 
 
 def merged(outputs: Any) -> Array:

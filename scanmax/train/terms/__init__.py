@@ -1,23 +1,46 @@
 """Losses beside the objective's own, one file each; `config.objective.terms` names some."""
 
+from scanmax.train.terms.attention_map import AttentionMap
 from scanmax.train.terms.attention_transfer import AttentionTransfer
 from scanmax.train.terms.base import Term
+from scanmax.train.terms.channelwise import Channelwise
+from scanmax.train.terms.crosskd import CrossKd
+from scanmax.train.terms.cskd import Cskd
+from scanmax.train.terms.deviation_aware import DeviationAware
+from scanmax.train.terms.discriminator import Discriminator
 from scanmax.train.terms.dist import Dist
 from scanmax.train.terms.dkd import Dkd
 from scanmax.train.terms.hard import Hard
 from scanmax.train.terms.hint import Hint
 from scanmax.train.terms.kd import Kd
 from scanmax.train.terms.nd_loss_kd import NdLossKd
-from scanmax.train.terms.relations import Rkd, Similarity
+from scanmax.train.terms.ofa import Ofa
+from scanmax.train.terms.relations import Congruence, Rkd, Similarity
+from scanmax.train.terms.scalekd import ScaleKd
+from scanmax.train.terms.selective_fusion import SelectiveFusion
+from scanmax.train.terms.topkld import TopKld
+from scanmax.train.terms.wcord import Wcord
 
 TERMS: dict[str, type[Term]] = {
+    "attention_map": AttentionMap,
     "attention_transfer": AttentionTransfer,
+    "channelwise": Channelwise,
+    "congruence": Congruence,
+    "crosskd": CrossKd,
+    "cskd": Cskd,
+    "deviation_aware": DeviationAware,
+    "discriminator": Discriminator,
     "dist": Dist,
     "dkd": Dkd,
     "hard": Hard,
     "hint": Hint,
     "kd": Kd,
     "nd_loss_kd": NdLossKd,
+    "ofa": Ofa,
     "rkd": Rkd,
+    "scalekd": ScaleKd,
+    "selective_fusion": SelectiveFusion,
     "similarity": Similarity,
+    "topkld": TopKld,
+    "wcord": Wcord,
 }

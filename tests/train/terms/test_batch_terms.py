@@ -1,4 +1,4 @@
-"""DIST, RKD and similarity against loops over pairs and triplets; what they are blind to."""
+"""Relations in a batch against loops over pairs and triplets; what they are blind to."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from scanmax.testing import ObjectiveSuite, SmallNet
 from scanmax.train.config import ObjectiveConfig
 from scanmax.train.teachers import Told
 from scanmax.train.terms.dist import Dist
-from scanmax.train.terms.relations import Rkd, Similarity
+from scanmax.train.terms.relations import Congruence, Rkd, Similarity
 
 DIST = {"beta": 0.5, "gamma": 2.0, "temperature": 3.0}
 RKD = {"distance": 3.0, "angle": 2.0}
@@ -67,13 +67,57 @@ def similarity(own, told):
     return ((rows(own) - rows(told)) ** 2).sum() / len(own) ** 2
 
 
+@jax.jit
+def congruence(own, told):
+    def kernel(x, y):
+        cosine = sum(x * y) / jnp.sqrt(sum(x * x) * sum(y * y))
+        series = 1 + 0.8 * cosine + (0.8 * cosine) ** 2 / 2 + (0.8 * cosine) ** 3 / 6
+        return jnp.exp(-0.8) * series
+
+    both = [jnp.stack([jnp.stack([kernel(a, b) for b in x]) for a in x]) for x in (own, told)]
+    return ((both[0] - both[1]) ** 2).sum() / len(own) ** 2
+
+
+def unit(x):
+    return x / jnp.sqrt((x * x).sum(-1, keepdims=True))
+
+
+@jax.jit
+def wcord(own, told, params):
+    """Critics whose largest stretch is 1 tell pairs; scalings move one set to the other."""
+    heads = []
+    for name, x in (("student_head", own), ("teacher_head", told)):
+        kernel = params[name]["kernel"]
+        fixed = jax.lax.stop_gradient(kernel)
+        right = jnp.full(8, 8**-0.5)
+        for _ in range(8):
+            left = unit(fixed @ right)
+            right = unit(fixed.T @ left)
+        heads.append(unit(x @ kernel / (left @ kernel @ right)))
+    count, total = len(own), 0.0
+    for i in range(count):
+        for j in range(count):
+            score = 2 * (heads[0][i] @ heads[1][j]) - jnp.log(count - 1.0)
+            total += jnp.log1p(jnp.exp(-score if i == j else score)) / count
+    moved = own @ params["projector"]["kernel"] + params["projector"]["bias"]
+    cost = 1 - unit(moved) @ unit(told).T
+    kernel = jax.lax.stop_gradient(jnp.exp(-cost / 0.3))
+    v = jnp.ones(count)
+    for _ in range(8):
+        u = 1 / count / (kernel @ v)
+        v = 1 / count / (kernel.T @ u)
+    return total + (u[:, None] * kernel * v[None] * cost).sum()
+
+
 class BatchTermsSuite(ObjectiveSuite):
-    """All three at once, on layers of different widths."""
+    """All five at once, on layers of different widths."""
 
     terms = (
         ("dist", {"weight": 0.1, **DIST}),
         ("rkd", {"weight": 0.1, **RKD, **TAPS}),
         ("similarity", {"weight": 0.4, **TAPS}),
+        ("congruence", {"weight": 3.0, "order": 3, **TAPS}),
+        ("wcord", {"width": 8, "temperature": 0.5, "epsilon": 0.3, "iterations": 8, **TAPS}),
     )
     fields = {"objective": ObjectiveConfig(weight=0.0, terms=terms)}
     model = SmallNet()
@@ -92,9 +136,9 @@ class BatchTermsSuite(ObjectiveSuite):
             )
             found.append((logits[kept], jax.tree.leaves(taps["intermediates"][path])[0][kept]))
         (logits, tap), (told_logits, told_tap) = found
-        return 0.1 * (
-            dist(logits, told_logits) + rkd(tap, told_tap) + 4 * similarity(tap, told_tap)
-        )
+        compared = dist(logits, told_logits) + rkd(tap, told_tap) + 4 * similarity(tap, told_tap)
+        total = 0.1 * compared + 3 * congruence(tap, told_tap)
+        return total + wcord(tap, told_tap, variables["params"]["wcord"])
 
 
 def told(seed, rows=6, width=5):
@@ -119,12 +163,24 @@ def test_relations_are_blind_to_turns_and_scale():
     with jax.enable_x64(True):
         teacher, turn = told(1), jnp.linalg.qr(told(3, 5).logits)[0]
         turned = teacher._replace(taps={"pre_logits": 3 * teacher.logits @ turn})
-        for term in (Rkd(), Similarity()):
+        for term in (Rkd(), Similarity(), Congruence()):
             assert jnp.abs(term(turned, teacher, MASK)).max() < 1e-12
             assert term(told(2), teacher, MASK).min() > 1e-3
 
 
-@pytest.mark.parametrize("term", [Dist(), Rkd(), Similarity()])
+def test_a_long_series_is_the_gaussian_kernel():
+    with jax.enable_x64(True):
+        own, teacher = told(0), told(1)
+        found = Congruence(gamma=0.7, order=30)(own, teacher, MASK)
+        kernels = []
+        for x in (own.logits, teacher.logits):
+            x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
+            kernels.append(jnp.exp(-0.7 * jnp.sum((x[:, None] - x[None]) ** 2, -1)))
+        expected = jnp.mean((kernels[0] - kernels[1]) ** 2, axis=1)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("term", [Dist(), Rkd(), Similarity(), Congruence()])
 def test_rows_that_do_not_count_reach_nothing(term):
     mask = {"mask": jnp.arange(6) < 4}
 
@@ -141,7 +197,7 @@ def test_rows_that_do_not_count_reach_nothing(term):
         assert np.isfinite(slope).all()
 
 
-@pytest.mark.parametrize("term", [Rkd(), Similarity()])
+@pytest.mark.parametrize("term", [Rkd(), Similarity(), Congruence()])
 def test_equal_examples_have_gradients(term):
     x = jnp.ones((6, 5))
     slope = jax.grad(lambda x: term(Told(x, {"pre_logits": x}), told(1), MASK).sum())(x)
