@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from scanmax.checksum import damaged_arrays, describe_damage
-from scanmax.errors import UserError
+from scanmax.errors import UserError, suggest
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
 # Tensors of a training checkpoint may sit below one of these names, or several: the first counts.
@@ -59,6 +59,10 @@ def read_tensors(
     match = HUB_ID.fullmatch(str(source))
     if match and path.suffix not in SUFFIXES and not path.parent.is_dir():
         return _read_hub(match["id"], match["revision"])
+    if path.parent.is_dir():
+        beside = [entry.name for entry in path.parent.iterdir()]
+        near = f"; {suggest(path.name, beside)}" if beside else ""
+        raise UserError(f"weights {str(source)!r}: no such file or folder{near}")
     raise UserError(
         f"weights {str(source)!r}: no such file or folder, and not a hub id of the form owner/name."
     )
