@@ -41,9 +41,10 @@ from scanmax.models.blocks import stack_blocks
 from scanmax.models.layers import LOGICAL_AXES
 from scanmax.models.multiply_adds import MULTIPLY_ADDS
 from scanmax.testing import compare
+from scanmax.testing.prng import QUICK_PRNG
 
 # Compiling is what these tests cost: a cheap generator, and none of XLA's slow passes.
-PRNG = "unsafe_rbg"
+PRNG = QUICK_PRNG
 COMPILER_OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 EXACT = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
