@@ -271,7 +271,7 @@ def word_order(
     Example:
       >>> tokens, labels = word_order(np.random.default_rng(0), 2, 8, vocab_size=5)
       >>> tokens.tolist(), labels.tolist()
-      ([[5, 4, 4, 3, 1, 2, 3, 0], [1, 5, 2, 5, 4, 4, 0, 0]], [1, 1])
+      ([[4, 4, 4, 1, 3, 2, 3, 0], [3, 1, 4, 4, 2, 4, 0, 0]], [1, 1])
 
     Reference: dcnn-dynamic-kmax
     """
