@@ -58,7 +58,7 @@ newest:
 	.venv-newest/bin/python $(SUITE) $(ARGS)
 
 parity: $(VENV)/dev.stamp
-	SCANMAX_TEST_FULL_COMPILER=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m parity tests/parity $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m parity tests/parity $(ARGS)
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks $(CASE) $(ARGS)

@@ -2,8 +2,8 @@
 
 The suite compiles tens of thousands of tiny functions and runs each a few times, so compiling is
 what it costs. Without XLA's expensive passes it takes less than half as long; the passes are not
-what it tests. SCANMAX_TEST_FULL_COMPILER=1 leaves them on, as `make parity` does: there the sums
-are compared with other programs' as a user would run them.
+what it tests. SCANMAX_TEST_FULL_COMPILER=1 leaves them on: `SCANMAX_TEST_FULL_COMPILER=1 make
+parity` compares the sums with other programs' as a user would run them.
 """
 
 import os
