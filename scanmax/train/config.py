@@ -409,7 +409,7 @@ def best_mode(config: CheckpointConfig) -> str:
 
 # What may change between the runs that share a workdir; anything else would be another experiment.
 RESUMABLE = (
-    "sharding", "checkpoint", "log", "duration", "log_every", "eval_every", "eval_batch_size",
+    "sharding", "checkpoint", "duration", "log", "log_every", "eval_every", "eval_batch_size",
     "prefetch", "data.data_dir", "data.workers", "data.threads", "data.max_bad_records",
     "model.remat", "optim.lr", "optim.nonfinite", "optim.max_skips",
 )  # fmt: skip
