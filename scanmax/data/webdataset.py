@@ -144,6 +144,8 @@ def find_image(members: dict[str, Member], ending: str) -> str | None:
 def read_label(shard: pathlib.Path, key: str, members: dict[str, Member], name: str) -> int | str:
     """The class of a sample: of its `.cls`, or of a field of its `.json`.
 
+    What `name` names is a file's ending or else that field; "" looks for both by their usual names.
+
     Raises:
       UserError: it has none; names the shard and the key.
     """
@@ -155,12 +157,12 @@ def read_label(shard: pathlib.Path, key: str, members: dict[str, Member], name: 
             return file.read(size).decode(errors="replace").strip()
 
     where = f"{shard}, {key}"
-    ending = name if name in members else "cls"
+    ending = name or "cls"
     if ending in members:
         found: Any = read(ending)
         return int(found) if found.lstrip("-").isdigit() else found
     if "json" not in members:
-        raise UserError(f"{where} has neither .cls nor .json: where is its class?")
+        raise UserError(f"{where} has neither .{ending} nor .json: where is its class?")
     field = name or "label"
     try:
         found = json.loads(read("json"))[field]

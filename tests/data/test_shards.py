@@ -101,6 +101,17 @@ def test_a_share_is_held_out_by_name_and_labels_may_be_names_in_json(tmp_path):
     assert set(seen(other.train)) == {200}
 
 
+def test_a_label_is_read_where_the_option_says(tmp_path):
+    """Beside a `.cls`, from a field or from another ending; a wrong name is told."""
+    told = {"cls": b"0", "fine": b"1", "json": b'{"kind": 2}'}
+    write_tar(tmp_path / "d" / "a.tar", [(f"{i:03d}", {"png": png(i), **told}) for i in range(6)])
+    for name, label in (("", 0), ("fine", 1), ("kind", 2)):
+        source = opened(tmp_path / "d", kwargs={"label": name})
+        assert set(seen(source.train).values()) == {label}
+    with pytest.raises(UserError, match=r"json has no field 'knd'"):
+        opened(tmp_path / "d", kwargs={"label": "knd"})
+
+
 def test_the_places_are_kept_while_no_shard_changes(tmp_path, cache, monkeypatch):
     shard = write_tar(tmp_path / "d" / "a.tar", numbered(range(6)))
     first = opened(tmp_path / "d")
