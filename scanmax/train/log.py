@@ -130,7 +130,8 @@ class Log:
         self._file.close()
         # Rows are safe in the other file; a full disk has been told before.
         with contextlib.suppress(UserError):
-            self._tell(self._total, "close")
+            # Called on the way out: whatever ends the run is being handled now.
+            self._tell(self._total, "close", sys.exc_info()[0] is not None)
 
     def _tell(self, step: int, method: str, *values: Any) -> None:
         """Calls a method of every logger; one that fails is told and left out from then on."""

@@ -20,7 +20,7 @@ def tell(logger, workdir):
         logger.write(steps[-1], "eval", {"accuracy": 0.25})
         logger.image(steps[-1], "eval/examples", pixels)
         logger.text(steps[-1], "eval/sample", "a <b> & c")
-        logger.close()
+        logger.close(failed=start > 0)
 
 
 @pytest.mark.parity
@@ -35,7 +35,7 @@ def test_mlflow_reads_back_what_a_run_told(tmp_path, monkeypatch):
     client = MlflowClient(tracking_uri=place)
     experiment = client.get_experiment_by_name("scanmax")
     (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "FINISHED"
+    assert run.info.status == "FAILED"
     assert run.info.run_name == tmp_path.name
     assert run.data.params == {"optim.lr": "0.5", "optim.freeze": "[]", "seed": "3"}
     assert run.data.tags["who"] == "me"

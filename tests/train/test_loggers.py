@@ -32,8 +32,8 @@ class Heard(Logger):
     def image(self, step, name, pixels):
         TOLD.append(("image", step, name, pixels.shape, pixels.dtype))
 
-    def close(self):
-        TOLD.append(("close",))
+    def close(self, failed=False):
+        TOLD.append(("close", failed))
 
 
 NAME = f"{__name__}:Heard"
@@ -74,7 +74,7 @@ def events(workdir):
 def test_a_run_tells_numbers_pictures_and_its_config(tmp_path, told):
     train(tmp_path / "run", "tensorboard", NAME)
     assert told[0] == ("open", "run", 0, 0)
-    assert told[-1] == ("close",)
+    assert told[-1] == ("close", False)
     assert [(step, split) for _, step, split, _ in told[1:-2]] == rows(tmp_path / "run")
     _, step, name, shape, dtype = told[-2]
     assert (step, name, dtype) == (4, "eval/examples", np.uint8)
@@ -99,6 +99,14 @@ def test_a_logger_that_fails_is_told_once_and_left_out(tmp_path, told, capsys):
         "warning: Heard fails and is told no more, seen at step 4: no route to the host"
     ]
     assert told[-1][:3] == ("write", 2, "train")
+
+
+def test_loggers_hear_that_an_error_ends_the_run(tmp_path, told):
+    config = toy_config(duration="4 steps")
+    config.log.to = (NAME,)
+    with pytest.raises(UserError, match="loss is nan at step 3"):
+        loop.train(config, tmp_path, pipeline=ToyData(poison=3), model=MODEL)
+    assert told[-1] == ("close", True)
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,12 @@ class Logger:
     def text(self, step: int, name: str, text: str) -> None:
         """Called with a text: what a language model says after a prompt."""
 
-    def close(self) -> None:
-        """Called once at the end, after an error too."""
+    def close(self, failed: bool = False) -> None:
+        """Called once at the end, after an error too.
+
+        Args:
+          failed: whether an error ends the run.
+        """
 
 
 def kept_id(workdir: pathlib.Path, name: str, fresh: Callable[[], str]) -> str:

@@ -56,5 +56,5 @@ class MLflow(Logger):
     def text(self, step: int, name: str, text: str) -> None:
         self._client.log_text(self._id, text, f"{name}.txt")
 
-    def close(self) -> None:
-        self._client.set_terminated(self._id)
+    def close(self, failed: bool = False) -> None:
+        self._client.set_terminated(self._id, "FAILED" if failed else "FINISHED")

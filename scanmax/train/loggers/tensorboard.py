@@ -56,7 +56,7 @@ class TensorBoard(Logger):
     def text(self, step: int, name: str, text: str) -> None:
         self._tell(step, self._summary.text(name, text))
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         self._writer.close()
 
     def _tell(self, step: int, told: Any) -> None:

@@ -62,8 +62,8 @@ class Wandb(Logger):
     def text(self, step: int, name: str, text: str) -> None:
         self._run.log({"step": step, name: self._wandb.Html(f"<pre>{_escaped(text)}</pre>")})
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, failed: bool = False) -> None:
+        self._run.finish(exit_code=int(failed))
 
 
 def _escaped(text: str) -> str:
