@@ -1,7 +1,7 @@
 """A generator of random numbers that compiles soon, for tests that draw a few and run once.
 
-JAX's own generators are strong, and their code is long: of a small network's initialisation they
-are four fifths of the time to compile. This one hashes a counter, as good as a test needs.
+JAX's own generators are strong, and their code is long: they are most of what the initialisation
+of a small network takes to compile. This one hashes a counter, as good as a test needs.
 """
 
 import math
