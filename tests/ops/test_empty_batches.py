@@ -41,6 +41,7 @@ CALLS = {
     ),
     "context_ssd": lambda b: (tokens(b), ones(b, 4, 2), ones(2), *(ones(b, 4, 1, 3),) * 2),
     "cross_covariance_matrix": lambda b: (tokens(b),) * 2,
+    "dynamic_k": lambda b: ((ones(b),), {"layer": 1, "layers": 3, "top": 3}),
     "extend_kv_cache": lambda b: (cache(b), ones(b, 2, 1, 3), ones(b, 2, 1, 3)),
     "fuse_tokens": lambda b: ((ones(b, 6, 3), ones(b, 2, 6, 6)), {"remove": 2}),
     "halo_attention_matrix": lambda b: ((maps(b),) * 2, {"block_size": 2, "halo": 1}),
