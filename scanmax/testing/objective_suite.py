@@ -80,8 +80,9 @@ class ObjectiveSuite(chex.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        if "_plain" in cls.__dict__:
-            del cls._plain
+        for name in ("_plain", "_told"):
+            if name in cls.__dict__:
+                delattr(cls, name)
         super().tearDownClass()
 
     @classmethod
@@ -131,9 +132,11 @@ class ObjectiveSuite(chex.TestCase):
             yield
 
     def teacher_variables(self) -> Any:
-        """The teacher's variables."""
-        images = jnp.zeros((1, 4, 4, 1))
-        return nn.meta.unbox(self.teacher.init(jax.random.key(7), images))
+        """The teacher's variables, found once for all checks."""
+        if "_told" not in type(self).__dict__:
+            init = jax.jit(lambda: self.teacher.init(jax.random.key(7), jnp.zeros((1, 4, 4, 1))))
+            type(self)._told = nn.meta.unbox(init())
+        return type(self)._told
 
     def teachers(self) -> tuple[Any, ...]:
         """The variables of each teacher."""

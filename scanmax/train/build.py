@@ -163,10 +163,9 @@ def build(
     objective = make_objective(config, model, pipeline, durations.total)
     example, batch = model_input(pipeline, kind), one_row(pipeline.train_spec)
     teachers = tuple(teacher.variable_shapes(example) for teacher in objective.teachers)
+    variables = jax.jit(lambda: init_objective(objective, config.seed, example, batch, teachers))
     try:
-        boxed = jax.eval_shape(
-            lambda: init_objective(objective, config.seed, example, batch, teachers)
-        )
+        boxed = jax.eval_shape(variables)
     except UserError:
         raise
     except (TypeError, ValueError, ArithmeticError) as error:
@@ -178,14 +177,12 @@ def build(
     optimizer = make_optimizer(config.optim, schedule, params, logical_axes(boxed["params"]))
     recipe = make_recipe(config, objective, params, pipeline)
     init, shapes, shardings = create_state(
+        variables,
         objective,
         optimizer,
-        example,
-        batch,
         seed=config.seed,
         mesh=mesh,
         config=config.sharding,
-        teachers=teachers,
         transforms=recipe.transforms,
         keeps_ema=config.ema.decay > 0,
     )

@@ -1,6 +1,6 @@
 """The state of a run, and its creation in place: every array is born on its devices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -68,6 +68,7 @@ def init_objective(
       teachers: shapes of the teachers' variables.
     """
 
+    @jax.jit
     def whole():
         zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)  # noqa: E731
         key = jax.random.fold_in(jax.random.key(seed), LEARNED)
@@ -82,6 +83,7 @@ def init_objective(
         )
 
     own = init_variables(objective.model, seed, example)
+    # The trace is kept: asking for shapes and running it go through the model once.
     shapes = jax.eval_shape(whole)
     names = [name for name in shapes if name == "params" or name not in TRANSIENT]
     beside = any(set(shapes[name]) - {"model"} for name in names)
@@ -111,29 +113,25 @@ def logical_axes(boxed: Any) -> Any:
 
 
 def create_state(
+    variables: Callable[[], dict[str, Any]],
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    example: jax.ShapeDtypeStruct,
-    batch: Mapping[str, jax.ShapeDtypeStruct],
     *,
     seed: int,
     mesh: Mesh,
     config: ShardingConfig,
-    teachers: Sequence[Any] = (),
     transforms: Sequence[Transform] = (),
     keeps_ema: bool = False,
 ) -> tuple[Any, TrainState, TrainState]:
     """Plans a state without making it.
 
     Args:
+      variables: what `init_objective` gives, compiled, so that it is traced once for all who ask.
       objective: the objective around the model.
       optimizer: its optimizer.
-      example: shape and dtype of one model input, batch axis included.
-      batch: shapes of a training batch of one row.
-      seed: seeds the parameters and the run's random stream.
+      seed: seeds the run's random stream.
       mesh: where arrays lie.
       config: how arrays lie.
-      teachers: shapes of the teachers' variables.
       transforms: of the parameters; what they carry lies under "transforms".
       keeps_ema: whether a moving average is kept.
 
@@ -142,9 +140,6 @@ def create_state(
       than its part, and init(variables) one whose model starts from these collections; shapes and
       shardings describe it, to restore a checkpoint into.
     """
-
-    def variables() -> dict[str, Any]:
-        return init_objective(objective, seed, example, batch, teachers)
 
     def init(start: Mapping[str, Any] | None = None) -> TrainState:
         found = nn.meta.unbox(variables())
