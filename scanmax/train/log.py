@@ -29,6 +29,7 @@ SHOWN = (
     "bits_per_byte",
     "examples_per_second",
     "utilization",
+    "memory_gib",
 )
 # Without a terminal a line of training metrics is shown at most this often; files get every row.
 LINE_SECONDS = 2.0
@@ -98,7 +99,7 @@ class Log:
         self._tell(step, "write", step, split, metrics)
         shown = {name: f"{metrics[name]:.4g}" for name in SHOWN if name in metrics}
         if self._bar is not None and split == "train":
-            short = {"examples_per_second": "ex/s", "accuracy": "acc"}
+            short = {"examples_per_second": "ex/s", "accuracy": "acc", "memory_gib": "GiB"}
             self._bar.set_postfix({short.get(name, name): text for name, text in shown.items()})
             return
         if split == "train" and step < self._total and time.monotonic() < self._next_line:

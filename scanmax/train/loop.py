@@ -27,7 +27,7 @@ from scanmax.train.pipelines import Pipeline
 from scanmax.train.processes import agree, is_preempted, telling_others
 from scanmax.train.starting import starting_weights
 from scanmax.train.stored import teacher_variables
-from scanmax.train.throughput import HostClock, Profile, peak_flops, step_flops
+from scanmax.train.throughput import HostClock, Profile, peak_flops, step_flops, step_memory
 from scanmax.train.workdir import open_workdir
 
 # What may be done about numbers that are not finite, and where.
@@ -146,6 +146,7 @@ def train(
                 window.add(step, metrics)
                 if step == start + 1:
                     held.record()
+                    window.memory = step_memory(run.train_step, state, batch, teachers)
                 if trace.after(step, metrics):
                     log.say(f"profile      {workdir / 'profile'}")
                     window.restart_clock()
@@ -302,6 +303,7 @@ class Window:
       sums: sum of each metric over the steps since the last log; checkpoints carry it, so that a
         resumed run writes the rows of an undisturbed one.
       clock: the loop's own work.
+      memory: bytes that each device holds at the peak of a step.
     """
 
     def __init__(
@@ -317,6 +319,7 @@ class Window:
         self.sums, self._skips, self.clock = dict(sums), skips, HostClock()
         self._flops, self._peak = flops, peak
         self._batch_size, self._num_train = batch_size, num_train
+        self.memory = 0
         self._pending: list[tuple[int, Any]] = []
         self._last_step, self._lr = 0, 0.0
         self._steps, self._waited, self._since = 0, 0.0, None
@@ -370,7 +373,7 @@ class Window:
 
         examples_per_second; data_wait, the share of time that steps waited for data; host_ms, what
         the loop itself works per step; gflops per second, and utilization, their share of the
-        devices' peak.
+        devices' peak; memory_gib, what each device holds at the peak of a step.
         """
         self.check()
         steps = self.sums.pop("steps", 0.0)
@@ -387,6 +390,8 @@ class Window:
                 means["gflops"] = rate / 1e9
                 if self._peak:
                     means["utilization"] = rate / self._peak
+            if self.memory:
+                means["memory_gib"] = self.memory / 2**30
             means["data_wait"] = min(1.0, (waited - self._waited) / seconds)
         self._waited = waited
         self.sums.clear()

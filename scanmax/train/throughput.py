@@ -61,6 +61,18 @@ def _matmul_rate(device: jax.Device, size: int = 1024) -> float:
     return 2.0 * size**3 / min(seconds)
 
 
+def step_memory(step: Any, *arguments: Any) -> int:
+    """Bytes that each device holds at the peak of a step, by the compiler's own account.
+
+    Args:
+      step: the compiled training step, after its first call: nothing is compiled again.
+      arguments: what it was called with, or their shapes and shardings.
+    """
+    found = step.lower(*arguments).compile().memory_analysis()
+    held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    return held + found.temp_size_in_bytes
+
+
 class HostClock:
     """Time that the loop's own thread works per step, beside the call of the compiled step.
 

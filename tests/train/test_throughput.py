@@ -39,10 +39,35 @@ def test_a_run_says_what_its_steps_cost(tmp_path):
     assert min(row["host_ms"] for row in rows) < 1.0
     assert all(0 <= row["data_wait"] <= 1 for row in rows)
     assert all(row["utilization"] > 0 for row in rows)
+    assert all(0 < row["memory_gib"] < 0.01 for row in rows)
     flops = 6 * 16 * (16 * 16 + 16 * 64 * 2 + 16 * 3 + 16 * 4)
     for row in rows:
         assert row["gflops"] == pytest.approx(flops * row["examples_per_second"] / 16 / 1e9)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_memory_of_a_step_is_known_without_compiling_again():
+    config = toy_config()
+    config.sharding.preset = "fsdp_tp"
+    run = build(config, pipeline=ToyData(), model=MODEL)
+    batches = Feed(ToyData().train_iterator(0), sharding.batch_sharding(run.mesh), 1)
+    batch, state = next(batches), run.init()
+    batches.close()
+    with sharding.use_mesh(run.mesh, config.sharding):
+        state, _ = run.train_step(state, batch, ())
+        events = []
+
+        def note(name, *_, **__):
+            events.append(name)
+
+        jax.monitoring.register_event_duration_secs_listener(note)
+        held = throughput.step_memory(run.train_step, state, batch, ())
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert not [name for name in events if "backend_compile" in name]
+    # At least what lies on a device between steps, and the batch.
+    whole = jax.tree.leaves((state, batch))
+    least = sum(leaf.addressable_shards[0].data.nbytes for leaf in whole)
+    assert least < held < 10 * least
 
 
 def test_peaks_go_by_the_kind_of_device():
