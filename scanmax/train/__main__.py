@@ -10,6 +10,7 @@ from absl import flags
 
 from scanmax import cli
 from scanmax.errors import UserError, suggest
+from scanmax.train.programs import define_flag, keep_programs
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -41,6 +42,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "profile", None, "FIRST:LAST, steps to trace into WORKDIR/profile", flag_values=values
     )
+    define_flag(values)
     flags.DEFINE_boolean("json", False, "with --compile_for: print JSON", flag_values=values)
 
 
@@ -89,6 +91,7 @@ def main(argv: list[str]) -> int:
     )
     from scanmax.train.loop import train
 
+    keep_programs(values["compile_cache"].value)
     workdir = pathlib.Path(values["workdir"].value)
     with telling_others():
         held_out = train(config, workdir, profile=profile)

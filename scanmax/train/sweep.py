@@ -1,5 +1,5 @@
 """python -m scanmax.train.sweep --config=FILE --workdir=DIR [--run="optim.lr=1e-3 seed=5" ...]
-        [--seeds=0,1,2] [--together] [--config.a.b=c ...]
+        [--seeds=0,1,2] [--together] [--compile_cache=DIR] [--config.a.b=c ...]
 
 Trains every --run (overrides of the config, in quotes) with every seed, or with its own where
 --seeds names none, one workdir each, and writes sweep.html, sweep.json and sweep.png: a table, and
@@ -25,6 +25,7 @@ from absl import flags
 from scanmax import cli
 from scanmax.errors import UserError
 from scanmax.train.config import Config
+from scanmax.train.programs import define_flag, keep_programs
 
 # Columns of the table, where runs have them.
 METRICS = ("loss", "accuracy", "bits_per_byte", "knn_accuracy", "probe_accuracy")
@@ -38,6 +39,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean(
         "together", False, "train a run's seeds in one compiled step", flag_values=values
     )
+    define_flag(values)
 
 
 def main(argv: list[str]) -> int:
@@ -54,6 +56,7 @@ def main(argv: list[str]) -> int:
     plan = make_plan(config_words(argv), runs, parse_seeds(values["seeds"].value))
     workdir = pathlib.Path(values["workdir"].value)
     check_plan(plan, workdir)
+    keep_programs(values["compile_cache"].value)
     failures, ended = train_all(plan, workdir, together=values["together"].value)
     found = {name: list(by_seed) for name, by_seed in plan.items()}
     table = write_sweep(workdir, found, failures)

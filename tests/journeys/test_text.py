@@ -20,8 +20,10 @@ def test_pages_train_a_model_that_goes_on(type_in, tmp_path):
     (tmp_path / "experiment.py").write_text(EXPERIMENT)
     pages = [{"text": "abc" * (8 + number % 5)} for number in range(200)]
     (tmp_path / "pages.jsonl").write_text("\n".join(map(json.dumps, pages)))
-    status, told = type_in("scanmax.train", "--config=experiment.py", "--workdir=run")
+    train = ("scanmax.train", "--config=experiment.py", "--workdir=run")
+    status, told = type_in(*train, "--compile_cache=programs")
     assert status == 0, told
+    assert [file.stem[:9] for file in tmp_path.glob("programs/*/jit_train*-cache")] == ["jit_train"]
     assert "180 training documents of " in told
     trained = re.search(r"bits_per_byte (\S+)  loss", told)[1]
     status, told = type_in("scanmax.train.evaluate", "run", "--out=found.json")
