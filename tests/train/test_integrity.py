@@ -14,6 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from toy_run import MODEL, ToyData, copy, toy_config
 
+from scanmax import checksum
 from scanmax.checksum import checksums, damaged_arrays
 from scanmax.errors import UserError
 from scanmax.models.weights.sources import read_tensors
@@ -24,13 +25,22 @@ from scanmax.train.inference import load_for_inference
 from scanmax.train.loop import train
 from scanmax.train.workdir import read_config
 
+# Of 3, of three floats and of the numbers to 14 in each dtype of the test.
+KNOWN = [
+    *(2247144487, 498288309),
+    *(2109325673, 472402281, 1236875217, 1236875217, 1554214057, 1322715020),
+]
+
 
 def sum_of(array):
     (value,) = checksums({"x": array}).values()
     return value
 
 
-def test_a_checksum_knows_every_bit_and_place_and_no_layout():
+@pytest.mark.parametrize("small", [-1, 100])
+def test_a_checksum_knows_every_bit_and_place_and_no_layout(small, monkeypatch):
+    """Summed on the devices as on the host."""
+    monkeypatch.setattr(checksum, "SMALL", small)
     rng = np.random.default_rng(0)
     array = rng.normal(size=(8, 6)).astype(np.float32)
     whole = sum_of(array)
@@ -48,10 +58,14 @@ def test_a_checksum_knows_every_bit_and_place_and_no_layout():
     holed = array.copy()
     holed[2:4] = 0
     assert sum_of(holed) != whole
+    known = [sum_of(3), sum_of(np.arange(3.0))]
     for dtype in ("bfloat16", "float16", "int8", "uint32", "bool", "complex64"):
         ones = jnp.ones((5, 3)).astype(dtype)
         assert sum_of(ones) == sum_of(np.asarray(ones))
         assert sum_of(ones) != sum_of(ones.at[4, 2].set(0))
+        known.append(sum_of(np.arange(15).reshape(5, 3).astype(ones.dtype)))
+    # Checkpoints hold them.
+    assert known == KNOWN
     assert sum_of(np.zeros((0, 3), np.float32)) == 0
     assert damaged_arrays({"x": array, "y": array}, {"x": whole, "z": 3}) == ["y"]
 
