@@ -340,6 +340,37 @@ class Affine(nn.Module):
         return x * spread(scale.astype(self.dtype), x) + spread(bias.astype(self.dtype), x)
 
 
+def running_statistics(
+    module: Any, x: Float[Array, "... C"], train: bool, mean: bool = True
+) -> tuple[Float[Array, "C"] | None, Float[Array, "C"]]:
+    """Mean and variance of a batch in training, which move the running averages, or these.
+
+    Args:
+      module: whose compact method calls; its "batch_stats" keep the averages, its fields momentum,
+        frozen_statistics and param_dtype say how.
+      x: the batch.
+      train: whether it is one to learn from.
+      mean: False keeps the variance alone, and gives None for the other.
+    """
+    shape, dtype = x.shape[-1:], at_least_float32(module.param_dtype)
+    names = ("mean", "variance") if mean else ("variance",)
+    starts = {"mean": jnp.zeros, "variance": jnp.ones}
+    running = {
+        name: module.variable("batch_stats", name, starts[name], shape, dtype) for name in names
+    }
+    found = {name: variable.value for name, variable in running.items()}
+    if train and not module.frozen_statistics:
+        own_mean, own_variance = ops.batch_statistics(x)
+        found = {name: {"mean": own_mean, "variance": own_variance}[name] for name in names}
+        if not module.is_initializing():
+            keep, count = module.momentum, x.size // shape[0]
+            unbiased = own_variance * (count / max(count - 1, 1))
+            moved = {"mean": own_mean, "variance": unbiased}
+            for name, variable in running.items():
+                variable.value = keep * variable.value + (1 - keep) * moved[name]
+    return found.get("mean"), found["variance"]
+
+
 class BatchNorm(nn.Module):
     """Normalises the last axis by statistics of the batch (train) or by their running averages.
 
@@ -364,17 +395,7 @@ class BatchNorm(nn.Module):
         init = partitioned(self.scale_init, ("conv_out",))
         scale = self.param("scale", init, shape, self.param_dtype)
         bias = self.param("bias", partitioned(zeros_init, ("conv_out",)), shape, self.param_dtype)
-        statistics = at_least_float32(self.param_dtype)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, statistics)
-        running_variance = self.variable("batch_stats", "variance", jnp.ones, shape, statistics)
-        mean, variance = running_mean.value, running_variance.value
-        if train and not self.frozen_statistics:
-            mean, variance = ops.batch_statistics(x)
-            if not self.is_initializing():
-                keep, count = self.momentum, x.size // x.shape[-1]
-                unbiased = variance * (count / max(count - 1, 1))
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_variance.value = keep * running_variance.value + (1 - keep) * unbiased
+        mean, variance = running_statistics(self, x, train)
         scale, bias = scale.astype(self.dtype), bias.astype(self.dtype)
         return ops.batch_norm(
             x.astype(self.dtype), mean, variance, scale, bias, epsilon=self.epsilon

@@ -65,6 +65,10 @@ MODELS = {
         },
         32,
     ),
+    **{
+        name: (registered, {"dims": (8, 8, 16, 16), "depths": (1, 3, 1, 1), "stem_dims": (8,)}, 33)
+        for name, registered in (("ibn_a", "resnet50_ibn_a"), ("ibn_b", "resnet18_ibn_b"))
+    },
     "cas_vit": ("cas_vit_xs", {"dims": (8, 12), "depths": (1, 1), "heads": (1, 1)}, 24),
 }
 

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax.models.layers import BatchNorm, Conv, Initializer, activation, ones_init
+from scanmax.models.layers import Conv, Initializer, activation, ones_init
+from scanmax.models.parts.map_norms import norm_and_bend
 
 # torch's kaiming_normal_ of mode fan_out, for ReLU.
 he_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -19,6 +20,7 @@ class ConvNorm(nn.Module):
       use_norm: without it the activation follows the convolution.
       padding: as in `Conv`; None keeps the size at stride 1, dilation (k // 2) on every side.
       activation: a name of ACTIVATIONS, or None.
+      norm_layer: a name of MAP_NORMS; EvoNorms bend by themselves, in the activation's place.
       norm_momentum: weight of the old average at each training step; torch's momentum is the rest.
       frozen_statistics: training neither reads the batch's statistics nor moves the averages.
       scale_init: of the norm; zeros make a residual branch start as nothing.
@@ -33,6 +35,7 @@ class ConvNorm(nn.Module):
     use_bias: bool = False
     use_norm: bool = True
     activation: str | None = "relu"
+    norm_layer: str = "batch"
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
     frozen_statistics: bool = False
@@ -62,16 +65,19 @@ class ConvNorm(nn.Module):
             name="conv",
             **dtypes,
         )(x)
-        if self.use_norm:
-            x = BatchNorm(
-                self.norm_epsilon,
-                self.norm_momentum,
-                frozen_statistics=self.frozen_statistics,
-                scale_init=self.scale_init,
-                name="norm",
-                **dtypes,
-            )(x, train)
-        return x if self.activation is None else activation(self.activation)(x)
+        if not self.use_norm:
+            return x if self.activation is None else activation(self.activation)(x)
+        return norm_and_bend(
+            x,
+            train,
+            kind=self.norm_layer,
+            bend=self.activation,
+            scale_init=self.scale_init,
+            epsilon=self.norm_epsilon,
+            momentum=self.norm_momentum,
+            frozen_statistics=self.frozen_statistics,
+            **dtypes,
+        )
 
 
 def halved(x: Float[Array, "B Y X C"]) -> Float[Array, "B Yo Xo C"]:

@@ -1,4 +1,4 @@
-"""ResNet and its kin: ResNeXt, wide and deep-stemmed ones, SE-, ECA- and SK-ResNets, SENet-154.
+"""ResNet and its kin: ResNeXt, wide and deep-stemmed ones, SE-, ECA-, SK- and IBN-ResNets, SENet.
 
 A stem, four stages of residual blocks, a pooled map, a head. A block is two 3x3 convolutions or a
 bottleneck 1x1, 3x3, 1x1, each with its batch norm, added to its input. Names, numbers and initial
@@ -24,6 +24,7 @@ from scanmax.models.layers import (
 )
 from scanmax.models.parts.channel_attention import create_channel_attention
 from scanmax.models.parts.conv_norm import ConvNorm, halved
+from scanmax.models.parts.map_norms import InstanceBatchNorm
 from scanmax.models.parts.selective_kernel import SelectiveKernel
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
@@ -38,6 +39,8 @@ class ResNetBlock(nn.Module):
       bottleneck: 1x1, 3x3, 1x1 with four times `dim` at the end, instead of two 3x3.
       projects: the shortcut is a convolution with its norm, not the identity.
       selective_kernel: fields of a `SelectiveKernel` in the place of the convolution that strides.
+      instance_norm: "a": half of the first norm's channels are normed by the image itself; "b": so
+        is the sum, before its relu.
     """
 
     dim: int
@@ -51,6 +54,8 @@ class ResNetBlock(nn.Module):
     down_kernel_size: int = 1
     channel_attention: str | None = None
     selective_kernel: Mapping[str, Any] | None = None
+    instance_norm: str | None = None
+    norm_layer: str = "batch"
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
     frozen_statistics: bool = False
@@ -71,16 +76,17 @@ class ResNetBlock(nn.Module):
         # kernels do not.
         start = zeros_init if self.selective_kernel is None else ones_init
         last = {"activation": None, "scale_init": start}
+        own = {"norm_layer": "instance_batch"} if self.instance_norm == "a" else {}
         if self.bottleneck:
             width = self.dim * self.base_width // 64 * self.groups
             convs = (
-                self.conv(width // self.reduce_first, 1, 1, "conv1"),
+                self.conv(width // self.reduce_first, 1, 1, "conv1", **own),
                 self.strided(width, "conv2", groups=self.groups),
                 self.conv(out, 1, 1, "conv3", **last),
             )
         else:
             convs = (
-                self.strided(self.dim // self.reduce_first, "conv1"),
+                self.strided(self.dim // self.reduce_first, "conv1", **own),
                 self.conv(out, 3, 1, "conv2", **last),
             )
         branch = x
@@ -88,12 +94,16 @@ class ResNetBlock(nn.Module):
             branch = conv(branch, train)
         branch = self.gate(branch, train)
         x = self.shortcut(x, train) + DropPath()(branch, drop_path_rate, train)
+        if self.instance_norm == "b":
+            dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+            x = InstanceBatchNorm(1.0, self.norm_epsilon, name="norm", **dtypes)(x)
         return tap(self, "output", nn.relu(x))
 
     @property
     def layer(self) -> dict[str, Any]:
         """Fields of every convolution."""
         return {
+            "norm_layer": self.norm_layer,
             "norm_epsilon": self.norm_epsilon,
             "norm_momentum": self.norm_momentum,
             "frozen_statistics": self.frozen_statistics,
@@ -103,7 +113,7 @@ class ResNetBlock(nn.Module):
 
     @nn.nowrap
     def conv(self, features: int, size: int, stride: int, name: str, **fields: Any) -> ConvNorm:
-        fields = {"scale_init": ones_init, **fields, **self.layer}
+        fields = {"scale_init": ones_init, **self.layer, **fields}
         return ConvNorm(features, size, stride=stride, name=name, **fields)
 
     @nn.nowrap
@@ -111,7 +121,10 @@ class ResNetBlock(nn.Module):
         """The 3x3 convolution with the stride, or a choice of two."""
         if self.selective_kernel is None:
             return self.conv(features, 3, self.stride, name, **fields)
-        fields |= {"stride": self.stride, "name": name, **self.selective_kernel, **self.layer}
+        if self.norm_layer != "batch" or "norm_layer" in fields:
+            raise UserError("selective_kernel= has batch norms: give it no norm_layer= or ibn=")
+        own = {name: value for name, value in self.layer.items() if name != "norm_layer"}
+        fields |= {"stride": self.stride, "name": name, **self.selective_kernel, **own}
         return SelectiveKernel(features, **fields)
 
     @nn.nowrap
@@ -165,6 +178,10 @@ class ResNet(MapHost):
       channel_attention: a gate of each branch, "se", "eca" or "cbam"; None leaves it out.
       selective_kernel: fields of a `SelectiveKernel`, such as {"split_input": False}, that takes
         the place of the convolution with the stride; None keeps it.
+      ibn: of each stage, "a" (half of the channels of each branch's first norm are normed by the
+        image itself), "b" (so is the sum that ends the stage, and in the first stage the stem) or
+        None; () is None for all.
+      norm_layer: a name of `parts.map_norms.MAP_NORMS`, such as "evonorm_s0", which bends as well.
       norm_momentum: weight of the old averages of batch norms at each training step.
       frozen_statistics: batch norms keep their averages, in training too: for fine-tuning.
       remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
@@ -183,6 +200,8 @@ class ResNet(MapHost):
     down_kernel_size: int = 1
     channel_attention: str | None = None
     selective_kernel: Mapping[str, Any] | None = None
+    ibn: tuple[str | None, ...] = ()
+    norm_layer: str = "batch"
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
     frozen_statistics: bool = False
@@ -193,6 +212,8 @@ class ResNet(MapHost):
             raise UserError(
                 f"dims={self.dims} and depths={self.depths} must name as many stages each"
             )
+        if len(self.ibn) not in (0, len(self.dims)) or {*self.ibn} - {"a", "b", None}:
+            raise UserError(f"ibn={self.ibn} must say 'a', 'b' or None of each stage")
         x = constrain_last(self.stem(images, train))
         x = tap(self, "stem", x)
         maps = [x]
@@ -200,21 +221,23 @@ class ResNet(MapHost):
         rates = drop_path_rates(self.drop_path_rate, sum(self.depths))
         for stage, depth in enumerate(self.depths):
             first, rest = self.block_fields(stage, x.shape[-1])
+            last = {**rest, "instance_norm": self.ibn_of(stage)}
+            ends = depth > 1 and last != rest
+            # Blocks of another kind have names of their own.
+            kinds = {"first": [first], "block": [rest] * (depth - 1 - ends), "last": [last] * ends}
             index = sum(self.depths[:stage])
-            run = {"train": train, "remat": self.remat, "block": ResNetBlock}
-            # The first block of a stage is of another kind, and has a name of its own.
-            x, _, _ = apply_blocks(
-                [first], x, rates[index : index + 1], prefix=f"stage{stage}_first", **run
-            )
-            if depth > 1:
+            for kind, blocks in kinds.items():
                 x, _, _ = apply_blocks(
-                    [rest] * (depth - 1),
+                    blocks,
                     x,
-                    rates[index + 1 : index + depth],
-                    prefix=f"stage{stage}_block",
-                    scan_layers=self.scan_layers,
-                    **run,
+                    rates[index : index + len(blocks)],
+                    train=train,
+                    remat=self.remat,
+                    scan_layers=self.scan_layers and len(blocks) > 0 and kind == "block",
+                    block=ResNetBlock,
+                    prefix=f"stage{stage}_{kind}",
                 )
+                index += len(blocks)
             maps.append(x)
         if as_maps:
             return tuple(maps)
@@ -224,21 +247,27 @@ class ResNet(MapHost):
     def norm(self) -> dict[str, Any]:
         """Fields of every batch norm."""
         return {
+            "norm_layer": self.norm_layer,
             "norm_epsilon": self.norm_epsilon,
             "norm_momentum": self.norm_momentum,
             "frozen_statistics": self.frozen_statistics,
         }
 
     @nn.nowrap
+    def ibn_of(self, stage: int) -> str | None:
+        """What `ibn` says of a stage."""
+        return self.ibn[stage] if self.ibn else None
+
+    @nn.nowrap
     def stem(self, images: Float[Array, "B Yi Xi C"], train: bool) -> Float[Array, "B Y X C"]:
         """One 7x7 or several 3x3 convolutions, the first of which halves the map."""
-        x = images
+        x, norm = images, self.norm
+        if self.ibn_of(0) == "b":
+            norm = {**norm, "norm_layer": "instance"}
         for index, dim in enumerate(self.stem_dims):
             size = 7 if len(self.stem_dims) == 1 else 3
             stride = 1 if index else 2
-            conv = ConvNorm(
-                dim, size, stride=stride, name=f"stem{index}", **self.norm, **self.dtypes
-            )
+            conv = ConvNorm(dim, size, stride=stride, name=f"stem{index}", **norm, **self.dtypes)
             x = conv(x, train)
         return x
 
@@ -253,6 +282,7 @@ class ResNet(MapHost):
             "reduce_first": self.reduce_first,
             "channel_attention": self.channel_attention,
             "selective_kernel": self.selective_kernel,
+            "instance_norm": "a" if self.ibn_of(stage) == "a" else None,
             **self.norm,
             **self.dtypes,
         }
@@ -284,6 +314,7 @@ _T = {"stem_dims": (24, 32, 64), "average_down": True}
 _SK = {"selective_kernel": {"split_input": True}}
 _SK_LIGHT = {"selective_kernel": {"reduction": 1 / 8, "divisor": 16, "split_input": True}}
 _SK_WHOLE = {"selective_kernel": {"reduction": 1 / 16, "divisor": 32, "split_input": False}}
+_IBN_A, _IBN_B = {"ibn": ("a", "a", "a", None)}, {"ibn": ("b", "b", None, None)}
 _SE, _ECA = {"channel_attention": "se"}, {"channel_attention": "eca"}
 _DEPTHS = {
     10: (1, 1, 1, 1),
@@ -304,7 +335,7 @@ def _variant(params: int, layers: int, *parts: dict[str, Any], size: int = 224) 
     config = {"depths": _DEPTHS[layers]}
     for fields in parts:
         config |= fields
-    paper = _PAPERS.get(config.get("channel_attention"), "")
+    paper = "ibn-net" if "ibn" in config else _PAPERS.get(config.get("channel_attention"), "")
     return Variant(params, (size, size, 3), paper, config)
 
 
@@ -365,6 +396,19 @@ VARIANTS = {
     "senet154": _variant(
         115_088_984, 152, _groups(64, 4), _S, _SE, {"down_kernel_size": 3, "reduce_first": 2}
     ),
+    "resnet18_ibn_a": _variant(11_689_512, 18, _BASIC, _IBN_A),
+    "resnet34_ibn_a": _variant(21_797_672, 34, _BASIC, _IBN_A),
+    "resnet50_ibn_a": _variant(25_557_032, 50, _IBN_A),
+    "resnet101_ibn_a": _variant(44_549_160, 101, _IBN_A),
+    "resnet152_ibn_a": _variant(60_192_808, 152, _IBN_A),
+    "resnet18_ibn_b": _variant(11_689_896, 18, _BASIC, _IBN_B),
+    "resnet34_ibn_b": _variant(21_798_056, 34, _BASIC, _IBN_B),
+    "resnet50_ibn_b": _variant(25_558_568, 50, _IBN_B),
+    "resnet101_ibn_b": _variant(44_550_696, 101, _IBN_B),
+    "resnet152_ibn_b": _variant(60_194_344, 152, _IBN_B),
+    "resnext50_ibn_a": _variant(25_028_904, 50, _groups(32, 4), _IBN_A),
+    "resnext101_ibn_a": _variant(44_177_704, 101, _groups(32, 4), _IBN_A),
+    "resnext152_ibn_a": _variant(59_951_400, 152, _groups(32, 4), _IBN_A),
     "skresnet18": _variant(11_958_056, 18, _BASIC, _SK_LIGHT),
     "skresnet34": _variant(22_282_376, 34, _BASIC, _SK_LIGHT),
     "skresnet50": _variant(25_803_160, 50, _SK),

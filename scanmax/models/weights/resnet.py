@@ -1,4 +1,4 @@
-"""ResNets: the names of timm and, for those that it has too, torchvision."""
+"""ResNets: the names of timm, for those that they have of torchvision and of IBN-Net's authors."""
 
 from collections.abc import Callable
 
@@ -15,23 +15,26 @@ from scanmax.models.weights.table import (
 _BLOCK = r"layer(\d)\.(\d+)\."
 
 
-def _block(tail: str) -> Callable[..., str]:
-    """Path of a part of a block: the first of a stage has a name of its own."""
+def _block(tail: str, last: bool = False) -> Callable[..., str]:
+    """Path of a part of a block: the first of a stage has a name of its own, others' last too."""
 
     def path(layer: int, index: int, *rest: int) -> str:
-        name = f"block_{index - 1:02d}" if index else "first_00"
+        name = "last_00" if last else f"block_{index - 1:02d}" if index else "first_00"
         return f"stage{layer - 1}_{name}/{tail.format(*rest)}"
 
     return path
 
 
-def _params(tail: str) -> Callable[..., str]:
-    return lambda *groups: f"params/{_block(tail)(*groups)}"
+def _params(tail: str, last: bool = False) -> Callable[..., str]:
+    return lambda *groups: f"params/{_block(tail, last)(*groups)}"
 
 
 _GATE = _BLOCK + r"se\."
 # Of selective kernels, whose blocks wrap a convolution and its norm together.
 _SELECTIVE = _BLOCK + r"conv(\d)\."
+
+# Of norms of an image by itself.
+_INSTANCE = {"weight": "instance_scale", "bias": "instance_bias"}
 
 TABLE = KeyTable(
     rows=(
@@ -44,8 +47,21 @@ TABLE = KeyTable(
         # The last of the stem's; of several paths the first that the model has is taken.
         *norm_rows(r"bn1", "stem2/norm"),
         *norm_rows(r"bn1", "stem0/norm"),
+        Row(r"bn1\.(weight|bias)", lambda leaf: f"params/stem0/norm/{_INSTANCE[leaf]}"),
         Row(_BLOCK + r"conv(\d)\.weight", _params("conv{0}/conv/kernel"), conv),
         *norm_rows(_BLOCK + r"bn(\d)", _block("conv{0}/norm")),
+        *norm_rows(_BLOCK + r"bn(\d)\.BN", _block("conv{0}/norm")),
+        *(
+            Row(_BLOCK + rf"bn(\d)\.IN\.{leaf}", _params(f"conv{{0}}/norm/{ours}"))
+            for leaf, ours in _INSTANCE.items()
+        ),
+        # The last block of a stage that norms its sum is of another kind.
+        Row(_BLOCK + r"conv(\d)\.weight", _params("conv{0}/conv/kernel", last=True), conv),
+        *norm_rows(_BLOCK + r"bn(\d)", _block("conv{0}/norm", last=True)),
+        *(
+            Row(_BLOCK + rf"IN\.{leaf}", _params(f"norm/{ours}", last=True))
+            for leaf, ours in _INSTANCE.items()
+        ),
         Row(_SELECTIVE + r"conv\.weight", _params("conv{0}/conv/kernel"), conv),
         *norm_rows(_SELECTIVE + r"bn", _block("conv{0}/norm")),
         Row(

@@ -17,7 +17,7 @@ TINY = {"dims": (4, 8), "depths": (1, 3), "num_classes": 5}
 class ResNetSuite(ModelSuite):
     family = "resnet"
     # What the others are made of; all of them are counted below.
-    names = ("resnet18d", "seresnext26d_32x4d", "ecaresnetlight", "skresnet18")
+    names = ("resnet18d", "seresnext26d_32x4d", "ecaresnetlight", "skresnet18", "resnet18_ibn_b")
     small = (
         ModelCase(
             "seresnet50t",
@@ -32,15 +32,15 @@ def test_every_published_size_has_its_exact_count():
     kinds = {}
     for name in list_models(family="resnet"):
         info, model = model_info(name), create_model(name)
-        # Sizes of one kind differ in how often a stage repeats its block.
-        kind = model.clone(depths=(2,) * 4)
+        # Sizes of one kind differ in how often a stage repeats the block between first and last.
+        kind = model.clone(depths=(3,) * 4)
         if kind not in kinds:
             variables = jax.eval_shape(kind.init, jax.random.key(0), info.example())
             params = variables["params"]
             repeated = [count(params[f"stage{stage}_block_00"]) for stage in range(4)]
             kinds[kind] = count(params), np.array(repeated)
         whole, repeated = kinds[kind]
-        assert whole + (np.array(model.depths) - 2) @ repeated == info.params, name
+        assert whole + (np.array(model.depths) - 3) @ repeated == info.params, name
 
 
 def count(params):
@@ -103,6 +103,53 @@ def test_a_branch_starts_as_nothing():
     _, variables, _ = small()
     scale = variables["params"]["stage1_first_00"]["conv2"]["norm"]["scale"]
     assert not np.any(scale.unbox())
+
+
+@pytest.mark.parametrize("fields", [{"ibn": ("a", "b")}, {"norm_layer": "evonorm_b0"}])
+def test_other_norms_train_and_keep_what_they_need(fields):
+    model, variables, images = small(**fields)
+    logits, after = train(model)(variables, images)
+    assert np.isfinite(logits).all()
+    kept = jax.tree.map(jnp.shape, after["batch_stats"])
+    if "ibn" in fields:
+        # Half of the first norm's channels, none of the norm of the sum.
+        assert kept["stage0_first_00"]["conv1"]["norm"] == {"mean": (2,), "variance": (2,)}
+        assert "norm" not in kept["stage1_first_00"]
+        assert kept["stem0"]["norm"]["mean"] == (64,)
+        return
+    # A running variance and no mean; where nothing bends nothing is kept.
+    assert kept["stage0_first_00"]["conv1"]["norm"] == {"variance": (4,)}
+    assert "conv2" not in kept["stage0_first_00"]
+
+
+def test_evonorm_of_images_knows_no_batch():
+    model, variables, images = small(norm_layer="evonorm_s0")
+    assert "batch_stats" not in variables
+    whole = jax.jit(model.apply)(variables, images)
+    compare.assert_relative(jax.jit(model.apply)(variables, images[:2]), whole[:2], 1e-5)
+    # Two are computed alike in training, where a batch norm would see the others.
+    trained = jax.jit(lambda v, x: model.apply(v, x, True))(variables, images[:2])
+    compare.assert_relative(trained, whole[:2], 1e-5)
+
+
+def test_an_instance_normed_image_may_be_lit_otherwise():
+    """IBN-b norms the stem by the image itself: what scales it scales nothing behind."""
+    model, variables, images = small(ibn=("b", None))
+    run = jax.jit(model.apply)
+    dark = run(variables, images[:2])
+    compare.assert_relative(run(variables, 3.0 * images[:2]), dark, 1e-3)
+    plain, others, _ = small()
+    run = jax.jit(plain.apply)
+    assert np.abs(run(others, 3.0 * images[:2]) - run(others, images[:2])).max() > 0.1
+
+
+def test_norms_that_cannot_be_are_told():
+    with pytest.raises(UserError, match="unknown norm_layer 'evonorm_s3'; did you mean"):
+        small(norm_layer="evonorm_s3")
+    with pytest.raises(UserError, match=r"ibn=.* must say 'a', 'b' or None of each stage"):
+        small(ibn=("a",))
+    with pytest.raises(UserError, match="selective_kernel= has batch norms"):
+        small(selective_kernel={}, norm_layer="evonorm_b0")
 
 
 def test_stages_must_agree():

@@ -1,0 +1,159 @@
+"""Norms of maps by name: of the batch, of image and batch in halves, and those that bend too."""
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scanmax import ops
+from scanmax.errors import UserError, suggest
+from scanmax.models.layers import (
+    BatchNorm,
+    Initializer,
+    activation,
+    ones_init,
+    partitioned,
+    running_statistics,
+    zeros_init,
+)
+from scanmax.ops.contract import spread
+
+
+class InstanceBatchNorm(nn.Module):
+    """The first channels of each image by their own mean and variance, the others by the batch's.
+
+    Parameters of the two are apart, as in the authors' files: "instance_scale" and "instance_bias",
+    "scale" and "bias".
+
+    Attributes:
+      share: of the channels that the image itself normalises; 1 is instance norm.
+      momentum: weight of the old average at each training step.
+      frozen_statistics: in training too the running averages normalise, and nothing moves them.
+
+    Reference: ibn-net
+    """
+
+    share: float = 0.5
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    frozen_statistics: bool = False
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B Y X C"], train: bool = False) -> Float[Array, "B Y X C"]:
+        alone = int(x.shape[-1] * self.share)
+        rest = x.shape[-1] - alone
+        scales, biases = [], []
+        for prefix, width in (("instance_", alone), ("", rest)):
+            if width:
+                scales.append(_vector(self, f"{prefix}scale", ones_init, width))
+                biases.append(_vector(self, f"{prefix}bias", zeros_init, width))
+        if rest:
+            mean, variance = running_statistics(self, x[..., alone:], train)
+        else:
+            mean = variance = jnp.zeros((0,), x.dtype)
+        scale, bias = jnp.concatenate(scales), jnp.concatenate(biases)
+        return ops.instance_batch_norm(
+            x.astype(self.dtype), mean, variance, scale, bias, epsilon=self.epsilon
+        )
+
+
+class EvoNorm(nn.Module):
+    """A norm and its bend in one, found by search; without the bend a scale and an offset alone.
+
+    Attributes:
+      kind: "b0", "b1", "b2", by the variance of the batch or its running average, or "s0", "s1",
+        "s2", by groups of channels of an image.
+      bends: False in the place of a batch norm without an activation behind it, as the authors'.
+      groups: of the "s" layers; where they do not divide the channels, the most that divide both.
+      momentum: weight of the old average at each training step.
+      frozen_statistics: in training too the running average normalises, and nothing moves it.
+
+    Reference: evonorm
+    """
+
+    kind: str = "s0"
+    bends: bool = True
+    groups: int = 32
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    frozen_statistics: bool = False
+    scale_init: Initializer = ones_init
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B Y X C"], train: bool = False) -> Float[Array, "B Y X C"]:
+        channels = x.shape[-1]
+        scale = _vector(self, "scale", self.scale_init, channels)
+        bias = _vector(self, "bias", zeros_init, channels)
+        x = x.astype(self.dtype)
+        if not self.bends:
+            return x * spread(scale, x) + spread(bias, x)
+        norm = getattr(ops, f"evonorm_{self.kind}")
+        slope = {"v": _vector(self, "slope", ones_init, channels)} if self.kind[1] == "0" else {}
+        if self.kind[0] == "s":
+            fields = {"groups": math.gcd(self.groups, channels)}
+        else:
+            _, variance = running_statistics(self, x, train, mean=False)
+            fields = {"variance": variance}
+        return norm(x, **fields, **slope, scale=scale, bias=bias, epsilon=self.epsilon)
+
+
+def _vector(module: Any, name: str, init: Initializer, width: int) -> Float[Array, "C"]:
+    """A parameter of a module, one number a channel."""
+    found = module.param(name, partitioned(init, ("conv_out",)), (width,), module.param_dtype)
+    return found.astype(module.dtype)
+
+
+# Name -> the fields of what it makes.
+MAP_NORMS: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {
+        "batch": BatchNorm,
+        "instance_batch": InstanceBatchNorm,
+        "instance": InstanceBatchNorm,
+        **{f"evonorm_{kind}": EvoNorm for kind in ("b0", "b1", "b2", "s0", "s1", "s2")},
+    }
+)
+
+
+def norm_and_bend(
+    x: Float[Array, "B Y X C"],
+    train: bool,
+    *,
+    kind: str = "batch",
+    bend: str | None = "relu",
+    scale_init: Initializer = ones_init,
+    name: str = "norm",
+    **fields: Any,
+) -> Float[Array, "B Y X C"]:
+    """The norm of a name and the activation behind it, inside a compact method.
+
+    Args:
+      x: the map.
+      train: whether statistics are of the batch.
+      kind: a name of MAP_NORMS.
+      bend: a name of ACTIVATIONS; None is none. EvoNorms have their own in its place.
+      scale_init: of the norm's scale; norms of images start at one.
+      name: of the norm.
+      **fields: epsilon, momentum, frozen_statistics and dtypes.
+
+    Raises:
+      UserError: no such norm.
+    """
+    if kind not in MAP_NORMS:
+        raise UserError(f"unknown norm_layer {kind!r}; {suggest(kind, MAP_NORMS)}")
+    if kind.startswith("evonorm"):
+        own = {"kind": kind[-2:], "bends": bend is not None, "scale_init": scale_init}
+        return EvoNorm(**own, **fields, name=name)(x, train)
+    if kind == "batch":
+        x = BatchNorm(scale_init=scale_init, **fields, name=name)(x, train)
+    else:
+        share = 1.0 if kind == "instance" else 0.5
+        x = InstanceBatchNorm(share, **fields, name=name)(x, train)
+    return x if bend is None else activation(bend)(x)
