@@ -25,7 +25,7 @@ LEDGER = (
         "ibn-net",
         covers="instance norm of the first channels beside batch norm of the others, any share, as "
         "an op and a layer; `resnet*_ibn_a`, `resnet*_ibn_b` and `resnext*_ibn_a` with the "
-        "authors' weights, and `ibn` for the others of the family; not their SE-ResNets and DenseNets",
+        "authors' weights, and `ibn` for others of the family; not their SE-ResNets and DenseNets",
         where=(
             "scanmax.ops.instance_batch_norm",
             "scanmax.models.parts.map_norms.InstanceBatchNorm",
