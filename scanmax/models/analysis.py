@@ -49,8 +49,9 @@ def traced_multiply_adds(name: str) -> int:
 
 def soonest_traced(model: nn.Module) -> nn.Module:
     """The same model, its equal blocks scanned where it can: they are traced once."""
-    # A host of several kinds refuses.
-    scans = hasattr(model, "scan_layers") and isinstance(getattr(model, "mixer", ""), str)
+    # A host of several kinds refuses, but for one of stages, each of a kind.
+    alike = isinstance(getattr(model, "mixer", ""), str) or hasattr(model, "depths")
+    scans = hasattr(model, "scan_layers") and alike
     return model.clone(scan_layers=True) if scans else model
 
 

@@ -55,6 +55,7 @@ class Block(nn.Module):
       layer_scale: initial value of the scale of each branch; None leaves it out.
       position_conv: side of a depthwise convolution over the grid, added to the stream before
         the mixer and before the MLP, so that mixers without order know positions; 0 leaves it out.
+      position_convs: how many of them, 2, or 1 for that before the mixer alone.
       channel_attention: a name of CHANNEL_ATTENTION, a gate of the mixer's branch over the grid
         that leaves prefix tokens as they are; None leaves it out.
       prefix_tokens: leading tokens (class, distillation) outside the grid.
@@ -72,6 +73,7 @@ class Block(nn.Module):
     use_bias: bool = True
     layer_scale: float | None = None
     position_conv: int = 0
+    position_convs: int = 2
     channel_attention: str | None = None
     prefix_tokens: int = 0
     is_causal: bool = False
@@ -183,7 +185,7 @@ class Block(nn.Module):
     @nn.nowrap
     def add_position_conv(self, x: Float[Array, "B T D"], grid, index: int):
         """x plus its depthwise convolution over the grid; prefix tokens stay as they are."""
-        if not self.position_conv:
+        if not self.position_conv or index > self.position_convs:
             return x
         if grid is None:
             raise ValueError("position_conv convolves over a grid; this host has none.")

@@ -87,19 +87,23 @@ LEDGER = (
     Paper(
         "moh",
         covers="gates of shared and routed heads as released and as printed, attention masked and "
-        "gathered, the load-balance loss in the trainer, the mixer with a cache; not MoH-ViT on "
-        "TransNeXt or the LLaMA router without parameters",
+        "gathered, the load-balance loss in the trainer, the mixer with a cache, and the four "
+        "MoH-ViT on TransNeXt, to which the authors' code gives the same numbers; not the LLaMA "
+        "router without parameters",
         where=(
             "scanmax.ops.moh_gates",
             "scanmax.ops.moh_attention",
             "scanmax.ops.moh_attention_matrix",
             "scanmax.ops.head_load_balance",
             "scanmax.models.mixers.MixtureOfHeads",
+            "scanmax.models.vision.moh_vit.MohVit",
         ),
         tests=(
             "tests/ops/attention/test_moh.py",
             "tests/models/parts/test_channel_attention.py::test_moh_sows_its_balance_in_training_alone",
             "tests/train/test_step.py::test_what_a_model_sows_as_a_loss_is_added",
+            "tests/models/vision/test_moh_vit.py",
+            "tests/models/vision/test_authors.py",
             "tests/test_claims.py::test_a_claim_holds",
         ),
         reproduced="with all heads on and gates of one it is multi-head attention; even routing "
@@ -109,21 +113,25 @@ LEDGER = (
         "rmt-masa",
         covers="Manhattan decay on the logits (released) and on the weights (printed), whole and "
         "along one axis a time, with the mixer's rotary positions and LePE; 1-D and 2-D decay "
-        "masks; not the models around it (stem, position convolutions, their feed-forward layer)",
+        "masks; the four models, to which the authors' code gives the same numbers; not token "
+        "labelling, detection and segmentation",
         where=(
             "scanmax.ops.manhattan_attention",
             "scanmax.ops.distance_attention",
             "scanmax.ops.decay_mask_2d",
             "scanmax.models.mixers.Manhattan",
+            "scanmax.models.vision.rmt.Rmt",
         ),
         tests=(
             "tests/ops/attention/test_manhattan.py",
             "tests/ops/attention/test_distance.py",
             "tests/models/mixers/attention/test_options.py",
+            "tests/models/vision/test_rmt.py",
+            "tests/models/vision/test_authors.py",
             "tests/test_claims.py::test_a_claim_holds",
         ),
         reproduced="the 2-D mask is the product of two 1-D masks; time of the decomposed form over "
-        "HW (docs/claims.md)",
+        "HW (docs/claims.md); parameters to the last one and GFLOPs of T, S, B and L",
     ),
     Paper(
         "soft-softmax-free",

@@ -6,51 +6,69 @@ LEDGER = (
     Paper(
         "inline-attention",
         covers="injective attention in linear order, bidirectional and causal (ours), released and "
-        "printed scale, its matrix; a mixer with the dynamic local residual, compared with the "
-        "authors' code; not the windowed form or the InLine models",
-        where=("scanmax.ops.inline_attention", "scanmax.models.mixers.Inline"),
+        "printed scale, its matrix; a mixer with the dynamic local residual, and the three "
+        "InLine-DeiT, to which the authors' code gives the same numbers; not the windowed form or "
+        "InLine-PVT, -Swin and -CSwin",
+        where=(
+            "scanmax.ops.inline_attention",
+            "scanmax.models.mixers.Inline",
+            "scanmax.models.vision.inline_deit.InlineDeit",
+        ),
         tests=(
             "tests/ops/linear/test_inline.py::InlineAttentionTest",
             "tests/ops/linear/test_inline.py::test_matrices",
             "tests/models/mixers/linear/test_matrices.py::test_the_image_chooses_the_taps_of_its_values",
+            "tests/models/vision/test_inline_deit.py",
+            "tests/models/vision/test_authors.py",
             "tests/test_claims.py",
         ),
         reproduced="rows sum to one; q and 2 q collide in linear attention, not here: "
-        "benchmarks claims inline-is-injective",
+        "benchmarks claims inline-is-injective; parameters to the last one and GFLOPs of DeiT's T, "
+        "S and B",
     ),
     Paper(
         "mala-magnitude-aware-linear-attention",
         covers="the attention in linear order, bidirectional and causal with state, with and "
         "without rotary positions, released and printed scale, its matrix; a mixer with 2-D "
-        "rotary positions, local term and gate, compared with the authors' code; not the MAViT "
-        "models",
-        where=("scanmax.ops.mala_attention", "scanmax.models.mixers.Mala"),
+        "rotary positions, local term and gate, and the four MAViT, to which the authors' code "
+        "gives the same numbers; not the models of language, speech and diffusion",
+        where=(
+            "scanmax.ops.mala_attention",
+            "scanmax.models.mixers.Mala",
+            "scanmax.models.vision.mavit.MaVit",
+        ),
         tests=(
             "tests/ops/linear/test_mala.py::MalaAttentionTest",
             "tests/ops/linear/test_mala.py::test_the_released_order_of_operations",
             "tests/models/mixers/linear/test_matrices.py",
+            "tests/models/vision/test_mavit.py",
+            "tests/models/vision/test_authors.py",
             "tests/test_claims.py",
         ),
         reproduced="rows sum to one and sharpen with the query, linear attention's do not: "
-        "benchmarks claims mala-sharpens",
+        "benchmarks claims mala-sharpens; parameters to the last one and GFLOPs of T, S, B and L",
     ),
     Paper(
         "rala-ravlt",
         covers="both augmentations in linear order, the matrix; a mixer with 2-D rotary positions, "
-        "local term and gate, and its softmax twin, compared with the authors' code; not the "
-        "RAVLT models",
+        "local term and gate, and its softmax twin; the four RAVLT, to which the authors' code "
+        "gives the same numbers; not detection and segmentation",
         where=(
             "scanmax.ops.rala_attention",
             "scanmax.models.mixers.Rala",
             "scanmax.models.mixers.GatedAttention",
+            "scanmax.models.vision.ravlt.Ravlt",
         ),
         tests=(
             "tests/ops/linear/test_rala.py::RalaAttentionTest",
             "tests/models/mixers/linear/test_matrices.py",
+            "tests/models/vision/test_ravlt.py",
+            "tests/models/vision/test_authors.py",
             "tests/test_claims.py",
         ),
         reproduced="rank of the outputs of linear attention, RALA and softmax, on random tokens: "
-        "benchmarks claims linear-attention-rank",
+        "benchmarks claims linear-attention-rank; parameters to the last one and GFLOPs of T, S, B "
+        "and L",
     ),
     Paper(
         "t2t-vit",

@@ -54,20 +54,25 @@ LEDGER = (
     ),
     Paper(
         "kat",
-        covers="group rational functions with their own gradient, the released starts, and the MLP "
-        "of them whose weights keep the variance at the start; not the transformers by their names "
-        "or their start from a ViT's weights",
+        covers="group rational functions with their own gradient, as printed and as the released "
+        "kernels have them, the released starts, the MLP of them whose weights keep the variance "
+        "at the start, and the transformers by their names, to which the authors' code gives the "
+        "same numbers; not their start from a ViT's weights, or that of their attention",
         where=(
             "scanmax.ops.group_rational",
             "scanmax.models.parts.kan.Rational",
             "scanmax.models.parts.kan.RationalMlp",
+            "scanmax.models.vision.kat.Kat",
         ),
         tests=(
             "tests/ops/mlp/test_rational.py::GroupRationalTest",
             "tests/models/parts/test_kan.py::test_a_rational_begins_as_its_name",
             "tests/models/parts/test_kan.py::test_variance_stays_through_three_rational_mlps",
+            "tests/models/vision/test_kat.py",
+            "tests/models/vision/test_authors.py",
         ),
-        reproduced="76 parameters a block: `benchmarks claims kat-parameters`",
+        reproduced="76 parameters a block: `benchmarks claims kat-parameters`; parameters of T, S "
+        "and B to the last one",
     ),
     Paper(
         "mlp-mixer",

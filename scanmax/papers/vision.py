@@ -119,6 +119,22 @@ LEDGER = (
         "tests/models/vision/test_deep_vit.py",
     ),
     Paper(
+        "uniformer",
+        covers="the local relation as a mixer, and the five image models of the release with both "
+        "stems, to which the authors' code gives the same numbers; not token labelling and its "
+        "large model, the light models, video, detection, segmentation and poses",
+        where=(
+            "scanmax.models.mixers.LocalRelation",
+            "scanmax.models.vision.uniformer.UniFormer",
+        ),
+        tests=(
+            "tests/models/mixers/test_mixers.py",
+            "tests/models/vision/test_uniformer.py",
+            "tests/models/vision/test_authors.py",
+        ),
+        reproduced="parameters to the last one and GFLOPs of S, S+ and B",
+    ),
+    Paper(
         "vgg",
         covers="the configurations A, B, D and E, with batch norms too, the wide layers over maps "
         "of any size, weights of timm and torchvision; not C, the local response norm of A, or the "

@@ -16,6 +16,12 @@ import numpy as np
 import scanmax
 
 HERE = pathlib.Path(__file__).parent
+GATED = {"dims": (8, 16), "depths": (1, 1), "heads": (1, 2), "mlp_ratio": 2.0, "projection": 12}
+AGGREGATED = {
+    "mixer": ("aggregated", "cosine"),
+    "mixer_options": {"aggregated": {"bias_hidden": 6}, "cosine": {"bias_hidden": 6}},
+    "reductions": (2, 1),
+}
 # File -> (registered name, fields that shrink it, side of its images).
 MODELS = {
     "vssd": (
@@ -70,6 +76,69 @@ MODELS = {
         for name, registered in (("ibn_a", "resnet50_ibn_a"), ("ibn_b", "resnet18_ibn_b"))
     },
     "cas_vit": ("cas_vit_xs", {"dims": (8, 12), "depths": (1, 1), "heads": (1, 1)}, 24),
+    "rmt": (
+        "rmt_t",
+        {
+            "dims": (8, 16),
+            "depths": (1, 1),
+            "heads": (2, 4),
+            "mlp_ratio": 2.0,
+            "mixer": ("rmt_decomposed", "rmt"),
+            "spans": (4.0, 6.0),
+            "layer_scale": (None, 0.5),
+            "projection": 12,
+        },
+        24,
+    ),
+    "inline_deit": (
+        "inline_deit_tiny",
+        {"img_size": 32, "dim": 16, "depth": 1, "heads": 2, "mlp_ratio": 2.0},
+        32,
+    ),
+    "kat": (
+        "kat_tiny_patch16_224",
+        {"img_size": 32, "dim": 16, "depth": 1, "heads": 2, "mlp_ratio": 2.0},
+        32,
+    ),
+    "mavit": ("mavit_t", {**GATED, "mixer": ("mala", "gated_attention")}, 24),
+    "transnext": (
+        "transnext_micro",
+        {
+            "img_size": 32,
+            "dims": (8, 12),
+            "depths": (1, 1),
+            "heads": (2, 3),
+            "mlp_ratio": 3.0,
+            **AGGREGATED,
+        },
+        32,
+    ),
+    "moh_vit": (
+        "moh_transnext_small_75",
+        {
+            "img_size": 32,
+            "dims": (8, 20),
+            "depths": (1, 1),
+            "heads": (2, 5),
+            "mlp_ratio": 3.0,
+            **AGGREGATED,
+            "shared_heads": (2, 2),
+            "routed_heads": (0, 2),
+        },
+        32,
+    ),
+    "uniformer": (
+        "uniformer_base_ls",
+        {
+            "dims": (4, 8, 8, 12),
+            "depths": (1, 1, 1, 1),
+            "heads": (1, 2, 2, 3),
+            "mlp_ratio": 2.0,
+            "layer_scale": (None, None, 0.5, 0.5),
+        },
+        64,
+    ),
+    "ravlt": ("ravlt_t", {**GATED, "mixer": ("rala", "gated_attention")}, 24),
 }
 
 

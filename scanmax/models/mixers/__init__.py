@@ -33,6 +33,7 @@ from scanmax.models.mixers.conv.long import Hyena as Hyena
 from scanmax.models.mixers.conv.long import LongConv as LongConv
 from scanmax.models.mixers.conv.long import SgConv as SgConv
 from scanmax.models.mixers.conv.oversized import Oversized as Oversized
+from scanmax.models.mixers.conv.relation import LocalRelation as LocalRelation
 from scanmax.models.mixers.conv.reparameterized import DilatedReparam as DilatedReparam
 from scanmax.models.mixers.linear.attention import LinearAttention as LinearAttention
 from scanmax.models.mixers.linear.cross_covariance import CrossCovariance as CrossCovariance
@@ -112,6 +113,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "lightconv": LightConv,
     "linear_attention": LinearAttention,
     "lkca": Lkca,
+    "local_relation": LocalRelation,
     "long_conv": LongConv,
     "ls_conv": LsConv,
     "mala": Mala,

@@ -11,17 +11,25 @@ from scanmax.models.layers import Conv, Dense, activation, constrain_last
 # torch's fan out of one channel with gain 2, as PVTv2 draws it: 9 taps.
 depthwise_init = nn.initializers.normal((2 / 9) ** 0.5)
 
+ORDERS = ("conv, activation", "activation, conv")
+
 
 class ConvMlp(nn.Module):
     """Dense, depthwise 3x3 convolution, activation, Dense, on tokens of a grid.
 
     Attributes:
       hidden: width between.
+      order: "conv, activation", or "activation, conv" as in RMT.
+      skip: what the convolution makes is added to what it reads.
+      gated: behind convolution and activation the hidden layer is a gate of another one.
       first_relu: a ReLU in front of the convolution, as in linear PVTv2.
     """
 
     hidden: int
     activation: str = "gelu"
+    order: str = "conv, activation"
+    skip: bool = False
+    gated: bool = False
     first_relu: bool = False
     use_bias: bool = True
     dropout_rate: float = 0.0
@@ -32,13 +40,21 @@ class ConvMlp(nn.Module):
     def __call__(
         self, x: Float[Array, "B T D"], grid: tuple[int, int], train: bool = False
     ) -> Float[Array, "B T D"]:
+        if self.order not in ORDERS:
+            raise ValueError(f"order={self.order!r} is not one of {ORDERS}")
+        conv_first = self.order == ORDERS[0]
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         options, width = {"use_bias": self.use_bias, **dtypes}, self.hidden
-        y = Dense(width, ("embed", "mlp"), name="fc1", **options)(x)
-        y = constrain_last(y, "mlp")
+        name = "gate" if self.gated else "fc1"
+        y = constrain_last(Dense(width, ("embed", "mlp"), name=name, **options)(x), "mlp")
         y = nn.relu(y) if self.first_relu else y
+        act = activation(self.activation)
+        y = y if conv_first else act(y)
         conv = Conv(width, 3, groups=width, kernel_init=depthwise_init, name="conv", **options)
-        y = conv(y.reshape(y.shape[0], *grid, width)).reshape(y.shape)
-        y = nn.Dropout(self.dropout_rate, deterministic=not train)(activation(self.activation)(y))
+        z = conv(y.reshape(y.shape[0], *grid, width)).reshape(y.shape)
+        y = y + z if self.skip else z
+        y = act(y) if conv_first else y
+        y = y * Dense(width, ("embed", "mlp"), name="fc1", **options)(x) if self.gated else y
+        y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
         y = Dense(x.shape[-1], ("mlp", "embed"), name="fc2", **options)(y)
         return nn.Dropout(self.dropout_rate, deterministic=not train)(y)

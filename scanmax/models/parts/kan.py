@@ -268,10 +268,12 @@ class Rational(nn.Module):
     Attributes:
       start: the function that it begins as, a name of RATIONALS.
       groups: of channels.
+      sizes: how Q is kept from poles, as in `ops.group_rational`.
     """
 
     start: str = "identity"
     groups: int = 8
+    sizes: str = "sum"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -287,7 +289,7 @@ class Rational(nn.Module):
             shape = (rows, len(row))
             table = self.param(name, partitioned(init, (None, None)), shape, self.param_dtype)
             tables.append(table.astype(at_least_float32(self.dtype)))
-        return ops.group_rational(x.astype(self.dtype), *tables)
+        return ops.group_rational(x.astype(self.dtype), *tables, sizes=self.sizes)
 
 
 def rational_start(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -316,12 +318,14 @@ class RationalMlp(nn.Module):
       hidden: width of W_1 phi_1.
       activation: a name of RATIONALS, the start of phi_2.
       groups: of channels in either function.
+      sizes: how either is kept from poles, as in `ops.group_rational`.
       dropout_rate: behind either function.
     """
 
     hidden: int
     activation: str = "gelu"
     groups: int = 8
+    sizes: str = "sum"
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -333,7 +337,7 @@ class RationalMlp(nn.Module):
         for i, (start, axes) in enumerate(
             (("identity", ("embed", "mlp")), (self.activation, ("mlp", "embed"))), 1
         ):
-            x = Rational(start, self.groups, name=f"act{i}", **dtypes)(x)
+            x = Rational(start, self.groups, self.sizes, name=f"act{i}", **dtypes)(x)
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
             init = nn.initializers.variance_scaling(rational_gain(start), "fan_in", "normal")
             dense = Dense(

@@ -49,11 +49,27 @@ class LocalIntegration(nn.Module):
         return Dense(dim, ("mlp", "embed"), name="fc2", **init, **dtypes)(y)
 
 
-class CasBlock(Block):
-    """x + local(x), then x + mixer(norm(x)), then x + mlp(norm(x)), with batch norms too."""
+class BatchNormBlock(Block):
+    """The residual block whose norms may be batch norms.
+
+    Attributes:
+      norm: "batch_norm", or as `Block` has it.
+      norm_momentum: weight of the old averages of batch norms at each training step.
+      frozen_statistics: batch norms keep their averages, in training too.
+    """
 
     norm_momentum: float = 0.9
     frozen_statistics: bool = False
+
+    @nn.nowrap
+    def normed(self, x: Float[Array, "B T D"], index: int | str, train: bool):
+        if self.norm != "batch_norm":
+            return super().normed(x, index, train)
+        return batch_norm(self, f"norm{index}")(x, train)
+
+
+class CasBlock(BatchNormBlock):
+    """x + local(x), then x + mixer(norm(x)), then x + mlp(norm(x)), with batch norms too."""
 
     @nn.nowrap
     def begin(self, x: Float[Array, "B T D"], grid, train: bool) -> Float[Array, "B T D"]:
@@ -65,12 +81,6 @@ class CasBlock(Block):
             **self.dtypes,
         )
         return x + local(x, grid, train).astype(x.dtype)
-
-    @nn.nowrap
-    def normed(self, x: Float[Array, "B T D"], index: int | str, train: bool):
-        if self.norm != "batch_norm":
-            return super().normed(x, index, train)
-        return batch_norm(self, f"norm{index}")(x, train)
 
 
 def batch_norm(module: nn.Module, name: str) -> BatchNorm:

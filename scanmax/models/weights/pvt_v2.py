@@ -5,7 +5,7 @@ from collections.abc import Callable
 from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear
 
 # The release counts stages from 1, and a stage's patches to it.
-_BLOCK = r"(?:stages\.(\d)\.blocks|block(\d))\.(\d+)\."
+BLOCK = r"(?:stages\.(\d)\.blocks|block(\d))\.(\d+)\."
 _DOWN = r"(?:stages\.(\d)\.downsample|patch_embed([2-4]))\."
 
 
@@ -14,7 +14,7 @@ def _stage(ours: int | str, theirs: int | str) -> int:
     return ours if theirs == "" else int(theirs) - 1
 
 
-def _block(tail: str) -> Callable[..., str]:
+def of_block(tail: str) -> Callable[..., str]:
     def path(ours, theirs, index: int, *rest: int) -> str:
         return f"params/stage{_stage(ours, theirs)}_block_{index:02d}/{tail.format(*rest)}"
 
@@ -37,22 +37,22 @@ TABLE = KeyTable(
         Row(_DOWN + r"norm\.bias", _named("downsample{0}_norm/bias")),
         Row(r"(?:stages\.(\d)\.norm|norm(\d))\.weight", _named("stage{0}_norm/scale")),
         Row(r"(?:stages\.(\d)\.norm|norm(\d))\.bias", _named("stage{0}_norm/bias")),
-        Row(_BLOCK + r"norm([12])\.weight", _block("norm{0}/scale")),
-        Row(_BLOCK + r"norm([12])\.bias", _block("norm{0}/bias")),
-        Row(_BLOCK + r"attn\.q\.weight", _block("mixer/query/kernel"), linear),
-        Row(_BLOCK + r"attn\.q\.bias", _block("mixer/query/bias"), bias),
-        Row(_BLOCK + r"attn\.kv\.weight", _block("mixer/key_value/kernel"), linear),
-        Row(_BLOCK + r"attn\.kv\.bias", _block("mixer/key_value/bias"), bias),
-        Row(_BLOCK + r"attn\.proj\.weight", _block("mixer/out/kernel"), linear),
-        Row(_BLOCK + r"attn\.proj\.bias", _block("mixer/out/bias")),
-        Row(_BLOCK + r"attn\.sr\.weight", _block("mixer/reduce/kernel"), conv),
-        Row(_BLOCK + r"attn\.sr\.bias", _block("mixer/reduce/bias")),
-        Row(_BLOCK + r"attn\.norm\.weight", _block("mixer/norm/scale")),
-        Row(_BLOCK + r"attn\.norm\.bias", _block("mixer/norm/bias")),
-        Row(_BLOCK + r"mlp\.fc([12])\.weight", _block("mlp/fc{0}/kernel"), linear),
-        Row(_BLOCK + r"mlp\.fc([12])\.bias", _block("mlp/fc{0}/bias")),
-        Row(_BLOCK + r"mlp\.dwconv\.(?:dwconv\.)?weight", _block("mlp/conv/kernel"), conv),
-        Row(_BLOCK + r"mlp\.dwconv\.(?:dwconv\.)?bias", _block("mlp/conv/bias")),
+        Row(BLOCK + r"norm([12])\.weight", of_block("norm{0}/scale")),
+        Row(BLOCK + r"norm([12])\.bias", of_block("norm{0}/bias")),
+        Row(BLOCK + r"attn\.q\.weight", of_block("mixer/query/kernel"), linear),
+        Row(BLOCK + r"attn\.q\.bias", of_block("mixer/query/bias"), bias),
+        Row(BLOCK + r"attn\.kv\.weight", of_block("mixer/key_value/kernel"), linear),
+        Row(BLOCK + r"attn\.kv\.bias", of_block("mixer/key_value/bias"), bias),
+        Row(BLOCK + r"attn\.proj\.weight", of_block("mixer/out/kernel"), linear),
+        Row(BLOCK + r"attn\.proj\.bias", of_block("mixer/out/bias")),
+        Row(BLOCK + r"attn\.sr\.weight", of_block("mixer/reduce/kernel"), conv),
+        Row(BLOCK + r"attn\.sr\.bias", of_block("mixer/reduce/bias")),
+        Row(BLOCK + r"attn\.norm\.weight", of_block("mixer/norm/scale")),
+        Row(BLOCK + r"attn\.norm\.bias", of_block("mixer/norm/bias")),
+        Row(BLOCK + r"mlp\.fc([12])\.weight", of_block("mlp/fc{0}/kernel"), linear),
+        Row(BLOCK + r"mlp\.fc([12])\.bias", of_block("mlp/fc{0}/bias")),
+        Row(BLOCK + r"mlp\.dwconv\.(?:dwconv\.)?weight", of_block("mlp/conv/kernel"), conv),
+        Row(BLOCK + r"mlp\.dwconv\.(?:dwconv\.)?bias", of_block("mlp/conv/bias")),
         Row(r"head\.weight", "params/head/kernel", linear),
         Row(r"head\.bias", "params/head/bias"),
     ),

@@ -137,6 +137,9 @@ CASES = {
         reach="prefix",
         depth=2,
     ),
+    "local_relation": MixerCase(
+        options={"kernel_size": 3}, order="translation", margin=1, reach="prefix", depth=2
+    ),
     "long_conv": MixerCase(
         options={"max_length": 32}, causal=True, generates=({"max_length": 6, "smooth": 3},)
     ),

@@ -1,5 +1,6 @@
 """Length-scaled cosine attention as a module, with or without a position bias."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import numpy as np
 
 from scanmax.models.layers import at_least_float32, normal_init, partitioned
 from scanmax.models.mixers.attention.dot_product import Attention
+from scanmax.models.mixers.attention.moh import weighed_heads
 from scanmax.models.mixers.attention.position_bias import LogCpb, RelativePositionBias
 from scanmax.ops.attention.cosine import scaled_queries, unit_vectors
 
@@ -25,6 +27,8 @@ class CosineAttention(Attention):
       pretrain_grid: the grid that the bias is made for; None is each grid as it comes for
         "log_cpb", and 7 x 7 for "relative".
       bias_hidden: width of the bias's MLP.
+      head_gates: fields of `MixtureOfHeads` that say how tokens pick and weigh their heads, as in
+        MoH-ViT; None leaves them as they are. The matrix that is sown is without gates.
 
     Reference: transnext
     """
@@ -40,6 +44,7 @@ class CosineAttention(Attention):
     position_bias: str | None = None
     pretrain_grid: tuple[int, int] | None = None
     bias_hidden: int = 512
+    head_gates: Mapping[str, Any] | None = None
 
     @nn.nowrap
     def condition(self, query, key, value, start):
@@ -61,6 +66,10 @@ class CosineAttention(Attention):
         query = scaled_queries(query, temperature, embedding, counts).astype(self.dtype)
         key = unit_vectors(key.astype(at_least_float32(self.dtype))).astype(self.dtype)
         return query, key, value, None
+
+    @nn.nowrap
+    def weigh_heads(self, y, x, train: bool):
+        return weighed_heads(self, y, x, train, self.head_gates)
 
     @nn.nowrap
     def keywords(self) -> dict[str, Any]:

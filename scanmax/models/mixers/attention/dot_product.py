@@ -93,7 +93,7 @@ class Attention(Mixer):
         elif state is not None:
             y, state = self.mix_cached(query, key, value, state, hidden)
             state = state if hidden is None else PaddedCache(state, hidden)
-        y = constrain(y, heads)
+        y = constrain(self.weigh_heads(y, x, train), heads)
         y = self.dense(dim, ("heads", "kv", "embed"), "out", contract=2)(y)
         return y if state is None else (y, state)
 
@@ -105,6 +105,11 @@ class Attention(Mixer):
           query, key, value, and what the values were multiplied by, [B, T, H], or None.
         """
         return query, key, value, None
+
+    @nn.nowrap
+    def weigh_heads(self, y: Float[Array, "B T H K"], x: Float[Array, "B T D"], train: bool):
+        """What the heads made of x, as the output projection takes it."""
+        return y
 
     @nn.nowrap
     def keywords(self) -> dict[str, Any]:

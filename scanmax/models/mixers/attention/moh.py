@@ -1,5 +1,6 @@
 """Mixture-of-head attention as a module: every token picks and weighs its heads."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -99,48 +100,92 @@ class MixtureOfHeads(Mixer):
     @nn.nowrap
     def split(self) -> tuple[int, int]:
         """How many heads are shared, and how many of the others a token picks."""
-        shared = self.heads // 4 if self.shared_heads is None else self.shared_heads
-        rest = self.heads - shared
-        routed = -(-self.heads // 2) if self.routed_heads is None else self.routed_heads
-        if not 0 <= shared <= self.heads or not 0 <= routed <= rest or (routed == 0 and rest):
-            raise ValueError(
-                f"moh: shared_heads={shared} and routed_heads={routed} of {self.heads} heads; "
-                f"expected 1 to {rest} routed heads, or all heads shared."
-            )
-        return shared, routed
+        return split_heads(self.heads, self.shared_heads, self.routed_heads)
 
     @nn.nowrap
     def gates(self, x: Float[Array, "B T D"], train: bool) -> Float[Array, "B T H"]:
-        """The gate of each head for each token, in at least float32: routing is a choice."""
-        shared, routed = self.split()
-
-        def logits(features, name):
-            return Dense(
-                features,
-                ("embed", "heads" if features > 2 else None),
-                use_bias=False,
-                dtype=at_least_float32(self.dtype),
-                param_dtype=self.param_dtype,
-                name=name,
-            )(x)
-
-        if not routed:
-            # a softmax over all heads, which is what picking every head makes of the routed ones
-            return ops.moh_gates(logits(shared, "shared"), top_k=shared, rescale=self.rescale)
-        rest = self.heads - shared
-        alone = jnp.zeros((*x.shape[:2], 1), at_least_float32(self.dtype))
-        router = logits(rest, "router") if rest > 1 else alone
-        if train and routed < rest and not self.is_initializing():
-            loss = ops.head_load_balance(router, top_k=routed, rescale=self.rescale)
-            self.sow("losses", "load_balance", self.balance_weight * loss)
-        pair = {}
-        if shared:
-            pair["shared_logits"] = logits(shared, "shared") if shared > 1 else alone
-            pair["balance_logits"] = logits(2, "balance")
-        return ops.moh_gates(router, **pair, top_k=routed, rescale=self.rescale)
+        """The gate of each head for each token."""
+        return head_gates(
+            self,
+            x,
+            train,
+            shared_heads=self.shared_heads,
+            routed_heads=self.routed_heads,
+            rescale=self.rescale,
+            balance_weight=self.balance_weight,
+        )
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int, dim: int) -> Any:
         return ops.init_kv_cache(
             (batch_size,), length, self.heads, self.head_dim(dim), dtype=self.dtype
         )
+
+
+def split_heads(heads: int, shared_heads: int | None, routed_heads: int | None) -> tuple[int, int]:
+    """How many heads are shared, and how many of the others a token picks; None as the class."""
+    shared = heads // 4 if shared_heads is None else shared_heads
+    rest = heads - shared
+    routed = -(-heads // 2) if routed_heads is None else routed_heads
+    if not 0 <= shared <= heads or not 0 <= routed <= rest or (routed == 0 and rest):
+        raise ValueError(
+            f"moh: shared_heads={shared} and routed_heads={routed} of {heads} heads; "
+            f"expected 1 to {rest} routed heads, or all heads shared."
+        )
+    return shared, routed
+
+
+def head_gates(
+    mixer: Mixer,
+    x: Float[Array, "B T D"],
+    train: bool,
+    *,
+    shared_heads: int | None = None,
+    routed_heads: int | None = None,
+    rescale: bool = True,
+    balance_weight: float = 0.01,
+) -> Float[Array, "B T H"]:
+    """The gate of each head for each token, in at least float32: routing is a choice.
+
+    Its layers are the mixer's own, in whose compact method it is called, and the load-balance loss
+    of training is sown by it. The keywords are fields of `MixtureOfHeads`.
+    """
+    shared, routed = split_heads(mixer.heads, shared_heads, routed_heads)
+
+    def logits(features, name):
+        return Dense(
+            features,
+            ("embed", "heads" if features > 2 else None),
+            use_bias=False,
+            dtype=at_least_float32(mixer.dtype),
+            param_dtype=mixer.param_dtype,
+            name=name,
+        )(x)
+
+    if not routed:
+        # a softmax over all heads, which is what picking every head makes of the routed ones
+        return ops.moh_gates(logits(shared, "shared"), top_k=shared, rescale=rescale)
+    rest = mixer.heads - shared
+    alone = jnp.zeros((*x.shape[:2], 1), at_least_float32(mixer.dtype))
+    router = logits(rest, "router") if rest > 1 else alone
+    if train and routed < rest and not mixer.is_initializing():
+        loss = ops.head_load_balance(router, top_k=routed, rescale=rescale)
+        mixer.sow("losses", "load_balance", balance_weight * loss)
+    pair = {}
+    if shared:
+        pair["shared_logits"] = logits(shared, "shared") if shared > 1 else alone
+        pair["balance_logits"] = logits(2, "balance")
+    return ops.moh_gates(router, **pair, top_k=routed, rescale=rescale)
+
+
+def weighed_heads(
+    mixer: Mixer,
+    y: Float[Array, "B T H K"],
+    x: Float[Array, "B T D"],
+    train: bool,
+    gates: Mapping[str, Any] | None,
+) -> Float[Array, "B T H K"]:
+    """What the heads of a mixer make of x, times their gates; `gates` are keywords."""
+    if gates is None:
+        return y
+    return y * head_gates(mixer, x, train, **gates)[..., None].astype(y.dtype)

@@ -1,6 +1,7 @@
 """Aggregated attention as a module: the pixels around each, and pooled keys of the whole map."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ from scanmax.models.layers import (
     partitioned,
     zeros_init,
 )
+from scanmax.models.mixers.attention.moh import weighed_heads
 from scanmax.models.mixers.attention.position_bias import LogCpb
 from scanmax.models.mixers.base import Mixer
 from scanmax.models.mixers.local.maps import as_pair
@@ -46,6 +48,8 @@ class AggregatedAttention(Mixer):
         comes.
       bias_hidden: width of the MLP.
       norm_epsilon: of the norm of the pooled map.
+      head_gates: fields of `MixtureOfHeads` that say how tokens pick and weigh their heads, as in
+        MoH-ViT; None leaves them as they are. The matrix that is sown is without gates.
     """
 
     formula: ClassVar[str] = (
@@ -61,6 +65,7 @@ class AggregatedAttention(Mixer):
     pretrain_grid: tuple[int, int] | None = None
     bias_hidden: int = 512
     norm_epsilon: float = 1e-5
+    head_gates: Mapping[str, Any] | None = None
 
     @nn.compact
     def __call__(
@@ -131,6 +136,7 @@ class AggregatedAttention(Mixer):
         if P:
             first = ops.dot_product_attention(scaled[:, :P], keys[:, :T], values[:, :T], scale=1.0)
             y = jnp.concatenate([first, y], 1)
+        y = weighed_heads(self, y, x, train, self.head_gates)
         return self.dense(D, ("heads", "kv", "embed"), "out", contract=2)(y)
 
     @nn.nowrap
