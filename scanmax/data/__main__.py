@@ -23,6 +23,7 @@ from scanmax import cli
 from scanmax.data import hub, show, sources
 from scanmax.data.config import DataConfig
 from scanmax.data.network import check_network
+from scanmax.data.pipeline import WITH_IMAGES
 from scanmax.errors import UserError, suggest
 
 COMMANDS = ("prepare", "show", "list")
@@ -37,6 +38,8 @@ OWN = {
     "parquet": "your own images and classes, or text, in .parquet files in data.data_dir",
     "webdataset": "your own tar shards of images and classes in data.data_dir",
     "hf:NAME": "a set of the package datasets: a folder of save_to_disk, or in its cache",
+    "pairs": "your own images and what is said of each, arrays, files or shards in data.data_dir",
+    "captioned_shapes": "pictures of coloured shapes, and captions of them",
     "synthetic": "coloured blobs of any size and number of classes",
     "mqar": "multi-query associative recall: pairs of keys and values, then keys again",
     "selective_copying": "items among blanks, to be named in their order",
@@ -161,7 +164,7 @@ def show_batch(argv: Sequence[str]) -> int:
     print(show.describe(shown, config.data.name))
     for note in shown.pipeline.notes:
         print(note)
-    if shown.pipeline.kind != "image":
+    if shown.pipeline.kind not in WITH_IMAGES:
         print("\n".join(show.to_lines(shown)))
     elif sys.stdout.isatty():
         print(show.to_blocks(shown))

@@ -77,14 +77,14 @@ def open_source(config: DataConfig) -> Source:
     return from_arrays(arrays, config, str(path))
 
 
-def read_files(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Arrays by name."""
+def read_files(path: pathlib.Path, names: Sequence[str] = NAMES) -> dict[str, np.ndarray]:
+    """Arrays by name; of a folder those of `names`."""
     if path.is_dir():
         files = {file.stem: file for file in sorted(path.glob("*.npy"))}
         if "image" not in files:
             raise UserError(f"{path} holds no image.npy; config.data.data_dir is {WHAT}")
         # What is not ours is not opened.
-        return {name: np.load(file, mmap_mode="r") for name, file in files.items() if name in NAMES}
+        return {name: np.load(file, mmap_mode="r") for name, file in files.items() if name in names}
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)

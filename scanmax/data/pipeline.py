@@ -26,6 +26,7 @@ Batch = dict[str, np.ndarray]
 Spec = dict[str, jax.ShapeDtypeStruct]
 # A length that stays one when grain divides it by a batch size of 1, in floating point.
 ENDLESS = 2**62
+WITH_IMAGES = ("image", "image_text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +34,13 @@ class Pipeline:
     """What a run reads. Specs are those of the global batch; iterators yield this process's rows.
 
     Attributes:
-      kind: "image", "tokens", "labelled_tokens", "labelled_text" or "series".
+      kind: "image", "image_text", "tokens", "labelled_tokens", "labelled_text" or "series".
       train_spec: Shapes and types of a training batch.
       eval_spec: Shapes and types of an evaluation batch.
       num_train: Training examples per epoch.
       num_eval: Held-out examples.
       num_classes: Classes, or the size of the vocabulary.
-      vocab_size: Size of the vocabulary where text has classes besides.
+      vocab_size: Size of the vocabulary where text has classes or images besides.
       class_names: Names of the classes; empty for tokens.
       start_training: Function of the first step that returns the training iterator.
       start_evaluation: Function that returns the evaluation batches.
@@ -51,6 +52,9 @@ class Pipeline:
       notes: Lines that tell a user what was found.
       tokenizer: Turns text into tokens; None of what is no text.
       bytes_per_token: Bytes of the held-out text for each of its tokens.
+      text_length: Tokens of a text that stands beside an image.
+      class_tokens: [C, P, T], captions of each class of such images; None where nobody told.
+      decode: Turns tokens into text.
     """
 
     kind: str
@@ -71,6 +75,9 @@ class Pipeline:
     tokenizer: Tokenizer | None = None
     bytes_per_token: float = 1.0
     vocab_size: int = 0
+    text_length: int = 0
+    class_tokens: np.ndarray | None = None
+    decode: Callable[[np.ndarray], str] = str
 
     @property
     def normalisation(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -128,7 +135,7 @@ def load(
             raise UserError(f"{name}={size} does not split over {process_count} processes")
     source = sources.open_source(config, data)
     transform = transforms.for_source(source, config)
-    rows = Rows(batch_size, config.augment.repeats if source.kind == "image" else 1)
+    rows = Rows(batch_size, config.augment.repeats if source.kind in WITH_IMAGES else 1)
     rows.check(len(source.train), config.name)
     transform.check_rows(batch_size // process_count)
 
@@ -164,13 +171,16 @@ def load(
         tokenizer=source.tokenizer,
         bytes_per_token=source.bytes_per_token,
         vocab_size=source.vocab_size,
-        preprocessing=transform.prepare if source.kind == "image" else None,
+        preprocessing=transform.prepare if source.kind in WITH_IMAGES else None,
+        text_length=source.text_length,
+        class_tokens=source.class_tokens,
+        decode=source.decode,
     )
 
 
 def is_labelled(source: Source) -> bool:
     """Whether the first held-out image has a label: TFDS says -1 where a split has none."""
-    if source.kind != "image" or not len(source.eval):
+    if source.kind not in WITH_IMAGES or not len(source.eval):
         return True
     return int(source.eval[0]["label"]) >= 0
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from scanmax.data.config import DataConfig
-from scanmax.data.pipeline import Pipeline, load
+from scanmax.data.pipeline import WITH_IMAGES, Pipeline, load
 from scanmax.errors import UserError
 
 COLUMNS = 8
@@ -47,7 +47,9 @@ class Shown:
                 yield from self.pipeline.to_display(views)
 
     def title(self, row: int) -> str:
-        """The class of an image, or the shares of those that were mixed."""
+        """What is said of an image: its caption, its class, or the shares of those mixed."""
+        if "tokens" in self.batch:
+            return self.pipeline.decode(self.batch["tokens"][row])
         label, names = self.batch["label"][row], self.pipeline.class_names
         if np.ndim(label) == 0:
             if label < 0:
@@ -132,7 +134,7 @@ def draw(shown: Shown, out: str) -> None:
     if pathlib.Path(out).suffix.lower() != ".png":
         raise UserError(f"--out={out!r} is not a .png")
     figure = Figure()
-    if shown.pipeline.kind == "image":
+    if shown.pipeline.kind in WITH_IMAGES:
         draw_images(figure, shown)
     elif shown.pipeline.kind == "series":
         draw_series(figure, shown)

@@ -2,8 +2,9 @@
 
 An image example is {"image": uint8 [Y, X, C], "label": int}; a token example is
 {"tokens": int32 [T + 1]}, one of labelled tokens {"tokens", "targets": int32 [T]}, where -1
-asks nothing, one of labelled text {"tokens": int32 [T], "label": int}, and a series
-{"series": float32 [T, C], "target": float32}.
+asks nothing, one of labelled text {"tokens": int32 [T], "label": int}, a pair of image and text
+{"image", "tokens": int32 [T], "label": int}, -1 for no class, and a series {"series": float32
+[T, C], "target": float32}.
 """
 
 import dataclasses
@@ -26,12 +27,14 @@ class Source:
     """An opened source.
 
     Attributes:
-      kind: "image", "tokens", "labelled_tokens", "labelled_text" or "series".
+      kind: "image", "image_text", "tokens", "labelled_tokens", "labelled_text" or "series".
       train: Training examples by index.
       eval: Held-out examples by index.
       shape: Shape of an image, None where it varies; (T + 1,) of tokens; of what a task shows.
       num_classes: Classes, or the size of the vocabulary.
-      vocab_size: Size of the vocabulary where text has classes besides.
+      vocab_size: Size of the vocabulary where text has classes or images besides.
+      text_length: Tokens of a text that stands beside an image.
+      class_tokens: [C, P, T], captions of each class of such images; None where nobody told.
       class_names: Names of the classes.
       mean: Mean per channel of intensities in [0, 1].
       std: Deviation per channel.
@@ -58,6 +61,8 @@ class Source:
     separator: int | None = None
     bytes_per_token: float = 1.0
     vocab_size: int = 0
+    text_length: int = 0
+    class_tokens: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -10,9 +10,11 @@ import numpy as np
 
 from scanmax.data import (
     arrays,
+    captioned_shapes,
     corpus,
     hub,
     image_folder,
+    pairs,
     parquet,
     synthetic,
     task_source,
@@ -91,9 +93,13 @@ def open_source(config: DataConfig, data: Any = None) -> Source:
 
     Args:
       config: what to open.
-      data: images and labels in memory, for the source "arrays"; None reads `config.data_dir`.
+      data: images and labels in memory, for the source "arrays", or images and tokens for "pairs";
+        None reads `config.data_dir`.
     """
-    source = opener(config.name)(config) if data is None else arrays.from_arrays(data, config)
+    if data is None:
+        source = opener(config.name)(config)
+    else:
+        source = IN_MEMORY.get(config.name, arrays.from_arrays)(data, config)
     return dataclasses.replace(
         source,
         train=Guarded(
@@ -113,10 +119,12 @@ SOURCES: dict[str, Callable[[DataConfig], Source]] = {
     "arrays": arrays.open_source,
     "adding": task_source.open_source,
     "bytes": corpus.open_source,
+    "captioned_shapes": captioned_shapes.open_source,
     "copy_memory": task_source.open_source,
     "image_folder": image_folder.open_source,
     "induction_heads": task_source.open_source,
     "mqar": task_source.open_source,
+    "pairs": pairs.open_source,
     "parquet": parquet.open_source,
     "selective_copying": task_source.open_source,
     "synthetic": synthetic.open_source,
@@ -124,6 +132,8 @@ SOURCES: dict[str, Callable[[DataConfig], Source]] = {
     "webdataset": webdataset.open_source,
     "word_order": task_source.open_source,
 }
+# What reads arrays in memory by another form than images and labels.
+IN_MEMORY = {"pairs": pairs.from_arrays}
 # TFDS builders of ours, registered with TFDS when their module is imported.
 BUILDERS = {"digits": "scanmax.data.digits"}
 NORMALISATION = {

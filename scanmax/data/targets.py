@@ -16,7 +16,7 @@ def check_targets(
 
     Args:
       batch: arrays of a batch.
-      kind: "image", "tokens", "labelled_tokens", "labelled_text" or "series".
+      kind: "image", "image_text", "tokens", "labelled_tokens", "labelled_text" or "series".
       classes: classes, or the size of the vocabulary.
       where: the part of the data, as a message names it.
       whose: to whom the classes belong, as a message names it.
@@ -36,7 +36,7 @@ def check_targets(
                 "config.data.train_split or eval_split"
             )
         _check(labels, 0, classes, "label", f"{whose}'s {classes} classes", where)
-    elif kind in ("tokens", "labelled_tokens"):
+    elif kind in ("tokens", "labelled_tokens", "image_text"):
         vocabulary = f"{whose}'s vocabulary of {classes}"
         _check(np.asarray(batch["tokens"])[keep], 0, classes, "token", vocabulary, where)
         if kind == "labelled_tokens":

@@ -1,6 +1,7 @@
 """From a source's examples to a model's batches: resizing, augmentation, normalisation."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ def for_source(
     source: Source, config: DataConfig
 ) -> "ImageTransform | TokenTransform | TaskTransform":
     """The transform of a source under a config."""
-    if source.kind != "image":
+    if source.kind not in ("image", "image_text"):
         if config.augment != AugmentConfig():
             raise UserError(f"config.data.augment changes images; {config.name!r} has none")
         if source.kind == "tokens":
@@ -62,7 +63,10 @@ def for_source(
             raise UserError(f"config.data.{name}={value} must have {channels} entries")
     views, local_views = view_policies(config.augment)
     check_views((*views, *local_views), channels)
-    return ImageTransform(
+    kind = ImageTransform
+    if source.kind == "image_text":
+        kind = functools.partial(PairTransform, text_length=source.text_length)
+    transform = kind(
         views=views,
         local_views=local_views,
         prepare=Preprocessing(
@@ -76,6 +80,8 @@ def for_source(
         num_classes=source.num_classes,
         augment=config.augment,
     )
+    transform.check()
+    return transform
 
 
 def view_policies(
@@ -252,6 +258,9 @@ class ImageTransform:
     def mixes(self) -> bool:
         return bool(self.augment.mixup or self.augment.cutmix)
 
+    def check(self) -> None:
+        """Refuses changes that these data cannot have."""
+
     def check_rows(self, rows: int) -> None:
         if self.mixes and rows % 2:
             raise UserError(f"mixing pairs rows: {rows} rows per process must be an even number")
@@ -350,3 +359,31 @@ class ImageTransform:
     def to_display(self, images: np.ndarray) -> np.ndarray:
         shown = np.asarray(images, np.float32) * self.prepare.std + self.prepare.mean
         return np.clip(np.round(255 * shown), 0, 255).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairTransform(ImageTransform):
+    """Images as `ImageTransform` makes them, the tokens of each beside it."""
+
+    text_length: int = 0
+
+    def check(self) -> None:
+        for name in ("mixup", "cutmix"):
+            if getattr(self.augment, name):
+                raise UserError(
+                    f"config.data.augment.{name} mixes images and their labels, not what is said "
+                    "of them: set it to 0"
+                )
+
+    def train(self, example: dict[str, Any], rng: np.random.Generator) -> Batch:
+        return super().train(example, rng) | self.tokens(example)
+
+    def eval(self, example: dict[str, Any]) -> Batch:
+        return super().eval(example) | self.tokens(example)
+
+    def tokens(self, example: dict[str, Any]) -> Batch:
+        return {"tokens": np.asarray(example["tokens"], np.int32)}
+
+    def spec(self, batch_size: int, *, train: bool) -> dict[str, jax.ShapeDtypeStruct]:
+        tokens = jax.ShapeDtypeStruct((batch_size, self.text_length), np.int32)
+        return super().spec(batch_size, train=train) | {"tokens": tokens}

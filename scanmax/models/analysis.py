@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 
-def count_multiply_adds(model: nn.Module, example: jax.ShapeDtypeStruct) -> int:
+def count_multiply_adds(
+    model: nn.Module, example: jax.ShapeDtypeStruct, **beside: jax.ShapeDtypeStruct
+) -> int:
     """Multiply-adds of one evaluation, which papers call FLOPs.
 
     Counted are matrix products, convolutions, attention as its two products over all T x S pairs,
@@ -19,6 +21,7 @@ def count_multiply_adds(model: nn.Module, example: jax.ShapeDtypeStruct) -> int:
     Args:
       model: the module.
       example: shape and dtype of the input.
+      beside: those of what the model reads by keyword.
 
     Returns:
       The number of multiply-adds for that batch.
@@ -30,7 +33,7 @@ def count_multiply_adds(model: nn.Module, example: jax.ShapeDtypeStruct) -> int:
       4.6
     """
     variables = jax.eval_shape(model.init, jax.random.key(0), example)
-    return multiply_adds_of(jax.make_jaxpr(model.apply)(variables, example).jaxpr)
+    return multiply_adds_of(jax.make_jaxpr(model.apply)(variables, example, **beside).jaxpr)
 
 
 def default_multiply_adds(name: str) -> int:

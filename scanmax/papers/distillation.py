@@ -5,6 +5,8 @@ from scanmax.papers.paper import Paper
 _ANSWERS = "tests/train/terms/test_answers.py"
 _MAPS = "tests/train/terms/test_maps.py"
 _BATCH = "tests/train/terms/test_batch_terms.py"
+_NAMED = "tests/train/test_named.py"
+_TOWERS = "tests/train/test_towers_terms.py"
 
 LEDGER = (
     Paper(
@@ -168,5 +170,95 @@ LEDGER = (
         ),
         reproduced="short features are drawn along the direction of their class, long ones turned "
         "towards it",
+    ),
+    Paper(
+        "clip-kd",
+        covers="distillation of features, interactive contrast, contrastive relation, gradients in "
+        "closed form and augmented features between two towers of any models and widths, masked "
+        "features by hidden patches; the scales of contrasts are exponentials of what is learned, "
+        "where the released code takes the logarithm itself; not the tables' data or models",
+        where=(
+            "scanmax.train.terms.clip_kd.ClipKd",
+            "scanmax.train.objectives.contrastive.Clip",
+        ),
+        tests=(
+            f"{_TOWERS}::PairTermsSuite",
+            f"{_TOWERS}::test_the_closed_form_of_gradients_is_the_gradient",
+            f"{_TOWERS}::test_towers_that_are_their_teacher_have_nothing_to_learn",
+            "tests/train/test_towers.py::ClipSuite",
+        ),
+        reproduced="towers that are their teacher lose nothing of features, relation and gradients",
+    ),
+    Paper(
+        "teachtext",
+        covers="the matrix of similarities of a batch held to the mean of several teachers' by the "
+        "smooth L1 loss, beside the ranking loss with a margin, for images and texts; not videos, "
+        "their mixtures of experts or modalities that are dropped",
+        where=(
+            "scanmax.train.terms.similarity_matrix.SimilarityMatrix",
+            "scanmax.train.objectives.contrastive.MaxMargin",
+        ),
+        tests=(
+            f"{_TOWERS}::PairTermsSuite",
+            f"{_TOWERS}::test_a_matrix_of_similarities_is_blind_to_turns_and_is_the_mean_of_several",
+        ),
+        reproduced="a teacher whose embeddings are turned together teaches the same",
+    ),
+    Paper(
+        "tinyclip",
+        covers="affinity mimicking, both ways over the whole batch of all devices, each side with "
+        "its own temperature; a student that inherits evenly spaced blocks and front channels of "
+        "its teacher, stage after stage; not the learned masks or the models of the tables",
+        where=(
+            "scanmax.train.terms.affinity.Affinity",
+            "scanmax.models.weights.thinning.thinned",
+        ),
+        tests=(
+            f"{_TOWERS}::PairTermsSuite",
+            f"{_TOWERS}::test_a_teacher_that_is_sure_teaches_clips_own_loss",
+            f"{_TOWERS}::test_a_student_inherits_of_a_larger_teacher",
+        ),
+        reproduced="of a teacher that is sure of all pairs it is CLIP's loss",
+    ),
+    Paper(
+        "dho-dual-head",
+        covers="two heads on shared features, one of the labels that there are and one of what a "
+        "teacher, two towers by captions of classes, says of all images; the mixture of both as "
+        "the answer, and a share of labels in the made-up pairs; its two numbers are set, "
+        "not searched for, and the tables' data are not here",
+        where=(
+            "scanmax.train.objectives.named.DualHeadOptimization",
+            "scanmax.models.parts.heads.DualHead",
+        ),
+        tests=(
+            f"{_NAMED}::DualHeadSuite",
+            f"{_NAMED}::test_both_heads_answer_by_their_shares",
+            f"{_NAMED}::test_heads_apart_do_not_pull_at_each_other",
+        ),
+        reproduced="neither loss moves the other's head, and both move the features",
+    ),
+    Paper(
+        "large-vlm-distill-ood",
+        covers="a student in the space of a teacher's images and captions of classes: mimicry of "
+        "features, contrast among the images of a batch, coherence of answers, labels of the "
+        "classes that have some; made-up pairs with classes that training does not show; not "
+        "captions by a language model or few-shot prompts",
+        where=("scanmax.train.objectives.named.SharedVectors",),
+        tests=(
+            f"{_NAMED}::SharedVectorsSuite",
+            f"{_NAMED}::test_a_class_is_the_mean_of_its_captions",
+            "tests/data/test_pairs.py::test_classes_that_no_training_picture_shows",
+        ),
+    ),
+    Paper(
+        "promptkd",
+        covers="the divergence of answers by the teacher's vectors of classes, from a projector of "
+        "two layers on a student that may be frozen, without labels; vectors are carried, and no "
+        "text tower is asked for held-out images; not the prompts of student and teacher",
+        where=(
+            "scanmax.train.objectives.named.SharedVectors",
+            "scanmax.models.parts.heads.UnitProjection",
+        ),
+        tests=(f"{_NAMED}::SharedVectorsSuite",),
     ),
 )

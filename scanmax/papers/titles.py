@@ -15,6 +15,7 @@ TITLES = {
     "CNN",
     "ckconv": "CKConv: Continuous Kernel Convolution For Sequential Data",
     "char-cnn": "Text Understanding from Scratch",
+    "clip-kd": "CLIP-KD: An Empirical Study of Distilling CLIP Models",
     "cnn-svm": "An Architecture Combining Convolutional Neural Network (CNN) and Support Vector "
     "Machine (SVM) for Image Classification",
     "convbert": "ConvBERT: Improving BERT with Span-based Dynamic Convolution",
@@ -43,6 +44,8 @@ TITLES = {
     "dexml-decoupled-softmax": "Dual-Encoders for Extreme Multi-Label Classification",
     "diffusion-rwkv": "Diffusion-RWKV: Scaling RWKV-Like Architectures for Diffusion Models",
     "equiangular-basis-vectors": "Equiangular Basis Vectors",
+    "dho-dual-head": "Simple Semi-supervised Knowledge Distillation from Vision-Language Models "
+    "via Dual-Head Optimization",
     "dpn": "Dual Path Networks",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",
@@ -70,6 +73,8 @@ TITLES = {
     "kd-qat-attention": "Understanding and Improving Knowledge Distillation for Quantization-Aware "
     "Training of Large Transformer Encoders",
     "kmax-deeplab": "kMaX-DeepLab: k-means Mask Transformer",
+    "large-vlm-distill-ood": "Distilling Large Vision-Language Model with Out-of-Distribution "
+    "Generalizability",
     "laughing-hyena": "Laughing Hyena Distillery: Extracting Compact Recurrences From Convolutions",
     "lightconv-dynamicconv": "Pay Less Attention with Lightweight and Dynamic Convolutions",
     "lkca": "LKCA: Large Kernel Convolutional Attention",
@@ -104,6 +109,7 @@ TITLES = {
     "parcnetv2": "ParCNetV2: Oversized Kernel with Enhanced Attention",
     "ofa-kd": "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge "
     "Distillation",
+    "promptkd": "PromptKD: Unsupervised Prompt Distillation for Vision-Language Models",
     "pkcam": "PKCAM: Previous Knowledge Channel Attention Module",
     "rala-ravlt": "Breaking the Low-Rank Dilemma of Linear Attention",
     "rmt-masa": "RMT: Retentive Networks Meet Vision Transformers",
@@ -131,10 +137,12 @@ TITLES = {
     "stablemax-perpgrad": "Grokking at the Edge of Numerical Stability",
     "stm-evaluation": "Demystify Transformers & Convolutions in Modern Image Deep Networks",
     "t2t-vit": "Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet",
+    "teachtext": "TEACHTEXT: CrossModal Generalized Distillation for Text-Video Retrieval",
     "tensor-attention": "How to Capture Higher-order Correlations? Generalizing Matrix Softmax "
     "Attention to Kronecker Computation",
     "three-things-vit": "Three things everyone should know about Vision Transformers",
     "tic-msa-conv": "TiC: Exploring Vision Transformer in Convolution",
+    "tinyclip": "TinyCLIP: CLIP Distillation via Affinity Mimicking and Weight Inheritance",
     "tl-align": "Token-Label Alignment for Vision Transformers",
     "topkld-bit-scaling": "Dissecting Bit-Level Scaling Laws in Quantizing Vision Generative "
     "Models",

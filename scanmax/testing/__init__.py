@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
         from scanmax.testing import objective_suite
 
         return getattr(objective_suite, name)
-    if name in ("SmallImages", "SmallMaps", "SmallNet"):
+    if name in ("SmallImages", "SmallMaps", "SmallNet", "SmallPairs", "SmallText"):
         from scanmax.testing import small_run
 
         return getattr(small_run, name)

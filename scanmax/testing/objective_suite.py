@@ -57,6 +57,7 @@ class ObjectiveSuite(chex.TestCase):
       model: the network.
       teacher: a network to learn from, with random weights; None for none.
       views: views of each image in a training batch.
+      data: makes the data of a batch size and a number of views.
       reference: the mean loss over the rows that the mask keeps, as a loop; None leaves the
         comparison out (for a rule that changes how a gradient is found, not the loss).
       frozen: patterns of parameters that no gradient reaches, and should not.
@@ -69,6 +70,7 @@ class ObjectiveSuite(chex.TestCase):
     model: nn.Module = SmallNet()
     teacher: nn.Module | None = None
     views: int = 1
+    data: Any = SmallImages
     reference: Any = None
     frozen: tuple[str, ...] = ()
     masked_rows: bool = True
@@ -113,10 +115,14 @@ class ObjectiveSuite(chex.TestCase):
     def run_of(self, config: Config | None = None, devices: int = 1, **fields: Any) -> Run:
         """The run of a config, its teachers in place."""
         config = self.config() if config is None else config
-        own = self.model.clone(**fields) if fields else self.model
-        data = SmallImages(config.batch_size, self.views)
+        own = self.clone(self.model, **fields) if fields else self.model
+        data = self.data(config.batch_size, self.views)
         with self.teachers_in_place(**fields):
             return build(config, pipeline=data, model=own, devices=jax.devices()[:devices])
+
+    def clone(self, model: nn.Module, **fields: Any) -> nn.Module:
+        """A network with other fields; one that holds networks hands them on."""
+        return model.clone(**fields)
 
     @contextlib.contextmanager
     def teachers_in_place(self, **fields: Any) -> Iterator[None]:
@@ -124,7 +130,7 @@ class ObjectiveSuite(chex.TestCase):
         if self.teacher is None:
             yield
             return
-        given = (Teacher("small", self.teacher.clone(**fields), reads_taps=True),)
+        given = (Teacher("small", self.clone(self.teacher, **fields), reads_taps=True),)
         with (
             mock.patch("scanmax.train.build.make_teachers", return_value=given),
             mock.patch("scanmax.train.stored.load_teacher", return_value=self.teacher_variables()),
@@ -144,7 +150,7 @@ class ObjectiveSuite(chex.TestCase):
 
     def batch(self, step: int = 3, size: int = 16) -> dict[str, np.ndarray]:
         """A training batch."""
-        return next(SmallImages(size, self.views).train_iterator(step))
+        return next(self.data(size, self.views).train_iterator(step))
 
     def plain_run(self) -> Run:
         """The run of the config as it is, planned once for all checks."""
@@ -283,7 +289,7 @@ class ObjectiveSuite(chex.TestCase):
             expected = model_variables(run.recipe.variables(run.eval_params(one), one.carried))
             chex.assert_trees_all_close(trained.variables, expected, rtol=1e-6, atol=1e-7)
             images = jnp.asarray(self.batch()["image"]).reshape(-1, 4, 4, 1)
-            chex.assert_tree_all_finite(self.model.apply(trained.variables, images))
+            chex.assert_tree_all_finite(trained.model.apply(trained.variables, images))
 
     def train(self, workdir: pathlib.Path) -> None:
         """Trains the config in a folder, quietly."""
@@ -292,7 +298,7 @@ class ObjectiveSuite(chex.TestCase):
             train(
                 self.config(),
                 workdir,
-                pipeline=SmallImages(16, self.views),
+                pipeline=self.data(16, self.views),
                 model=self.model,
             )
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scanmax.models.taps import tap
 
@@ -53,6 +53,33 @@ class SmallNet(nn.Module):
     def _dense(self, width, axes):
         init = nn.with_logical_partitioning(nn.initializers.normal(0.4), axes)
         return nn.Dense(width, kernel_init=init, dtype=self.dtype, param_dtype=self.param_dtype)
+
+
+class SmallText(nn.Module):
+    """Texts as the mean of their words' vectors, a hidden layer, a head.
+
+    Attributes:
+      num_classes: width of the head; 0 gives the hidden layer [B, width].
+      vocab_size: words.
+      width: of the hidden layer.
+    """
+
+    num_classes: int = 2
+    vocab_size: int = 7
+    width: int = 8
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "B T"], train: bool = False) -> Float[Array, "B K"]:
+        """Logits, or the hidden layer."""
+        init = nn.with_logical_partitioning(nn.initializers.normal(0.6), ("vocab", "embed"))
+        table = self.param("embed", init, (self.vocab_size, self.width), self.param_dtype)
+        words = tap(self, "stem", table.astype(self.dtype)[tokens])
+        x = tap(self, "output", jnp.tanh(words.mean(axis=1)))
+        if not self.num_classes:
+            return x
+        return nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.param_dtype)(x)
 
 
 class SmallMaps(nn.Module):
@@ -157,3 +184,22 @@ class SmallImages:
             # Padding must not count, whatever it holds.
             part["image"][~part["mask"]] = np.nan
             yield part
+
+
+class SmallPairs(SmallImages):
+    """The images of `SmallImages` with four words on each, of which the first names its class."""
+
+    kind = "image_text"
+    vocab_size, text_length = 7, 4
+    class_tokens = np.stack([np.full((1, 4), label) for label in range(4)]).astype(np.int32)
+
+    def __init__(self, batch_size: int = 16, views: int = 1):
+        super().__init__(batch_size, views)
+        tokens = {"tokens": jax.ShapeDtypeStruct((batch_size, self.text_length), np.int32)}
+        self.train_spec, self.eval_spec = self.train_spec | tokens, self.eval_spec | tokens
+
+    def _make(self, seed, count, views):
+        batch = super()._make(seed, count, views)
+        tokens = np.random.default_rng((seed, 1)).integers(4, 7, (count, self.text_length))
+        tokens[:, 0] = batch["label"]
+        return batch | {"tokens": tokens.astype(np.int32)}

@@ -84,8 +84,15 @@ class Run:
         return model_input(self.pipeline, type(self.objective))
 
     @property
+    def beside(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of what the model reads besides by keyword."""
+        return dict(self.objective.beside(one_row(self.pipeline.eval_spec)))
+
+    @property
     def classes(self) -> int:
-        """Classes, or the size of the vocabulary, that the model answers with."""
+        """Classes that the model answers with, or the size of the vocabulary that it knows."""
+        if self.pipeline.kind == "image_text":
+            return getattr(self.model, "words", self.pipeline.vocab_size)
         speaks = self.pipeline.kind in ("tokens", "labelled_tokens")
         field = "vocab_size" if speaks else "num_classes"
         return getattr(self.model, field, None) or self.pipeline.num_classes
@@ -156,7 +163,7 @@ def build(
             f"config.data.name={config.data.name!r} holds {pipeline.kind}"
         )
     check_views(config, kind, pipeline)
-    model = make_model(config, pipeline) if model is None else as_read(config, model)
+    model = make_model(config, pipeline) if model is None else as_read(config, model, pipeline)
     if reads_labels(kind):
         check_labels(config, model, pipeline)
     durations = resolve_durations(config, pipeline.num_train)
@@ -240,7 +247,7 @@ def check_metric(config: Config, kind: type[Objective], evaluators: Iterable[Eva
 
 def check_views(config: Config, kind: type[Objective], pipeline: Pipeline) -> None:
     """Refuses training batches that hold another number of views than the objective reads."""
-    if kind.data_kind != "image":
+    if "image" not in pipeline.train_spec:
         return
     shape = pipeline.train_spec["image"].shape
     views = shape[1] if len(shape) == 5 else 1
@@ -302,6 +309,7 @@ def make_teachers(config: Config, pipeline: Pipeline, reads_taps: bool) -> tuple
     field, teachers = "config.objective.teachers", []
     mixes = checked_pairs(config.mix, "config.mix")
     blends = any(lookup(MIXES, name, "config.mix").blends for name, _ in mixes)
+    kind = lookup(OBJECTIVES, config.objective.name, "config.objective.name")
     for name, options in checked_pairs(config.objective.teachers, field):
         for key in options:
             if key not in OPTIONS:
@@ -311,7 +319,12 @@ def make_teachers(config: Config, pipeline: Pipeline, reads_taps: bool) -> tuple
         )
         own = {
             "name": name,
-            "model": _create(name, 0, pipeline, dict(options.get("kwargs", {}))),
+            "model": kind.taught_by(
+                _create(name, 0, pipeline, dict(options.get("kwargs", {}))),
+                options,
+                f"{field} {name!r}",
+                pipeline,
+            ),
             "weights": options.get("weights", ""),
             "step": options.get("step", "last"),
             "scale": scale,
@@ -336,7 +349,9 @@ def make_recipe(config: Config, objective: Objective, params: Any, pipeline: Pip
         for name, options in checked_pairs(config.mix, "config.mix")
     )
     if mixes and objective.data_kind != "image":
-        raise UserError(f"config.mix changes images; {config.objective.name!r} reads none")
+        raise UserError(
+            f"config.mix changes images and labels; {config.objective.name!r} reads none so"
+        )
     if any(mix.blends for mix in mixes) and not objective.loss.blends:
         raise UserError(objective.loss.refusal("mixed"))
     if mixes and objective.views > 1:
@@ -398,28 +413,12 @@ def make_model(config: Config, pipeline: Pipeline) -> nn.Module:
         fields["remat"] = remat_field(config.model.remat)
     fields |= config.model.kwargs
     model = _create(config.model.name, config.model.num_classes, pipeline, fields)
-    return as_read(config, model)
+    return as_read(config, model, pipeline)
 
 
-def as_read(config: Config, model: nn.Module) -> nn.Module:
-    """The model as the objective reads it: without its head where it learns no classes.
-
-    Raises:
-      UserError: a head that nothing would train, or a model that cannot be without one.
-    """
-    if not OBJECTIVES[config.objective.name].headless:
-        return model
-    own = config.objective.name
-    if config.model.num_classes:
-        raise UserError(
-            f"config.model.num_classes={config.model.num_classes}: {own!r} trains no head; leave 0"
-        )
-    if not hasattr(model, "num_classes"):
-        raise UserError(
-            f"config.objective.name={own!r} reads pooled features; {type(model).__name__} has no "
-            "head to go without"
-        )
-    return model.clone(num_classes=0)
+def as_read(config: Config, model: nn.Module, pipeline: Any) -> nn.Module:
+    """The model as the objective reads it."""
+    return OBJECTIVES[config.objective.name].read_as(model, config, pipeline)
 
 
 def remat_field(name: str) -> bool | str:

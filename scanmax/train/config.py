@@ -29,8 +29,8 @@ class ModelConfig:
         policy of jax.checkpoint_policies.
       weights: What a new run starts from: the workdir of a run, one of its checkpoints
         ("runs/x/checkpoints/100"), or what scanmax.load_weights takes; "" draws them.
-      adapt: What may differ from there, any of "head", "positions", "input_channels" and
-        "mixer" (docs/weights.md).
+      adapt: What may differ from there, any of "head", "positions", "input_channels",
+        "mixer" and "smaller" (docs/weights.md).
       weights_from: Of a run, "ema" (its moving average), "params", or "auto": the average where it
         keeps one.
       kwargs: Further fields of the model, such as {"mixer": "ssd", "depth": 6}.
@@ -54,7 +54,8 @@ class ObjectiveConfig:
       name: "classification", "cosine_classification" (by angles with a vector of each class),
         "text_classification", "language_model", "sequence_labels", "regression", "augmix" (a label
         and one answer for three views, config.data.augment.views=3), or, without labels, "simclr"
-        or "byol" (two views).
+        or "byol" (two views), and "clip", "siglip" or "max_margin" (images and texts);
+        "dual_head" and "shared_vectors" learn from a teacher who knows classes by captions.
       loss: A loss of classes by its name, such as "softmax_cross_entropy", "binary_cross_entropy"
         or "focal"; docs/learning.md lists them.
       loss_kwargs: Its options, such as {"gamma": 2.0}; any takes "counts" (training examples of
@@ -73,7 +74,8 @@ class ObjectiveConfig:
         workdir of a run, or what scanmax.load_weights takes), "step" (of that run, "last" or
         "best"), "kwargs" (fields of the model), "mean" and "std" (its own normalisation of images),
         "image_size", "stored" (a file: what it says of each training example unchanged is written
-        there by the first run, its "top" 10 classes, and read by all others).
+        there by the first run, its "top" 10 classes, and read by all others), "towers" (of images
+        and texts: its "text" and "dim", as the objective's, and "bias").
       kwargs: Options of the objective itself, such as {"temperature": 0.2} of "simclr",
         {"relabel": "transmix"} of "classification", whose labels of mixed images then follow the
         model's attention, or {"fused": False} of "language_model", which then makes all logits of a
@@ -248,7 +250,8 @@ class Config:
         ("fake_quantize", {"match": ("model/.*kernel",), "bits": 8}).
       evaluators: Evaluations beside the objective's own, pairs of a name and its options: "knn"
         (knn_accuracy: k, temperature) and "linear_probe" (probe_accuracy: C, max_iter; at the end)
-        on pooled features, "sharpness"; the option "final" says whether at the end alone.
+        on pooled features, "zero_shot" (by captions of classes) and "retrieval" (recall among "k")
+        of two towers, "sharpness"; the option "final" says whether at the end alone.
       seed: Seeds parameters, dropout and the order of the data.
       batch_size: Examples per step, over all devices.
       eval_batch_size: Examples per evaluation step; 0 is batch_size.

@@ -15,7 +15,7 @@ from scanmax.files import write_whole
 from scanmax.train import sharding
 from scanmax.train.build import Run
 from scanmax.train.feed import to_device
-from scanmax.train.metrics import add_sums, finalize, is_correct, masked_sums
+from scanmax.train.metrics import add_sums, finalize, masked_sums
 from scanmax.train.state import TrainState
 from scanmax.train.step import example_mask
 from scanmax.train.teachers import StoredTeacher
@@ -75,13 +75,9 @@ def teacher_report(run: Run, teachers: Sequence[Any]) -> list[str]:
             continue
 
         def sums_of(variables, batch, teacher=teacher):
-            told = teacher(variables, run.objective.inputs(batch))
-            values = {}
-            if "label" in batch:
-                values["accuracy"] = is_correct(told.logits, batch["label"])
-            elif "tokens" in batch and "targets" not in batch:
-                values["accuracy"] = is_correct(told.logits, batch["tokens"][:, 1:])
-            return masked_sums(values, example_mask(batch))
+            own = run.objective
+            told = teacher(variables, own.inputs(batch), **own.beside(batch))
+            return masked_sums(own.judge(told.logits, batch), example_mask(batch))
 
         step = jax.jit(sums_of)
         found = _averaged(run, lambda batch, v=variables, step=step: step(v, batch))

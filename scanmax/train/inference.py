@@ -111,7 +111,7 @@ class Trained:
         from scanmax.models.generation import generate
 
         told = self.data.get("tokenizer")
-        if not told:
+        if not told or self.data["kind"] != "tokens":
             raise UserError(
                 f"generate() is of language models of text; this run is "
                 f"{self.config.objective.name!r} on {self.data['kind']} data"
@@ -196,11 +196,9 @@ def load_for_inference(
 
     found = read_run(workdir, step)
     config, data = found.config, found.data
-    if model is None:
-        known = types.SimpleNamespace(kind=data["kind"], num_classes=data["num_classes"])
-        model = make_model(config, known)
-    else:
-        model = as_read(config, model)
+    sizes = {name: data.get(name, 0) for name in ("num_classes", "vocab_size", "text_length")}
+    known = types.SimpleNamespace(kind=data["kind"], **sizes)
+    model = make_model(config, known) if model is None else as_read(config, model, known)
     variables = load_weights(model, found.variables, data["input"]["shape"])
     return Trained(model, nn.meta.unbox(variables), config, found.step, data)
 

@@ -252,6 +252,8 @@ def checkpoint_meta(
             "kind": run.pipeline.kind,
             "input": {"shape": list(example.shape[1:]), "dtype": example.dtype.name},
             "num_classes": run.pipeline.num_classes,
+            "vocab_size": getattr(run.pipeline, "vocab_size", 0),
+            "text_length": getattr(run.pipeline, "text_length", 0),
             "class_names": list(run.pipeline.class_names),
             "preprocessing": prepare.to_dict() if prepare else None,
             "tokenizer": tokenizer.to_dict() if tokenizer else None,

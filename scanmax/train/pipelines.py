@@ -19,7 +19,8 @@ class Pipeline(Protocol):
 
     `normalisation`, where there is one, is the mean and deviation of images in [0, 1];
     `num_classes` is the size of the vocabulary where `kind` is "tokens" or "labelled_tokens";
-    "labelled_text" has a `vocab_size` besides.
+    "labelled_text" has a `vocab_size` besides, and "image_text" that, the `text_length` of its
+    tokens and `class_tokens`, captions of each class or None.
     """
 
     kind: str

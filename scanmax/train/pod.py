@@ -290,11 +290,12 @@ def activation_bytes(run: Run, batch: Any) -> int:
     instead of keeping them, so that the step's peak is below this.
     """
 
-    def forward(variables, inputs):
+    def forward(variables, inputs, beside):
         def apply(params):
             return run.model.apply(
                 {**variables, "params": params},
                 inputs,
+                **beside,
                 train=True,
                 rngs={"dropout": jax.random.key(0)},
                 mutable=["batch_stats", "losses", "metrics"],
@@ -317,9 +318,10 @@ def activation_bytes(run: Run, batch: Any) -> int:
 
     own = model_variables({"params": run.shapes.params, **run.shapes.carried})
     lies = model_variables({"params": run.shardings.params, **run.shardings.carried})
-    inputs = _model_inputs(run, batch)
+    inputs, beside = _model_inputs(run, batch), run.objective.beside(batch)
+    shardings = (lies, inputs.sharding, jax.tree.map(lambda leaf: leaf.sharding, beside))
     # What the pullback keeps of the parameters themselves is no output of the program.
-    compiled = jax.jit(forward, in_shardings=(lies, inputs.sharding)).lower(own, inputs).compile()
+    compiled = jax.jit(forward, in_shardings=shardings).lower(own, inputs, beside).compile()
     return compiled.memory_analysis().output_size_in_bytes
 
 

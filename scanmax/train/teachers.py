@@ -14,7 +14,7 @@ from jaxtyping import Array
 from scanmax.errors import UserError, suggest
 from scanmax.models.taps import read_taps, write_tap
 
-OPTIONS = ("weights", "step", "kwargs", "mean", "std", "image_size", "stored", "top")
+OPTIONS = ("weights", "step", "kwargs", "mean", "std", "image_size", "stored", "top", "towers")
 
 
 class Told(NamedTuple):
@@ -71,23 +71,29 @@ class Teacher:
 
     has_taps: ClassVar[bool] = True
 
-    def __call__(self, variables: Any, inputs: Array, index: Array | None = None) -> Told:
+    def __call__(
+        self, variables: Any, inputs: Array, index: Array | None = None, **beside: Array
+    ) -> Told:
         """Asks it, in evaluation mode; no gradient flows, but through what `resume` is given.
 
         Args:
           variables: its own.
           inputs: what the student reads.
           index: places of the examples in the training part; it sees them itself.
+          beside: what its model reads by keyword.
         """
         variables, inputs = jax.lax.stop_gradient((variables, self.prepare(inputs)))
         if not self.reads_taps:
-            return Told(jax.lax.stop_gradient(self.model.apply(variables, inputs)), {})
-        logits, sown = self.model.apply(variables, inputs, mutable=["intermediates"])
+            return Told(jax.lax.stop_gradient(self.model.apply(variables, inputs, **beside)), {})
+        logits, sown = self.model.apply(variables, inputs, mutable=["intermediates"], **beside)
         logits, sown = jax.lax.stop_gradient((logits, sown.get("intermediates", {})))
         told = Told(logits, read_taps(sown))
-        return told._replace(resume=functools.partial(self.resume, variables, inputs, sown))
+        resume = functools.partial(self.resume, variables, inputs, sown, **beside)
+        return told._replace(resume=resume)
 
-    def resume(self, variables: Any, inputs: Array, sown: Any, path: str, value: Array) -> Told:
+    def resume(
+        self, variables: Any, inputs: Array, sown: Any, path: str, value: Array, **beside: Array
+    ) -> Told:
         """What it says of the inputs if the activation at a path is `value`.
 
         Its layers behind the path are gone through again; gradients flow to the value.
@@ -98,10 +104,11 @@ class Teacher:
           sown: its intermediates of these inputs.
           path: of a tap, such as "block_03/output".
           value: of that tap's shape.
+          beside: what its model reads by keyword.
         """
         taps = write_tap(sown, path, value.astype(Told(None, read_taps(sown)).tap(path).dtype))
         logits, found = self.model.apply(
-            {**variables, "taps": taps}, inputs, mutable=["intermediates"]
+            {**variables, "taps": taps}, inputs, mutable=["intermediates"], **beside
         )
         return Told(logits, read_taps(found["intermediates"]))
 
@@ -152,7 +159,9 @@ class StoredTeacher(Teacher):
 
     has_taps: ClassVar[bool] = False
 
-    def __call__(self, variables: Any, inputs: Array, index: Array | None = None) -> Told:
+    def __call__(
+        self, variables: Any, inputs: Array, index: Array | None = None, **beside: Array
+    ) -> Told:
         """What it said of the examples, as logarithms of a distribution."""
         classes, logs = (variables[name][index] for name in ("classes", "logs"))
         shape = (len(index), self.classes)

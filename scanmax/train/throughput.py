@@ -31,7 +31,8 @@ def step_flops(run: Run) -> float:
     The model alone counts, once for each view of an example.
     """
     views = run.objective.views
-    return 6.0 * count_multiply_adds(run.model, run.example) * run.config.batch_size * views
+    counted = count_multiply_adds(run.model, run.example, **run.beside)
+    return 6.0 * counted * run.config.batch_size * views
 
 
 def peak_flops(devices: list[jax.Device]) -> float | None:

@@ -103,6 +103,7 @@ SMALL = {
     "digits_convnext": {"dims": (8, 16), "depths": (1, 1)},
     "digits_selfsupervised": {"dim": 16, "depth": 1, "heads": 2},
     "digits_vssd": {"dims": (16, 32), "depths": (1, 1)},
+    "shapes_clip": {"dim": 16, "depth": 1, "heads": 2},
     "bytes_mamba2": {"dim": 16, "depth": 1, "heads": 2, "state_size": 8},
     "adding": {"dims": (4,)},
     "digits_sequential": {"dims": (4,)},
@@ -128,11 +129,16 @@ def test_two_real_steps(name, data_dir, tmp_path):
         config.data.sequence_length = 1024
     elif name.startswith("digits"):
         config.data.eval_split = "test[:16]"
+    elif name == "shapes_clip":
+        config.data.kwargs["eval_examples"] = 16
     held_out = train(config, tmp_path)
     if name == "digits_selfsupervised":
         # It learns without labels; who reads them are the evaluators.
         assert 0 <= held_out["probe_accuracy"] <= 1
         assert 0 <= held_out["knn_accuracy"] <= 1
+    elif name == "shapes_clip":
+        assert 0 <= held_out["zero_shot_accuracy"] <= 1
+        assert 0 <= held_out["image_to_text_recall_5"] <= 1
     else:
         assert math.isfinite(held_out["loss"])
         assert 0 <= held_out["accuracy"] <= 1
@@ -151,6 +157,9 @@ def test_two_real_steps(name, data_dir, tmp_path):
         ("digits_sequential", "ccnn,permuted"),
         ("digits_sequential", "short"),
         ("digits_selfsupervised", "byol"),
+        ("shapes_clip", "clip_kd"),
+        ("shapes_clip", "dual_head"),
+        ("shapes_clip", "shared_vectors"),
     ],
 )
 def test_every_argument_traces(name, arg, data_dir):

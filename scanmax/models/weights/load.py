@@ -26,8 +26,9 @@ from scanmax.models.weights.table import (
     bare_names,
     convert,
 )
+from scanmax.models.weights.thinning import front, thinned
 
-ADAPTATIONS = ("head", "positions", "input_channels", "mixer")
+ADAPTATIONS = ("head", "positions", "input_channels", "mixer", "smaller")
 COLLECTIONS = ("params", "batch_stats")
 # What a token mixer of any host holds.
 MIXER = r"(?:.*/)?mixer/.*"
@@ -61,7 +62,8 @@ def load_weights(
         model lacks is dropped), "positions" (resampled to the model's grid or window) and
         "input_channels" (one channel becomes the sum; more repeat, keeping the scale) and "mixer"
         (of a model with another token mixer: what the mixers share by name and shape is kept, the
-        rest of the model's starts afresh, the rest of the source's is dropped).
+        rest of the model's starts afresh, the rest of the source's is dropped) and "smaller" (of
+        our own files: evenly spaced blocks and the first channels of a larger model).
       position_grid: (Y, X), the grid that the source's positions lie on, for "positions". A table
         does not tell it: None takes it for a square, and as it is where it has as many places as
         the model; where both could be, or neither is, it has to be said.
@@ -105,7 +107,7 @@ class Fit:
       taken: filled from the source.
       adapted: of these, those whose shape was another.
       fresh: drawn, because the source's head or mixer is of another shape or missing.
-      dropped: paths of the source's head or mixers that the model has not.
+      dropped: paths of the source's head, mixers or blocks that the model has not.
     """
 
     taken: tuple[str, ...]
@@ -151,7 +153,12 @@ def fit_weights(
                 f"weights {_told(source)}: family {_family(model)!r} has no key table for foreign "
                 "checkpoints; it loads files of save_weights."
             )
+        if "smaller" in adapt:
+            raise UserError("adapt=['smaller'] is of our own files: convert these by save_weights.")
         tensors, clashes = bare_names(tensors, rows)
+    left: tuple[str, ...] = ()
+    if "smaller" in adapt:
+        tensors, left = thinned(tensors, shapes)
     adapters = _adapters(model, table, shapes, example.shape, adapt, position_grid)
     adapted: set[str] = set()
     adapters = {path: _noting(path, adapter, adapted) for path, adapter in adapters.items()}
@@ -168,7 +175,7 @@ def fit_weights(
         raise UserError(_report(model, source, table, problems))
     variables = _assemble(model, skeleton, arrays, fresh, example, key)
     return variables, Fit(
-        tuple(sorted(arrays)), tuple(sorted(adapted)), tuple(sorted(fresh)), tuple(dropped)
+        tuple(sorted(arrays)), tuple(sorted(adapted)), tuple(sorted(fresh)), (*dropped, *left)
     )
 
 
@@ -254,6 +261,9 @@ def _adapters(
     position_grid: tuple[int, int] | None,
 ) -> dict[str, Adapter]:
     chosen: list[tuple[str, Callable[[str], Adapter]]] = []
+    if "smaller" in adapt:
+        # First: what another adaptation takes is not cut off.
+        chosen.append((".*", lambda path: front))
     if "positions" in adapt:
         size = getattr(model, "img_size", input_shape[1:3])
         size = (size, size) if isinstance(size, int) else size

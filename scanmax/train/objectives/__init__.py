@@ -4,8 +4,10 @@ from scanmax.train.objectives.augmix import AugMix
 from scanmax.train.objectives.base import Batch, Losses, Objective
 from scanmax.train.objectives.byol import Byol
 from scanmax.train.objectives.classification import Classification
+from scanmax.train.objectives.contrastive import Clip, MaxMargin, Siglip
 from scanmax.train.objectives.cosine_classification import CosineClassification
 from scanmax.train.objectives.language_model import LanguageModel
+from scanmax.train.objectives.named import DualHeadOptimization, SharedVectors
 from scanmax.train.objectives.regression import Regression
 from scanmax.train.objectives.sequence_labels import SequenceLabels
 from scanmax.train.objectives.simclr import SimClr
@@ -15,10 +17,15 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "augmix": AugMix,
     "byol": Byol,
     "classification": Classification,
+    "clip": Clip,
     "cosine_classification": CosineClassification,
+    "dual_head": DualHeadOptimization,
     "language_model": LanguageModel,
+    "max_margin": MaxMargin,
     "regression": Regression,
     "sequence_labels": SequenceLabels,
+    "shared_vectors": SharedVectors,
+    "siglip": Siglip,
     "simclr": SimClr,
     "text_classification": TextClassification,
 }

@@ -9,8 +9,9 @@ from jaxtyping import Array, Float
 
 from scanmax.errors import UserError
 from scanmax.models.taps import read_taps
-from scanmax.train.config import ObjectiveConfig
+from scanmax.train.config import Config, ObjectiveConfig
 from scanmax.train.losses import Loss, make_loss
+from scanmax.train.metrics import is_correct
 from scanmax.train.teachers import Teacher, Told
 from scanmax.train.terms.base import Term
 
@@ -55,6 +56,8 @@ class Objective(nn.Module):
       views: how many views of each image a training batch must hold; 1 is the image itself.
       reads_local: whether it reads the small views, "local_image".
       headless: whether the model is made without its head and gives pooled features [B, D].
+      gives_pairs: whether the model gives the embeddings of images and texts, `Pairs`, which terms
+        then read in the place of logits.
       accumulates: whether the loss of a batch is the mean over its parts, so that
         `optim.accumulate` changes nothing; an objective that compares the rows of a batch says no.
     """
@@ -73,6 +76,7 @@ class Objective(nn.Module):
     views: ClassVar[int] = 1
     reads_local: ClassVar[bool] = False
     headless: ClassVar[bool] = False
+    gives_pairs: ClassVar[bool] = False
     accumulates: ClassVar[bool] = True
 
     def __call__(self, batch: Batch, train: bool = False, teachers: Any = ()) -> Losses:
@@ -97,6 +101,64 @@ class Objective(nn.Module):
     def inputs(batch: Batch) -> Array:
         """What the model reads of a held-out batch."""
         return batch["image"]
+
+    @staticmethod
+    def beside(batch: Batch) -> Batch:
+        """What model and teachers read besides, by keyword."""
+        return {}
+
+    @staticmethod
+    def judge(outputs: Any, batch: Batch) -> dict[str, Array]:
+        """How right a teacher is on each held-out example, by its outputs; {} where none says."""
+        if "label" in batch:
+            return {"accuracy": is_correct(outputs, batch["label"])}
+        if "tokens" in batch and "targets" not in batch:
+            return {"accuracy": is_correct(outputs, batch["tokens"][:, 1:])}
+        return {}
+
+    @classmethod
+    def read_as(cls, model: nn.Module, config: Config, pipeline: Any) -> nn.Module:
+        """The model as it is read: without its head where it learns no classes.
+
+        Args:
+          model: the config's, or a module of a user's own.
+          config: the run's.
+          pipeline: the data; of those of a trained model `kind` and the sizes are known.
+
+        Raises:
+          UserError: a head that nothing would train, or a model that cannot be without one.
+        """
+        if not cls.headless:
+            return model
+        own = config.objective.name
+        if config.model.num_classes:
+            raise UserError(
+                f"config.model.num_classes={config.model.num_classes}: {own!r} trains no head; "
+                "leave 0"
+            )
+        if not hasattr(model, "num_classes"):
+            raise UserError(
+                f"config.objective.name={own!r} reads pooled features; {type(model).__name__} has "
+                "no head to go without"
+            )
+        return model.clone(num_classes=0)
+
+    @classmethod
+    def taught_by(cls, model: nn.Module, options: dict[str, Any], field: str, pipeline: Any) -> Any:
+        """A teacher's model as it is asked.
+
+        Args:
+          model: of its name.
+          options: the teacher's.
+          field: what names it in a message.
+          pipeline: the data.
+
+        Raises:
+          UserError: options of teachers that this objective does not ask.
+        """
+        if "towers" in options:
+            raise UserError(f"{field}: towers are of teachers of images and texts")
+        return model
 
     @nn.nowrap
     def begin(self, params: Any, carried: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +242,11 @@ class Objective(nn.Module):
         inputs = self.inputs(batch) if inputs is None else inputs
         asked = sorted({index for term in self.terms for index in term.teachers})
         places = batch.get("index")
-        told = {index: self.teachers[index](teachers[index], inputs, places) for index in asked}
+        beside = self.beside(batch)
+        told = {
+            index: self.teachers[index](teachers[index], inputs, places, **beside)
+            for index in asked
+        }
         for term in self.terms:
             given = {"progress": self.progress} if term.follows_run else {}
             loss = term(student, term.hear(told), batch, **given)
@@ -201,12 +267,36 @@ class Objective(nn.Module):
         """
         for term in self.terms:
             term.check(len(self.teachers))
+            if term.reads_pairs != self.gives_pairs:
+                reads, gives = (
+                    "embeddings of images and texts" if pairs else "answers"
+                    for pairs in (term.reads_pairs, self.gives_pairs)
+                )
+                raise UserError(
+                    f"config.objective.terms: {term.name!r} reads {reads}, and the model of "
+                    f"config.objective.name={self.config.name!r} gives {gives}"
+                )
             for index in term.teachers:
                 if term.reads_taps and not self.teachers[index].has_taps:
                     raise UserError(
                         f"config.objective.terms: {term.name!r} reads activations, of which "
                         f"teacher {index} has stored none: leave its 'stored' out"
                     )
+
+
+def check_no_labels(config: ObjectiveConfig) -> None:
+    """Refuses options of labels, for objectives that read none.
+
+    Raises:
+      UserError: one that is set.
+    """
+    default = ObjectiveConfig()
+    for name in ("loss", "loss_kwargs", "label_smoothing"):
+        if getattr(config, name) != getattr(default, name):
+            raise UserError(
+                f"config.objective.name={config.name!r} reads no labels: leave "
+                f"config.objective.{name} alone"
+            )
 
 
 def merged(outputs: Any) -> Array:

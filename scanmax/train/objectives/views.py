@@ -9,8 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from scanmax.errors import UserError
 from scanmax.models.layers import BatchNorm, Dense
-from scanmax.train.config import ObjectiveConfig
-from scanmax.train.objectives.base import Batch, Losses, Objective
+from scanmax.train.objectives.base import Batch, Losses, Objective, check_no_labels
 
 
 class Projector(nn.Module):
@@ -107,10 +106,7 @@ class TwoViews(Objective):
             raise UserError(
                 f"{field} holds views against each other: it takes no terms or teachers"
             )
-        default = ObjectiveConfig()
-        for name in ("loss", "loss_kwargs", "label_smoothing"):
-            if getattr(self.config, name) != getattr(default, name):
-                raise UserError(f"{field} reads no labels: leave config.objective.{name} alone")
+        check_no_labels(self.config)
 
 
 def check_widths(name: str, option: str, widths: Any) -> None:

@@ -1,9 +1,11 @@
 """Losses beside the objective's own, one file each; `config.objective.terms` names some."""
 
+from scanmax.train.terms.affinity import Affinity
 from scanmax.train.terms.attention_map import AttentionMap
 from scanmax.train.terms.attention_transfer import AttentionTransfer
 from scanmax.train.terms.base import Term
 from scanmax.train.terms.channelwise import Channelwise
+from scanmax.train.terms.clip_kd import ClipKd
 from scanmax.train.terms.crosskd import CrossKd
 from scanmax.train.terms.cskd import Cskd
 from scanmax.train.terms.deviation_aware import DeviationAware
@@ -18,13 +20,16 @@ from scanmax.train.terms.ofa import Ofa
 from scanmax.train.terms.relations import Congruence, Rkd, Similarity
 from scanmax.train.terms.scalekd import ScaleKd
 from scanmax.train.terms.selective_fusion import SelectiveFusion
+from scanmax.train.terms.similarity_matrix import SimilarityMatrix
 from scanmax.train.terms.topkld import TopKld
 from scanmax.train.terms.wcord import Wcord
 
 TERMS: dict[str, type[Term]] = {
+    "affinity": Affinity,
     "attention_map": AttentionMap,
     "attention_transfer": AttentionTransfer,
     "channelwise": Channelwise,
+    "clip_kd": ClipKd,
     "congruence": Congruence,
     "crosskd": CrossKd,
     "cskd": Cskd,
@@ -41,6 +46,7 @@ TERMS: dict[str, type[Term]] = {
     "scalekd": ScaleKd,
     "selective_fusion": SelectiveFusion,
     "similarity": Similarity,
+    "similarity_matrix": SimilarityMatrix,
     "topkld": TopKld,
     "wcord": Wcord,
 }

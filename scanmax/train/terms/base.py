@@ -32,6 +32,7 @@ class Term(nn.Module):
     What a subclass says of itself:
       needs_teacher: whether it holds the student against a teacher.
       reads_taps: whether it reads activations, `student.tap("block_03/output")`.
+      reads_pairs: whether it reads embeddings of images and texts, `student.logits` being `Pairs`.
       accumulates: whether the loss of a batch is the mean over its parts; one that compares the
         rows of a batch, or carries what it saw of them, says no.
     """
@@ -43,6 +44,7 @@ class Term(nn.Module):
 
     needs_teacher: ClassVar[bool] = True
     reads_taps: ClassVar[bool] = False
+    reads_pairs: ClassVar[bool] = False
     accumulates: ClassVar[bool] = True
 
     def __call__(

@@ -1,0 +1,92 @@
+"""Two towers learn images and captions of made-up shapes, and teach smaller ones.
+
+    python -m scanmax.train --config=shapes_clip --workdir=runs/clip
+    python -m scanmax.train --config=shapes_clip:siglip --workdir=runs/siglip
+    python -m scanmax.train --config=shapes_clip:clip_kd --workdir=runs/clip_kd
+
+A small ViT and a small causal transformer meet in 64 dimensions, by "clip", "siglip" or
+"max_margin". No label is learned: that "a red circle" names a picture is what the evaluators ask
+(zero_shot_accuracy, of 24 classes), and which of all held-out captions belongs to it (recall).
+
+The first run is the teacher of a smaller student that sees an eighth of the pictures: "alone",
+"clip_kd", "affinity" and "similarity_matrix" are towers; "dual_head" is a classifier that is told a
+tenth of the labels, "shared_vectors" one that is shown 18 of the 24 classes.
+
+Hardware: two CPU cores. Time: TIME
+Expected: EXPECTED
+"""
+
+from typing import Any
+
+from scanmax.data.config import DataConfig
+from scanmax.errors import UserError, suggest
+from scanmax.train.config import (
+    CheckpointConfig,
+    Config,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    ScheduleConfig,
+)
+
+OBJECTIVES = ("clip", "siglip", "max_margin")
+IMAGE = {"img_size": 24, "patch_size": 4, "class_token": False, "pool": "avg", "heads": 4}
+LARGE, SMALL = {"dim": 64, "depth": 3}, {"dim": 32, "depth": 2}
+TEXT = {"heads": 4, "depth": 2}
+WIDTH = 64
+# What a student learns by: the objective, its weight and options, terms, what the data hold.
+TAUGHT: dict[str, tuple[str, float, dict[str, Any], tuple[Any, ...], dict[str, Any]]] = {
+    "alone": ("clip", 1.0, {}, (), {}),
+    "clip_kd": ("clip", 1.0, {}, ("clip_kd",), {}),
+    "affinity": ("clip", 1.0, {}, ("affinity",), {}),
+    "similarity_matrix": ("max_margin", 1.0, {}, (("similarity_matrix", {"weight": 10.0}),), {}),
+    "dual_head": ("dual_head", 0.5, {}, (("kd", {"weight": 0.5, "temperature": 1.0}),), {
+        "labelled": 0.1
+    }),
+    "shared_vectors": ("shared_vectors", 1.0, {
+        "dim": WIDTH, "hidden": 128, "mimicry": 1.0, "neighbours": 0.1
+    }, (), {"unseen": 6}),
+}  # fmt: skip
+
+
+def get_config(arg: str = "") -> Config:
+    """The config; `arg` is one of OBJECTIVES, "clip" by default, or of TAUGHT."""
+    arg = arg or OBJECTIVES[0]
+    if arg not in (*OBJECTIVES, *TAUGHT):
+        raise UserError(f"config argument {arg!r}: {suggest(arg, (*OBJECTIVES, *TAUGHT))}")
+    name, weight, kwargs, terms, data = TAUGHT.get(arg, (arg, 1.0, {}, (), {}))
+    if arg in TAUGHT:
+        data = {"examples": 512, **data}
+    size = SMALL if arg in TAUGHT else LARGE
+    has_towers = name in OBJECTIVES
+    if has_towers:
+        kwargs = {"text": ("lm_tiny", {**TEXT, "dim": size["dim"]}), "dim": WIDTH, **kwargs}
+    return Config(
+        model=ModelConfig(name="deit_tiny_patch16_224", kwargs={**IMAGE, **size}),
+        data=DataConfig(name="captioned_shapes", kwargs=dict(data)),
+        objective=ObjectiveConfig(
+            name=name,
+            weight=weight,
+            kwargs=dict(kwargs),
+            terms=terms,
+            teachers=(teacher(),) if arg in TAUGHT and arg != "alone" else (),
+        ),
+        evaluators=("zero_shot", ("retrieval", {"k": 5})) if has_towers else (),
+        optim=OptimConfig(name="adamw", lr=2e-3, weight_decay=0.05, clip_norm=1.0),
+        schedule=ScheduleConfig(name="cosine", warmup="5%"),
+        checkpoint=CheckpointConfig(
+            metric="zero_shot_accuracy" if has_towers else "accuracy", mode="max"
+        ),
+        batch_size=128,
+        eval_batch_size=256,
+        duration="640 steps",
+        log_every="64 steps",
+        eval_every="160 steps",
+    )
+
+
+def teacher() -> tuple[str, dict[str, Any]]:
+    """The towers of the first run."""
+    text = ("lm_tiny", {**TEXT, "dim": LARGE["dim"]})
+    options = {"kwargs": {**IMAGE, **LARGE}, "towers": {"text": text, "dim": WIDTH}}
+    return "deit_tiny_patch16_224", {"weights": "runs/clip", **options}

@@ -1,0 +1,173 @@
+"""Level 9: image models that learn what classes are called from two towers."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_towers import TowersSuite, two_towers, unit
+
+from scanmax.errors import UserError
+from scanmax.models.parts.heads import DualHead
+from scanmax.models.towers import Captions, ZeroShot
+from scanmax.testing import SmallNet, SmallPairs, SmallText
+from scanmax.train.build import build
+from scanmax.train.config import Config, ModelConfig, ObjectiveConfig
+
+CAPTIONS = Captions(SmallPairs.class_tokens)
+
+
+def teacher(**fields):
+    fields = {"width": 6, "dim": 6, "init_scale": 3.0, "captions": CAPTIONS, **fields}
+    return two_towers(kind=ZeroShot, **fields)
+
+
+def logarithms(logits):
+    total = sum(jnp.exp(value) for value in logits)
+    return [value - jnp.log(total) for value in logits]
+
+
+def divergence(told, own):
+    pairs = list(zip(logarithms(told), logarithms(own)))
+    return sum(jnp.exp(t) * (t - s) for t, s in pairs)
+
+
+def named(params, images):
+    """What a teacher says of images: unit vectors of them and of classes, and its scale."""
+    wide = {"num_classes": 0, "width": 6, "dtype": jnp.float64}
+    features = SmallNet(**wide).apply({"params": params["image"]}, images)
+    found = [unit(row @ params["image_projection"]["kernel"]) for row in features]
+    # Each class has one caption.
+    texts = SmallText(**wide).apply({"params": params["text"]}, SmallPairs.class_tokens[:, 0])
+    classes = [unit(row @ params["text_projection"]["kernel"]) for row in texts]
+    return found, classes, jnp.exp(params["logit_scale"])
+
+
+class NamedSuite(TowersSuite):
+    """A student that is a plain image model; some labels are not told."""
+
+    __test__ = False
+    model = SmallNet()
+    frozen = ("image/head",)
+
+    def batch(self, step=3, size=16):
+        batch = super().batch(step, size)
+        batch["label"][::3] = -1
+        return batch
+
+    def features(self, variables, batch):
+        model = SmallNet(num_classes=0, dtype=jnp.float64)
+        params = variables["params"]["model"]["image"]
+        return model.apply({"params": params}, batch["image"], train=True)
+
+
+class DualHeadSuite(NamedSuite):
+    terms = (("kd", {"weight": 0.7, "temperature": 2.0}),)
+    fields = {"objective": ObjectiveConfig(name="dual_head", weight=0.3, terms=terms)}
+    teacher = teacher()
+
+    def reference(self, variables, batch, teachers):
+        found, classes, scale = named(teachers[0]["params"], batch["image"])
+        own, total = variables["params"]["model"], 0.0
+        features = self.features(variables, batch)
+        kept = [row for row in range(len(found)) if batch["mask"][row]]
+        for row in kept:
+            x, label = features[row], int(batch["label"][row])
+            heads = [own[name]["kernel"].T @ x + own[name]["bias"] for name in HEADS]
+            told = [scale * (vector @ found[row]) / 2 for vector in classes]
+            total += 0.7 * 4 * divergence(told, heads[1] / 2)
+            if label >= 0:
+                total -= 0.3 * logarithms(heads[0])[label]
+        return total / len(kept)
+
+
+HEADS = ("label_head", "taught_head")
+
+
+class SharedVectorsSuite(NamedSuite):
+    kwargs = {"dim": 6, "hidden": 8, "coherence": 2.0, "mimicry": 0.5, "neighbours": 0.25}
+    fields = {"objective": ObjectiveConfig(name="shared_vectors", weight=0.3, kwargs=kwargs)}
+    teacher = teacher(whole=True)
+
+    def reference(self, variables, batch, teachers):
+        found, classes, scale = named(teachers[0]["params"], batch["image"])
+        own, total = variables["params"]["model"], 0.0
+        features = self.features(variables, batch)
+        kept = [row for row in range(len(found)) if batch["mask"][row]]
+        for row in kept:
+            x = jax.nn.gelu(features[row] @ own["fc0"]["kernel"] + own["fc0"]["bias"])
+            x = unit(x @ own["fc1"]["kernel"] + own["fc1"]["bias"])
+            logits = [scale * (vector @ x) for vector in classes]
+            told = [scale * (vector @ found[row]) for vector in classes]
+            near = [scale * (found[other] @ x) for other in kept]
+            total += 2 * divergence(told, logits) + 0.5 * sum((x - found[row]) ** 2)
+            total -= 0.25 * logarithms(near)[kept.index(row)]
+            if batch["label"][row] >= 0:
+                total -= 0.3 * logarithms(logits)[int(batch["label"][row])]
+        return total / len(kept)
+
+
+def test_both_heads_answer_by_their_shares():
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(3, 4, 4, 1)), jnp.float32)
+    model = DualHead(SmallNet(num_classes=0), 5, share=0.25, temperature=2.0)
+    variables = model.init(jax.random.key(0), images)
+    labels, taught = model.apply(variables, images, train=True)
+    expected = 0.25 * jax.nn.softmax(labels) + 0.75 * jax.nn.softmax(taught / 2)
+    np.testing.assert_allclose(jnp.exp(model.apply(variables, images)), expected, rtol=1e-5)
+    for share, alone in ((1.0, labels), (0.0, taught)):
+        found = model.clone(share=share, temperature=1.0).apply(variables, images)
+        np.testing.assert_allclose(jnp.exp(found), jax.nn.softmax(alone), rtol=1e-5)
+
+
+def test_heads_apart_do_not_pull_at_each_other():
+    """The gradient of either loss is nothing at the other's head, and both reach the features."""
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 4, 1)), jnp.float32)
+    model = DualHead(SmallNet(num_classes=0), 5)
+    params = model.init(jax.random.key(0), images)["params"]
+    for head, other in ((0, "taught_head"), (1, "label_head")):
+        slopes = jax.grad(
+            lambda p, head=head: (model.apply({"params": p}, images, train=True)[head] ** 2).sum()
+        )(params)
+        assert all((leaf == 0).all() for leaf in jax.tree.leaves(slopes[other]))
+        assert any((leaf != 0).any() for leaf in jax.tree.leaves(slopes["image"]))
+
+
+def test_a_class_is_the_mean_of_its_captions():
+    tokens = np.asarray([[[1, 2, 3, 4], [2, 3, 1, 1]], [[5, 5, 5, 5], [6, 1, 2, 2]]])
+    model = two_towers(kind=ZeroShot, captions=Captions(tokens), whole=True)
+    images = jnp.ones((3, 4, 4, 1))
+    variables = model.init(jax.random.key(0), images)
+    found = model.apply(variables, images)
+    for number, captions in enumerate(tokens):
+        vectors = model.apply(variables, captions, method="encode_text")
+        np.testing.assert_allclose(found.classes[number], unit(sum(vectors)), rtol=1e-5, atol=1e-6)
+    expected = 5 * found.image @ found.classes.T
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-5)
+    # The same parameters as those of the towers that learned.
+    plain = jax.eval_shape(two_towers().init, jax.random.key(0), images)
+    chex.assert_trees_all_equal_shapes(plain, variables)
+
+
+def test_mistakes_are_one_line():
+    size = {"img_size": 4, "patch_size": 2, "dim": 8, "depth": 1, "heads": 2}
+    options = {"weights": "x", "kwargs": size, "towers": {"dim": 6}}
+    one = (("deit_tiny_patch16_224", options),)
+
+    class Unnamed(SmallPairs):
+        class_tokens = None
+
+    def refused(match, name="shared_vectors", data=SmallPairs, **fields):
+        own = ObjectiveConfig(name=name, **{"teachers": one, **fields})
+        config = Config(
+            objective=own, model=ModelConfig(name="small"), batch_size=16, duration="2 steps"
+        )
+        with pytest.raises(UserError, match=match):
+            build(config, pipeline=data(16), model=SmallNet(), devices=jax.devices()[:1])
+
+    refused("these data hold none", data=Unnamed)
+    refused("learns from one teacher, and takes no terms", teachers=one * 2)
+    refused("learns from one teacher, and takes no terms", terms=("kd",))
+    refused("no weight is above 0", weight=0.0, kwargs={"coherence": 0.0})
+    refused("dim=8, and the teacher's space has 6", kwargs={"dim": 8})
+    refused("asks teacher 0", name="dual_head", terms=("kd",), teachers=())
