@@ -9,7 +9,7 @@ CASE ?=
 JOBS ?= 2
 SUITE := -m pytest -n $(JOBS) --dist worksteal -m "not parity and not slow"
 
-.PHONY: help train test oldest newest parity bench claims lint format docs gallery clean
+.PHONY: help train test oldest newest parity bench claims zoo lint format docs gallery clean
 
 help:
 	@echo "make train   train CONFIG (default $(CONFIG)) into WORKDIR; ARGS=\"--config.optim.lr=3e-4\""
@@ -19,6 +19,8 @@ help:
 	@echo "make parity  live comparison with torch, timm and transformers"
 	@echo "make bench   benchmarks, all or CASE=name; writes CSV; ARGS=--keep into docs/"
 	@echo "make claims  measure the papers' claims again, all or CASE=name; writes docs/claims.md"
+	@echo "make zoo     train every family's smallest model on digits, where that is not measured yet;"
+	@echo "             ARGS=\"vit resnet --seeds 0\"; writes docs/zoo.md"
 	@echo "make lint    ruff: style and formatting"
 	@echo "make docs    regenerate papers.md, config.md and learning.md's table from the code"
 	@echo "make gallery draw docs/gallery.md: what each mixer weighs"
@@ -65,6 +67,9 @@ bench: $(VENV)/dev.stamp
 
 claims: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks claims $(CASE) $(ARGS)
+
+zoo: $(VENV)/base.stamp
+	$(BIN)/python -m benchmarks zoo-digits $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -2,8 +2,12 @@
 
 --list names the cases; --quick makes two rounds of the smallest shapes, to see that all is right;
 --keep puts the figures into benchmarks/tables and docs/benchmark_tables.md.
+`python -m benchmarks zoo` is all networks of images, against timm, on two threads.
 `python -m benchmarks claims [NAME ...]` measures the claims of papers again, and writes them into
 docs/claims.md.
+`python -m benchmarks zoo-digits [FAMILY ...] [--seeds 0,1,2]` trains the smallest model of each
+family of image models on digits, where that is not measured yet, and writes docs/zoo.md; --again
+measures the named families anew, --page only writes the page.
 """
 
 import argparse
@@ -23,15 +27,23 @@ def main(argv=None) -> int:
     parser.add_argument("--threads", type=int, help="CPU threads of both sides; all without")
     parser.add_argument("--keep", action="store_true", help="into docs/benchmark_tables.md")
     parser.add_argument("--csv", type=pathlib.Path, help="default: benchmarks/results/CASE.csv")
+    zoo = parser.add_argument_group("zoo-digits")
+    zoo.add_argument("--seeds", type=numbers, default=(0, 1, 2), help="default: 0,1,2")
+    zoo.add_argument("--again", action="store_true", help="measure again what is measured")
+    zoo.add_argument("--page", action="store_true", help="write docs/zoo.md and leave")
     options = parser.parse_args(argv)
 
     if options.keep and (options.quick or options.csv):
         parser.error("--keep is for whole measurements, in files of its own: no --quick, --csv")
+    if options.case == ["zoo"]:
+        options.threads = options.threads or 2
     if options.threads and hasattr(os, "sched_setaffinity"):
         # XLA sizes its pool by the affinity of the process when it starts.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     if options.case[:1] == ["claims"]:
         return measure_claims(options.case[1:], options)
+    if options.case[:1] == ["zoo-digits"]:
+        return measure_zoo(options.case[1:], options)
     folder = pathlib.Path(__file__).parent
     for module in pkgutil.walk_packages([str(folder)], "benchmarks."):
         if not module.name.startswith(("benchmarks.__", "benchmarks.claims")):
@@ -42,13 +54,16 @@ def main(argv=None) -> int:
         width = 2 + max(map(len, harness.REGISTRY))
         for name, rows in sorted(harness.REGISTRY.items()):
             print(f"{name:<{width}}{(rows.__doc__ or '').strip().splitlines()[0]}")
+        for group, names in sorted(harness.GROUPS.items()):
+            print(f"{group}: {', '.join(names)}")
         return 0
     for name in options.case:
-        if name not in harness.REGISTRY:
-            known = ", ".join(sorted(harness.REGISTRY))
+        if name not in harness.REGISTRY and name not in harness.GROUPS:
+            known = ", ".join(sorted({**harness.REGISTRY, **harness.GROUPS}))
             print(f"benchmarks: no case {name!r}; cases: {known}", file=sys.stderr)
             return 2
-    cases = options.case or sorted(harness.REGISTRY)
+    chosen = [case for name in options.case for case in harness.GROUPS.get(name, [name])]
+    cases = chosen or sorted(harness.REGISTRY)
     if options.keep:
         return keep(cases, options.seconds)
     path = options.csv or folder / "results" / f"{'-'.join(options.case) or 'all'}.csv"
@@ -88,6 +103,32 @@ def measure_claims(names, options) -> int:
             print(f"benchmarks: no claim {name!r}; claims: {listed}", file=sys.stderr)
             return 2
     return 0 if claims.run_claims(names, quick=options.quick) else 1
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """The numbers of a list "0,1,2"."""
+    return tuple(int(word) for word in text.split(","))
+
+
+def measure_zoo(families, options) -> int:
+    """Trains the smallest models of those families on digits, of all without one."""
+    from benchmarks import zoo_digits
+    from scanmax.errors import UserError
+
+    if options.list:
+        zoo_digits.print_list()
+        return 0
+    if options.page:
+        zoo_digits.write_page()
+        return 0
+    try:
+        right = zoo_digits.measure(
+            families, seeds=options.seeds, again=options.again, quick=options.quick
+        )
+    except UserError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
+    return 0 if right else 1
 
 
 if __name__ == "__main__":

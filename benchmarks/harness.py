@@ -59,6 +59,8 @@ import jax
 import numpy as np
 
 REGISTRY: dict[str, Callable[[bool], Iterator["Row"]]] = {}
+# Names for several cases, each of which has its own too.
+GROUPS: dict[str, list[str]] = {}
 COLUMNS = (
     *("case", "row", "contender", "median_ms", "spread_ms", "iterations", "speedup", "error"),
     *("compile_s", "memory_mib", "device", "threads", "versions", "commit", "date"),
@@ -103,11 +105,13 @@ class Row:
     reference: Any = "first peer"
 
 
-def benchmark(name: str) -> Callable:
-    """Registers a generator function `rows(quick: bool)` as the case `name`."""
+def benchmark(name: str, *, group: str = "") -> Callable:
+    """Registers a generator function `rows(quick: bool)` as the case `name`, one of a group."""
 
     def register(rows):
         REGISTRY[name] = rows
+        if group:
+            GROUPS.setdefault(group, []).append(name)
         return rows
 
     return register

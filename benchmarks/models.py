@@ -1,4 +1,4 @@
-"""Whole models against timm and transformers in eager torch: forward pass and training step."""
+"""Whole models against transformers in eager torch, and without a peer; timm's are in zoo.py."""
 
 import flax.linen as nn
 import jax
@@ -7,157 +7,13 @@ import numpy as np
 import optax
 
 import scanmax
-from benchmarks.harness import Contender, Row, benchmark, jax_contender, to_torch, torch_contender
+from benchmarks.harness import Row, benchmark, jax_contender, to_torch, torch_contender
 from benchmarks.peers import import_peer
 from scanmax import ops
 from scanmax.models.weights import load_weights
 
-BATCH, SIZE, CLASSES = 4, 224, 1000
-RATE, DECAY = 1e-4, 0.05
+BATCH, SIZE = 4, 224
 RNG = np.random.default_rng(0)
-
-
-def _loss(model, params, images, labels):
-    logits = model.apply({"params": params}, images, train=True)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
-def _first_moments(tree) -> jax.Array:
-    """AdamW's first moments as one vector: after one step, a tenth of the gradient."""
-    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
-
-
-def _our_step(model, params, images, labels) -> Contender:
-    """The training step as the trainer runs it: one program, its state donated."""
-    optimizer = optax.adamw(RATE, weight_decay=DECAY)
-    compiled = state = None
-
-    def step(state, images, labels):
-        params, moments = state
-        loss, gradients = jax.value_and_grad(lambda p: _loss(model, p, images, labels))(params)
-        updates, moments = optimizer.update(gradients, moments, params)
-        return (optax.apply_updates(params, updates), moments), loss
-
-    def prepare():
-        nonlocal compiled, state
-        state = jax.tree.map(jnp.array, (params, optimizer.init(params)))
-        compiled = jax.jit(step, donate_argnums=0).lower(state, images, labels).compile()
-
-        def run():
-            nonlocal state
-            state, loss = compiled(state, images, labels)
-            return jax.block_until_ready(loss)
-
-        return run
-
-    def result(loss):
-        return loss, _first_moments(optax.tree.get(state[1], "mu"))
-
-    def memory():
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    return Contender("scanmax", prepare, result, memory, compiles=True)
-
-
-def _torch_step(name, network, images, labels, as_ours) -> Contender:
-    """The same step in eager torch, with its fused AdamW."""
-    import torch
-
-    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY, fused=True)
-
-    def step():
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(network(images), labels)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    def result(loss):
-        moments = {
-            name: optimizer.state[value]["exp_avg"].contiguous().numpy()
-            for name, value in network.named_parameters()
-        }
-        return loss, _first_moments(as_ours(moments)["params"])
-
-    return torch_contender(name, step, result=result)
-
-
-def _rows(name: str, layouts, quick: bool):
-    import torch
-
-    timm = import_peer("timm")
-    size = 64 if quick and "convnext" in name else SIZE
-    images = np.random.default_rng(0).normal(size=(BATCH, size, size, 3)).astype(np.float32)
-    labels = np.arange(BATCH) * 7
-    torch.manual_seed(0)
-    networks = {}
-    for layout, memory_format in layouts.items():
-        network = timm.create_model(name, num_classes=CLASSES)
-        if networks:
-            network.load_state_dict(next(iter(networks.values()))[0].state_dict())
-        pixels = to_torch(images.transpose(0, 3, 1, 2))
-        networks[layout] = (
-            network.to(memory_format=memory_format),
-            pixels.contiguous(memory_format=memory_format),
-        )
-    model = scanmax.create_model(name, num_classes=CLASSES)
-
-    def as_ours(tensors):
-        return jax.tree.map(
-            lambda leaf: leaf.unbox() if hasattr(leaf, "unbox") else leaf,
-            load_weights(model, tensors, images.shape[1:]),
-            is_leaf=lambda leaf: hasattr(leaf, "unbox"),
-        )
-
-    first = next(iter(networks.values()))[0]
-    variables = as_ours({key: np.array(value) for key, value in first.state_dict().items()})
-
-    def forward(network, pixels):
-        def run():
-            with torch.inference_mode():
-                return network.eval()(pixels)
-
-        return run
-
-    yield Row(
-        f"{name}, batch {BATCH} at {size}, forward",
-        ours=jax_contender("scanmax", model.apply, variables, images),
-        peers=[torch_contender(layout, forward(*pair)) for layout, pair in networks.items()],
-    )
-    for network, _ in networks.values():
-        network.train()
-    targets = to_torch(labels)
-    yield Row(
-        f"{name}, batch {BATCH} at {size}, training step",
-        ours=_our_step(model, variables["params"], images, labels.astype(np.int32)),
-        peers=[
-            _torch_step(layout, network, pixels, targets, as_ours)
-            for layout, (network, pixels) in networks.items()
-        ],
-        tolerance=1e-3,
-    )
-
-
-@benchmark("deit_small")
-def deit_small(quick: bool):
-    """deit_small_patch16_224 against timm in eager torch, forward and AdamW step, float32."""
-    import torch
-
-    yield from _rows(
-        "deit_small_patch16_224", {"timm, eager torch": torch.contiguous_format}, quick
-    )
-
-
-@benchmark("convnext_tiny")
-def convnext_tiny(quick: bool):
-    """convnext_tiny against timm in eager torch (both layouts), forward and AdamW step, float32."""
-    import torch
-
-    layouts = {
-        "timm, contiguous": torch.contiguous_format,
-        "timm, channels last": torch.channels_last,
-    }
-    yield from _rows("convnext_tiny", layouts, quick)
 
 
 @benchmark("vssd")

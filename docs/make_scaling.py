@@ -36,6 +36,7 @@ PODS = {
     "digits_sequential": ("v5e:16x16", {}, {}),
     "digits_vit": ("v5e:16x16", {}, {"depth": 1}),
     "digits_vssd": ("v5e:16x16", {}, {}),
+    "digits_zoo": ("v5e:16x16", {}, {"depth": 1}),
     "imagenet_deit_small": ("v6e:16x16", SPLIT, {"depth": 2}),
     "sequence_tasks": ("v5e:16x16", {}, {}),
     "word_order": ("v5e:16x16", {}, {}),

@@ -127,6 +127,24 @@ def test_command_line(cases, tmp_path, capsys):
     assert "cases: right, wrong" in capsys.readouterr().err
 
 
+def test_a_group_is_all_its_cases(cases, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(harness, "GROUPS", {})
+
+    @benchmark("another", group="both")
+    def another(quick):
+        """Another case."""
+        yield Row("row", instant("ours", 1.0))
+
+    harness.GROUPS["both"].insert(0, "right")
+    path = tmp_path / "table.csv"
+    assert cli.main(["both", "--quick", "--csv", str(path)]) == 0
+    with path.open() as file:
+        assert [row["case"] for row in csv.DictReader(file)] == ["right", "right", "another"]
+    capsys.readouterr()
+    assert cli.main(["--list"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "both: right, another"
+
+
 def test_every_case_says_what_it_measures():
     cli.main(["--list"])
     assert {"depthwise", "deit_small", "convnext_tiny"} <= set(harness.REGISTRY)

@@ -77,6 +77,7 @@ ROOMS = {
         "sequence",
         "generation",
         "catalog",
+        "shrink",
         "multiply_adds",
         "analysis",
     ),
