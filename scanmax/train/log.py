@@ -29,6 +29,7 @@ SHOWN = (
     "bits_per_byte",
     "examples_per_second",
     "utilization",
+    "memory_gib",
 )
 # Without a terminal a line of training metrics is shown at most this often; files get every row.
 LINE_SECONDS = 2.0

@@ -15,6 +15,7 @@ import jax
 
 from scanmax.cli import to_dict
 from scanmax.errors import UserError
+from scanmax.models.analysis import count_multiply_adds
 from scanmax.train import sharding
 from scanmax.train.build import Run, build
 from scanmax.train.checkpoint import Checkpointer
@@ -25,9 +26,11 @@ from scanmax.train.log import Log, NoLog, open_log
 from scanmax.train.loggers.outcome import tell_outcome
 from scanmax.train.pipelines import Pipeline
 from scanmax.train.processes import agree, is_preempted, telling_others
+from scanmax.train.record import write_record
+from scanmax.train.report import write_report
 from scanmax.train.starting import starting_weights
 from scanmax.train.stored import teacher_variables
-from scanmax.train.throughput import HostClock, Profile, peak_flops, step_flops
+from scanmax.train.throughput import HostClock, Profile, peak_flops, peak_memory, step_flops
 from scanmax.train.workdir import open_workdir
 
 # What may be done about numbers that are not finite, and where.
@@ -51,7 +54,7 @@ def train(
 
     Args:
       config: the config.
-      workdir: where checkpoints, metrics and the report go.
+      workdir: where checkpoints, metrics and `report.html` go.
       data: images and labels of one's own, (images, labels) or arrays by the names that
         docs/own_data.md lists; None loads config.data.
       pipeline: batches of one's own.
@@ -85,7 +88,9 @@ def train(
             del begins
             start, best = meta["step"], best_so_far(meta, config.checkpoint)
             teachers = load_teachers(run)
-            flops, peak = step_flops(run), peak_flops(mesh.devices.ravel().tolist())
+            multiply_adds = count_multiply_adds(run.model, run.example)
+            flops = step_flops(run, multiply_adds)
+            peak = peak_flops(mesh.devices.ravel().tolist())
             is_first = jax.process_index() == 0
             log: Log | NoLog = NoLog()
             if is_first:
@@ -146,6 +151,7 @@ def train(
                 window.add(step, metrics)
                 if step == start + 1:
                     held.record()
+                    write_record(workdir, run, start, multiply_adds)
                 if trace.after(step, metrics):
                     log.say(f"profile      {workdir / 'profile'}")
                     window.restart_clock()
@@ -196,6 +202,8 @@ def train(
                 tell_outcome(log, durations.total, save_outcome(run, state, workdir))
             except Stopped:
                 return leave(durations.total)
+            if is_first and config.log.report:
+                write_report(workdir)
         return held_out
     # stop_signal has ended it.
     return {}
@@ -370,7 +378,7 @@ class Window:
 
         examples_per_second; data_wait, the share of time that steps waited for data; host_ms, what
         the loop itself works per step; gflops per second, and utilization, their share of the
-        devices' peak.
+        devices' peak; memory_gib, the most that a device has held, where devices say it.
         """
         self.check()
         steps = self.sums.pop("steps", 0.0)
@@ -378,6 +386,9 @@ class Window:
         means = {name: value / steps for name, value in self.sums.items()} | counts
         means["lr"] = self._lr
         means["epoch"] = self._last_step * self._batch_size / self._num_train
+        memory = peak_memory(jax.local_devices())
+        if memory is not None:
+            means["memory_gib"] = memory
         seconds = time.perf_counter() - self._since
         if self._steps and seconds > 0:
             means["examples_per_second"] = self._steps * self._batch_size / seconds
