@@ -4,6 +4,7 @@ Trains what a config says; run again, it continues where the workdir stands.
 """
 
 import pathlib
+import re
 from typing import Any
 
 from absl import flags
@@ -19,7 +20,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "from",
         None,
-        "a run or a file of weights that a new run starts from, as --config.model.weights",
+        "a run or a file of weights that a new run starts from, as --config.model.weights; of a "
+        "run its optimizer's state too, where it fits (--config.optim.carry)",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -72,15 +74,21 @@ def main(argv: list[str]) -> int:
         raise UserError(f"get_config returned {type(config).__name__}, not scanmax.train's Config")
     start = values["from"].value
     if start:
+        from scanmax.train.remote import is_remote
+        from scanmax.train.starting import run_of
+
         path = pathlib.Path(start).expanduser()
-        if not path.exists():
+        if not is_remote(start) and not path.exists():
             near = [str(path.parent / found.name) for found in path.parent.glob("*")]
             raise UserError(f"--from={start} is not there; {suggest(start, near)}")
-        if config.model.weights not in ("", start):
+        # What the config's file names is another start only where nothing else is said.
+        typed = any(re.match(r"-*config\.model\.weights(=|$)", word) for word in argv)
+        if typed and config.model.weights != start:
             raise UserError(
                 f"--from={start} and config.model.weights={config.model.weights!r} name two starts"
             )
         config.model.weights = start
+        config.optim.carry = run_of(start)[0] is not None
     from scanmax.train.processes import start_processes, telling_others
 
     start_processes(
@@ -92,11 +100,11 @@ def main(argv: list[str]) -> int:
     from scanmax.train.loop import train
 
     keep_programs(values["compile_cache"].value)
-    workdir = pathlib.Path(values["workdir"].value)
+    workdir = values["workdir"].value
     with telling_others():
         held_out = train(config, workdir, profile=profile)
         if held_out and is_first_process():
-            finish(workdir, held_out)
+            tell(workdir, held_out)
     return 0
 
 
@@ -130,12 +138,14 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
-def finish(workdir: pathlib.Path, held_out: dict[str, float]) -> None:
-    """Writes the report and says where everything is."""
-    from scanmax.train.report import read_sample, write_report
+def tell(workdir: str, held_out: dict[str, float]) -> None:
+    """Says how good the run is and where everything lies."""
+    from scanmax.train.remote import is_remote, local_of
+    from scanmax.train.report import read_sample
 
-    write_report(workdir)
-    sample = read_sample(workdir / "sample.json")
+    # What a remote one was copied from says the same.
+    folder = local_of(workdir) if is_remote(workdir) else pathlib.Path(workdir)
+    sample = read_sample(folder / "sample.json")
     if sample.get("text"):
         print(f"sample, after {sample['prompt'][-40:]!r}:\n{sample['text']}\n")
     figures = "  ".join(f"{name} {value:.4f}" for name, value in sorted(held_out.items()))
@@ -150,8 +160,8 @@ def finish(workdir: pathlib.Path, held_out: dict[str, float]) -> None:
         ("tensorboard", "tensorboard"),
         ("config.json", "config"),
     ):
-        if (workdir / name).exists():
-            print(f"{what:<12} {workdir / name}")
+        if (folder / name).exists():
+            print(f"{what:<12} {workdir.rstrip('/')}/{name}")
 
 
 def run() -> None:

@@ -15,6 +15,7 @@ import jax
 
 from scanmax.cli import to_dict
 from scanmax.errors import UserError
+from scanmax.models.analysis import count_multiply_adds
 from scanmax.train import sharding
 from scanmax.train.build import Run, build
 from scanmax.train.checkpoint import Checkpointer
@@ -25,9 +26,19 @@ from scanmax.train.log import Log, NoLog, open_log
 from scanmax.train.loggers.outcome import tell_outcome
 from scanmax.train.pipelines import Pipeline
 from scanmax.train.processes import agree, is_preempted, telling_others
-from scanmax.train.starting import starting_weights
+from scanmax.train.record import write_record
+from scanmax.train.remote import mirrored
+from scanmax.train.report import write_report
+from scanmax.train.starting import start_state
 from scanmax.train.stored import teacher_variables
-from scanmax.train.throughput import HostClock, Profile, peak_flops, step_flops, step_memory
+from scanmax.train.throughput import (
+    HostClock,
+    Profile,
+    peak_flops,
+    peak_memory,
+    step_flops,
+    step_memory,
+)
 from scanmax.train.workdir import open_workdir
 
 # What may be done about numbers that are not finite, and where.
@@ -51,7 +62,8 @@ def train(
 
     Args:
       config: the config.
-      workdir: where checkpoints, metrics and the report go.
+      workdir: where checkpoints, metrics and `report.html` go; a folder, or a place that fsspec
+        writes to, such as "gs://bucket/run".
       data: images and labels of one's own, (images, labels) or arrays by the names that
         docs/own_data.md lists; None loads config.data.
       pipeline: batches of one's own.
@@ -70,7 +82,11 @@ def train(
         own = dataclasses.replace(config.data, name="arrays", data_dir="")
         config = dataclasses.replace(config, data=own)
     agree(config, workdir)
-    with stop_signal() as stop, open_workdir(workdir, config) as held:
+    with (
+        stop_signal() as stop,
+        mirrored(workdir) as folder,
+        open_workdir(folder, config) as held,
+    ):
         workdir = held.path
         run = build(config, data=data, pipeline=pipeline, model=model)
         durations, mesh = run.durations, run.mesh
@@ -80,12 +96,16 @@ def train(
             contextlib.ExitStack() as stack,
         ):
             restored = checkpointer.restore(run.shapes, run.shardings)
-            begins, told = (None, []) if restored else starting_weights(run)
-            state, meta = restored or (run.init(begins), checkpoint_meta(run, 0))
-            del begins
+            if restored:
+                (state, meta), told = restored, []
+            else:
+                (state, told), meta = start_state(run), checkpoint_meta(run, 0)
+            del restored
             start, best = meta["step"], best_so_far(meta, config.checkpoint)
             teachers = load_teachers(run)
-            flops, peak = step_flops(run), peak_flops(mesh.devices.ravel().tolist())
+            multiply_adds = count_multiply_adds(run.model, run.example, **run.beside)
+            flops = step_flops(run, multiply_adds)
+            peak = peak_flops(mesh.devices.ravel().tolist())
             is_first = jax.process_index() == 0
             log: Log | NoLog = NoLog()
             if is_first:
@@ -147,6 +167,7 @@ def train(
                 if step == start + 1:
                     held.record()
                     window.memory = step_memory(run.train_step, state, batch, teachers)
+                    write_record(workdir, run, start, multiply_adds)
                 if trace.after(step, metrics):
                     log.say(f"profile      {workdir / 'profile'}")
                     window.restart_clock()
@@ -197,6 +218,8 @@ def train(
                 tell_outcome(log, durations.total, save_outcome(run, state, workdir))
             except Stopped:
                 return leave(durations.total)
+            if is_first and config.log.report:
+                write_report(workdir)
         return held_out
     # stop_signal has ended it.
     return {}
@@ -305,7 +328,7 @@ class Window:
       sums: sum of each metric over the steps since the last log; checkpoints carry it, so that a
         resumed run writes the rows of an undisturbed one.
       clock: the loop's own work.
-      memory: bytes that each device holds at the peak of a step.
+      memory: GiB that each device holds at the peak of a step.
     """
 
     def __init__(
@@ -321,7 +344,7 @@ class Window:
         self.sums, self._skips, self.clock = dict(sums), skips, HostClock()
         self._flops, self._peak = flops, peak
         self._batch_size, self._num_train = batch_size, num_train
-        self.memory = 0
+        self.memory = 0.0
         self._pending: list[tuple[int, Any]] = []
         self._last_step, self._lr = 0, 0.0
         self._steps, self._waited, self._since = 0, 0.0, None
@@ -375,7 +398,8 @@ class Window:
 
         examples_per_second; data_wait, the share of time that steps waited for data; host_ms, what
         the loop itself works per step; gflops per second, and utilization, their share of the
-        devices' peak; memory_gib, what each device holds at the peak of a step.
+        devices' peak; memory_gib, the most that a device has held, or where it does not say that
+        what the compiler says of a step.
         """
         self.check()
         steps = self.sums.pop("steps", 0.0)
@@ -383,6 +407,9 @@ class Window:
         means = {name: value / steps for name, value in self.sums.items()} | counts
         means["lr"] = self._lr
         means["epoch"] = self._last_step * self._batch_size / self._num_train
+        memory = peak_memory(jax.local_devices()) or self.memory
+        if memory:
+            means["memory_gib"] = memory
         seconds = time.perf_counter() - self._since
         if self._steps and seconds > 0:
             means["examples_per_second"] = self._steps * self._batch_size / seconds
@@ -392,8 +419,6 @@ class Window:
                 means["gflops"] = rate / 1e9
                 if self._peak:
                     means["utilization"] = rate / self._peak
-            if self.memory:
-                means["memory_gib"] = self.memory / 2**30
             means["data_wait"] = min(1.0, (waited - self._waited) / seconds)
         self._waited = waited
         self.sums.clear()

@@ -2,13 +2,12 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from scanmax.models.analysis import count_multiply_adds
 from scanmax.train.build import Run
 
 # bfloat16 operations per second of one device, dense, from the vendors' documentation; the first
@@ -25,14 +24,16 @@ PEAKS = {
 }
 
 
-def step_flops(run: Run) -> float:
+def step_flops(run: Run, multiply_adds: int) -> float:
     """Operations of a training step over all devices: forward, and twice that backward.
 
     The model alone counts, once for each view of an example.
+
+    Args:
+      run: the run.
+      multiply_adds: of its model, for one example.
     """
-    views = run.objective.views
-    counted = count_multiply_adds(run.model, run.example, **run.beside)
-    return 6.0 * counted * run.config.batch_size * views
+    return 6.0 * multiply_adds * run.config.batch_size * run.objective.views
 
 
 def peak_flops(devices: list[jax.Device]) -> float | None:
@@ -50,6 +51,13 @@ def peak_flops(devices: list[jax.Device]) -> float | None:
     return None
 
 
+def peak_memory(devices: Sequence[Any]) -> float | None:
+    """GiB that the fullest device has held at most; None where devices do not say, as CPUs."""
+    stats = [device.memory_stats() or {} for device in devices]
+    peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
+    return max(peaks) / 2**30 if peaks else None
+
+
 def _matmul_rate(device: jax.Device, size: int = 1024) -> float:
     product = jax.jit(lambda x: x @ x)
     x = jax.device_put(jnp.full((size, size), 1e-3, jnp.float32), device)
@@ -62,8 +70,8 @@ def _matmul_rate(device: jax.Device, size: int = 1024) -> float:
     return 2.0 * size**3 / min(seconds)
 
 
-def step_memory(step: Any, *arguments: Any) -> int:
-    """Bytes that each device holds at the peak of a step, by the compiler's own account.
+def step_memory(step: Any, *arguments: Any) -> float:
+    """GiB that each device holds at the peak of a step, by the compiler's own account.
 
     Args:
       step: the compiled training step, after its first call: nothing is compiled again.
@@ -71,7 +79,7 @@ def step_memory(step: Any, *arguments: Any) -> int:
     """
     found = step.lower(*arguments).compile().memory_analysis()
     held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    return held + found.temp_size_in_bytes
+    return (held + found.temp_size_in_bytes) / 2**30
 
 
 class HostClock:

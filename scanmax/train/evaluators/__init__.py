@@ -4,6 +4,7 @@ An evaluator is a frozen dataclass, its fields the options, called with `(run, s
 its `metric_names` may be what "best" means.
 """
 
+from scanmax.public import shown
 from scanmax.train.evaluators.base import Evaluator, OnFeatures
 from scanmax.train.evaluators.knn import Knn
 from scanmax.train.evaluators.linear_probe import LinearProbe
@@ -17,3 +18,9 @@ EVALUATORS: dict[str, type[Evaluator]] = {
     "sharpness": Sharpness,
     "zero_shot": ZeroShot,
 }
+
+__all__ = shown(globals())
+
+
+def __dir__() -> list[str]:
+    return __all__
