@@ -75,7 +75,9 @@ ROOMS = {
     "scanmax.models": (
         "registry",
         "taps",
+        "statistics",
         "layers",
+        "towers",
         "weights",
         "parts",
         "mixers",

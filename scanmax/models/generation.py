@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from scanmax.models.layers import at_least_float32
+from scanmax.models.statistics import at_least_float32
 
 
 def generate(

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.errors import suggest
+from scanmax.models.statistics import at_least_float32, running_statistics
 from scanmax.ops.contract import spread
 
 # Axes of parameters. Sharding presets map each of them to a mesh axis or to None.
@@ -158,11 +159,6 @@ def constrain_last(x: Float[Array, "B ... C"], axis: str | None = None) -> Array
     # An axis without a name is gathered: tokens must have theirs.
     between = ("length",) if x.ndim == 3 else (None,) * (x.ndim - 2)
     return constrain(x, ("batch", *between, axis))
-
-
-def at_least_float32(dtype: Any) -> Any:
-    """float64 for float64, float32 for all else: what statistics and states are kept in."""
-    return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
 
 
 class Dense(nn.Module):
@@ -338,37 +334,6 @@ class Affine(nn.Module):
         bias = self.param("bias", partitioned(zeros_init, axes), shape, self.param_dtype)
         x = x.astype(self.dtype)
         return x * spread(scale.astype(self.dtype), x) + spread(bias.astype(self.dtype), x)
-
-
-def running_statistics(
-    module: Any, x: Float[Array, "... C"], train: bool, mean: bool = True
-) -> tuple[Float[Array, "C"] | None, Float[Array, "C"]]:
-    """Mean and variance of a batch in training, which move the running averages, or these.
-
-    Args:
-      module: whose compact method calls; its "batch_stats" keep the averages, its fields momentum,
-        frozen_statistics and param_dtype say how.
-      x: the batch.
-      train: whether it is one to learn from.
-      mean: False keeps the variance alone, and gives None for the other.
-    """
-    shape, dtype = x.shape[-1:], at_least_float32(module.param_dtype)
-    names = ("mean", "variance") if mean else ("variance",)
-    starts = {"mean": jnp.zeros, "variance": jnp.ones}
-    running = {
-        name: module.variable("batch_stats", name, starts[name], shape, dtype) for name in names
-    }
-    found = {name: variable.value for name, variable in running.items()}
-    if train and not module.frozen_statistics:
-        own_mean, own_variance = ops.batch_statistics(x)
-        found = {name: {"mean": own_mean, "variance": own_variance}[name] for name in names}
-        if not module.is_initializing():
-            keep, count = module.momentum, x.size // shape[0]
-            unbiased = own_variance * (count / max(count - 1, 1))
-            moved = {"mean": own_mean, "variance": unbiased}
-            for name, variable in running.items():
-                variable.value = keep * variable.value + (1 - keep) * moved[name]
-    return found.get("mean"), found["variance"]
 
 
 class BatchNorm(nn.Module):

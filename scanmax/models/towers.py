@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from scanmax.errors import UserError
-from scanmax.models.layers import Dense, at_least_float32
+from scanmax.models.layers import Dense
+from scanmax.models.statistics import at_least_float32
 from scanmax.models.taps import tap
 from scanmax.ops.attention.cosine import unit_vectors
 

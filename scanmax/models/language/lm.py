@@ -16,15 +16,10 @@ from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.models.blocks import Block, apply_blocks, create_norm, names_per_block
-from scanmax.models.layers import (
-    Dense,
-    Embed,
-    at_least_float32,
-    constrain,
-    drop_path_rates,
-)
+from scanmax.models.layers import Dense, Embed, constrain, drop_path_rates
 from scanmax.models.mixers import MIXERS
 from scanmax.models.registry import Feature, Variant, register_family
+from scanmax.models.statistics import at_least_float32
 from scanmax.models.taps import tap
 
 

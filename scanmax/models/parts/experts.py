@@ -16,12 +16,12 @@ from scanmax import ops
 from scanmax.models.layers import (
     Dense,
     activation,
-    at_least_float32,
     constrain,
     normal_init,
     partitioned,
     zeros_init,
 )
+from scanmax.models.statistics import at_least_float32
 
 
 class ExpertMlp(nn.Module):

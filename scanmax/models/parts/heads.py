@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax.models.layers import Dense, at_least_float32
+from scanmax.models.layers import Dense
+from scanmax.models.statistics import at_least_float32
 from scanmax.models.towers import unit
 
 

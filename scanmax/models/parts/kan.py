@@ -13,13 +13,13 @@ from scanmax.errors import UserError, suggest
 from scanmax.models.layers import (
     Dense,
     Initializer,
-    at_least_float32,
     constrain_last,
     normal_init,
     ones_init,
     partitioned,
     zeros_init,
 )
+from scanmax.models.statistics import at_least_float32
 
 POLYNOMIALS = ("chebyshev", "legendre", "jacobi", "bernstein")
 WAVELETS = ("mexican_hat", "morlet", "dog", "meyer", "shannon", "sinc")

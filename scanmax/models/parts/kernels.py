@@ -17,12 +17,12 @@ from scanmax import ops
 from scanmax.errors import UserError, suggest
 from scanmax.models.layers import (
     Dense,
-    at_least_float32,
     fan_in_uniform,
     ones_init,
     partitioned,
     zeros_init,
 )
+from scanmax.models.statistics import at_least_float32
 
 SIREN_INITS = ("siren", "released")
 MAGNET_INITS = ("ccnn", "flexconv")

@@ -17,9 +17,9 @@ from scanmax.models.layers import (
     activation,
     ones_init,
     partitioned,
-    running_statistics,
     zeros_init,
 )
+from scanmax.models.statistics import running_statistics
 from scanmax.ops.contract import spread
 
 

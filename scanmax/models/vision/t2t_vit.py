@@ -14,9 +14,10 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.errors import UserError
-from scanmax.models.layers import Dense, LayerNorm, Mlp, at_least_float32, check_patches
+from scanmax.models.layers import Dense, LayerNorm, Mlp, check_patches
 from scanmax.models.mixers import with_defaults
 from scanmax.models.registry import Variant, register_family
+from scanmax.models.statistics import at_least_float32
 from scanmax.models.vision.vit import VisionTransformer
 
 STEMS = ("performer", "transformer")

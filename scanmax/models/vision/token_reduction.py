@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 from scanmax import ops
 from scanmax.errors import UserError
 from scanmax.models.blocks import Block
-from scanmax.models.layers import Dense, at_least_float32, normal_init, partitioned, zeros_init
+from scanmax.models.layers import Dense, normal_init, partitioned, zeros_init
+from scanmax.models.statistics import at_least_float32
 from scanmax.models.taps import tap
 
 METHODS = ("evit", "tome", "mctf")

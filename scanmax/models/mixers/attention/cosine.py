@@ -7,10 +7,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from scanmax.models.layers import at_least_float32, normal_init, partitioned
+from scanmax.models.layers import normal_init, partitioned
 from scanmax.models.mixers.attention.dot_product import Attention
 from scanmax.models.mixers.attention.moh import weighed_heads
 from scanmax.models.mixers.attention.position_bias import LogCpb, RelativePositionBias
+from scanmax.models.statistics import at_least_float32
 from scanmax.ops.attention.cosine import scaled_queries, unit_vectors
 
 POSITION_BIASES = (None, "log_cpb", "relative")

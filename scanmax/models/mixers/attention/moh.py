@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import Dense, at_least_float32, constrain
+from scanmax.models.layers import Dense, constrain
 from scanmax.models.mixers.base import Mixer
+from scanmax.models.statistics import at_least_float32
 
 
 class MixtureOfHeads(Mixer):

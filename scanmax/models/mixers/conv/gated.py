@@ -12,13 +12,13 @@ from scanmax.errors import UserError
 from scanmax.models.layers import (
     Conv,
     LayerNorm,
-    at_least_float32,
     fan_in_uniform,
     normal_init,
     partitioned,
     zeros_init,
 )
 from scanmax.models.mixers.base import MapMixer
+from scanmax.models.statistics import at_least_float32
 
 NEIGHBOURHOODS = ("conv", "global_local")
 

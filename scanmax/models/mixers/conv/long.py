@@ -19,13 +19,13 @@ from scanmax.errors import UserError
 from scanmax.models.layers import (
     Dense,
     activation,
-    at_least_float32,
     fan_in_uniform,
     gelu,
     partitioned,
 )
 from scanmax.models.mixers.base import Mixer, filter_past
 from scanmax.models.parts.kernels import ImplicitFilter
+from scanmax.models.statistics import at_least_float32
 from scanmax.ops.contract import spread
 from scanmax.ops.segments import same_segment
 

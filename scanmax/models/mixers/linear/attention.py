@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scanmax import ops
-from scanmax.models.layers import Dense, at_least_float32
+from scanmax.models.layers import Dense
 from scanmax.models.mixers.base import Mixer, splits_tokens
+from scanmax.models.statistics import at_least_float32
 
 
 def attend(

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from scanmax import ops
-from scanmax.models.layers import at_least_float32
 from scanmax.models.mixers.linear.attention import attend
 from scanmax.models.mixers.scan.recurrent import Recurrent
+from scanmax.models.statistics import at_least_float32
 
 
 class Decayed(Recurrent):

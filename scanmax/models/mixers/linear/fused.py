@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax.models.layers import Dense, at_least_float32
+from scanmax.models.layers import Dense
 from scanmax.models.mixers.base import Mixer
+from scanmax.models.statistics import at_least_float32
 
 
 class Fused(Mixer):

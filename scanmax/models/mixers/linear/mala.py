@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from scanmax import ops
-from scanmax.models.layers import at_least_float32
 from scanmax.models.mixers.linear.attention import attend
 from scanmax.models.mixers.linear.gated import GatedAttention
+from scanmax.models.statistics import at_least_float32
 
 
 class Mala(GatedAttention):

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from scanmax import ops
-from scanmax.models.layers import at_least_float32
 from scanmax.models.mixers.linear.attention import attend
 from scanmax.models.mixers.linear.fused import Fused
+from scanmax.models.statistics import at_least_float32
 
 
 class Performer(Fused):

@@ -10,16 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import (
-    LayerNorm,
-    at_least_float32,
-    partitioned,
-    zeros_init,
-)
+from scanmax.models.layers import LayerNorm, partitioned, zeros_init
 from scanmax.models.mixers.attention.moh import weighed_heads
 from scanmax.models.mixers.attention.position_bias import LogCpb
 from scanmax.models.mixers.base import Mixer
 from scanmax.models.mixers.local.maps import as_pair
+from scanmax.models.statistics import at_least_float32
 from scanmax.ops.attention.cosine import scaled_queries, unit_vectors
 from scanmax.ops.contract import spread
 from scanmax.ops.local.blocks import Offsets

@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from scanmax import ops
-from scanmax.models.layers import at_least_float32, fan_in_uniform, partitioned
+from scanmax.models.layers import fan_in_uniform, partitioned
 from scanmax.models.mixers.base import filter_past
 from scanmax.models.mixers.scan.recurrent import Recurrent
 from scanmax.models.mixers.scan.ssd import rate_init, step_init
+from scanmax.models.statistics import at_least_float32
 from scanmax.ops.contract import spread
 
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import at_least_float32, ones_init, partitioned
+from scanmax.models.layers import ones_init, partitioned
 from scanmax.models.mixers.base import Mixer
+from scanmax.models.statistics import at_least_float32
 
 
 class Recurrent(Mixer):

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scanmax import ops
-from scanmax.models.layers import Dense, at_least_float32, fan_in_uniform, ones_init, partitioned
+from scanmax.models.layers import Dense, fan_in_uniform, ones_init, partitioned
 from scanmax.models.mixers.base import splits_tokens
 from scanmax.models.mixers.scan.ssd import step_init
+from scanmax.models.statistics import at_least_float32
 
 
 def diagonal_init(key, shape, dtype):

@@ -12,12 +12,12 @@ from scanmax import ops
 from scanmax.models.layers import (
     Dense,
     LayerNorm,
-    at_least_float32,
     fan_in_uniform,
     ones_init,
     partitioned,
 )
 from scanmax.models.mixers.base import Mixer, filter_past, splits_tokens
+from scanmax.models.statistics import at_least_float32
 from scanmax.ops.contract import spread
 
 

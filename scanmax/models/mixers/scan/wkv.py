@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from scanmax import ops
-from scanmax.models.layers import Dense, at_least_float32, ones_init, partitioned, zeros_init
+from scanmax.models.layers import Dense, ones_init, partitioned, zeros_init
 from scanmax.models.mixers.base import Mixer
+from scanmax.models.statistics import at_least_float32
 from scanmax.ops.contract import spread
 
 

@@ -7,8 +7,9 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.errors import UserError
-from scanmax.models.layers import at_least_float32, normal_init, partitioned
+from scanmax.models.layers import normal_init, partitioned
 from scanmax.models.mixers.base import MapMixer
+from scanmax.models.statistics import at_least_float32
 
 
 class AdaptiveFilter(MapMixer):

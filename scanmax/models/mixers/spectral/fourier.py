@@ -10,8 +10,9 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.errors import UserError
-from scanmax.models.layers import at_least_float32, partitioned
+from scanmax.models.layers import partitioned
 from scanmax.models.mixers.base import MapMixer
+from scanmax.models.statistics import at_least_float32
 
 FACTORIZATIONS = (None, "tucker", "cp")
 

@@ -6,8 +6,9 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import at_least_float32, partitioned
+from scanmax.models.layers import partitioned
 from scanmax.models.mixers.base import MapMixer
+from scanmax.models.statistics import at_least_float32
 
 
 class GlobalFilter(MapMixer):

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import at_least_float32
 from scanmax.models.mixers.base import MapMixer
+from scanmax.models.statistics import at_least_float32
 
 
 class SpectralPooling(MapMixer):
