@@ -53,6 +53,7 @@ class Block(nn.Module):
       moe: fields of an `ExpertMlp` such as {"num_experts": 8}, which takes the MLP's place; None
         keeps the MLP.
       layer_scale: initial value of the scale of each branch; None leaves it out.
+      residual_scale: initial value of the scale of what each branch is added to; None leaves none.
       position_conv: side of a depthwise convolution over the grid, added to the stream before
         the mixer and before the MLP, so that mixers without order know positions; 0 leaves it out.
       position_convs: how many of them, 2, or 1 for that before the mixer alone.
@@ -72,6 +73,7 @@ class Block(nn.Module):
     moe: Mapping[str, Any] | None = None
     use_bias: bool = True
     layer_scale: float | None = None
+    residual_scale: float | None = None
     position_conv: int = 0
     position_convs: int = 2
     channel_attention: str | None = None
@@ -146,6 +148,9 @@ class Block(nn.Module):
         if self.layer_scale is not None:
             scale = LayerScale(self.layer_scale, name=f"layer_scale{index}", **self.dtypes)
             branch = scale(branch)
+        if self.residual_scale is not None:
+            scale = LayerScale(self.residual_scale, name=f"residual_scale{index}", **self.dtypes)
+            x = scale(x)
         return x + DropPath()(branch, rate, train).astype(x.dtype)
 
     @nn.nowrap
@@ -275,6 +280,55 @@ class ParallelBlock(Block):
         return tap(self, "output", y)
 
 
+def apply_in_turn(
+    block: type[nn.Module],
+    layers: Mapping[str, Mapping[str, Any]],
+    x: Float[Array, "B T D"],
+    rates: float | Sequence[float] | Float[Array, "N"],
+    grid: tuple[int, int] | None,
+    train: bool,
+) -> Float[Array, "B T D"]:
+    """Runs blocks of several kinds inside the compact method of a module that a stage repeats.
+
+    Args:
+      block: their module.
+      layers: the fields of each, by its name.
+      x: [B, T, D] tokens.
+      rates: drop path rate of each, or one for all.
+      grid: passed to every block.
+      train: passed to every block.
+    """
+    if not isinstance(rates, tuple) and not np.ndim(rates):
+        rates = (rates,) * len(layers)
+    for index, (name, fields) in enumerate(layers.items()):
+        x = block(**fields, name=name)(x, rates[index], None, grid, train)
+    return x
+
+
+class Turn(nn.Module):
+    """Blocks of several kinds, one after the other: what a stage repeats.
+
+    Attributes:
+      block: their module.
+      layers: the fields of each.
+    """
+
+    block: type[nn.Module]
+    layers: tuple[Mapping[str, Any], ...]
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        drop_path_rate: float | tuple[float, ...] | Float[Array, "N"] = 0.0,
+        state: None = None,
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T D"]:
+        layers = {f"layer{index}": fields for index, fields in enumerate(self.layers)}
+        return apply_in_turn(self.block, layers, x, drop_path_rate, grid, train)
+
+
 def names_per_block(mixer: str | Sequence[str], depth: int) -> tuple[str, ...]:
     """One mixer name for each of `depth` places, from one name or a tuple of that length."""
     names = (mixer,) * depth if isinstance(mixer, str) else tuple(mixer)
@@ -323,6 +377,9 @@ def apply_blocks(
     Raises:
       UserError: an unknown remat policy, or layers to scan that differ.
     """
+    if not blocks:
+        # A stage may be what shrinks the map alone.
+        return x, [], states
     # Arguments count from self: grid and train are static.
     block = rematerialised(block, remat, static=(4, 5), scanned=scan_layers)
     packed = () if segment_ids is None else (segment_ids,)

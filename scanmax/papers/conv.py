@@ -178,56 +178,77 @@ LEDGER = (
         "hornet",
         covers="recursive gates of any order, and g^nConv as a mixer with the 7 x 7 convolution or "
         "the global-local filter, whose table goes to other maps by frequency (the released code "
-        "stretches it); not the networks or HorFPN",
-        where=("scanmax.ops.recursive_gate", "scanmax.models.mixers.GnConv"),
+        "stretches it), and the networks T to L with either, to which the authors' code gives the "
+        "same numbers; not HorFPN",
+        where=(
+            "scanmax.ops.recursive_gate",
+            "scanmax.models.mixers.GnConv",
+            "scanmax.models.vision.hornet.HorNet",
+        ),
         tests=(
             "tests/ops/conv/test_gated.py::RecursiveGateTest",
             "tests/models/mixers/conv/test_gated.py",
+            "tests/models/vision/test_hornet.py",
+            "tests/models/vision/test_authors.py",
             _MIXERS,
         ),
         reproduced="the order is the degree of the interaction: tests/ops/conv/test_gated.py::"
         "test_the_order_is_the_degree_of_the_polynomial; the bound on its cost: "
         "tests/models/mixers/conv/test_gated.py::test_it_costs_less_than_the_papers_bound; "
-        f"parameters of HorNet-T: {_SIZES}::test_hornet_tiny",
+        "parameters of all ten and GFLOPs: tests/models/vision/test_hornet.py",
     ),
     Paper(
         "lsnet",
         covers="aggregation by small kernels of each pixel's own, shared by channels in turn as in "
-        "the released kernel, and the LS convolution as a mixer; the reparameterised blocks fold "
-        "by fold_batch_norm and merge_dilated_kernels; not the networks",
-        where=("scanmax.ops.small_kernel_aggregation", "scanmax.models.mixers.LsConv"),
+        "the released kernel, the LS convolution as a mixer, and the networks T, S and B, with and "
+        "without the head of a teacher, in training and folded, to which the authors' code gives "
+        "the same numbers; not the dense tasks",
+        where=(
+            "scanmax.ops.small_kernel_aggregation",
+            "scanmax.models.mixers.LsConv",
+            "scanmax.models.vision.lsnet.LSNet",
+        ),
         tests=(
             "tests/ops/conv/test_aggregation.py::SmallKernelAggregationTest",
             "tests/ops/conv/test_reparameterized.py::MergeDilatedKernelsTest",
+            "tests/models/vision/test_lsnet.py",
+            "tests/models/vision/test_authors.py",
             _MIXERS,
         ),
         reproduced="aggregation equals the sum over unfolded neighbours: "
-        "tests/ops/conv/test_aggregation.py::SmallKernelAggregationTest",
+        "tests/ops/conv/test_aggregation.py::SmallKernelAggregationTest; a network before and "
+        "after its norms are folded, parameters and GFLOPs: tests/models/vision/test_lsnet.py",
     ),
     Paper(
         "unireplknet",
         covers="the large kernel with dilated branches as a mixer with its channel gate, norms "
-        "folded and branches merged into one kernel, for a mixer or a whole model, and response "
-        "norm; not the networks, or modalities other than maps",
+        "folded and branches merged into one kernel, for a mixer or a whole model, response norm, "
+        "and the networks A to XL in both forms, to which the authors' code gives the same "
+        "numbers; not modalities other than maps",
         where=(
             "scanmax.ops.merge_dilated_kernels",
             "scanmax.ops.fold_batch_norm",
             "scanmax.ops.global_response_norm",
             "scanmax.models.mixers.DilatedReparam",
             "scanmax.models.mixers.conv.reparameterized.merge_dilated_branches",
+            "scanmax.models.vision.unireplknet.UniRepLKNet",
         ),
         tests=(
             "tests/ops/conv/test_reparameterized.py::MergeDilatedKernelsTest",
             "tests/ops/conv/test_reparameterized.py::FoldBatchNormTest",
             "tests/models/mixers/conv/test_reparameterized.py",
             "tests/ops/test_norm.py",
+            "tests/models/vision/test_unireplknet.py",
+            "tests/models/vision/test_authors.py",
             _MIXERS,
         ),
         reproduced="the merged kernel is the sum of the normalised branches: "
         "tests/ops/conv/test_reparameterized.py::"
         "test_a_merged_kernel_is_the_sum_of_normalised_branches; a mixer before and after: "
         "tests/models/mixers/conv/test_reparameterized.py::"
-        "test_one_kernel_gives_what_all_branches_gave",
+        "test_one_kernel_gives_what_all_branches_gave; a network before and after: tests/models/"
+        "vision/test_unireplknet.py::test_one_kernel_a_layer_gives_what_was_trained; parameters "
+        "and GFLOPs of all nine: tests/models/vision/test_unireplknet.py",
     ),
     Paper(
         "parcnetv2",

@@ -69,14 +69,23 @@ LEDGER = (
     Paper(
         "spanet",
         covers="the spectral pooling filter, its circle drawn for the map at hand (the released "
-        "code pads its table), and the aggregation of filters of three weights as a mixer; not the "
-        "networks",
-        where=("scanmax.ops.spectral_pooling", "scanmax.models.mixers.SpectralPooling"),
-        tests=("tests/ops/spectral/test_pooling.py::SpectralPoolingTest", _MIXERS),
+        "code pads its table), the aggregation of filters of three weights as a mixer, and the "
+        "networks S to BX, to which the authors' code gives the same numbers; not the dense tasks",
+        where=(
+            "scanmax.ops.spectral_pooling",
+            "scanmax.models.mixers.SpectralPooling",
+            "scanmax.models.vision.spanet.SpaNet",
+        ),
+        tests=(
+            "tests/ops/spectral/test_pooling.py::SpectralPoolingTest",
+            "tests/models/vision/test_spanet.py",
+            "tests/models/vision/test_authors.py",
+            _MIXERS,
+        ),
         reproduced="energy beyond the radius falls by (1 - lambda)^2: "
         "tests/ops/spectral/test_pooling.py::"
-        "test_energy_beyond_the_radius_falls_by_the_square_of_what_is_left; parameters of "
-        f"SPANet-S: {_SIZES}::test_spanet_small",
+        "test_energy_beyond_the_radius_falls_by_the_square_of_what_is_left; parameters "
+        "and GFLOPs of all five: tests/models/vision/test_spanet.py",
     ),
     Paper(
         "mg-tfno",

@@ -173,7 +173,7 @@ class ModelSuite(chex.TestCase):
             maps = jax.eval_shape(features, variables, info.example(2))
             places = info.input_size[:2] if info.input_kind == "image" else info.input_size
             expected = [
-                (2, *(size // feature.stride for size in places), feature.channels)
+                (2, *(self.map_side(size, feature.stride) for size in places), feature.channels)
                 for feature in info.features
             ]
             self.assertEqual([entry.shape for entry in maps], expected, name)
@@ -194,6 +194,10 @@ class ModelSuite(chex.TestCase):
             whole = nn.unbox(self.shapes(name)[1])["params"]
             for scope, params in nn.unbox(variables)["params"].items():
                 chex.assert_trees_all_equal_shapes(params, whole[scope])
+
+    def map_side(self, size: int, stride: int) -> int:
+        """Side of a map of that stride; families that keep what is left of it say otherwise."""
+        return size // stride
 
     def pooled_channels(self, info) -> int:
         """Width of the features that a model without head gives."""

@@ -75,6 +75,51 @@ MODELS = {
         name: (registered, {"dims": (8, 8, 16, 16), "depths": (1, 3, 1, 1), "stem_dims": (8,)}, 33)
         for name, registered in (("ibn_a", "resnet50_ibn_a"), ("ibn_b", "resnet18_ibn_b"))
     },
+    "unireplknet": (
+        "unireplknet_t",
+        {
+            "dims": (8, 8, 8, 12),
+            "depths": (1, 1, 2, 1),
+            "kernel_sizes": ((3,), (3,), (7, 3), (3,)),
+            "layer_scale": 0.5,
+        },
+        32,
+    ),
+    "hornet": (
+        "hornet_tiny_gf",
+        {
+            "img_size": 32,
+            "dims": (4, 8, 16, 32),
+            "depths": (1, 1, 1, 1),
+            "orders": (2, 3, 2, 2),
+            "neighbourhoods": ("conv", "global_local", "global_local", "global_local"),
+            "layer_scale": 0.5,
+        },
+        32,
+    ),
+    "lsnet": (
+        "lsnet_t_distill",
+        {
+            "img_size": 72,
+            "dims": (32, 32, 32, 32),
+            "depths": (1, 1, 2, 2),
+            "heads": (1, 1, 1, 2),
+            "key_dim": 4,
+        },
+        72,
+    ),
+    "spanet": (
+        "spanet_small",
+        {
+            "dims": (6, 10),
+            "depths": (1, 1),
+            "heads": (1, 1),
+            "mlp_ratio": 2.0,
+            "radii": (2, 1),
+            "residual_scales": (None, 0.5),
+        },
+        32,
+    ),
     "cas_vit": ("cas_vit_xs", {"dims": (8, 12), "depths": (1, 1), "heads": (1, 1)}, 24),
     "rmt": (
         "rmt_t",

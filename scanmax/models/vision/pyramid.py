@@ -73,7 +73,7 @@ class Pyramid(MapHost):
                 x = self.downsample(x, stage, train)
             first, grid = sum(self.depths[:stage]), x.shape[1:3]
             blocks, own_rates = self.block_fields(stage), rates[first : first + depth]
-            layers = depth // len(blocks)
+            layers = depth // max(len(blocks), 1)
             if layers > 1:
                 own_rates = [own_rates[i : i + layers] for i in range(0, depth, layers)]
             tokens, _, _ = apply_blocks(

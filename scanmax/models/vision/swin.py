@@ -19,12 +19,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.errors import UserError
-from scanmax.models.blocks import Block
+from scanmax.models.blocks import Block, apply_in_turn
 from scanmax.models.layers import Dense
 from scanmax.models.mixers import with_defaults
 from scanmax.models.registry import Variant, register_family
@@ -54,11 +53,8 @@ class BlockPair(nn.Module):
         grid: tuple[int, int] | None = None,
         train: bool = False,
     ) -> Float[Array, "B T D"]:
-        rates = drop_path_rate
-        if not isinstance(rates, tuple) and not np.ndim(rates):
-            rates = (rates, rates)
-        x = Block(**self.first, name="first")(x, rates[0], None, grid, train)
-        return Block(**self.second, name="second")(x, rates[1], None, grid, train)
+        pair = {"first": self.first, "second": self.second}
+        return apply_in_turn(Block, pair, x, drop_path_rate, grid, train)
 
 
 class Swin(Pyramid):

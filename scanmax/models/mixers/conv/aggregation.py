@@ -23,6 +23,10 @@ class LsConv(MapMixer):
       kernel_size: side of the large kernel.
       small_size: side of the pixels' own kernels.
       shared: channels for each kernel; divides D.
+      merged: the form after training, where convolutions have their batch norms inside; the last
+        norm stays, for what it scales is no convolution.
+      norm_momentum: weight of the old averages of batch norms at each training step.
+      frozen_statistics: batch norms keep their averages, in training too.
     """
 
     formula: ClassVar[str] = "y_p = BN(sum_o w_po x_(p+o)),  w = GN(W relu(V DW_7x7(relu(U x))))"
@@ -32,6 +36,9 @@ class LsConv(MapMixer):
     kernel_size: int = 7
     small_size: int = 3
     shared: int = 8
+    merged: bool = False
+    norm_momentum: float = 0.9
+    frozen_statistics: bool = False
 
     @nn.nowrap
     def mixed(self, maps: Float[Array, "B Y X D"], train: bool) -> Float[Array, "B Y X D"]:
@@ -40,6 +47,7 @@ class LsConv(MapMixer):
             raise UserError(f"shared={self.shared} does not divide the width, {dim}")
         half, kernels = max(dim // 2, 1), dim // self.shared
         view = maps
+        statistics = {"frozen_statistics": self.frozen_statistics, **self.dtypes}
         layers = {"into": (1, "relu"), "look": (self.kernel_size, None), "onward": (1, "relu")}
         for name, (size, act) in layers.items():
             view = ConvNorm(
@@ -47,9 +55,12 @@ class LsConv(MapMixer):
                 size,
                 groups=half if name == "look" else 1,
                 activation=act,
+                use_bias=self.merged,
+                use_norm=not self.merged,
+                norm_momentum=self.norm_momentum,
                 kernel_init=fan_in_uniform(),
                 name=name,
-                **self.dtypes,
+                **statistics,
             )(view, train)
         weights = self.dense(taps * kernels, ("embed", "mlp"), "taps")(view)
         scale = self.param(
@@ -62,4 +73,4 @@ class LsConv(MapMixer):
         weights = ops.group_norm(weights, scale, bias, groups=kernels)
         weights = weights.reshape(*maps.shape[:-1], kernels, taps)
         y = ops.small_kernel_aggregation(maps, weights)
-        return BatchNorm(name="norm", **self.dtypes)(y, train)
+        return BatchNorm(momentum=self.norm_momentum, name="norm", **statistics)(y, train)

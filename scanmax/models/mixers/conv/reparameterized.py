@@ -12,6 +12,7 @@ from scanmax.errors import UserError
 from scanmax.models.layers import BatchNorm, Conv, fan_in_uniform
 from scanmax.models.mixers.base import MapMixer
 from scanmax.models.parts.channel_attention import SqueezeExcite
+from scanmax.models.parts.merging import apply_rule, folded
 
 # (size, dilation) of the branches beside a kernel of each size, as in the released code.
 BRANCHES = {
@@ -34,9 +35,13 @@ class DilatedReparam(MapMixer):
 
     Attributes:
       kernel_size: side of the large kernel.
-      branches: (size, dilation) of the others; None takes those of BRANCHES.
+      branches: (size, dilation) of the others; None takes those of BRANCHES. Without any the large
+        kernel has no norm but that of the sum.
+      sum_norm: whether a batch norm stands behind the sum too.
       reduction: the gate's hidden layer has D / reduction channels; 0 leaves the gate out.
       merged: the form after training.
+      norm_momentum: weight of the old averages of batch norms at each training step.
+      frozen_statistics: batch norms keep their averages, in training too.
     """
 
     formula: ClassVar[str] = "y = SE(BN(sum_b BN_b(x * k_b))),  k_b dilated, merged in the end"
@@ -45,8 +50,11 @@ class DilatedReparam(MapMixer):
 
     kernel_size: int = 13
     branches: tuple[tuple[int, int], ...] | None = None
+    sum_norm: bool = True
     reduction: int = 4
     merged: bool = False
+    norm_momentum: float = 0.9
+    frozen_statistics: bool = False
 
     @nn.nowrap
     def mixed(self, maps: Float[Array, "B Y X D"], train: bool) -> Float[Array, "B Y X D"]:
@@ -73,22 +81,27 @@ class DilatedReparam(MapMixer):
                 name=name,
                 **self.dtypes,
             )(maps)
-            if not self.merged:
-                convolved = BatchNorm(name=f"{name}_norm", **self.dtypes)(convolved, train)
+            if len(sizes) > 1:
+                convolved = self.statistics_norm(f"{name}_norm")(convolved, train)
             y = y + convolved
-        if not self.merged:
-            y = BatchNorm(name="norm", **self.dtypes)(y, train)
+        if self.sum_norm and not self.merged:
+            y = self.statistics_norm("norm")(y, train)
         if not self.reduction:
             return y
         return SqueezeExcite(reduction=self.reduction, name="gate", **self.dtypes)(y, train)
+
+    @nn.nowrap
+    def statistics_norm(self, name: str) -> BatchNorm:
+        """A batch norm."""
+        momentum, frozen = self.norm_momentum, self.frozen_statistics
+        return BatchNorm(momentum=momentum, frozen_statistics=frozen, name=name, **self.dtypes)
 
 
 def merge_dilated_branches(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Variables of a model whose `DilatedReparam` mixers have `merged=True`, from trained ones.
 
     Args:
-      variables: "params" and "batch_stats" of the model, or of the mixer; layers that are scanned
-        are unstacked first (`blocks.unstack_blocks`).
+      variables: "params" and "batch_stats" of the mixer or of a model, its layers scanned or not.
 
     Returns:
       Both collections, in which a mixer has one kernel and one bias; the rest is as it was.
@@ -96,42 +109,33 @@ def merge_dilated_branches(variables: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       UserError: when no mixer has branches.
     """
-    variables = nn.meta.unbox(dict(variables))
-    params, statistics = variables["params"], variables.get("batch_stats", {})
-    found = []
-
-    def merged(params, statistics):
-        if "large_norm" in params:
-            found.append(params)
-            return _merged_mixer(params, statistics)
-        pairs = {}
-        for name, value in params.items():
-            of = statistics.get(name, {})
-            pairs[name] = merged(value, of) if isinstance(value, Mapping) else (value, of)
-        kept = {name: of for name, (_, of) in pairs.items() if of}
-        return {name: value for name, (value, _) in pairs.items()}, kept
-
-    params, statistics = merged(params, statistics)
-    if not found:
+    variables, count = apply_rule(variables, _merged_mixer)
+    if not count:
         raise UserError("the variables have no mixer with dilated branches to merge")
-    rest = {name: value for name, value in variables.items() if name != "batch_stats"}
-    return {**rest, "params": params, **({"batch_stats": statistics} if statistics else {})}
+    return variables
 
 
 def _merged_mixer(params, statistics):
     """(parameters, statistics) of one mixer with its branches and norms folded into one kernel."""
+    if "large" not in params or not {"norm", "large_norm"} & set(params):
+        return None
 
-    def folded(kernel, name):
-        norm = (statistics[name]["mean"], statistics[name]["variance"])
-        return ops.fold_batch_norm(kernel, *norm, params[name]["scale"], params[name]["bias"])
+    def norm_of(name):
+        return params[name], statistics[name]
 
     names = ["large", *(name for name in params if re.fullmatch(r"branch_\d+_\d+", name))]
-    kernels, biases = zip(*(folded(params[name]["kernel"], f"{name}_norm") for name in names))
-    dilations = tuple(int(name.split("_")[-1]) for name in names[1:])
-    kernel = ops.merge_dilated_kernels(kernels[0], kernels[1:], dilations=dilations)
-    # The norm behind the sum: of the kernel, and of the bias as a kernel of one tap.
-    kernel, offset = folded(kernel, "norm")
-    bias, _ = folded(sum(biases).reshape(1, 1, 1, -1), "norm")
+    kernel, bias = params["large"]["kernel"], None
+    if len(names) > 1:
+        kernels, biases = zip(
+            *(folded(params[name]["kernel"], *norm_of(f"{name}_norm")) for name in names)
+        )
+        dilations = tuple(int(name.split("_")[-1]) for name in names[1:])
+        kernel = ops.merge_dilated_kernels(kernels[0], kernels[1:], dilations=dilations)
+        bias = sum(biases)
+    if "norm" in params:
+        # The norm behind the sum: of the kernel, and of the bias as a kernel of one tap.
+        kernel, offset = folded(kernel, *norm_of("norm"))
+        bias = offset if bias is None else offset + folded(bias[None], *norm_of("norm"))[0][0]
     used = {*names, *(f"{name}_norm" for name in names), "norm"}
     kept = {name: value for name, value in params.items() if name not in used}
-    return {**kept, "large": {"kernel": kernel, "bias": bias.reshape(-1) + offset}}, {}
+    return {**kept, "large": {"kernel": kernel, "bias": bias}}, {}
