@@ -176,7 +176,7 @@ def rows(entry: Network, quick: bool, **own: Any):
         )
     model = scanmax.create_model(name, num_classes=CLASSES, **own)
     first = next(iter(networks.values()))[0]
-    weights = {key: np.array(value) for key, value in first.state_dict().items()}
+    weights = {key: value.clone().numpy() for key, value in first.state_dict().items()}
     variables = {
         collection: nn.unbox(tree)
         for collection, tree in load_weights(model, weights, images.shape[1:]).items()

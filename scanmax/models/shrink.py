@@ -21,7 +21,7 @@ RULE = """\
 - **Width**: all widths of a network, its groups too, are divided by the same power of two, the
   least by which its widest stage or branch has 128 channels at most, or 64 where all blocks are as
   wide. As many heads as before, or the most of them that divide the width.
-- **Depth**: at most 2 blocks in each stage, at most 4 where there are no stages.
+- **Depth**: one or two blocks in each stage, at most 4 where there are no stages.
 - **Sizes**: patches, windows, regions, blocks and the map that a head of several layers reads have
   4 pixels or tokens a side at most.
 - **Training**: no dropout and no dropped paths; a layer scale that starts below 1 starts at 1.
@@ -109,7 +109,7 @@ def _shrink(key: str, value: Any, divisor: int) -> Any:
     if key in _WIDTHS or key.endswith(("dim", "dims")):
         return _each(value, lambda width: -(-width // divisor))
     if key in _DEPTHS:
-        return _each(value, lambda depth: min(depth, STAGE_DEPTH))
+        return _each(value, lambda depth: max(min(depth, STAGE_DEPTH), 1))
     if key == "depth":
         return min(value, DEPTH)
     if key in _SIZES:
