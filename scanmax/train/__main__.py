@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
     with telling_others():
         held_out = train(config, workdir, profile=profile)
         if held_out and is_first_process():
-            finish(workdir, held_out)
+            tell(workdir, held_out)
     return 0
 
 
@@ -130,11 +130,10 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
-def finish(workdir: pathlib.Path, held_out: dict[str, float]) -> None:
-    """Writes the report and says where everything is."""
-    from scanmax.train.report import read_sample, write_report
+def tell(workdir: pathlib.Path, held_out: dict[str, float]) -> None:
+    """Says how good the run is and where everything lies."""
+    from scanmax.train.report import read_sample
 
-    write_report(workdir)
     sample = read_sample(workdir / "sample.json")
     if sample.get("text"):
         print(f"sample, after {sample['prompt'][-40:]!r}:\n{sample['text']}\n")

@@ -231,9 +231,11 @@ class LogConfig:
     Attributes:
       to: Loggers, names or pairs of a name and its options: "tensorboard", "wandb" and "mlflow"
         (extras of these names), "jsonl" (always written), "module:Class" of one's own.
+      report: Whether a run that ends writes `report.html` and its pictures.
     """
 
     to: tuple[Any, ...] = ("tensorboard",)
+    report: bool = True
 
 
 @dataclasses.dataclass

@@ -20,8 +20,8 @@ from scanmax.train.state import TrainState
 from scanmax.train.step import example_mask
 from scanmax.train.teachers import StoredTeacher
 
-# Images in predictions.npz: mistakes up to half of them, then what comes first.
-SHOWN = 64
+# Images in predictions.npz: the surest mistakes, and of what is right the least and the most sure.
+MISTAKES, UNSURE, SURE = 32, 16, 16
 # Tokens of the held-out text that a sample goes on from, and how many it adds.
 PROMPT, SAMPLE = 64, 256
 TEMPERATURE = 0.8
@@ -135,7 +135,8 @@ def _predicted(run: Run) -> tuple[str, ...]:
 def predictions(run: Run, state: TrainState) -> dict[str, np.ndarray]:
     """Every prediction of the held-out part, the confusion matrix [label, prediction], images."""
     rows = sharding.batch_sharding(run.mesh)
-    probabilities, labels, mistakes, right = [], [], [], []
+    probabilities, labels = [], []
+    mistakes, unsure, sure = Shelf(MISTAKES), Shelf(UNSURE), Shelf(SURE)
     seen = 0
     for batch in run.eval_batches():
         found = run.predict_step(run.eval_params(state), state.carried, to_device(batch, rows))
@@ -144,15 +145,20 @@ def predictions(run: Run, state: TrainState) -> dict[str, np.ndarray]:
         label = np.asarray(found["label"])[keep]
         probabilities.append(probability)
         labels.append(label)
-        if len(mistakes) < SHOWN // 2 or len(right) < SHOWN:
+        is_right = probability.argmax(axis=-1) == label
+        # What is not finite is kept where nothing better comes.
+        surety = np.nan_to_num(probability.max(axis=-1))
+        offers = [
+            (mistakes, np.where(is_right, -np.inf, surety)),
+            (unsure, np.where(is_right, -surety, -np.inf)),
+            (sure, np.where(is_right, surety, -np.inf)),
+        ]
+        if any(shelf.wants(worth) for shelf, worth in offers):
             images = np.asarray(found["image"])[keep]
-            for index, is_right in enumerate(probability.argmax(axis=-1) == label):
-                shelf = right if is_right else mistakes
-                if len(shelf) < SHOWN:
-                    shelf.append((seen + index, images[index]))
+            for shelf, worth in offers:
+                shelf.add(seen, worth, images)
         seen += len(label)
-    mistakes = mistakes[: SHOWN // 2]
-    shown = [*mistakes, *right[: SHOWN - len(mistakes)]]
+    shown = sorted({**mistakes.images(), **unsure.images(), **sure.images()}.items())
     probability, label = np.concatenate(probabilities), np.concatenate(labels)
     prediction = probability.argmax(axis=-1)
     confusion = np.zeros((probability.shape[-1],) * 2, np.int64)
@@ -166,6 +172,34 @@ def predictions(run: Run, state: TrainState) -> dict[str, np.ndarray]:
         "confusion": confusion,
         "class_names": np.asarray(run.pipeline.class_names, dtype=str),
     }
+
+
+class Shelf:
+    """The examples of most worth among all that were offered, with their images."""
+
+    def __init__(self, size: int):
+        self._size = size
+        self._kept: list[tuple[float, int, np.ndarray]] = []
+
+    def wants(self, worth: np.ndarray) -> bool:
+        """Whether one of [B] examples would be kept; -inf is worth nothing."""
+        lowest = self._kept[-1][0] if len(self._kept) == self._size else -np.inf
+        return bool((worth > lowest).any())
+
+    def add(self, first: int, worth: np.ndarray, images: np.ndarray) -> None:
+        """Offers [B] examples, of which `first` is the number of the first one."""
+        offered = [
+            (float(worth[index]), first + int(index), images[index].copy())
+            for index in np.argsort(-worth, kind="stable")[: self._size]
+            if worth[index] > -np.inf
+        ]
+        # Stable: of equals the earlier ones stay.
+        kept = sorted(self._kept + offered, key=lambda entry: -entry[0])
+        self._kept = kept[: self._size]
+
+    def images(self) -> dict[int, np.ndarray]:
+        """Number of the example -> its image, that of most worth first."""
+        return {number: image for _, number, image in self._kept}
 
 
 def text_sample(run: Run, state: TrainState) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The report's pictures: curves, a confusion matrix, samples. Each function returns a Figure."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,13 +38,19 @@ STYLE = {
 }
 # Above this many classes cells are too small for numbers, and above the second for a matrix.
 NUMBERED_CLASSES, SHOWN_CLASSES = 20, 120
-SAMPLE_COLUMNS, SAMPLE_ROWS = 10, 4
+SAMPLE_COLUMNS = 10
+# Letters of a class's name that have room beside an axis, and below an image, in two lines.
+NAME, LINE = 32, 15
 
 Row = Mapping[str, Any]
 
 
 def curves(
-    rows: Sequence[Row], *, is_language: bool = False, baselines: Mapping[str, float] | None = None
+    rows: Sequence[Row],
+    *,
+    is_language: bool = False,
+    baselines: Mapping[str, float] | None = None,
+    tokens: int = 0,
 ) -> Figure:
     """Loss, accuracy or bits per byte, learning rate and throughput over the run.
 
@@ -51,8 +58,10 @@ def curves(
       rows: of metrics.jsonl.
       is_language: whether the second panel shows bits per byte.
       baselines: figures of simple models, drawn as lines where bits per byte are.
+      tokens: of an example of text, for throughput in tokens; 0 counts examples.
     """
-    train = _whole_windows([row for row in rows if row["split"] == "train"])
+    trained = [row for row in rows if row["split"] == "train"]
+    train = _whole_windows(trained)
     held_out = [row for row in rows if row["split"] == "eval"]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 5.6), layout="constrained")
@@ -78,8 +87,8 @@ def curves(
         rate.set_title("Learning rate")
         rate.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         rate.set_ylim(bottom=0)
-        _series(speed, train, "examples_per_second", INK)
-        speed.set_title("Throughput, " + ("windows" if is_language else "images") + " per second")
+        _series(speed, train, "examples_per_second", INK, scale=tokens or 1)
+        speed.set_title(f"Throughput, {'tokens' if tokens else 'examples'} per second")
         speed.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         speed.set_ylim(bottom=0)
         epochs = _epochs_per_step(train)
@@ -89,31 +98,36 @@ def curves(
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
             if epochs and axes in (rate, speed):
-                last = train[-1]["step"]
+                last = trained[-1]["step"]
                 axes.set_xlabel(f"step ({last:,} steps are {last * epochs:,.4g} epochs)")
     return figure
 
 
 def sweep(
-    runs: Mapping[str, Mapping[int, Sequence[Row]]], metrics: Sequence[str] = ("loss",)
+    runs: Mapping[str, Mapping[int, Sequence[Row]]],
+    metrics: Sequence[str] = ("loss",),
+    *,
+    against_time: str = "",
 ) -> Figure:
     """Training loss and held-out metrics of several runs: means over seeds, lowest to highest.
 
     Args:
       runs: run's name -> seed -> rows of metrics.jsonl.
       metrics: of the held-out part.
+      against_time: a metric of the held-out part that is drawn over time too; "" is none.
     """
     panels = [("train", "loss"), *(("eval", metric) for metric in metrics)]
     colours = matplotlib.colormaps["tab10"].colors
+    count = len(panels) + bool(against_time)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.8 * len(panels), 3.8), layout="constrained")
-        for axes, (split, metric) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        lines = -(-count // 2)
+        figure = Figure(figsize=(9.6, 3.2 * lines), layout="constrained")
+        drawn = figure.subplots(lines, 2, squeeze=False).ravel()
+        for axes in drawn[count:]:
+            axes.set_visible(False)
+        for axes, (split, metric) in zip(drawn, panels):
             for index, (name, by_seed) in enumerate(runs.items()):
-                points: dict[int, list[float]] = {}
-                for rows in by_seed.values():
-                    for row in rows:
-                        if row["split"] == split and metric in row:
-                            points.setdefault(row["step"], []).append(row[metric])
+                points = _by_step(by_seed, split, metric)
                 steps = sorted(points)
                 if not steps:
                     continue
@@ -127,9 +141,41 @@ def sweep(
             axes.set_title(f"{'Training' if split == 'train' else 'Held-out'} {metric}")
             axes.set_xlabel("step")
             axes.margins(x=0)
+        if against_time:
+            axes = drawn[count - 1]
+            for index, (name, by_seed) in enumerate(runs.items()):
+                points = _by_step(by_seed, "eval", against_time)
+                times = _by_step({seed: _timed(rows) for seed, rows in by_seed.items()})
+                steps, colour = sorted(points), colours[index % len(colours)]
+                if not steps:
+                    continue
+                spent = [np.mean(times[step]) for step in steps]
+                mean = [np.mean(points[step]) for step in steps]
+                axes.plot(spent, mean, color=colour, label=name, linewidth=1.2)
+                axes.plot(spent[-1:], mean[-1:], color=colour, marker="o", clip_on=False)
+            axes.set_title(f"Held-out {against_time.replace('_', ' ')} against time")
+            axes.set_xlabel("seconds")
         if len(runs) <= 12:
-            axes.legend(frameon=False, fontsize=7)
+            drawn[0].legend(frameon=False, fontsize=7)
     return figure
+
+
+def _by_step(
+    by_seed: Mapping[int, Sequence[Row]], split: str = "eval", metric: str = "spent"
+) -> dict[int, list[float]]:
+    """Step -> values of the seeds that have the metric there."""
+    points: dict[int, list[float]] = {}
+    for rows in by_seed.values():
+        for row in rows:
+            if row["split"] == split and metric in row:
+                points.setdefault(row["step"], []).append(row[metric])
+    return points
+
+
+def _timed(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows with the seconds since the first of them; a clock that was set back stands still."""
+    steps = np.diff([row["time"] for row in rows], prepend=rows[0]["time"])
+    return [{**row, "spent": s} for row, s in zip(rows, np.cumsum(np.maximum(steps, 0.0)))]
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
@@ -169,6 +215,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
         every = max(1, classes // 40)
         ticks = np.arange(0, classes, every)
         long = max(map(len, names)) > 3
+        names = [cut(name) for name in names]
         axes.set_xticks(ticks, [names[tick] for tick in ticks], rotation=90 if long else 0)
         axes.set_yticks(ticks, [names[tick] for tick in ticks])
         axes.set_xlabel("predicted class")
@@ -192,7 +239,7 @@ def samples(
     confidences: np.ndarray,
     names: Sequence[str],
 ) -> Figure:
-    """Held-out images with what the model says: the wrong ones first, the surest mistake leading.
+    """Held-out images: the surest mistakes, and of what is right the least and the most sure.
 
     Args:
       images: [B, Y, X, C] uint8.
@@ -202,40 +249,56 @@ def samples(
       names: of the classes.
     """
     wrong = predictions != labels
-    order = np.lexsort((np.where(wrong, -confidences, confidences), ~wrong))
-    order = order[: SAMPLE_COLUMNS * SAMPLE_ROWS]
-    rows = max(1, -(-len(order) // SAMPLE_COLUMNS))
+    order = np.argsort(-confidences, kind="stable")
+    right = order[~wrong[order]]
+    unsure = right[::-1][:SAMPLE_COLUMNS]
+    sections = {
+        "Mistakes, the surest first": order[wrong[order]][: 2 * SAMPLE_COLUMNS],
+        "Right, the least sure first": unsure,
+        "Right, the surest first": right[: min(SAMPLE_COLUMNS, len(right) - len(unsure))],
+    }
+    sections = {title: shown for title, shown in sections.items() if len(shown)}
+
+    def caption(index: int) -> str:
+        lines = _lines(names, labels[index])
+        if wrong[index]:
+            lines += _lines(names, predictions[index], "seen as ")
+        return "\n".join([*lines, f"{100 * confidences[index]:.0f}%"])
+
+    rows = [-(-len(shown) // SAMPLE_COLUMNS) for shown in sections.values()]
+    most = [max(caption(i).count("\n") for i in shown) for shown in sections.values()]
+    heights = [0.25 + count * (0.98 + 0.14 * lines) for count, lines in zip(rows, most)]
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(9.6, 1.28 * rows), layout="constrained")
+        figure = Figure(figsize=(9.6, sum(heights)), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04)
-        for axes, index in zip(
-            figure.subplots(rows, SAMPLE_COLUMNS, squeeze=False).ravel(),
-            [*order, *[None] * (rows * SAMPLE_COLUMNS - len(order))],
-        ):
-            axes.set_xticks([])
-            axes.set_yticks([])
-            for spine in axes.spines.values():
-                spine.set_visible(index is not None and bool(wrong[index]))
-                spine.set(color=WRONG, linewidth=2.2)
-            if index is None:
-                continue
-            image = images[index]
-            grey = image.shape[-1] == 1
-            axes.imshow(
-                image[..., 0] if grey else image, cmap="gray_r" if grey else None, vmin=0, vmax=255
-            )
-            said = _short(names, predictions[index])
-            if wrong[index]:
-                said = f"{_short(names, labels[index])} seen as {said}"
-            colour = WRONG if wrong[index] else FAINT
-            text = f"{said}\n{100 * confidences[index]:.0f}%"
-            axes.set_xlabel(text, color=colour, fontsize=7.5, labelpad=3)
+        parts = np.ravel(figure.subfigures(len(sections), 1, height_ratios=heights))
+        for part, count, (title, shown) in zip(parts, rows, sections.items()):
+            part.suptitle(title, x=0.005, ha="left", color=INK, fontsize=10, fontweight="bold")
+            places = part.subplots(count, SAMPLE_COLUMNS, squeeze=False).ravel()
+            for axes in places:
+                axes.set_xticks([])
+                axes.set_yticks([])
+                axes.spines[:].set_visible(False)
+            for axes, index in zip(places, shown):
+                axes.spines[:].set_visible(bool(wrong[index]))
+                axes.spines[:].set(color=WRONG, linewidth=2.2)
+                image = images[index]
+                grey = image.shape[-1] == 1
+                shades = {"cmap": "gray_r" if grey else None, "vmin": 0, "vmax": 255}
+                axes.imshow(image[..., 0] if grey else image, **shades)
+                colour = WRONG if wrong[index] else FAINT
+                axes.set_xlabel(caption(index), color=colour, fontsize=7.5, labelpad=3)
     return figure
 
 
-def _short(names: Sequence[str], index: int) -> str:
+def cut(name: str) -> str:
+    """A class's name at a length that leaves room for what it names."""
+    return name if len(name) <= NAME else name[: NAME - 1] + "…"
+
+
+def _lines(names: Sequence[str], index: int, before: str = "") -> list[str]:
     name = names[index] if index < len(names) else str(index)
-    return name if len(name) <= 12 else name[:11] + "…"
+    return textwrap.wrap(before + name, LINE, max_lines=2, placeholder="…")
 
 
 def _series(axes, rows: Sequence[Row], name: str, colour: str, scale: float = 1.0, **line):
@@ -246,18 +309,29 @@ def _series(axes, rows: Sequence[Row], name: str, colour: str, scale: float = 1.
 
 
 def _both(axes, train, held_out, name: str, title: str, scale: float = 1.0, suffix: str = ""):
-    """Training faint, held-out strong, each named at its last point."""
+    """Training faint, held-out strong, its last point a dot and its best a ring, with figures."""
     axes.set_title(title)
     ours = _series(axes, train, name, TRAIN, scale, linewidth=1.4)
     theirs = _series(
-        axes, held_out, name, HELD_OUT, scale, marker="o", markersize=3.5, clip_on=False
+        axes, held_out, name, HELD_OUT, scale, marker="o", markersize=2.5, clip_on=False
     )
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{suffix}"))
-    named = [("training", TRAIN, ours), ("held out", HELD_OUT, theirs)]
-    for label, colour, points in named:
-        if points:
-            value = f"{points[-1][1]:.1f}{suffix}" if suffix else f"{points[-1][1]:.3f}"
-            axes.plot([], [], color=colour, linewidth=3, label=f"{label} {value}")
+
+    def figure(value):
+        return f"{value:.1f}{suffix}" if suffix else f"{value:.3f}"
+
+    mark = {"color": HELD_OUT, "linestyle": "", "clip_on": False, "zorder": 3}
+    if ours:
+        axes.plot([], [], color=TRAIN, linewidth=3, label=f"training, last {figure(ours[-1][1])}")
+    if theirs:
+        label = f"held out, last {figure(theirs[-1][1])}"
+        axes.plot(*theirs[-1], marker="o", markersize=6, label=label, **mark)
+    finite = [point for point in theirs if np.isfinite(point[1])]
+    if len(finite) > 1:
+        # Of equals the newest, as a checkpoint is kept.
+        best = max(finite, key=lambda point: (point[1] if suffix else -point[1], point[0]))
+        label = f"held out, best {figure(best[1])} at step {best[0]:,}"
+        axes.plot(*best, marker="o", markersize=9, fillstyle="none", label=label, **mark)
     values = np.array([value for _, value in (*ours, *theirs) if np.isfinite(value)])
     if len(values) > 8 and not suffix:
         # The first steps of a loss would flatten all that follows.
@@ -266,8 +340,9 @@ def _both(axes, train, held_out, name: str, title: str, scale: float = 1.0, suff
         axes.set_ylim(max(0, low - 0.08 * (top - low)), top + 0.08 * (top - low))
     if suffix:
         axes.set_ylim(top=102)
-    place = "lower right" if suffix else "upper right"
-    axes.legend(frameon=False, loc=place, handlelength=1.2, labelcolor=INK)
+    if axes.get_legend_handles_labels()[0]:
+        place = "lower right" if suffix else "upper right"
+        axes.legend(frameon=False, loc=place, handlelength=1.2, labelcolor=INK)
 
 
 def _whole_windows(train: Sequence[Row]) -> Sequence[Row]:
@@ -291,7 +366,7 @@ def _most_confused(matrix: np.ndarray, names: Sequence[str], count: int = 25) ->
     axes = figure.subplots()
     places = np.arange(len(pairs))[::-1]
     axes.barh(places, [matrix[pair] for pair in pairs], color=WRONG, height=0.7)
-    labels = [f"{_short(names, true)} seen as {_short(names, said)}" for true, said in pairs]
+    labels = [f"{cut(names[true])} seen as {cut(names[said])}" for true, said in pairs]
     axes.set_yticks(places, labels)
     axes.set_xlabel("held-out images")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

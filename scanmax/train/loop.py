@@ -15,6 +15,7 @@ import jax
 
 from scanmax.cli import to_dict
 from scanmax.errors import UserError
+from scanmax.models.analysis import count_multiply_adds
 from scanmax.train import sharding
 from scanmax.train.build import Run, build
 from scanmax.train.checkpoint import Checkpointer
@@ -25,6 +26,8 @@ from scanmax.train.log import Log, NoLog, open_log
 from scanmax.train.loggers.outcome import tell_outcome
 from scanmax.train.pipelines import Pipeline
 from scanmax.train.processes import agree, is_preempted, telling_others
+from scanmax.train.record import write_record
+from scanmax.train.report import write_report
 from scanmax.train.starting import starting_weights
 from scanmax.train.stored import teacher_variables
 from scanmax.train.throughput import HostClock, Profile, peak_flops, step_flops, step_memory
@@ -51,7 +54,7 @@ def train(
 
     Args:
       config: the config.
-      workdir: where checkpoints, metrics and the report go.
+      workdir: where checkpoints, metrics and `report.html` go.
       data: images and labels of one's own, (images, labels) or arrays by the names that
         docs/own_data.md lists; None loads config.data.
       pipeline: batches of one's own.
@@ -85,7 +88,9 @@ def train(
             del begins
             start, best = meta["step"], best_so_far(meta, config.checkpoint)
             teachers = load_teachers(run)
-            flops, peak = step_flops(run), peak_flops(mesh.devices.ravel().tolist())
+            multiply_adds = count_multiply_adds(run.model, run.example)
+            flops = step_flops(run, multiply_adds)
+            peak = peak_flops(mesh.devices.ravel().tolist())
             is_first = jax.process_index() == 0
             log: Log | NoLog = NoLog()
             if is_first:
@@ -147,6 +152,7 @@ def train(
                 if step == start + 1:
                     held.record()
                     window.memory = step_memory(run.train_step, state, batch, teachers)
+                    write_record(workdir, run, start, multiply_adds)
                 if trace.after(step, metrics):
                     log.say(f"profile      {workdir / 'profile'}")
                     window.restart_clock()
@@ -197,6 +203,8 @@ def train(
                 tell_outcome(log, durations.total, save_outcome(run, state, workdir))
             except Stopped:
                 return leave(durations.total)
+            if is_first and config.log.report:
+                write_report(workdir)
         return held_out
     # stop_signal has ended it.
     return {}

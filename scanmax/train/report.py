@@ -1,11 +1,10 @@
 """The report of a run: pictures as PNG and one HTML page that needs nothing beside it.
 
-It reads what training wrote into the workdir: config.json, metrics.jsonl, predictions.npz for
-images, sample.json for text. `python -m scanmax.train.report WORKDIR` writes it anew.
+It reads what training wrote into the workdir: config.json, run.json, metrics.jsonl,
+predictions.npz for images, sample.json for text.
+`python -m scanmax.train.report WORKDIR` writes it anew.
 """
 
-import base64
-import datetime
 import html
 import io
 import itertools
@@ -22,6 +21,9 @@ from scanmax.errors import UserError
 from scanmax.files import write_whole
 from scanmax.train.config import Config, flatten
 from scanmax.train.log import rows_of
+from scanmax.train.page import count, duration, fields_of, folded, moment, page, picture, table_of
+from scanmax.train.record import read_record, tokens_of
+from scanmax.train.scores import LISTED, Judge
 
 Rows = list[dict[str, Any]]
 # Arrays of predictions.npz with an entry for every held-out example.
@@ -57,16 +59,20 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     sample = {"baselines": found.get("baselines", {}), **sample}
     predictions = read_predictions(workdir / "predictions.npz")
     predictions = of_step(last, workdir / "predictions.npz", predictions)
+    record = read_record(workdir)
     is_language = any("bits_per_byte" in row for row in rows)
     if is_language:
         rows = [with_bits(row) for row in rows]
     pictures = {
         "curves": figures.curves(
-            rows, is_language=is_language, baselines=sample.get("baselines", {})
+            rows,
+            is_language=is_language,
+            baselines=sample.get("baselines", {}),
+            tokens=tokens_of(record),
         )
     }
     if predictions:
-        names = [str(name) for name in predictions["class_names"]]
+        names = class_names(predictions)
         pictures["confusion"] = figures.confusion(predictions["confusion"], names)
         shown = predictions["shown"]
         pictures["samples"] = figures.samples(
@@ -83,10 +89,10 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         write_whole(folder / f"{name}.png", buffer.getvalue())
-        encoded[name] = base64.b64encode(buffer.getvalue()).decode()
-    page = render(workdir.resolve().name, rows, config, predictions, sample, encoded)
+        encoded[name] = buffer.getvalue()
+    whole = render(workdir.resolve().name, rows, config, predictions, sample, encoded, record)
     path = workdir / "report.html"
-    write_whole(path, page)
+    write_whole(path, whole)
     return path
 
 
@@ -168,7 +174,10 @@ def subtitle(config: Mapping[str, Any]) -> str:
 
 
 def headline(
-    rows: Rows, predictions: Mapping[str, np.ndarray], sample: Mapping[str, Any]
+    rows: Rows,
+    predictions: Mapping[str, np.ndarray],
+    sample: Mapping[str, Any],
+    record: Mapping[str, Any],
 ) -> list[tuple[str, str, str]]:
     """The figures at the top: (name, value, remark)."""
     train = [row for row in rows if row["split"] == "train"]
@@ -196,38 +205,39 @@ def headline(
     last = train[-1] if train else rows[-1]
     epochs = f"{last['epoch']:,.4g} epochs" if "epoch" in last else ""
     tiles.append(("steps", f"{last['step']:,}", epochs))
-    # Summed over the steps forward: a clock that was set back counts as standing still.
-    times = [row["time"] for row in rows]
-    spent = sum(max(0.0, after - before) for before, after in itertools.pairwise(times))
-    finished = datetime.datetime.fromtimestamp(rows[-1]["time"], datetime.UTC)
-    tiles.append(("time", duration(spent), f"to {finished:%Y-%m-%d %H:%M} UTC"))
-    speeds = [row["examples_per_second"] for row in train if "examples_per_second" in row]
-    if speeds:
+    tiles.append(("time", duration(time_spent(rows)), f"to {moment(rows[-1]['time'])}"))
+    speed = examples_per_second(rows)
+    if speed:
         waits = [row["data_wait"] for row in train if "data_wait" in row]
         remark = f"{100 * np.median(waits):.0f}% of it waiting for data" if waits else ""
         shares = [row["utilization"] for row in train if "utilization" in row]
         remark += f", {100 * np.median(shares):.0f}% of the peak" if shares else ""
-        tiles.append(("examples per second", f"{np.median(speeds):,.0f}", remark))
+        tokens = tokens_of(record)
+        unit = "tokens per second" if tokens else "examples per second"
+        tiles.append((unit, f"{(tokens or 1) * speed:,.0f}", remark))
+    if record:
+        inputs = " x ".join(str(size) for size in record["input"])
+        adds = record["multiply_adds"] / 1e9
+        remark = f"{adds:.3g} GFLOPs, billions of multiply-adds, for an input of {inputs}"
+        tiles.append(("parameters", count(record["parameters"]), remark))
     return tiles
+
+
+def time_spent(rows: Rows) -> float:
+    """Seconds, summed over the steps forward: a clock that was set back counts as standing."""
+    times = [row["time"] for row in rows]
+    return sum(max(0.0, after - before) for before, after in itertools.pairwise(times))
+
+
+def examples_per_second(rows: Rows) -> float | None:
+    """The median over the run; None of one too short to be timed."""
+    speeds = [row["examples_per_second"] for row in rows if "examples_per_second" in row]
+    return float(np.median(speeds)) if speeds else None
 
 
 def evaluator_metrics(held_out: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of the accuracies that evaluators gave, such as "knn_accuracy"."""
     return sorted({name for row in held_out for name in row if name.endswith("_accuracy")})
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them.
-
-    >>> duration(134)
-    '2 min 14 s'
-    """
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
 def config_rows(config: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
@@ -241,48 +251,19 @@ def config_rows(config: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     ]
 
 
-CSS = """
-:root { --ink: #1f2933; --faint: #616e7c; --rule: #e4e7eb; --blue: #0b69a3; }
-* { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; color: var(--ink);
-  background: #fff; max-width: 1040px; margin: 0 auto; padding: 40px 24px 80px; }
-h1 { font-size: 28px; line-height: 1.2; margin: 0; letter-spacing: -0.01em; }
-h2 { font-size: 18px; margin: 48px 0 12px; }
-p, figcaption { color: var(--faint); margin: 4px 0 0; max-width: 70ch; }
-figure { margin: 0; }
-figcaption { font-size: 14px; }
-img { max-width: 100%; height: auto; display: block; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 0 24px;
-  margin: 28px 0 0; border-top: 2px solid var(--ink); }
-.tile { padding: 12px 0; }
-.tile b { display: block; font-size: 26px; line-height: 1.25; font-variant-numeric: tabular-nums; }
-.tile:first-child b { color: var(--blue); }
-.tile span { color: var(--faint); font-size: 14px; }
-pre { background: #f5f7fa; padding: 16px 20px; border-radius: 6px; overflow-x: auto;
-  font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; white-space: pre-wrap; }
-pre .prompt { color: var(--blue); font-weight: 600; }
-table { border-collapse: collapse; font-size: 13px; margin-top: 8px; }
-td { padding: 3px 32px 3px 0; border-bottom: 1px solid var(--rule); vertical-align: top;
-  font-family: ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-td:first-child { color: var(--faint); }
-details { margin-top: 16px; }
-summary { cursor: pointer; color: var(--faint); }
-@media print { body { padding: 0; } details { display: none; } }
-"""
-
-
 def render(
     heading: str,
     rows: Rows,
     config: Mapping[str, Any],
     predictions: Mapping[str, np.ndarray],
     sample: Mapping[str, Any],
-    pictures: Mapping[str, str],
+    pictures: Mapping[str, bytes],
+    record: Mapping[str, Any],
 ) -> str:
-    """The page; pictures are base64 of PNG."""
+    """The page; pictures are PNG."""
     parts = [f"<h1>{html.escape(heading)}</h1>", f"<p>{html.escape(subtitle(config))}</p>"]
     parts.append('<div class="tiles">')
-    for name, value, remark in headline(rows, predictions, sample):
+    for name, value, remark in headline(rows, predictions, sample, record):
         parts.append(
             f'<div class="tile"><span>{html.escape(name)}</span><b>{html.escape(value)}</b>'
             f"<span>{html.escape(remark)}</span></div>"
@@ -292,58 +273,97 @@ def render(
         "curves": (
             "Curves",
             "Training figures are of augmented examples with dropout where the config has them, "
-            "means since the point before; held-out figures are exact over the whole part.",
+            "means since the point before; held-out figures are exact over the whole part. Dots "
+            "are the last evaluation, rings the best.",
         ),
         "confusion": ("Confusion matrix", ""),
-        "samples": (
-            "Samples",
-            "Held-out images: mistakes first, framed, the surest one leading; then what is right, "
-            "the least sure first. The percentage is the model's probability of what it says.",
-        ),
+        "samples": ("Samples", "The percentage is the model's probability of what it says."),
     }
-    for name, picture in pictures.items():
-        heading_text, caption = captions[name]
-        parts.append(
-            f"<h2>{heading_text}</h2><figure>"
-            f'<img alt="{heading_text}" width="{picture_width(picture)}" '
-            f'src="data:image/png;base64,{picture}">'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
+    for name, content in pictures.items():
+        title, caption = captions[name]
+        parts += [f"<h2>{title}</h2>", picture(title, content, caption)]
+        if name == "confusion":
+            parts += class_tables(predictions)
     if sample.get("text"):
         parts.append(
             "<h2>A sample</h2><p>The model goes on from the blue words, which are held out.</p>"
             f'<pre><span class="prompt">{html.escape(sample.get("prompt", ""))}</span>'
             f"{html.escape(sample['text'])}</pre>"
         )
+    if record:
+        parts += ["<h2>Run</h2>", fields_of(run_rows(record))]
     if config:
         table = config_rows(config)
         parts.append("<h2>Config</h2><p>What differs from the defaults.</p>")
-        parts.append(table_of([row for row in table if row[2]]))
-        parts.append(
-            f"<details><summary>All {len(table)} fields</summary>{table_of(table)}</details>"
+        parts.append(fields_of([row[:2] for row in table if row[2]]))
+        every = fields_of([row[:2] for row in table])
+        parts.append(folded(f"All {len(table)} fields", every))
+    return page(heading, parts)
+
+
+def class_tables(predictions: Mapping[str, np.ndarray]) -> list[str]:
+    """How good each class is, the hardest first, and what is mistaken for what most often."""
+    judge = Judge(class_names(predictions))
+    judge.add(predictions["probabilities"], predictions["labels"])
+    rows = sorted(judge.scores().class_rows(), key=lambda row: row["accuracy"])
+    header = ("class", "images", "right", "mostly taken for")
+    lines = [
+        (
+            row["class"],
+            f"{row['images']:,}",
+            f"{100 * row['accuracy']:.1f}%",
+            f"{row['taken_for']} ({row['times']:,})" if row["times"] else "",
         )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(heading)}</title><style>{CSS}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+        for row in rows
+    ]
+    parts = ["<h2>Classes</h2><p>The hardest first.</p>", table_of(header, lines[:LISTED])]
+    if len(lines) > LISTED:
+        parts.append(folded(f"All {len(lines)} classes", table_of(header, lines)))
+    pairs = confused(predictions["confusion"], class_names(predictions))
+    if pairs:
+        header = ("class", "taken for", "times", "of its images")
+        parts += ["<h2>Most frequent mistakes</h2>", table_of(header, pairs)]
+    return parts
 
 
-def picture_width(picture: str) -> int:
-    """Width on the page of a base64 PNG: its own at 100 pixels per inch of the figure."""
-    header = base64.b64decode(picture[:64])
-    return round(int.from_bytes(header[16:20], "big") * 100 / 160)
+def class_names(predictions: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Names of all classes; numbers where the data have none."""
+    names, classes = predictions["class_names"], len(predictions["confusion"])
+    found = names if len(names) == classes else range(classes)
+    return tuple(str(name) for name in found)
 
 
-def table_of(rows: Sequence[tuple[str, str, bool]]) -> str:
-    """An HTML table of paths and values."""
-    body = "".join(
-        f"<tr><td>{html.escape(path)}</td><td>{html.escape(value)}</td></tr>"
-        for path, value, _ in rows
-    )
-    return f"<table>{body}</table>"
+def confused(confusion: np.ndarray, names: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """(class, what it was taken for, how often, which share of it) of the most frequent mistakes.
+
+    >>> confused(np.array([[8, 2], [0, 10]]), ("cat", "dog"))
+    [('cat', 'dog', '2', '20.0%')]
+    """
+    mistakes = np.where(np.eye(len(confusion), dtype=bool), 0, confusion)
+    found = []
+    for place in np.argsort(-mistakes, axis=None, kind="stable")[:LISTED]:
+        true, said = np.unravel_index(place, mistakes.shape)
+        times = mistakes[true, said]
+        if times:
+            share = f"{100 * times / confusion[true].sum():.1f}%"
+            found.append((names[true], names[said], f"{times:,}", share))
+    return found
+
+
+def run_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a run is and ran on, by name; of one that was continued, each part."""
+    found = []
+    for part in record["parts"]:
+        where = f" from step {part['step']:,}" if len(record["parts"]) > 1 else ""
+        found += [
+            (f"command{where}", str(part.get("command", ""))),
+            ("began", moment(part.get("time", 0.0))),
+            ("on", str(part.get("devices", ""))),
+        ]
+        found += [(f"commit of {name}", value) for name, value in part.get("commits", {}).items()]
+        versions = part.get("versions", {}).items()
+        found.append(("versions", ", ".join(f"{name} {value}" for name, value in versions)))
+    return found
 
 
 def main(argv: list[str]) -> int:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scanmax.errors import UserError
+from scanmax.models.analysis import count_multiply_adds
 from scanmax.train import sharding
 from scanmax.train.build import build
 from scanmax.train.checkpoint import Checkpointer
@@ -28,6 +29,8 @@ from scanmax.train.log import Log, open_log
 from scanmax.train.loggers.outcome import tell_outcome
 from scanmax.train.loop import Skips, Window, checkpoint_meta, is_due, load_teachers
 from scanmax.train.pipelines import Pipeline
+from scanmax.train.record import write_record
+from scanmax.train.report import write_report
 from scanmax.train.starting import starting_weights
 from scanmax.train.workdir import open_workdir
 
@@ -72,6 +75,7 @@ def train_seeds(
         }
         runs = [dataclasses.replace(run, **compiled) for run in runs]
         first, total = runs[0], runs[0].durations.total
+        multiply_adds = count_multiply_adds(first.model, first.example)
         checkpointers = [
             stack.enter_context(
                 Checkpointer(folder / "checkpoints", config.checkpoint, first.durations.keep_every)
@@ -125,8 +129,9 @@ def train_seeds(
             state, metrics = step_all(state, next(feed), teachers)
             metrics = jax.device_get(metrics)
             if step == 1:
-                for workdir in held:
+                for workdir, run in zip(held, runs):
                     workdir.record()
+                    write_record(workdir.path, run, 0, multiply_adds)
             is_last = step == total
             for index, window in enumerate(windows):
                 window.add(step, {name: values[index] for name, values in metrics.items()})
@@ -152,6 +157,8 @@ def train_seeds(
             meta = checkpoint_meta(run, total, best if math.isfinite(best) else None)
             checkpointers[index].save(own, meta, held_out[index])
             tell_outcome(logs[index], total, save_outcome(run, own, folder))
+            if config.log.report and jax.process_index() == 0:
+                write_report(folder)
         for checkpointer in checkpointers:
             checkpointer.wait()
         return dict(zip(configs, held_out))

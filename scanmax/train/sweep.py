@@ -2,12 +2,11 @@
         [--seeds=0,1,2] [--together] [--compile_cache=DIR] [--config.a.b=c ...]
 
 Trains every --run (overrides of the config, in quotes) with every seed, or with its own where
---seeds names none, one workdir each, and writes sweep.html, sweep.json and sweep.png: a table, and
-curves over seeds with their spread. Run again, it continues where it stands. --together trains the
-seeds of a run in one compiled step.
+--seeds names none, one workdir each, and writes sweep.html, sweep.json and sweep.png: a table of
+how good and how costly each run is, and curves over seeds with their spread. Run again, it
+continues where it stands. --together trains the seeds of a run in one compiled step.
 """
 
-import base64
 import html
 import io
 import json
@@ -16,6 +15,7 @@ import re
 import shlex
 import sys
 import traceback
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,11 +24,14 @@ from absl import flags
 
 from scanmax import cli
 from scanmax.errors import UserError
+from scanmax.files import write_whole
 from scanmax.train.config import Config
 from scanmax.train.programs import define_flag, keep_programs
 
 # Columns of the table, where runs have them.
 METRICS = ("loss", "accuracy", "bits_per_byte", "knn_accuracy", "probe_accuracy")
+# Runs are ranked by the first of these that they have.
+RANKED_BY = ("accuracy", "knn_accuracy", "probe_accuracy", "bits_per_byte", "loss")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -235,68 +238,161 @@ def summarise(found: Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]) ->
     return table
 
 
+def costs_of(
+    workdir: pathlib.Path, found: Mapping[str, Mapping[int, Sequence[dict[str, Any]]]]
+) -> dict[str, dict[str, float]]:
+    """Run's name -> its parameters, and medians over seeds of seconds and of its speed.
+
+    What a run does not say is missing.
+    """
+    from scanmax.train.record import read_record, tokens_of
+    from scanmax.train.report import examples_per_second, time_spent
+
+    costs: dict[str, dict[str, float]] = {}
+    for name, by_seed in found.items():
+        own: dict[str, list[float]] = {}
+        for seed, rows in by_seed.items():
+            record = read_record(workdir / name / f"seed_{seed}")
+            tokens, speed = tokens_of(record), examples_per_second(list(rows))
+            own.setdefault("seconds", []).append(time_spent(list(rows)))
+            if record:
+                own.setdefault("parameters", []).append(record["parameters"])
+            if speed:
+                unit = "tokens_per_second" if tokens else "examples_per_second"
+                own.setdefault(unit, []).append((tokens or 1) * speed)
+        costs[name] = {key: float(np.median(values)) for key, values in own.items()}
+    return costs
+
+
+def ranking(table: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The metric that runs are ranked by, and their names, the best first; "" where none has one.
+
+    >>> ranking({"a": {"loss": {"mean": 2.0}}, "b": {"loss": {"mean": 1.0}}, "c": {}})
+    ('loss', ['b', 'a'])
+    """
+    for metric in RANKED_BY:
+        means = {name: row[metric]["mean"] for name, row in table.items() if metric in row}
+        if means:
+            sign = -1 if metric.endswith("accuracy") else 1
+            # A loss that is not finite is the worst.
+            worth = {name: (not np.isfinite(mean), sign * mean) for name, mean in means.items()}
+            return metric, sorted(means, key=worth.__getitem__)
+    return "", []
+
+
 def write_sweep(
     workdir: pathlib.Path, runs: Mapping[str, Sequence[int]], failures: Mapping[str, str]
 ) -> str:
     """Writes sweep.json, sweep.png and sweep.html of what has been trained; gives the table."""
     from scanmax.train import figures
+    from scanmax.train.page import count, duration
 
     found = collect(workdir, runs)
-    table = summarise(found)
+    table, costs = summarise(found), costs_of(workdir, found)
+    ranked_by, ranked = ranking(table)
     shown = [metric for metric in METRICS if any(metric in row for row in table.values())]
-    widest = max([len(name) for name in table] + [3])
-    lines = [f"{'run':<{widest}}  seeds" + "".join(f"{metric:>20}" for metric in shown)]
+    speeds = ("examples_per_second", "tokens_per_second")
+    speeds = [unit for unit in speeds if any(unit in cost for cost in costs.values())]
+    header = ["rank", "run", "seeds", *shown, "parameters", "time", *speeds]
     cells = []
-    for name, row in table.items():
-        texts = [
-            f"{row[metric]['mean']:.4f} ± {row[metric]['std']:.4f}" if metric in row else "-"
-            for metric in shown
-        ]
-        count = max([len(entry["seeds"]) for entry in row.values()] + [0])
-        cells.append([name, f"{count} of {len(runs[name])}", *texts])
-        lines.append(f"{name:<{widest}}  {count:>5}" + "".join(f"{text:>20}" for text in texts))
+    for name in [*ranked, *(name for name in table if name not in ranked)]:
+        row, cost = table[name], costs[name]
+        seeds = max([len(entry["seeds"]) for entry in row.values()] + [0])
+        cells.append([
+            str(ranked.index(name) + 1) if name in ranked else "-",
+            name,
+            f"{seeds} of {len(runs[name])}",
+            *(with_spread(row.get(metric)) for metric in shown),
+            count(cost["parameters"]) if "parameters" in cost else "-",
+            duration(cost["seconds"]) if "seconds" in cost else "-",
+            *(f"{cost[unit]:,.0f}" if unit in cost else "-" for unit in speeds),
+        ])  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(header, *cells)]
+    lines = [
+        "  ".join(
+            # Names to the left, figures to the right.
+            f"{text:<{width}}" if place == 1 else f"{text:>{width}}"
+            for place, (text, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in (header, *cells)
+    ]
     lines += [f"failed: {label}: {why}" for label, why in failures.items()]
-    told = {"runs": table, "failures": dict(failures)}
+    told = {"runs": table, "costs": costs, "ranked_by": ranked_by, "ranking": ranked}
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "sweep.json").write_text(json.dumps(told, indent=1) + "\n")
+    whole = json.dumps({**told, "failures": dict(failures)}, indent=1) + "\n"
+    write_whole(workdir / "sweep.json", whole)
     picture = io.BytesIO()
-    figures.sweep(found, [metric for metric in shown if metric != "bits_per_byte"]).savefig(
-        picture, format="png"
-    )
-    (workdir / "sweep.png").write_bytes(picture.getvalue())
-    page = render(workdir.resolve().name, ["run", "seeds", *shown], cells, failures, picture)
-    (workdir / "sweep.html").write_text(page)
+    quality = [metric for metric in shown if metric != "bits_per_byte"]
+    figures.sweep(found, quality, against_time=ranked_by).savefig(picture, format="png")
+    write_whole(workdir / "sweep.png", picture.getvalue())
+    links = {name: links_of(workdir, name, seeds) for name, seeds in runs.items()}
+    whole = render(workdir, header, cells, links, failures, picture.getvalue(), ranked_by)
+    write_whole(workdir / "sweep.html", whole)
     return "\n".join(lines)
 
 
+def with_spread(entry: Mapping[str, Any] | None) -> str:
+    """Mean and deviation over seeds; of one seed its value, which deviates from nothing.
+
+    >>> with_spread({"mean": 0.5, "std": 0.0, "seeds": {0: 0.5}})
+    '0.5000'
+    """
+    if entry is None:
+        return "-"
+    several = len(entry["seeds"]) > 1
+    return f"{entry['mean']:.4f}" + (f" ± {entry['std']:.4f}" if several else "")
+
+
+def links_of(workdir: pathlib.Path, name: str, seeds: Sequence[int]) -> str:
+    """HTML of the seeds of a run, each a link to its report where it has one."""
+    parts = []
+    for seed in seeds:
+        path = f"{name}/seed_{seed}/report.html"
+        is_there = (workdir / path).is_file()
+        parts.append(f'<a href="{urllib.parse.quote(path)}">{seed}</a>' if is_there else str(seed))
+    return ", ".join(parts)
+
+
 def render(
-    heading: str,
+    workdir: pathlib.Path,
     header: Sequence[str],
     cells: Sequence[Sequence[str]],
+    links: Mapping[str, str],
     failures: Mapping[str, str],
-    picture: io.BytesIO,
+    picture: bytes,
+    ranked_by: str,
 ) -> str:
-    """One page that needs nothing beside it; each run's name leads to its own report."""
-    from scanmax.train.report import CSS
+    """The page of a sweep; each seed leads to the report of its run."""
+    from scanmax.train import page
 
     def row(entries: Sequence[str], kind: str) -> str:
-        return (
-            "<tr>" + "".join(f"<{kind}>{html.escape(text)}</{kind}>" for text in entries) + "</tr>"
-        )
+        return "<tr>" + "".join(f"<{kind}>{text}</{kind}>" for text in entries) + "</tr>"
 
-    encoded = base64.b64encode(picture.getvalue()).decode()
-    failed = "".join(
-        f"<p>{html.escape(label)} failed: {html.escape(why)}</p>" for label, why in failures.items()
-    )
-    title = html.escape(heading)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{CSS} th {{ text-align: left; padding-right: 32px; }}</style></head>\n<body>"
-        f"<h1>{title}</h1><p>Held-out metrics at the end: mean and deviation over seeds.</p>"
-        f"<table>{row(header, 'th')}{''.join(row(entries, 'td') for entries in cells)}</table>"
-        f"{failed}<h2>Curves</h2><figure><img alt='Curves' src='data:image/png;base64,{encoded}'>"
-        "<figcaption>Lines are means over seeds, bands reach from the lowest seed to the highest; "
-        "held-out figures are exact over the whole part.</figcaption></figure></body></html>\n"
+    rows = [row([name.replace("_", " ") for name in header], "th")]
+    for rank, name, _, *figures in cells:
+        escaped = [html.escape(text) for text in (rank, name, *figures)]
+        rows.append(row([*escaped[:2], links[name], *escaped[2:]], "td"))
+    told = "Held-out metrics at the end, of several seeds their mean and deviation"
+    told += f"; ranked by {ranked_by.replace('_', ' ')}." if ranked_by else "."
+    told += " Seeds lead to the reports of their runs."
+    heading = workdir.resolve().name
+    return page.page(
+        heading,
+        [
+            f"<h1>{html.escape(heading)}</h1><p>{told}</p>",
+            f"<table>{''.join(rows)}</table>",
+            *(
+                f"<p>{html.escape(label)} failed: {html.escape(why)}</p>"
+                for label, why in failures.items()
+            ),
+            "<h2>Curves</h2>",
+            page.picture(
+                "Curves",
+                picture,
+                "Lines are means over seeds, bands reach from the lowest seed to the highest; "
+                "held-out figures are exact over the whole part.",
+            ),
+        ],
     )
 
 

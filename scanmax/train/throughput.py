@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from scanmax.models.analysis import count_multiply_adds
 from scanmax.train.build import Run
 
 # bfloat16 operations per second of one device, dense, from the vendors' documentation; the first
@@ -25,13 +24,16 @@ PEAKS = {
 }
 
 
-def step_flops(run: Run) -> float:
+def step_flops(run: Run, multiply_adds: int) -> float:
     """Operations of a training step over all devices: forward, and twice that backward.
 
     The model alone counts, once for each view of an example.
+
+    Args:
+      run: the run.
+      multiply_adds: of its model, for one example.
     """
-    views = run.objective.views
-    return 6.0 * count_multiply_adds(run.model, run.example) * run.config.batch_size * views
+    return 6.0 * multiply_adds * run.config.batch_size * run.objective.views
 
 
 def peak_flops(devices: list[jax.Device]) -> float | None:

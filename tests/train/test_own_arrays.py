@@ -1,5 +1,6 @@
 """A notebook's arrays: train(config, workdir, data=(images, labels))."""
 
+import jax
 import numpy as np
 import pytest
 from toy_run import MODEL, ToyData, ToyModel, toy_config
@@ -8,6 +9,7 @@ import scanmax.train
 from scanmax.data.splitting import stratified
 from scanmax.errors import UserError
 from scanmax.train.inference import load_for_inference
+from scanmax.train.record import read_record
 from scanmax.train.workdir import read_config
 
 
@@ -21,10 +23,15 @@ def test_arrays_of_a_notebook_train(tmp_path):
     labels = rng.integers(0, 3, 60)
     images = (rng.integers(0, 50, (60, 4, 4)) + 80 * labels[:, None, None]).astype(np.uint8)
     config = toy_config(duration="4 steps", eval_every="")
+    config.log.report = True
     held_out = scanmax.train.train(
         config, tmp_path, data=(images, labels), model=ToyModel(num_classes=3)
     )
     assert 0 <= held_out["accuracy"] <= 1
+    # As the command leaves it.
+    page, record = (tmp_path / "report.html").read_text(), read_record(tmp_path)
+    assert f"parameters</span><b>{record['parameters']:,}" in page
+    assert jax.__version__ in page
     # A checkpoint knows all that lies between an image and what the run said of it.
     trained = load_for_inference(tmp_path, model=ToyModel(num_classes=3))
     kept = np.load(tmp_path / "predictions.npz")

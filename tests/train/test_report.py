@@ -9,7 +9,10 @@ import pytest
 
 from scanmax.cli import to_dict
 from scanmax.errors import UserError
+from scanmax.train import figures
 from scanmax.train.config import Config
+from scanmax.train.evaluation import Shelf
+from scanmax.train.record import command, read_record
 from scanmax.train.report import duration, main, read_rows, to_uint8, write_report
 
 
@@ -55,6 +58,15 @@ def write_predictions(workdir, classes, channels=1, count=48, mistakes=5):
     )
 
 
+def write_run(workdir, kind="image", inputs=(224, 224, 3)):
+    part = {"time": 1e9, "command": "python -m scanmax.train --config=x"}
+    part |= {"versions": {"jax": "0.9"}, "commits": {"own": "0123abc-dirty"}, "devices": "8 x TPU"}
+    parts = [{"step": 0, **part}, {"step": 10, **part, "devices": "16 x TPU"}]
+    told = {"parameters": 5717416, "multiply_adds": 1_258_000_000, "kind": kind}
+    told |= {"input": list(inputs), "parts": parts}
+    (workdir / "run.json").write_text(json.dumps(told))
+
+
 def size_of(path):
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
@@ -68,6 +80,7 @@ def test_report_of_images_is_whole_and_self_contained(tmp_path, classes, channel
     config = Config()
     config.optim.lr = 0.125
     (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    write_run(tmp_path)
     page = write_report(tmp_path).read_text()
     for name in ("curves", "confusion", "samples"):
         width, height = size_of(tmp_path / "report" / f"{name}.png")
@@ -79,8 +92,19 @@ def test_report_of_images_is_whole_and_self_contained(tmp_path, classes, channel
     assert "97.50%" in page
     assert "5 of 48 wrong" in page
     assert "optim.lr</td><td>0.125" in page
+    # What it is and ran on, part by part.
+    for said in ("5.72 M", "1.26 GFLOPs", "224 x 224 x 3", "own</td><td>0123abc-dirty"):
+        assert said in page
+    assert "command from step 10</td><td>python -m scanmax.train --config=x" in page
+    assert "<td>8 x TPU" in page
+    assert "<td>16 x TPU" in page
+    assert "jax 0.9" in page
+    # The five mistakes, by class and by pair, the names whole.
+    label = np.load(tmp_path / "predictions.npz")["labels"][0]
+    assert f"<td>class &lt;{label}&gt;</td><td>class &lt;{(label + 1) % classes}&gt;" in page
+    assert bool(re.search(r"All \d+ classes", page)) == (classes > 20)
     # Every field is in the folded table; only what differs stands above it.
-    differing, everything = page.split("<details>")
+    differing, everything = page.split("<h2>Config")[1].split("<details>")
     assert "optim.b1" not in differing
     assert "optim.b1" in everything
 
@@ -89,10 +113,12 @@ def test_report_of_text_has_the_baseline_and_the_sample(tmp_path):
     write_rows(tmp_path, language=True)
     sample = {"prompt": "def <f>", "text": "(x): & so", "baselines": {"order-3 byte model": 2.031}}
     (tmp_path / "sample.json").write_text(json.dumps(sample))
+    write_run(tmp_path, "tokens", (256,))
     page = write_report(tmp_path).read_text()
     assert "def &lt;f&gt;" in page
     assert "(x): &amp; so" in page
     assert "order-3 byte model 2.031" in page
+    assert "tokens per second</span><b>230,400" in page
     assert not (tmp_path / "report" / "confusion.png").exists()
 
 
@@ -131,3 +157,48 @@ def test_normalised_images_become_visible():
 )
 def test_durations_are_readable(seconds, text):
     assert duration(seconds) == text
+
+
+def test_curves_count_every_step_and_mark_the_last_and_the_best():
+    rows = [{"step": step, "split": "train", "loss": 1.0, "lr": 0.1} for step in (4, 8, 12, 13)]
+    rows = [{**row, "epoch": row["step"] / 2, "examples_per_second": 9.0} for row in rows]
+    for step, loss, accuracy in ((4, 0.9, 0.5), (8, 0.3, 0.75), (13, 0.4, 0.7)):
+        row = {"step": step, "split": "eval", "loss": loss, "accuracy": accuracy}
+        rows.append(row)
+    loss, quality, rate, _ = figures.curves(rows).axes
+    assert rate.get_xlabel() == "step (13 steps are 6.5 epochs)"
+    told = [[text.get_text() for text in axes.get_legend().texts] for axes in (loss, quality)]
+    assert told[0][1:] == ["held out, last 0.400", "held out, best 0.300 at step 8"]
+    assert told[1] == ["held out, last 70.0%", "held out, best 75.0% at step 8"]
+
+
+def test_a_shelf_keeps_what_is_worth_most_wherever_it_stood():
+    shelf, worth = Shelf(3), np.asarray([0.1, 0.9, 0.5, 0.9, -np.inf, 0.7])
+    images = np.arange(6)[:, None]
+    for first in (0, 2, 4):
+        part = slice(first, first + 2)
+        assert shelf.wants(worth[part])
+        shelf.add(first, worth[part], images[part])
+    assert list(shelf.images()) == [1, 3, 5]
+    assert [int(image[0]) for image in shelf.images().values()] == [1, 3, 5]
+    assert not shelf.wants(np.asarray([0.7, 0.2, -np.inf]))
+
+
+def test_a_damaged_record_is_none(tmp_path):
+    assert read_record(tmp_path) == {}
+    for content in ("{", "[]", '{"parts": []}', '{"parts": [{"step": "x"}]}'):
+        (tmp_path / "run.json").write_text(content)
+        assert read_record(tmp_path) == {}
+    write_run(tmp_path)
+    assert read_record(tmp_path)["parts"][1]["step"] == 10
+
+
+def test_the_command_is_what_was_typed(monkeypatch):
+    for words, told in (
+        (["/usr/bin/python3", "-m", "scanmax.train", "--workdir=a b"],
+         "python -m scanmax.train '--workdir=a b'"),
+        (["/usr/bin/python3", "-m", "ipykernel_launcher", "-f", "x"], "train() in a notebook"),
+        (["python"], "train() in Python"),
+    ):  # fmt: skip
+        monkeypatch.setattr("sys.orig_argv", words)
+        assert command() == told

@@ -1,6 +1,8 @@
 """Sweeps: settings x seeds in one command, and seeds in one compiled step equal to runs."""
 
 import json
+import re
+import urllib.parse
 
 import chex
 import numpy as np
@@ -67,6 +69,15 @@ def test_settings_times_seeds_with_a_report(sweep, tmp_path, monkeypatch):
     assert "data:image/png;base64," in page
     assert "optim.lr=1e-3" in page
     assert "out of memory" in page
+    # Each seed leads to its report; what failed has none.
+    links = re.findall(r'href="([^"]+)"', page)
+    assert links == [f"optim.lr%3D1e-3/seed_{seed}/report.html" for seed in (0, 1)]
+    assert all((tmp_path / urllib.parse.unquote(link)).is_file() for link in links)
+    assert "parameters" in out
+    (best,) = found["ranking"]
+    assert (best, found["ranked_by"]) == ("optim.lr=1e-3", "accuracy")
+    record = json.loads((tmp_path / best / "seed_0" / "run.json").read_text())
+    assert found["costs"][best]["parameters"] == record["parameters"] > 0
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
 
 
@@ -107,8 +118,11 @@ def test_every_mistake_is_told_before_anything_trains(sweep, tmp_path):
 
 def test_a_run_may_name_its_seed(sweep, tmp_path):
     short = ["--config.duration", "1 step", "--config.model.kwargs.dim=8"]
-    status, _, err = sweep(*short, "--run=seed=5", "--run=optim.lr=1e-2")
+    short.append("--config.log.report=False")
+    status, out, err = sweep(*short, "--run=seed=5", "--run=optim.lr=1e-2")
     assert status == 0, err
+    # A single seed deviates from nothing.
+    assert "±" not in out
     folders = {path.parent.name: path for path in tmp_path.glob("*/seed_*")}
     assert {name: path.name for name, path in folders.items()} == {
         "seed=5": "seed_5",

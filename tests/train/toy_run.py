@@ -128,6 +128,8 @@ def toy_config(**fields) -> Config:
     config = Config(**{**defaults, **fields})
     config.sharding.min_size = 16
     config.checkpoint.every = "2 steps"
+    # Drawing takes longer than these ten steps.
+    config.log.report = False
     return config
 
 
