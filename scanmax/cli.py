@@ -128,7 +128,8 @@ def parse_flags(
 
     Raises:
         UserError: naming the flag or field, its type, and near matches.
-        Done: `--help_config` was among them; every field of the config has been printed.
+        Done: `--help_config` was among them; every field has been printed, as the overrides beside
+            it leave it.
     """
     # Both spellings of absl, `--flag=value` and `--flag value`, with one or two dashes.
     argv = ["-" + word if word.startswith("-config") else word for word in argv]
@@ -141,11 +142,16 @@ def parse_flags(
     if path is None:
         raise UserError("--config=NAME or FILE is required, for example --config=digits_vit")
     config = load_config(path)
-    if HELP_CONFIG in argv:
-        # Before the overrides: whoever asks what there is may have got one of them wrong.
-        print(describe_fields(config))
-        raise Done
-    return override(config, argv, values), values
+    if HELP_CONFIG not in argv:
+        return override(config, argv, values), values
+    try:
+        overridden = override(config, [word for word in argv if word != HELP_CONFIG], values)
+    except UserError:
+        # Whoever asks what there is may have got one of them wrong.
+        print(describe_fields(load_config(path)))
+        raise
+    print(describe_fields(overridden))
+    raise Done
 
 
 def override(config: Any, argv: Sequence[str], values: flags.FlagValues) -> Any:

@@ -4,6 +4,7 @@ Trains what a config says; run again, it continues where the workdir stands.
 """
 
 import pathlib
+import re
 from typing import Any
 
 from absl import flags
@@ -19,7 +20,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "from",
         None,
-        "a run or a file of weights that a new run starts from, as --config.model.weights",
+        "a run or a file of weights that a new run starts from, as --config.model.weights; of a "
+        "run its optimizer's state too, where it fits (--config.optim.carry)",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -72,15 +74,20 @@ def main(argv: list[str]) -> int:
         raise UserError(f"get_config returned {type(config).__name__}, not scanmax.train's Config")
     start = values["from"].value
     if start:
+        from scanmax.train.starting import run_of
+
         path = pathlib.Path(start).expanduser()
         if not path.exists():
             near = [str(path.parent / found.name) for found in path.parent.glob("*")]
             raise UserError(f"--from={start} is not there; {suggest(start, near)}")
-        if config.model.weights not in ("", start):
+        # What the config's file names is another start only where nothing else is said.
+        typed = any(re.match(r"-*config\.model\.weights(=|$)", word) for word in argv)
+        if typed and config.model.weights != start:
             raise UserError(
                 f"--from={start} and config.model.weights={config.model.weights!r} name two starts"
             )
         config.model.weights = start
+        config.optim.carry = run_of(start)[0] is not None
     from scanmax.train.processes import start_processes, telling_others
 
     start_processes(

@@ -119,6 +119,8 @@ class OptimConfig:
       max_skips: Skipped updates in a row after which the run stops all the same.
       gradient: How a step comes by its gradient: "plain" or "sam".
       gradient_kwargs: Options of that rule, such as {"rho": 0.05} of "sam".
+      carry: Whether a new run that starts from another (config.model.weights) takes its optimizer's
+        moments too, all of them where all fit, else none; the schedule begins anew.
       kwargs: Further arguments of the optax function.
     """
 
@@ -141,6 +143,7 @@ class OptimConfig:
     max_skips: int = ranged(10, "[1, inf)")
     gradient: str = "plain"
     gradient_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    carry: bool = False
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -371,10 +374,10 @@ def check_config(config: Config) -> None:
     check_fields(config)
     make_loggers(config.log.to)
     own = config.model
-    if not own.weights and (own.adapt or own.weights_from != "auto"):
+    if not own.weights and (own.adapt or own.weights_from != "auto" or config.optim.carry):
         raise UserError(
-            "config.model.adapt and config.model.weights_from say how config.model.weights is "
-            "taken, and it names nothing"
+            "config.model.adapt, config.model.weights_from and config.optim.carry say what is "
+            "taken of config.model.weights, and it names nothing"
         )
     if config.batch_size % config.optim.accumulate:
         raise UserError(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from scanmax.checksum import name_of
 from scanmax.data import tokenization
 from scanmax.data.preprocessing import Preprocessing
 from scanmax.errors import UserError
@@ -277,6 +278,27 @@ def read_checkpoint(
     if "model" not in arrays[kept]:
         raise UserError(f"checkpoint {step} of {workdir} was written by scanmax 0.1 or earlier")
     return Read(config, step, data, arrays[kept], kept, arrays.get("carried") or {})
+
+
+def read_optimizer(workdir: str | pathlib.Path, step: int | str = "last") -> dict[str, Any]:
+    """The arrays of a run's optimizer by their paths, "0/mu/model/head/kernel".
+
+    Raises:
+      UserError: no such checkpoint, or one that cannot be read or is damaged.
+    """
+    workdir = pathlib.Path(workdir).expanduser().absolute()
+    step = find_step(workdir, step, from_dict(Config, read_config(workdir)))
+    folder = workdir / "checkpoints" / str(step)
+    try:
+        arrays = read_arrays(folder / "state", ("opt_state",))
+        damage = damage_of(arrays, read_meta(folder))
+        if damage:
+            raise ValueError(damage)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"checkpoint {step} of {workdir} cannot be read: {reason}") from error
+    pairs = jax.tree_util.tree_leaves_with_path(arrays["opt_state"])
+    return {name_of(path): leaf for path, leaf in pairs}
 
 
 def load_teacher(teacher: Teacher, inputs: jax.ShapeDtypeStruct) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from scanmax.train.pipelines import Pipeline
 from scanmax.train.processes import agree, is_preempted, telling_others
 from scanmax.train.record import write_record
 from scanmax.train.report import write_report
-from scanmax.train.starting import starting_weights
+from scanmax.train.starting import start_state
 from scanmax.train.stored import teacher_variables
 from scanmax.train.throughput import HostClock, Profile, peak_flops, step_flops, step_memory
 from scanmax.train.workdir import open_workdir
@@ -83,9 +83,11 @@ def train(
             contextlib.ExitStack() as stack,
         ):
             restored = checkpointer.restore(run.shapes, run.shardings)
-            begins, told = (None, []) if restored else starting_weights(run)
-            state, meta = restored or (run.init(begins), checkpoint_meta(run, 0))
-            del begins
+            if restored:
+                (state, meta), told = restored, []
+            else:
+                (state, told), meta = start_state(run), checkpoint_meta(run, 0)
+            del restored
             start, best = meta["step"], best_so_far(meta, config.checkpoint)
             teachers = load_teachers(run)
             multiply_adds = count_multiply_adds(run.model, run.example)

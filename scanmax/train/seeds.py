@@ -31,7 +31,7 @@ from scanmax.train.loop import Skips, Window, checkpoint_meta, is_due, load_teac
 from scanmax.train.pipelines import Pipeline
 from scanmax.train.record import write_record
 from scanmax.train.report import write_report
-from scanmax.train.starting import starting_weights
+from scanmax.train.starting import start_state
 from scanmax.train.workdir import open_workdir
 
 
@@ -106,8 +106,8 @@ def train_seeds(
         rows = sharding.batch_sharding(first.mesh)
         # Before the mesh is in use: a teacher's module is made on one device.
         teachers = load_teachers(first)
-        begins = [starting_weights(run) for run in runs]
-        for line in begins[0][1]:
+        begun = [start_state(run) for run in runs]
+        for line in begun[0][1]:
             logs[0].say(line)
         feed = Feed(stacked_batches(runs), stacked(rows), config.prefetch)
         stack.callback(feed.close)
@@ -117,8 +117,9 @@ def train_seeds(
         step_all = jax.jit(jax.vmap(first.train_step, in_axes=(0, 0, None)), donate_argnums=0)
         state = jax.tree.map(
             lambda *leaves: jnp.stack(leaves),
-            *(run.init(begin) for run, (begin, _) in zip(runs, begins)),
+            *(state for state, _ in begun),
         )
+        del begun
         all_skips = {run.config.seed: _skips(run, log) for run, log in zip(runs, logs)}
         windows = [
             Window(config.batch_size, run.pipeline.num_train, {}, skips)

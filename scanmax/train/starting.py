@@ -1,19 +1,88 @@
 """What a new run starts from: fresh parameters, or the weights that its config names."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import optax
 
+from scanmax.checksum import name_of
 from scanmax.errors import UserError
 from scanmax.models.weights import Fit, fit_weights
 from scanmax.train import sharding
 from scanmax.train.build import Run
-from scanmax.train.inference import read_run
+from scanmax.train.inference import read_optimizer, read_run
+from scanmax.train.state import TrainState
 
 # Paths that a line names of those that started afresh.
 NAMED = 4
+
+
+def start_state(run: Run) -> tuple[TrainState, list[str]]:
+    """The state before the first step, and lines that say from what it starts.
+
+    Raises:
+      UserError: what its config names cannot be read, or does not fit.
+    """
+    if not run.config.model.weights:
+        return run.init(None), []
+    variables, lines, fit = _fitted(run)
+    state = run.init(variables)
+    if not run.config.optim.carry:
+        return state, lines
+    workdir, step = run_of(run.config.model.weights)
+    if workdir is None:
+        raise UserError(
+            f"config.optim.carry is of runs, and {run.config.model.weights!r} is none: a file of "
+            "weights holds no optimizer"
+        )
+    changed = [*fit.adapted, *fit.fresh]
+    if changed:
+        carried, why = None, f"{changed[0]} is not as it was there"
+    else:
+        carried, why = fitting_optimizer(run, state.opt_state, read_optimizer(workdir, step))
+    if carried is None:
+        return state, [*lines, f"optimizer    afresh: {why}"]
+    told = f"optimizer    {workdir}: its moments; the schedule begins anew"
+    return dataclasses.replace(state, opt_state=carried), [*lines, told]
+
+
+def fitting_optimizer(run: Run, own: Any, found: dict[str, Any]) -> tuple[Any, str]:
+    """The optimizer's state of another run in the place of one's own.
+
+    Moments and their counts are taken all or none: those of half a network would be corrected by
+    a count that is not theirs. The schedule's own count is not taken: it begins anew.
+
+    Args:
+      run: the run.
+      own: its fresh optimizer's state.
+      found: the other's arrays by their paths.
+
+    Returns:
+      (state, ""), or (None, why it does not fit).
+    """
+    is_schedule = lambda node: isinstance(node, optax.ScaleByScheduleState)  # noqa: E731
+    entries = jax.tree_util.tree_leaves_with_path(own, is_leaf=is_schedule)
+    begins = tuple(f"{name_of(path)}/" for path, node in entries if is_schedule(node))
+    known = {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(own)}
+    kept = {name for name in known if not name.startswith(begins)}
+    odd = sorted(kept ^ {name for name in found if not name.startswith(begins)})
+    if odd:
+        return None, f"the optimizer there is another one ({odd[0]})"
+    for name in sorted(kept):
+        if found[name].shape != known[name].shape or found[name].dtype != known[name].dtype:
+            return None, f"{name} is of another shape or type there"
+
+    def place(path, leaf, lying):
+        name = name_of(path)
+        # A copy: what the step is given to reuse must not lie in the host's memory.
+        return jnp.copy(jax.device_put(found[name], lying)) if name in kept else leaf
+
+    lying = run.shardings.opt_state
+    return jax.tree_util.tree_map_with_path(place, own, lying), ""
 
 
 def starting_weights(run: Run) -> tuple[dict[str, Any] | None, list[str]]:
@@ -28,9 +97,13 @@ def starting_weights(run: Run) -> tuple[dict[str, Any] | None, list[str]]:
     Raises:
       UserError: they cannot be read, or do not fit.
     """
-    own = run.config.model
-    if not own.weights:
+    if not run.config.model.weights:
         return None, []
+    return _fitted(run)[:2]
+
+
+def _fitted(run: Run) -> tuple[dict[str, Any], list[str], Fit]:
+    own = run.config.model
     try:
         source, told = read_source(own.weights, own.weights_from)
         variables, fit = fit_weights(
@@ -46,16 +119,13 @@ def starting_weights(run: Run) -> tuple[dict[str, Any] | None, list[str]]:
     whole = sharding.replicated(run.mesh)
     lying = dict.fromkeys(variables, whole) | {"params": run.shardings.params["model"]}
     placed = {name: jax.device_put(tree, lying[name]) for name, tree in variables.items()}
-    return placed, describe(told, fit)
+    return placed, describe(told, fit), fit
 
 
 def read_source(weights: str, weights_from: str) -> tuple[Any, str]:
     """What `fit_weights` takes for a name, and how a line names it."""
-    path = pathlib.Path(weights).expanduser()
-    workdir, step = path, "last"
-    if path.parent.name == "checkpoints" and path.name.isdigit():
-        workdir, step = path.parent.parent, path.name
-    if (workdir / "checkpoints").is_dir():
+    workdir, step = run_of(weights)
+    if workdir is not None:
         found = read_run(workdir, step, weights_from)
         kept = {"ema": "the moving average", "params": "the parameters"}[found.kept]
         return found.variables, f"{workdir}, step {found.step} ({kept})"
@@ -65,6 +135,15 @@ def read_source(weights: str, weights_from: str) -> tuple[Any, str]:
             "checkpoints/"
         )
     return weights, weights
+
+
+def run_of(weights: str) -> tuple[pathlib.Path | None, str]:
+    """The workdir and the step that a name means; None where it is no run."""
+    path = pathlib.Path(weights).expanduser()
+    workdir, step = path, "last"
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        workdir, step = path.parent.parent, path.name
+    return (workdir, step) if (workdir / "checkpoints").is_dir() else (None, step)
 
 
 def describe(told: str, fit: Fit) -> list[str]:

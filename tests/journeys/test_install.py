@@ -1,7 +1,5 @@
 """What a newcomer tries first of an installed wheel: help, names, and a config by its name."""
 
-import re
-
 import pytest
 
 
@@ -11,9 +9,10 @@ def test_the_wheel_is_what_runs(type_in, installed):
     assert status == 0
     assert "--config=NAME" in told
     assert "digits_vit" in told
-    status, told = type_in("scanmax.train", "--config=digits_vit", "--help_config")
+    asked = ("--config=digits_vit", "--help_config", "--config.optim.lr=0.25")
+    status, told = type_in("scanmax.train", *asked)
     assert status == 0
-    assert re.search(r"--config.optim.lr=\S+\n    a number, at least 0\. ", told)
+    assert "--config.optim.lr=0.25\n    a number, at least 0. " in told
     status, told = type_in("scanmax.train", "--config=nothing", "--workdir=run")
     assert (status, told.count("\n")) == (2, 1)
     assert "no config file 'nothing'; known: " in told or "did you mean" in told

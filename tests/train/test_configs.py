@@ -74,7 +74,7 @@ def shapes_of_step(run):
 @pytest.mark.parametrize("name", NAMES)
 def test_shapes_of_init_and_step(name, data_dir):
     config = load(name, data_dir)
-    if config.data.name == "imagenet2012":
+    if config.data.name in ("imagenet2012", "image_folder"):
         config = on_made_up_images(config)
     run = build(config)
     state, metrics = shapes_of_step(run)

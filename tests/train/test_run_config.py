@@ -45,6 +45,16 @@ def parse(*argv: str) -> Config:
     return cli.parse_flags(argv, define=define)[0]
 
 
+def test_help_shows_what_the_overrides_beside_it_give(file, capsys):
+    with pytest.raises(cli.Done):
+        parse(f"--config={file}", "--help_config", "--config.optim.lr=0.25")
+    assert "--config.optim.lr=0.25\n" in capsys.readouterr().out
+    # One that is wrong is told below what there is.
+    with pytest.raises(UserError, match="did you mean 'lr'"):
+        parse(f"--config={file}", "--config.optim.lrr=0.25", "--help_config")
+    assert "--config.optim.lr=0.0" in capsys.readouterr().out
+
+
 def test_overrides_reach_every_kind_of_field(file):
     config = parse(
         f"--config={file}:vit",

@@ -9,12 +9,14 @@ import pytest
 from toy_run import MODEL, ToyData, last_state, toy_config
 
 import scanmax
+from scanmax.checksum import name_of
 from scanmax.data import DataConfig
 from scanmax.errors import UserError
 from scanmax.train.build import build
-from scanmax.train.config import Config, ModelConfig
+from scanmax.train.config import Config, ModelConfig, OptimConfig
+from scanmax.train.inference import read_optimizer
 from scanmax.train.loop import train
-from scanmax.train.starting import starting_weights
+from scanmax.train.starting import fitting_optimizer, start_state, starting_weights
 
 NAME = "vit_tiny_patch16_224"
 SMALL = {"img_size": 8, "patch_size": 4, "dim": 16, "depth": 1, "heads": 2}
@@ -53,11 +55,43 @@ def test_a_run_starts_from_another(undisturbed, where, fields, told):
     assert not up.sharding.is_fully_replicated
 
 
+def test_the_optimizer_comes_along_where_all_of_it_fits(undisturbed):
+    workdir, _, state = undisturbed
+    config = toy(workdir)
+    config.optim.carry = True
+    run = build(config, pipeline=ToyData(), model=MODEL)
+    started, lines = start_state(run)
+    assert lines[1] == f"optimizer    {workdir}: its moments; the schedule begins anew"
+    theirs = {
+        name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
+    }
+    begun = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(started.opt_state):
+        if np.array_equal(leaf, theirs[name_of(path)]):
+            continue
+        begun.append(name_of(path))
+        assert int(leaf) == 0
+    assert len(begun) == 1
+    assert jax.tree.map(lambda leaf: leaf.sharding, started.opt_state) == run.shardings.opt_state
+    # Not of another optimizer, nor of other shapes.
+    found, own = read_optimizer(workdir), run.shapes.opt_state
+    mu = next(name for name in found if name.endswith("mu/model/head"))
+    for odd, told in (
+        ({**found, mu: found[mu][:1]}, f"{mu} is of another shape"),
+        ({**found, "0/trace": found[mu]}, "another one (0/trace)"),
+        ({name: leaf for name, leaf in found.items() if name != mu}, f"another one ({mu})"),
+    ):
+        carried, why = fitting_optimizer(run, own, odd)
+        assert carried is None
+        assert told in why
+
+
 def test_a_resumed_run_has_its_own(undisturbed, tmp_path):
     source = shutil.copytree(undisturbed[0], tmp_path / "source")
     config = toy_config(
         model=ModelConfig(name="toy", weights=str(source)), duration="1 step", eval_every=""
     )
+    config.optim.carry = True
     train(config, tmp_path / "run", pipeline=ToyData(), model=MODEL)
     first = last_state(tmp_path / "run", config)[0]
     # One step of Adam from there, not from what the seed draws.
@@ -102,6 +136,7 @@ def test_what_does_not_fit_is_told_in_a_line(file, undisturbed, tmp_path):
     for config, told in (
         (toy_config(model=ModelConfig(adapt=("head",))), "it names nothing"),
         (toy_config(model=ModelConfig(weights_from="ema")), "it names nothing"),
+        (toy_config(optim=OptimConfig(carry=True)), "it names nothing"),
         (
             toy_config(model=ModelConfig(weights="x", weights_from="average")),
             "known: auto, ema, params",
