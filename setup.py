@@ -17,6 +17,7 @@ BASE = [
     # jax.export serialises with it and does not say so.
     "flatbuffers>=24.3.25",
     "flax>=0.12.2",
+    "fsspec>=2024.9.0",
     "grain>=0.2.15",
     # tensorflow-datasets 4.9.10 imports it without saying so.
     "importlib_resources>=6.5.2",
@@ -34,6 +35,9 @@ BASE = [
     "tensorflow-datasets>=4.9.10",
     "tqdm>=4.66.6",
 ]
+# What workdirs in buckets are written with, besides fsspec.
+GCS = ["gcsfs>=2024.9"]
+S3 = ["s3fs>=2024.9"]
 # What data.kwargs.tokenizer reads files with.
 TEXT = ["tokenizers>=0.21"]
 # What config.log.to names.
@@ -84,6 +88,8 @@ setup(
         "mlflow": MLFLOW,
         "wandb": WANDB,
         "hf": HF,
+        "gcs": GCS,
+        "s3": S3,
         "test": TEST,
         "parity": TEST + PARITY,
         "dev": TEST + PARITY + LINT,

@@ -74,10 +74,11 @@ def main(argv: list[str]) -> int:
         raise UserError(f"get_config returned {type(config).__name__}, not scanmax.train's Config")
     start = values["from"].value
     if start:
+        from scanmax.train.remote import is_remote
         from scanmax.train.starting import run_of
 
         path = pathlib.Path(start).expanduser()
-        if not path.exists():
+        if not is_remote(start) and not path.exists():
             near = [str(path.parent / found.name) for found in path.parent.glob("*")]
             raise UserError(f"--from={start} is not there; {suggest(start, near)}")
         # What the config's file names is another start only where nothing else is said.
@@ -99,7 +100,7 @@ def main(argv: list[str]) -> int:
     from scanmax.train.loop import train
 
     keep_programs(values["compile_cache"].value)
-    workdir = pathlib.Path(values["workdir"].value)
+    workdir = values["workdir"].value
     with telling_others():
         held_out = train(config, workdir, profile=profile)
         if held_out and is_first_process():
@@ -137,11 +138,14 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
-def tell(workdir: pathlib.Path, held_out: dict[str, float]) -> None:
+def tell(workdir: str, held_out: dict[str, float]) -> None:
     """Says how good the run is and where everything lies."""
+    from scanmax.train.remote import is_remote, local_of
     from scanmax.train.report import read_sample
 
-    sample = read_sample(workdir / "sample.json")
+    # What a remote one was copied from says the same.
+    folder = local_of(workdir) if is_remote(workdir) else pathlib.Path(workdir)
+    sample = read_sample(folder / "sample.json")
     if sample.get("text"):
         print(f"sample, after {sample['prompt'][-40:]!r}:\n{sample['text']}\n")
     figures = "  ".join(f"{name} {value:.4f}" for name, value in sorted(held_out.items()))
@@ -156,8 +160,8 @@ def tell(workdir: pathlib.Path, held_out: dict[str, float]) -> None:
         ("tensorboard", "tensorboard"),
         ("config.json", "config"),
     ):
-        if (workdir / name).exists():
-            print(f"{what:<12} {workdir / name}")
+        if (folder / name).exists():
+            print(f"{what:<12} {workdir.rstrip('/')}/{name}")
 
 
 def run() -> None:

@@ -18,6 +18,7 @@ from scanmax.errors import UserError
 from scanmax.files import write_whole
 from scanmax.models.weights import save_weights
 from scanmax.train.inference import Trained, load_for_inference
+from scanmax.train.remote import is_remote
 
 # What a forward pass can be lowered for, whatever this machine has.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -130,9 +131,12 @@ def main(argv: list[str]) -> int:
     if len(rest) != 1:
         raise UserError("usage: python -m scanmax.train.export WORKDIR [--step=last] ...")
     trained = load_for_inference(rest[0], values["step"].value)
+    output = values["output"].value
+    if is_remote(rest[0]) and not output:
+        raise UserError(f"{rest[0]} is no folder here: name one by --output=DIR")
     folder = export(
         trained,
-        values["output"].value or pathlib.Path(rest[0]) / "export",
+        output or pathlib.Path(rest[0]) / "export",
         batch_size=values["batch_size"].value,
         platforms=tuple(values["platforms"].value),
     )

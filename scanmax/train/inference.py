@@ -27,6 +27,7 @@ from scanmax.train.config import Config, best_mode
 from scanmax.train.losses import make_loss
 from scanmax.train.objectives import OBJECTIVES
 from scanmax.train.predictor import Classifier, predict
+from scanmax.train.remote import fetched
 from scanmax.train.step import model_variables
 from scanmax.train.teachers import Teacher
 from scanmax.train.transforms import transformed
@@ -179,7 +180,7 @@ def load_for_inference(
     that is still going may be read: a checkpoint is either whole or not there.
 
     Args:
-      workdir: folder of a run.
+      workdir: folder of a run, or a remote one, which is copied here first.
       step: a checkpoint's step, "last", or "best" by the metric that the run's config names.
       model: a module of one's own, where the run was given one; None makes the config's.
 
@@ -255,7 +256,7 @@ def read_checkpoint(
 
     Args and errors are those of `read_run`; variables are all parameters, behind no transform.
     """
-    workdir = pathlib.Path(workdir).expanduser().absolute()
+    workdir = fetched(workdir).expanduser().absolute()
     try:
         config = from_dict(Config, read_config(workdir))
         step = find_step(workdir, step, config)

@@ -27,6 +27,7 @@ from scanmax.train.loggers.outcome import tell_outcome
 from scanmax.train.pipelines import Pipeline
 from scanmax.train.processes import agree, is_preempted, telling_others
 from scanmax.train.record import write_record
+from scanmax.train.remote import mirrored
 from scanmax.train.report import write_report
 from scanmax.train.starting import start_state
 from scanmax.train.stored import teacher_variables
@@ -54,7 +55,8 @@ def train(
 
     Args:
       config: the config.
-      workdir: where checkpoints, metrics and `report.html` go.
+      workdir: where checkpoints, metrics and `report.html` go; a folder, or a place that fsspec
+        writes to, such as "gs://bucket/run".
       data: images and labels of one's own, (images, labels) or arrays by the names that
         docs/own_data.md lists; None loads config.data.
       pipeline: batches of one's own.
@@ -73,7 +75,11 @@ def train(
         own = dataclasses.replace(config.data, name="arrays", data_dir="")
         config = dataclasses.replace(config, data=own)
     agree(config, workdir)
-    with stop_signal() as stop, open_workdir(workdir, config) as held:
+    with (
+        stop_signal() as stop,
+        mirrored(workdir) as folder,
+        open_workdir(folder, config) as held,
+    ):
         workdir = held.path
         run = build(config, data=data, pipeline=pipeline, model=model)
         durations, mesh = run.durations, run.mesh

@@ -23,6 +23,7 @@ from scanmax.train.config import Config, flatten
 from scanmax.train.log import rows_of
 from scanmax.train.page import count, duration, fields_of, folded, moment, page, picture, table_of
 from scanmax.train.record import read_record, tokens_of
+from scanmax.train.remote import mirrored
 from scanmax.train.scores import LISTED, Judge
 
 Rows = list[dict[str, Any]]
@@ -370,7 +371,9 @@ def main(argv: list[str]) -> int:
     """Writes the report of a workdir."""
     if len(argv) != 1:
         raise UserError("usage: python -m scanmax.train.report WORKDIR")
-    print(write_report(argv[0]))
+    with mirrored(argv[0]) as folder:
+        path = write_report(folder)
+    print(f"{argv[0].rstrip('/')}/{path.name}")
     return 0
 
 

@@ -1,6 +1,7 @@
 """What a new run starts from: fresh parameters, or the weights that its config names."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -15,6 +16,7 @@ from scanmax.models.weights import Fit, fit_weights
 from scanmax.train import sharding
 from scanmax.train.build import Run
 from scanmax.train.inference import read_optimizer, read_run
+from scanmax.train.remote import fetched, is_remote
 from scanmax.train.state import TrainState
 
 # Paths that a line names of those that started afresh.
@@ -139,11 +141,19 @@ def read_source(weights: str, weights_from: str) -> tuple[Any, str]:
 
 def run_of(weights: str) -> tuple[pathlib.Path | None, str]:
     """The workdir and the step that a name means; None where it is no run."""
+    if is_remote(weights):
+        run, slash, number = weights.partition("/checkpoints/")
+        weights = f"{_fetched_once(run)}{slash}{number}"
     path = pathlib.Path(weights).expanduser()
     workdir, step = path, "last"
     if path.parent.name == "checkpoints" and path.name.isdigit():
         workdir, step = path.parent.parent, path.name
     return (workdir, step) if (workdir / "checkpoints").is_dir() else (None, step)
+
+
+@functools.cache
+def _fetched_once(url: str) -> pathlib.Path:
+    return fetched(url)
 
 
 def describe(told: str, fit: Fit) -> list[str]:

@@ -56,8 +56,8 @@ def open_workdir(path: str | pathlib.Path, config: Config) -> Iterator[Workdir]:
     if re.match(r"[a-z][a-z0-9]+:/", str(path)):
         # As a path it would be a folder of that name, here.
         raise UserError(
-            f"--workdir={path}: a run writes to a file system; mount the bucket, with gcsfuse or "
-            "s3fs, and name its folder"
+            f"--workdir={path}: single runs write there, a sweep to a file system; mount the "
+            "bucket, with gcsfuse or s3fs, and name its folder"
         )
     path = pathlib.Path(path).absolute()
     if jax.process_index() != 0:

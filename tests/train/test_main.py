@@ -121,7 +121,7 @@ def test_muon_trains_by_its_name(run, tmp_path):
         ("--lost_after=-100", "--lost_after=-100 must be between 3 and"),
         ("--workdir=", "--workdir=DIR is required"),
         ("--workdir=/proc/nowhere/run", "cannot write to --workdir"),
-        ("--workdir=gs://bucket/run", "mount the bucket"),
+        ("--workdir=nowhere://bucket/run", "nowhere://bucket/run cannot be opened: Protocol"),
         ("--from=runs/nothing", "--from=runs/nothing is not there"),
     ],
 )
