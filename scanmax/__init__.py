@@ -11,6 +11,7 @@ from scanmax.models import load_weights as load_weights
 from scanmax.models import mixer_info as mixer_info
 from scanmax.models import model_info as model_info
 from scanmax.models import save_weights as save_weights
+from scanmax.public import shown as _shown
 from scanmax.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -38,3 +39,10 @@ def load(workdir: str | os.PathLike, step: int | str = "last") -> "Trained":
     from scanmax.train.inference import load_for_inference
 
     return load_for_inference(workdir, step)
+
+
+__all__ = _shown(globals(), "ops", "__version__")
+
+
+def __dir__() -> list[str]:
+    return __all__

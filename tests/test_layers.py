@@ -34,6 +34,7 @@ ALLOWED = {
         "scanmax.errors",
         "scanmax.fields",
         "scanmax.ops",
+        "scanmax.public",
         # Files of weights, and the hub they may come from.
         "huggingface_hub",
         "orbax",
@@ -41,7 +42,14 @@ ALLOWED = {
         "torch",
     },
     # Whatever setup.py declares, and never models or the trainer.
-    "scanmax.data": {"scanmax.cli", "scanmax.errors", "scanmax.fields", "scanmax.files", ANY},
+    "scanmax.data": {
+        "scanmax.cli",
+        "scanmax.errors",
+        "scanmax.fields",
+        "scanmax.files",
+        "scanmax.public",
+        ANY,
+    },
 }
 # The families, lowest first: a family imports those before it, in `ops`, `ops.reference` and
 # `models.mixers` alike. A new one takes its place here.

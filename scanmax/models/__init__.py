@@ -12,3 +12,10 @@ from scanmax.models.registry import model_info as model_info
 from scanmax.models.registry import register_family as register_family
 from scanmax.models.weights import load_weights as load_weights
 from scanmax.models.weights import save_weights as save_weights
+from scanmax.public import shown
+
+__all__ = shown(globals())
+
+
+def __dir__() -> list[str]:
+    return __all__

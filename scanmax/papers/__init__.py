@@ -25,6 +25,7 @@ from scanmax.papers import (
 )
 from scanmax.papers.paper import Paper as Paper
 from scanmax.papers.titles import TITLES as TITLES
+from scanmax.public import shown
 
 LEDGER = (
     attention.LEDGER
@@ -69,3 +70,10 @@ def table() -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+__all__ = shown(globals())
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,6 +6,7 @@ imported when it is first asked for.
 
 from typing import Any
 
+from scanmax.public import shown
 from scanmax.testing.model_suite import ModelCase as ModelCase
 from scanmax.testing.model_suite import ModelSuite as ModelSuite
 from scanmax.testing.op_case import OpCase as OpCase
@@ -23,3 +24,10 @@ def __getattr__(name: str) -> Any:
 
         return getattr(small_run, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = shown(globals(), "ObjectiveSuite", "SmallImages", "SmallMaps", "SmallNet", "step_loss")
+
+
+def __dir__() -> list[str]:
+    return __all__

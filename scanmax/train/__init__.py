@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from scanmax.public import shown
+
 
 def __getattr__(name: str) -> Any:
     """`train`, loaded when it is asked for: what only parses flags need not wait for it."""
@@ -10,3 +12,10 @@ def __getattr__(name: str) -> Any:
 
         return train
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = shown(globals(), "train")
+
+
+def __dir__() -> list[str]:
+    return __all__

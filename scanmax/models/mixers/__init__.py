@@ -80,6 +80,7 @@ from scanmax.models.mixers.spectral.wavelet import WaveMix as WaveMix
 from scanmax.models.mixers.tokens.slots import ContextCluster as ContextCluster
 from scanmax.models.mixers.tokens.slots import Slots as Slots
 from scanmax.models.mixers.tokens.slots import VisualTokens as VisualTokens
+from scanmax.public import shown
 
 MIXERS: dict[str, type[Mixer]] = {
     "adaptive_filter": AdaptiveFilter,
@@ -209,3 +210,10 @@ def with_defaults(
     """
     given = dict(mixer_options or {})
     return {name: {**own.get(name, {}), **given.get(name, {})} for name in {**own, **given}}
+
+
+__all__ = shown(globals())
+
+
+def __dir__() -> list[str]:
+    return __all__

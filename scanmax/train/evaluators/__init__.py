@@ -4,6 +4,7 @@ An evaluator is a frozen dataclass, its fields the options, called with `(run, s
 its `metric_names` may be what "best" means.
 """
 
+from scanmax.public import shown
 from scanmax.train.evaluators.base import Evaluator, OnFeatures
 from scanmax.train.evaluators.knn import Knn
 from scanmax.train.evaluators.linear_probe import LinearProbe
@@ -14,3 +15,9 @@ EVALUATORS: dict[str, type[Evaluator]] = {
     "linear_probe": LinearProbe,
     "sharpness": Sharpness,
 }
+
+__all__ = shown(globals())
+
+
+def __dir__() -> list[str]:
+    return __all__

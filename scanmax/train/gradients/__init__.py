@@ -5,8 +5,15 @@ A rule is a frozen dataclass, its fields the options, called with
 the step needs of the pass that counts, handed on from `loss`.
 """
 
+from scanmax.public import shown
 from scanmax.train.gradients.base import GradientRule, StepLoss
 from scanmax.train.gradients.plain import Plain
 from scanmax.train.gradients.sam import Sam
 
 GRADIENTS: dict[str, type[GradientRule]] = {"plain": Plain, "sam": Sam}
+
+__all__ = shown(globals())
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 
 from scanmax.errors import UserError, suggest
+from scanmax.public import shown
 from scanmax.train.loggers.base import Logger
 from scanmax.train.loggers.mlflow import MLflow
 from scanmax.train.loggers.tensorboard import TensorBoard
@@ -59,3 +60,10 @@ def _imported(name: str) -> type[Logger]:
     if not (isinstance(kind, type) and issubclass(kind, Logger)):
         raise UserError(f"{_FIELD}={name!r} is no class over scanmax.train.loggers.Logger")
     return kind
+
+
+__all__ = shown(globals())
+
+
+def __dir__() -> list[str]:
+    return __all__

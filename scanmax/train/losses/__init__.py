@@ -4,6 +4,7 @@ A loss is a frozen dataclass, its fields `config.objective.loss_kwargs`, called 
 labels). Labels are classes or, where examples are mixed, distributions.
 """
 
+from scanmax.public import shown
 from scanmax.train.config import ObjectiveConfig
 from scanmax.train.losses.base import Loss as Loss
 from scanmax.train.losses.binary_cross_entropy import BinaryCrossEntropy
@@ -48,3 +49,10 @@ def make_loss(config: ObjectiveConfig) -> Loss:
       UserError: an unknown name, or an option that it does not take.
     """
     return make(LOSSES, config.loss, config.loss_kwargs, "config.objective.loss")
+
+
+__all__ = shown(globals())
+
+
+def __dir__() -> list[str]:
+    return __all__

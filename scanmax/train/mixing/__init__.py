@@ -6,6 +6,7 @@ Labels become distributions [B, C]; `mix_mask`, `mix_weight` and `mix_labels` sa
 them mixed.
 """
 
+from scanmax.public import shown
 from scanmax.train.mixing.attentive_cutmix import AttentiveCutMix
 from scanmax.train.mixing.base import Mix
 from scanmax.train.mixing.cutmix import CutMix
@@ -34,3 +35,9 @@ MIXES: dict[str, type[Mix]] = {
     "snapmix": SnapMix,
     "tokenmix": TokenMix,
 }
+
+__all__ = shown(globals())
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,5 +1,6 @@
 """What a run minimises, one file each; `config.objective.name` names one of OBJECTIVES."""
 
+from scanmax.public import shown
 from scanmax.train.objectives.augmix import AugMix
 from scanmax.train.objectives.base import Batch, Losses, Objective
 from scanmax.train.objectives.byol import Byol
@@ -22,3 +23,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "simclr": SimClr,
     "text_classification": TextClassification,
 }
+
+__all__ = shown(globals())
+
+
+def __dir__() -> list[str]:
+    return __all__

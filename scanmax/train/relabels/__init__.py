@@ -6,6 +6,7 @@ the forward pass that trains, on the attention that this computes, behind the la
 
 from typing import Any
 
+from scanmax.public import shown
 from scanmax.train.plugs import checked_pairs, make
 from scanmax.train.relabels.base import Relabel as Relabel
 from scanmax.train.relabels.mixpro import MixPro
@@ -30,3 +31,10 @@ def make_relabel(entry: Any) -> Relabel | None:
     field = "config.objective.kwargs: relabel"
     ((name, options),) = checked_pairs((entry,), field)
     return make(RELABELS, name, options, field)
+
+
+__all__ = shown(globals())
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,5 +1,6 @@
 """Losses beside the objective's own, one file each; `config.objective.terms` names some."""
 
+from scanmax.public import shown
 from scanmax.train.terms.attention_map import AttentionMap
 from scanmax.train.terms.attention_transfer import AttentionTransfer
 from scanmax.train.terms.base import Term
@@ -44,3 +45,9 @@ TERMS: dict[str, type[Term]] = {
     "topkld": TopKld,
     "wcord": Wcord,
 }
+
+__all__ = shown(globals())
+
+
+def __dir__() -> list[str]:
+    return __all__
