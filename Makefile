@@ -9,7 +9,7 @@ CASE ?=
 JOBS ?= 2
 SUITE := -m pytest -n $(JOBS) --dist worksteal -m "not parity and not slow"
 
-.PHONY: help train test oldest newest parity bench claims zoo lint format docs gallery clean
+.PHONY: help train test oldest newest parity bench claims zoo lint format docs gallery site clean
 
 help:
 	@echo "make train   train CONFIG (default $(CONFIG)) into WORKDIR; ARGS=\"--config.optim.lr=3e-4\""
@@ -24,6 +24,7 @@ help:
 	@echo "make lint    ruff: style and formatting"
 	@echo "make docs    regenerate papers.md, config.md and learning.md's table from the code"
 	@echo "make gallery draw docs/gallery.md: what each mixer weighs"
+	@echo "make site    build the site of docs/ and the docstrings into build/site"
 	@echo "make format  let ruff rewrite what lint complains about"
 	@echo "make clean   remove $(VENV), .venv-oldest, .venv-newest, runs and caches"
 
@@ -86,6 +87,10 @@ docs: $(VENV)/base.stamp
 
 gallery: $(VENV)/base.stamp
 	$(BIN)/python docs/make_gallery.py
+
+site: $(VENV)/base.stamp
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) .venv-oldest .venv-newest runs build *.egg-info .pytest_cache .ruff_cache

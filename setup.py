@@ -66,6 +66,8 @@ PARITY = [
     *WANDB,
 ]
 LINT = ["ruff>=0.14"]
+# What `make site` builds the site with.
+DOCS = ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"]
 
 setup(
     name="scanmax",
@@ -90,6 +92,7 @@ setup(
         "hf": HF,
         "gcs": GCS,
         "s3": S3,
+        "docs": DOCS,
         "test": TEST,
         "parity": TEST + PARITY,
         "dev": TEST + PARITY + LINT,

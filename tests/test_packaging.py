@@ -25,6 +25,7 @@ DISTRIBUTIONS = {
     "pyarrow": "tensorflow-datasets",
     "scipy": "scikit-learn",
     "torchvision": "timm",
+    "yaml": "ml_collections",
 }
 # Imported where the user asks for them; the error says what to install.
 OPTIONAL = {"torch", "huggingface_hub"}
@@ -93,7 +94,7 @@ def test_the_tests_declare_what_they_import(given):
 
 def test_the_extras(given):
     extras = {"cuda", "tpu", "tpu-compile", "text", "hf", "mlflow", "wandb"}
-    extras |= {"test", "parity", "dev", "gcs", "s3"}
+    extras |= {"test", "parity", "dev", "docs", "gcs", "s3"}
     assert set(given["extras_require"]) == extras
     test, parity, dev = (names(given["extras_require"][key]) for key in ("test", "parity", "dev"))
     assert names(given["extras_require"]["text"]) < test < parity < dev
