@@ -12,8 +12,9 @@ The first run is the teacher of a smaller student that sees an eighth of the pic
 "clip_kd", "affinity" and "similarity_matrix" are towers; "dual_head" is a classifier that is told a
 tenth of the labels, "shared_vectors" one that is shown 18 of the 24 classes.
 
-Hardware: two CPU cores. Time: TIME
-Expected: EXPECTED
+Hardware: two CPU cores. Time: minutes for the 640 steps of one.
+Expected: towers that name far more of the held-out pictures than one of 24; how many, and what the
+students gain, has not been measured.
 """
 
 from typing import Any

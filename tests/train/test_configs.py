@@ -132,6 +132,7 @@ def test_two_real_steps(name, data_dir, tmp_path):
         config.data.eval_split = "test[:16]"
     elif name == "shapes_clip":
         config.data.kwargs["eval_examples"] = 16
+        config.objective.kwargs["text"] = ("lm_tiny", {"dim": 16, "depth": 1, "heads": 2})
     held_out = train(config, tmp_path)
     if name == "digits_selfsupervised":
         # It learns without labels; who reads them are the evaluators.

@@ -166,7 +166,7 @@ def test_work_of_both_towers_counts():
     # The text tower: filters over every place, and its projection.
     filters = sum((4 + 2 * (3 - 1) - width + 1) * width * 4 * 3 for width in (2, 3))
     assert both - alone == filters + 6 * 6
-    assert step_flops(run) == 6 * 16 * both
+    assert step_flops(run, both) == 6 * 16 * both
 
 
 def test_equal_texts_are_as_good_as_the_own_one_and_ties_are_not():
