@@ -222,7 +222,8 @@ def compile_for(
         kinds[entry.kind][0] += entry.times
         kinds[entry.kind][1] += entry.moved
     chip = CHIPS[topology.split(":")[0]]
-    flops = step_flops(run, count_multiply_adds(run.model, run.example)) / run.mesh.size
+    multiply_adds = count_multiply_adds(run.model, run.example, **run.beside)
+    flops = step_flops(run, multiply_adds) / run.mesh.size
     traffic = float(cost.get("bytes accessed", 0.0))
     estimate = cost.get("optimal_seconds")
     return PodReport(

@@ -75,7 +75,7 @@ def train_seeds(
         }
         runs = [dataclasses.replace(run, **compiled) for run in runs]
         first, total = runs[0], runs[0].durations.total
-        multiply_adds = count_multiply_adds(first.model, first.example)
+        multiply_adds = count_multiply_adds(first.model, first.example, **first.beside)
         checkpointers = [
             stack.enter_context(
                 Checkpointer(folder / "checkpoints", config.checkpoint, first.durations.keep_every)
