@@ -39,6 +39,7 @@ PODS = {
     "digits_zoo": ("v5e:16x16", {}, {"depth": 1}),
     "imagenet_deit_small": ("v6e:16x16", SPLIT, {"depth": 2}),
     "sequence_tasks": ("v5e:16x16", {}, {}),
+    "shapes_clip": ("v5e:16x16", {}, {}),
     "word_order": ("v5e:16x16", {}, {}),
 }
 POLICIES = ("none", "dots_saveable", "dots_with_no_batch_dims_saveable", "full")

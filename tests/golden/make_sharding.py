@@ -39,6 +39,9 @@ def models() -> dict[str, tuple]:
     found["lm_tiny of 8 experts"] = (experts, model_info("lm_tiny").example())
     for path in sorted(CONFIGS.glob("[a-z]*.py")):
         config = cli.load_config(str(path))
+        if config.data.name == "image_folder":
+            # The images are the user's; the model lies like any of its family.
+            continue
         pipeline = shape_pipeline(config)
         found[f"configs/{path.name}"] = (make_model(config, pipeline), model_input(pipeline))
     return {title: (shortened(model), example) for title, (model, example) in found.items()}
