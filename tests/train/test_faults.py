@@ -131,7 +131,7 @@ def test_a_clock_that_goes_back_changes_nothing(undisturbed, tmp_path, monkeypat
     chex.assert_trees_all_equal(last_state(workdir, toy_config())[0], undisturbed[2])
     found = read_rows(workdir / "metrics.jsonl")
     assert min(np.diff([row["time"] for row in found])) < 0
-    (shown,) = [value for name, value, _ in headline(found, {}, {}) if name == "time"]
+    (shown,) = [value for name, value, _ in headline(found, {}, {}, {}) if name == "time"]
     assert not shown.startswith("-")
 
 
