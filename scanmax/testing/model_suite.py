@@ -329,7 +329,9 @@ class ModelSuite(chex.TestCase):
             variables = self.small_variables(case)
             stacked = {key: _stacked(value) for key, value in variables.items()}
             actual = self.outputs_and_gradients(case, variables=stacked, scan_layers=True)
-            compare.assert_relative(actual, (outputs, _stacked(gradients)), self.tolerance)
+            compare.assert_relative(actual[0], outputs, self.tolerance)
+            gradients = _without_dust(_stacked(gradients))
+            compare.assert_relative(_without_dust(actual[1]), gradients, self.tolerance)
 
     def test_parameters_are_kept_in_param_dtype(self):
         for case in self.small:
@@ -407,6 +409,14 @@ def _exact(leaf):
 
 def _count(params) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def _without_dust(tree: Any) -> Any:
+    """Arrays that are nothing but rounding beside the largest of the tree become zeros."""
+    tree = jax.tree.map(np.asarray, tree)
+    sizes = jax.tree.map(lambda x: np.abs(x).max(initial=0.0), tree)
+    largest = max(jax.tree.leaves(sizes))
+    return jax.tree.map(lambda x, size: x if size > 1e-13 * largest else 0 * x, tree, sizes)
 
 
 def _stacked(tree: Mapping[str, Any]) -> Mapping[str, Any]:
