@@ -110,6 +110,8 @@ class ObjectiveSuite(chex.TestCase):
         config.checkpoint.every = "1 step"
         config.checkpoint.keep = 10
         config.sharding.min_size = 8
+        # Drawing takes longer than four steps.
+        config.log.report = False
         return config
 
     def run_of(self, config: Config | None = None, devices: int = 1, **fields: Any) -> Run:

@@ -126,6 +126,7 @@ def test_two_real_steps(name, data_dir, tmp_path):
     config.batch_size = config.eval_batch_size = 8
     config.duration, config.schedule.warmup = "2 steps", "1 step"
     config.log_every = config.eval_every = config.checkpoint.every = "1 step"
+    config.log.report = False
     if name == "bytes_mamba2":
         config.data.sequence_length = 1024
     elif name.startswith("digits"):

@@ -52,7 +52,9 @@ def taught(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
     file = folder / "experiment.py"
     file.write_text(FILE)
-    held_out = train(cli.load_config(str(file)), folder / "run")
+    config = cli.load_config(str(file))
+    config.log.report = False
+    held_out = train(config, folder / "run")
     return file, folder / "run", held_out
 
 
