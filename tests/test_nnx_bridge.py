@@ -18,18 +18,14 @@ def wrapped(model, inputs):
 @pytest.mark.parametrize("family", sorted({registry.model_info(n).family for n in list_models()}))
 def test_no_parameter_hides_behind_a_method(family):
     # nnx looks an attribute up among the module's methods before its parameters.
-    for scan_layers in (False, True):
-        model = create_model(list_models(family=family)[0])
-        if (
-            scan_layers
-            and hasattr(model, "scan_layers")
-            and isinstance(getattr(model, "mixer", ""), str)
-        ):
-            model = model.clone(scan_layers=True)
-        example = registry.model_info(list_models(family=family)[0]).example()
+    name = list_models(family=family)[0]
+    models, example = [create_model(name)], registry.model_info(name).example()
+    if hasattr(models[0], "scan_layers") and isinstance(getattr(models[0], "mixer", ""), str):
+        models.append(models[0].clone(scan_layers=True))
+    for model in models:
         variables = jax.eval_shape(model.init, jax.random.key(0), example)
-        for name in variables["params"]:
-            assert not callable(getattr(type(model), name, None)), name
+        for path in variables["params"]:
+            assert not callable(getattr(type(model), path, None)), path
 
 
 def test_batch_statistics_move_where_the_call_says_so():
