@@ -82,13 +82,13 @@ def main(argv: list[str]) -> int:
             near = [str(path.parent / found.name) for found in path.parent.glob("*")]
             raise UserError(f"--from={start} is not there; {suggest(start, near)}")
         # What the config's file names is another start only where nothing else is said.
-        typed = any(re.match(r"-*config\.model\.weights(=|$)", word) for word in argv)
-        if typed and config.model.weights != start:
+        if is_typed("model.weights", argv) and config.model.weights != start:
             raise UserError(
                 f"--from={start} and config.model.weights={config.model.weights!r} name two starts"
             )
         config.model.weights = start
-        config.optim.carry = run_of(start)[0] is not None
+        if not is_typed("optim.carry", argv):
+            config.optim.carry = run_of(start)[0] is not None
     from scanmax.train.processes import start_processes, telling_others
 
     start_processes(
@@ -106,6 +106,16 @@ def main(argv: list[str]) -> int:
         if held_out and is_first_process():
             tell(workdir, held_out)
     return 0
+
+
+def is_typed(field: str, argv: list[str]) -> bool:
+    """Whether a command line sets a field of the config.
+
+    >>> is_typed("optim.carry", ["--noconfig.optim.carry"]), is_typed("optim.lr", ["--config=lr"])
+    (True, False)
+    """
+    pattern = rf"-*(no)?config\.{re.escape(field)}(=|$)"
+    return any(re.match(pattern, word) for word in argv)
 
 
 def profile_window(text: str | None) -> tuple[int, int] | None:

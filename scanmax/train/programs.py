@@ -1,12 +1,12 @@
 """Compiled programs that are kept between runs: a run like one before starts without compiling."""
 
 import hashlib
-import os
 import pathlib
 import platform
 
 from absl import flags
 
+from scanmax.data.cache import cache_place
 from scanmax.errors import UserError
 
 OFF = "off"
@@ -51,8 +51,7 @@ def keep_programs(folder: str = "") -> pathlib.Path | None:
 
     if folder == OFF or (jax.config.jax_compilation_cache_dir and not folder):
         return None
-    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    path = pathlib.Path(folder or pathlib.Path(cache) / "scanmax/programs").expanduser()
+    path = pathlib.Path(folder).expanduser() if folder else cache_place("programs")
     # Machine code for one processor may end the process on another that shares the folder.
     path = path / processor()
     try:

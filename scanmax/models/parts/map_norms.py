@@ -1,7 +1,8 @@
 """Norms of maps by name: of the batch, of image and batch in halves, and those that bend too."""
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -41,6 +42,7 @@ class InstanceBatchNorm(nn.Module):
     epsilon: float = 1e-5
     momentum: float = 0.9
     frozen_statistics: bool = False
+    scale_init: Initializer = ones_init
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -51,7 +53,7 @@ class InstanceBatchNorm(nn.Module):
         scales, biases = [], []
         for prefix, width in (("instance_", alone), ("", rest)):
             if width:
-                scales.append(_vector(self, f"{prefix}scale", ones_init, width))
+                scales.append(_vector(self, f"{prefix}scale", self.scale_init, width))
                 biases.append(_vector(self, f"{prefix}bias", zeros_init, width))
         if rest:
             mean, variance = running_statistics(self, x[..., alone:], train)
@@ -111,13 +113,16 @@ def _vector(module: Any, name: str, init: Initializer, width: int) -> Float[Arra
     return found.astype(module.dtype)
 
 
-# Name -> the fields of what it makes.
-MAP_NORMS: Mapping[str, type[nn.Module]] = MappingProxyType(
+# Name -> what makes the norm of its fields.
+MAP_NORMS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         "batch": BatchNorm,
         "instance_batch": InstanceBatchNorm,
-        "instance": InstanceBatchNorm,
-        **{f"evonorm_{kind}": EvoNorm for kind in ("b0", "b1", "b2", "s0", "s1", "s2")},
+        "instance": functools.partial(InstanceBatchNorm, share=1.0),
+        **{
+            f"evonorm_{kind}": functools.partial(EvoNorm, kind=kind)
+            for kind in ("b0", "b1", "b2", "s0", "s1", "s2")
+        },
     }
 )
 
@@ -128,8 +133,6 @@ def norm_and_bend(
     *,
     kind: str = "batch",
     bend: str | None = "relu",
-    scale_init: Initializer = ones_init,
-    name: str = "norm",
     **fields: Any,
 ) -> Float[Array, "B Y X C"]:
     """The norm of a name and the activation behind it, inside a compact method.
@@ -139,21 +142,14 @@ def norm_and_bend(
       train: whether statistics are of the batch.
       kind: a name of MAP_NORMS.
       bend: a name of ACTIVATIONS; None is none. EvoNorms have their own in its place.
-      scale_init: of the norm's scale; norms of images start at one.
-      name: of the norm.
-      **fields: epsilon, momentum, frozen_statistics and dtypes.
+      **fields: scale_init, epsilon, momentum, frozen_statistics and dtypes.
 
     Raises:
       UserError: no such norm.
     """
     if kind not in MAP_NORMS:
         raise UserError(f"unknown norm_layer {kind!r}; {suggest(kind, MAP_NORMS)}")
-    if kind.startswith("evonorm"):
-        own = {"kind": kind[-2:], "bends": bend is not None, "scale_init": scale_init}
-        return EvoNorm(**own, **fields, name=name)(x, train)
-    if kind == "batch":
-        x = BatchNorm(scale_init=scale_init, **fields, name=name)(x, train)
-    else:
-        share = 1.0 if kind == "instance" else 0.5
-        x = InstanceBatchNorm(share, **fields, name=name)(x, train)
-    return x if bend is None else activation(bend)(x)
+    has_own = kind.startswith("evonorm")
+    own = {"bends": bend is not None} if has_own else {}
+    x = MAP_NORMS[kind](name="norm", **own, **fields)(x, train)
+    return x if bend is None or has_own else activation(bend)(x)
