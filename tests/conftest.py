@@ -51,6 +51,10 @@ if (
     flags = [*known_flags(QUICK), *(flag for flag in flags if flag not in QUICK)]
 os.environ["XLA_FLAGS"] = " ".join([*flags, "--xla_force_host_platform_device_count=8"])
 
+# Processes that tests start would each compile all of scanmax's source where none may keep it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # What takes a while to compile is compiled once for all processes of a run: its workers, and those
 # that a test starts. Nothing is kept between runs.
 SHARED = {

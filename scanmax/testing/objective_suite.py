@@ -107,11 +107,11 @@ class ObjectiveSuite(chex.TestCase):
         }
         config = Config(**{**defaults, **copy.deepcopy(dict(self.fields)), **fields})
         config.schedule.name, config.schedule.warmup = "constant", ""
-        config.checkpoint.every = "1 step"
+        config.checkpoint.every = "2 steps"
         config.checkpoint.keep = 10
         config.sharding.min_size = 8
-        # Drawing takes longer than four steps.
-        config.log.report = False
+        # Drawing takes longer than four steps, and a library of events as long as one.
+        config.log.report, config.log.to = False, ()
         return config
 
     def run_of(self, config: Config | None = None, devices: int = 1, **fields: Any) -> Run:

@@ -72,10 +72,10 @@ def evaluate_classifier(
       UserError: classes that the classifier does not know, or a part without images.
     """
     names = source.class_names or tuple(str(label) for label in range(source.num_classes))
-    highest = max((label for labels in real for label in labels), default=0)
-    if highest >= len(names):
+    unknown = next((x for labels in real for x in labels if not 0 <= x < len(names)), None)
+    if unknown is not None:
         raise UserError(
-            f"--real holds the class {highest}, a place among all classes; the data hold "
+            f"--real holds the class {unknown}, a place among all classes; the data hold "
             f"{len(names)} of them"
         )
     judge = Judge(names)

@@ -119,6 +119,9 @@ def test_reassessed_labels(classes, trained, monkeypatch, tmp_path, capsys):  # 
     labels.write_text("[[2], [], [], []]")
     assert cli.run_main(evaluate.main, argv) == 2
     assert "--real holds the class 2, a place among all classes" in capsys.readouterr().err
+    labels.write_text("[[-1], [], [], []]")
+    assert cli.run_main(evaluate.main, argv) == 2
+    assert "--real holds the class -1" in capsys.readouterr().err
     labels.write_text("[1]")
     assert cli.run_main(evaluate.main, argv) == 2
     assert "is no list of lists of classes" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -24,11 +25,7 @@ class TensorBoard(Logger):
     """
 
     def open(self, workdir: pathlib.Path, config: Mapping[str, Any], start: int) -> None:
-        # Imported here: it costs time that no other use of the package should pay.
-        from tensorboardX import summary
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
-
+        summary, event_pb2, EventsWriter = _library()
         folder = workdir / "tensorboard"
         folder.mkdir(parents=True, exist_ok=True)
         self._summary, self._event = summary, event_pb2.Event
@@ -61,3 +58,22 @@ class TensorBoard(Logger):
 
     def _tell(self, step: int, told: Any) -> None:
         self._writer.write_event(self._event(step=step, summary=told, wall_time=time.time()))
+
+
+def _library() -> tuple[Any, Any, Any]:
+    """tensorboardX's summaries, events and their writer.
+
+    Imported here: it costs time that no other use of the package should pay. It imports torch
+    where that is installed, only to know its arrays, which takes ten times as long; a run has none.
+    """
+    hides = "torch" not in sys.modules
+    if hides:
+        sys.modules["torch"] = None
+    try:
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+    finally:
+        if hides:
+            del sys.modules["torch"]
+    return summary, event_pb2, EventsWriter

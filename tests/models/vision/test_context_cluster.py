@@ -15,8 +15,6 @@ SMALL = {"dims": (8, 12), "depths": (1, 2), "heads": (2, 2), "head_size": 4, "ml
 
 class ContextClusterSuite(ModelSuite):
     family = "context_cluster"
-    # The blocks are those of a host whose suite tries it.
-    remat = ()
     # Of the regions that differ most; all are counted below.
     names = ("coc_tiny2",)
     small = (

@@ -9,8 +9,6 @@ from scanmax.testing import ModelCase, ModelSuite
 
 class InlineDeitSuite(ModelSuite):
     family = "inline_deit"
-    # The blocks are those of a host whose suite tries it.
-    remat = ()
     # The others differ in widths and images; all are counted below.
     names = ("inline_deit_tiny",)
     small = (

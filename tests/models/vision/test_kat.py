@@ -13,8 +13,6 @@ SMALL = {"img_size": 32, "dim": 16, "depth": 1, "heads": 2, "mlp_ratio": 2.0, "n
 
 class KatSuite(ModelSuite):
     family = "kat"
-    # The blocks are those of a host whose suite tries it.
-    remat = ()
     # The others differ in widths and starts; all are counted below.
     names = ("kat_tiny_patch16_224",)
     small = (

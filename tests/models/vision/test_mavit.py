@@ -6,8 +6,6 @@ from scanmax.testing import ModelCase, ModelSuite
 
 class MaVitSuite(ModelSuite):
     family = "mavit"
-    # The blocks are those of a host whose suite tries it.
-    remat = ()
     # The others differ in widths and depths; all are counted beside RMT.
     names = ("mavit_t",)
     small = (

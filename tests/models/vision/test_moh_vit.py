@@ -12,8 +12,6 @@ from scanmax.testing import ModelCase, ModelSuite
 
 class MohVitSuite(ModelSuite):
     family = "moh_vit"
-    # The blocks are those of a host whose suite tries it.
-    remat = ()
     names = ("moh_transnext_small_75",)
     small = (
         ModelCase(

@@ -23,8 +23,6 @@ SMALL = {
 
 class RmtSuite(ModelSuite):
     family = "rmt"
-    # The blocks are those of a host whose suite tries it.
-    remat = ()
     # The others differ in widths and depths; all are counted below.
     names = ("rmt_t",)
     small = (

@@ -10,8 +10,6 @@ from scanmax.testing import ModelCase, ModelSuite
 
 class SpectFormerSuite(ModelSuite):
     family = "spectformer"
-    # The blocks are those of a host whose suite tries it.
-    remat = ()
     # The others differ in widths and depths; all are counted below.
     names = ("spectformer_s",)
     small = (

@@ -23,8 +23,6 @@ SMALL = {"dim": 8, "depth": 2, "heads": 2, "token_dim": 4, "img_size": 16, "patc
 
 class T2tVitSuite(ModelSuite):
     family = "t2t_vit"
-    # The blocks are those of a host whose suite tries it.
-    remat = ()
     # One of either stem; all are counted below.
     names = ("t2t_vit_7", "t2t_vit_t_14")
     small = (

@@ -12,8 +12,6 @@ from scanmax.testing import ModelCase, ModelSuite
 
 class TransNextSuite(ModelSuite):
     family = "transnext"
-    # The blocks are those of a host whose suite tries it.
-    remat = ()
     # The others differ in widths and depths; all are counted below.
     names = ("transnext_micro",)
     small = (

@@ -11,8 +11,6 @@ from scanmax.testing import ModelCase, ModelSuite
 
 class UniFormerSuite(ModelSuite):
     family = "uniformer"
-    # The blocks are those of a host whose suite tries it.
-    remat = ()
     # The others differ in widths and depths; all are counted below.
     names = ("uniformer_small",)
     small = (
