@@ -111,10 +111,10 @@ def main(argv: list[str]) -> int:
 def is_typed(field: str, argv: list[str]) -> bool:
     """Whether a command line sets a field of the config.
 
-    >>> is_typed("optim.carry", ["--noconfig.optim.carry"]), is_typed("optim.lr", ["--config=lr"])
+    >>> is_typed("optim.lr", ["--config.optim.lr=0.1"]), is_typed("optim.lr", ["--config=lr"])
     (True, False)
     """
-    pattern = rf"-*(no)?config\.{re.escape(field)}(=|$)"
+    pattern = rf"-*config\.{re.escape(field)}(=|$)"
     return any(re.match(pattern, word) for word in argv)
 
 

@@ -9,9 +9,11 @@ import pytest
 from toy_run import MODEL, ToyData, last_state, toy_config
 
 import scanmax
+from scanmax import cli
 from scanmax.checksum import name_of
 from scanmax.data import DataConfig
 from scanmax.errors import UserError
+from scanmax.train.__main__ import main
 from scanmax.train.build import build
 from scanmax.train.config import Config, ModelConfig, OptimConfig
 from scanmax.train.inference import read_optimizer
@@ -101,6 +103,17 @@ def test_a_resumed_run_has_its_own(undisturbed, tmp_path):
     config.duration = "2 steps"
     train(config, tmp_path / "run", pipeline=ToyData(), model=MODEL)
     assert int(last_state(tmp_path / "run", config)[0].step) == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "carried"), [((), True), (("--config.optim.carry=False",), False)]
+)
+def test_a_start_from_a_run_carries_unless_told(undisturbed, monkeypatch, tmp_path, typed, carried):
+    found = []
+    monkeypatch.setattr("scanmax.train.loop.train", lambda config, *_, **__: found.append(config))
+    flags = ["--config=digits_vit", f"--workdir={tmp_path}", f"--from={undisturbed[0]}"]
+    assert cli.run_main(main, [*flags, *typed, "--compile_cache="]) == 0
+    assert (found[0].model.weights, found[0].optim.carry) == (str(undisturbed[0]), carried)
 
 
 def vit(weights, adapt=(), **data):
