@@ -16,7 +16,7 @@ import pathlib
 import re
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,10 @@ from scanmax.errors import UserError
 from scanmax.files import write_whole
 from scanmax.train.config import CheckpointConfig, best_mode
 from scanmax.train.state import TrainState
+
+# Orbax has each device that holds an array write a part of it. A part is a program and a copy on
+# the device; one of fewer bytes is not worth them, and the first device writes the array whole.
+LEAST_PART = 2**20
 
 
 class Checkpointer:
@@ -98,13 +102,14 @@ class Checkpointer:
         self._saving = step
         meta = sealed({**meta, "metrics": metrics, "checksums": checksums(state)})
         try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
-                ),
-                metrics=metrics,
-            )
+            with _whole_unless_large():
+                self._manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+                    ),
+                    metrics=metrics,
+                )
         except Exception as error:
             raise self._failed(error) from error
 
@@ -339,6 +344,20 @@ def _all_processes(is_well: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.process_allgather(np.asarray(is_well)).all())
+
+
+@contextlib.contextmanager
+def _whole_unless_large() -> Iterator[None]:
+    """Lets orbax write an array in parts only where each has LEAST_PART bytes."""
+    handler = ocp.type_handlers.get_type_handler(jax.Array)
+    # Its constructor takes the bound, but no public way hands a handler to StandardSave alone.
+    name = "_min_slice_bytes_for_replica_parallel"
+    before = getattr(handler, name, None)
+    setattr(handler, name, LEAST_PART)
+    try:
+        yield
+    finally:
+        setattr(handler, name, before)
 
 
 def _hush_storage_threads() -> None:
