@@ -69,6 +69,8 @@ def student_flags(file, *teachers, terms=("kd",)):
     return [
         f"--config={file}",
         *OTHERS,
+        # Drawing takes longer than these runs.
+        "--config.log.report=False",
         "--config.model.kwargs.dim=8",
         "--config.duration=4 steps",
         "--config.checkpoint.every=2 steps",
