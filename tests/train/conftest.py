@@ -10,8 +10,11 @@ from scanmax.train.loop import train
 
 @pytest.fixture(autouse=True, scope="session")
 def compiled_once():
-    """Runs on toy data share what they compile."""
-    with mock.patch("scanmax.train.loop.build", shared_build):
+    """Runs that are planned alike share what they compile."""
+    with (
+        mock.patch("scanmax.train.loop.build", shared_build),
+        mock.patch("scanmax.train.seeds.build", shared_build),
+    ):
         yield
 
 

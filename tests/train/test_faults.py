@@ -138,7 +138,7 @@ def test_a_clock_that_goes_back_changes_nothing(undisturbed, tmp_path, monkeypat
 def test_any_file_of_a_checkpoint_may_be_cut_or_lost(undisturbed, tmp_path, capsys):
     """One file at a time: restored is the newest state, or the one before with a warning."""
     config = toy_config()
-    plan = shared_build(config, pipeline=ToyData(), model=MODEL)
+    plan = shared_build(config, pipeline=ToyData(), model=MODEL, devices=jax.devices()[:1])
     newest = undisturbed[0] / "checkpoints" / "10"
     files = sorted(path.relative_to(newest) for path in newest.rglob("*") if path.is_file())
     assert len(files) > 5

@@ -149,12 +149,13 @@ MODEL = ToyModel(batch_norm=True, dropout_rate=0.2)
 
 
 def shared_build(config, *, data=None, pipeline=None, model=None, devices=None):
-    """`build`, whose compiled steps serve every run that is planned alike on toy data.
+    """`build`, whose compiled steps serve every run that is planned alike.
 
-    Dozens of tests train the same ten steps; a run has no state of its own, so that tracing and
-    compiling them once shows the same.
+    Dozens of tests train the same few steps, or go on with them; a run has no state of its own, so
+    that tracing and compiling them once shows the same. Data are shared that are always the same.
     """
-    if not isinstance(pipeline, ToyData):
+    is_bundled = pipeline is None and data is None and config.data.name in ("synthetic", "digits")
+    if not (is_bundled or isinstance(pipeline, ToyData)):
         return build(config, data=data, pipeline=pipeline, model=model, devices=devices)
     check_config(config)
     planned = cli.to_dict(config)
@@ -162,15 +163,18 @@ def shared_build(config, *, data=None, pipeline=None, model=None, devices=None):
         del planned[name]
     for name in ("every", "keep"):
         del planned["checkpoint"][name]
-    seen = {name: getattr(pipeline, name, None) for name in ("kind", "num_classes", "labelled")}
-    seen |= {"num_train": pipeline.num_train, "spec": (pipeline.train_spec, pipeline.eval_spec)}
+    del planned["optim"]["max_skips"]
+    names = ("kind", "num_classes", "labelled", "num_train", "train_spec", "eval_spec")
+    seen = [getattr(pipeline, name, None) for name in names]
     key = json.dumps(planned, sort_keys=True), repr((seen, devices)), type(model), repr(model)
     if key not in _BUILT:
         # Of a copy: what a test does to its config later is not what was planned.
         own = copying.deepcopy(config)
         _BUILT[key] = build(own, pipeline=pipeline, model=model, devices=devices)
+    run = _BUILT[key]
+    pipeline = run.pipeline if pipeline is None else pipeline
     durations = resolve_durations(config, pipeline.num_train)
-    return dataclasses.replace(_BUILT[key], config=config, pipeline=pipeline, durations=durations)
+    return dataclasses.replace(run, config=config, pipeline=pipeline, durations=durations)
 
 
 _BUILT = {}
