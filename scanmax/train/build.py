@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from scanmax.data.targets import HELD_OUT, TRAINING, check_targets
 from scanmax.errors import UserError, suggest
+from scanmax.models.analysis import multiply_adds_of
 from scanmax.train import sharding
 from scanmax.train.config import Config, Durations, best_mode, check_config, resolve_durations
 from scanmax.train.evaluators import EVALUATORS, Evaluator
@@ -115,6 +116,12 @@ class Run:
             yield from batches
         finally:
             batches.close()
+
+    def multiply_adds(self) -> int:
+        """Those of the model, for one example; its shapes are known, so that it is traced once."""
+        variables = model_variables({"params": self.shapes.params, **self.shapes.carried})
+        traced = jax.make_jaxpr(self.model.apply)(variables, self.example, **self.beside)
+        return multiply_adds_of(traced.jaxpr)
 
     def eval_params(self, state: TrainState) -> Any:
         """The parameters that are evaluated: the moving average where one is kept."""

@@ -15,7 +15,6 @@ import jax
 
 from scanmax.cli import to_dict
 from scanmax.errors import UserError
-from scanmax.models.analysis import count_multiply_adds
 from scanmax.train import sharding
 from scanmax.train.build import Run, build
 from scanmax.train.checkpoint import Checkpointer
@@ -103,7 +102,7 @@ def train(
             del restored
             start, best = meta["step"], best_so_far(meta, config.checkpoint)
             teachers = load_teachers(run)
-            multiply_adds = count_multiply_adds(run.model, run.example, **run.beside)
+            multiply_adds = run.multiply_adds()
             flops = step_flops(run, multiply_adds)
             peak = peak_flops(mesh.devices.ravel().tolist())
             is_first = jax.process_index() == 0

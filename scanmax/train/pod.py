@@ -20,7 +20,6 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from scanmax.errors import UserError, suggest
-from scanmax.models.analysis import count_multiply_adds
 from scanmax.train import sharding
 from scanmax.train.build import Run, build
 from scanmax.train.config import Config
@@ -222,7 +221,7 @@ def compile_for(
         kinds[entry.kind][0] += entry.times
         kinds[entry.kind][1] += entry.moved
     chip = CHIPS[topology.split(":")[0]]
-    multiply_adds = count_multiply_adds(run.model, run.example, **run.beside)
+    multiply_adds = run.multiply_adds()
     flops = step_flops(run, multiply_adds) / run.mesh.size
     traffic = float(cost.get("bytes accessed", 0.0))
     estimate = cost.get("optimal_seconds")

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from scanmax.errors import UserError
-from scanmax.models.analysis import count_multiply_adds
 from scanmax.train import sharding
 from scanmax.train.build import build
 from scanmax.train.checkpoint import Checkpointer
@@ -75,7 +74,7 @@ def train_seeds(
         }
         runs = [dataclasses.replace(run, **compiled) for run in runs]
         first, total = runs[0], runs[0].durations.total
-        multiply_adds = count_multiply_adds(first.model, first.example, **first.beside)
+        multiply_adds = first.multiply_adds()
         checkpointers = [
             stack.enter_context(
                 Checkpointer(folder / "checkpoints", config.checkpoint, first.durations.keep_every)

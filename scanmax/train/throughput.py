@@ -1,6 +1,7 @@
 """How fast a run is, and what a step costs beside its computation."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -58,7 +59,9 @@ def peak_memory(devices: Sequence[Any]) -> float | None:
     return max(peaks) / 2**30 if peaks else None
 
 
+@functools.cache
 def _matmul_rate(device: jax.Device, size: int = 1024) -> float:
+    """Timed once by a process, however many runs it trains."""
     product = jax.jit(lambda x: x @ x)
     x = jax.device_put(jnp.full((size, size), 1e-3, jnp.float32), device)
     product(x).block_until_ready()

@@ -1,5 +1,6 @@
 """A user's terminal: commands typed in a fresh folder, where scanmax is an installed wheel."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -10,6 +11,20 @@ import zipfile
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
+# Each as `python -m` runs it.
+ALL = """
+import contextlib, io, json, runpy, sys
+found = []
+for module, *argv in json.loads(sys.argv[1]):
+    sys.argv, said, status = [module, *argv], io.StringIO(), 0
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            status = end.code or 0
+    found.append([status, said.getvalue()])
+print(json.dumps(found))
+"""
 
 
 @pytest.fixture(scope="session")
@@ -33,20 +48,34 @@ def installed(tmp_path_factory):
 
 @pytest.fixture
 def type_in(tmp_path, installed):
-    """Types a command in a fresh folder: (status, what it printed)."""
+    """Types a module and its words, or "-c" and code, in a fresh folder: (status, what it said)."""
     paths = {"PYTHONPATH": str(installed), "XDG_CACHE_HOME": str(tmp_path / ".cache")}
     # One device, as a user has.
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     paths["XLA_FLAGS"] = " ".join(flags)
 
     def call(*words: str) -> tuple[int, str]:
+        words = words if words[0] == "-c" else ("-m", *words)
         done = subprocess.run(
-            [sys.executable, "-P", "-m", *words],
+            [sys.executable, "-P", *words],
             cwd=tmp_path,
             env={**os.environ, **paths},
             capture_output=True,
             text=True,
         )
         return done.returncode, done.stdout + done.stderr
+
+    return call
+
+
+@pytest.fixture
+def type_all(type_in):
+    """Types commands one after another, in one process: imports are what most of them cost."""
+
+    def call(*commands: tuple[str, ...]) -> list[tuple[int, str]]:
+        status, told = type_in("-c", ALL, json.dumps(commands))
+        assert status == 0, told
+        lines = [line for line in told.splitlines() if line.startswith("[[")]
+        return [tuple(each) for each in json.loads(lines[-1])]
 
     return call

@@ -6,6 +6,9 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+from scanmax import cli
+from scanmax.train.__main__ import main
+
 EXPERIMENT = """
 from scanmax.data.config import DataConfig
 from scanmax.train.config import Config, ModelConfig, OptimConfig, ScheduleConfig
@@ -46,7 +49,7 @@ def fill(folder: pathlib.Path, kinds: tuple[str, ...], count: int, seed: int) ->
             draw(kind, rng).save(folder / kind / f"{number}.png")
 
 
-def test_a_folder_fine_tunes_a_run_and_names_a_new_file(type_in, tmp_path):
+def test_a_folder_fine_tunes_a_run_and_names_a_new_file(type_in, type_all, tmp_path):
     (tmp_path / "experiment.py").write_text(EXPERIMENT)
     fill(tmp_path / "two", ("across", "upright"), 20, seed=0)
     fill(tmp_path / "three", ("across", "plain", "upright"), 20, seed=1)
@@ -56,12 +59,15 @@ def test_a_folder_fine_tunes_a_run_and_names_a_new_file(type_in, tmp_path):
     for kind in ("across", "plain", "upright"):
         draw(kind, rng).save(new / f"some_{kind}.png")
 
-    look = ("scanmax.data", "show", "--config=experiment.py", "--config.data.data_dir=two")
-    status, told = type_in(*look, "--out=batch.png", "--config.data.augment.auto_augment=ta_wide")
-    assert (status, told.splitlines()[-1]) == (0, "drawn in batch.png"), told
-    assert "batch 0 of 'image_folder': 16 of 16 rows, image [8, 8, 3]" in told
     train = ("scanmax.train", "--config=experiment.py")
-    status, told = type_in(*train, "--workdir=runs/first", "--config.data.data_dir=two")
+    two = ("--config=experiment.py", "--config.data.data_dir=two")
+    augment = "--config.data.augment.auto_augment=ta_wide"
+    looked, (status, told) = type_all(
+        ("scanmax.data", "show", *two, "--out=batch.png", augment),
+        ("scanmax.train", *two, "--workdir=runs/first"),
+    )
+    assert (looked[0], looked[1].splitlines()[-1]) == (0, "drawn in batch.png"), looked
+    assert "batch 0 of 'image_folder': 16 of 16 rows, image [8, 8, 3]" in looked[1]
     assert status == 0, told
     assert "2 classes, 32 training and 8 held-out images of" in told
     second = ("--workdir=runs/second", "--config.data.data_dir=three")
@@ -77,13 +83,12 @@ def test_a_folder_fine_tunes_a_run_and_names_a_new_file(type_in, tmp_path):
     assert found == {f"some_{kind}": kind for kind in ("across", "plain", "upright")}
 
 
-def test_a_mistake_is_a_line(type_in, tmp_path):
+def test_a_mistake_is_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "experiment.py").write_text(EXPERIMENT)
     fill(tmp_path / "one", ("across",), 4, seed=0)
-    status, told = type_in(
-        "scanmax.train", "--config=experiment.py", "--workdir=run", "--config.data.data_dir=one"
-    )
-    assert status == 2
-    assert told == (
+    words = ["--config=experiment.py", "--workdir=run", "--config.data.data_dir=one"]
+    assert cli.run_main(main, words) == 2
+    assert capsys.readouterr().err == (
         "error: 'image_folder' holds one class only ('across'): there is nothing to tell apart\n"
     )

@@ -16,7 +16,7 @@ def get_config(arg=""):
 """
 
 
-def test_pages_train_a_model_that_goes_on(type_in, tmp_path):
+def test_pages_train_a_model_that_goes_on(type_in, type_all, tmp_path):
     (tmp_path / "experiment.py").write_text(EXPERIMENT)
     pages = [{"text": "abc" * (8 + number % 5)} for number in range(200)]
     (tmp_path / "pages.jsonl").write_text("\n".join(map(json.dumps, pages)))
@@ -26,11 +26,15 @@ def test_pages_train_a_model_that_goes_on(type_in, tmp_path):
     assert [file.stem[:9] for file in tmp_path.glob("programs/*/jit_train*-cache")] == ["jit_train"]
     assert "180 training documents of " in told
     trained = re.search(r"bits_per_byte (\S+)  loss", told)[1]
-    status, told = type_in("scanmax.train.evaluate", "run", "--out=found.json")
-    assert status == 0, told
-    assert f"{json.loads((tmp_path / 'found.json').read_text())['bits_per_byte']:.4f}" == trained
     say = ("scanmax.train.generate", "run", "--temperature=0", "--max_new_tokens=9")
-    assert type_in(*say, "--prompt=abcabca") == (0, "abcabca" + "bcabcabca\n")
-    status, told = type_in("scanmax.train.predict", "run", "pages.jsonl")
+    evaluated, said, predicted = type_all(
+        ("scanmax.train.evaluate", "run", "--out=found.json"),
+        (*say, "--prompt=abcabca"),
+        ("scanmax.train.predict", "run", "pages.jsonl"),
+    )
+    assert evaluated[0] == 0, evaluated
+    assert f"{json.loads((tmp_path / 'found.json').read_text())['bits_per_byte']:.4f}" == trained
+    assert said == (0, "abcabca" + "bcabcabca\n")
+    status, told = predicted
     assert (status, told.count("\n")) == (2, 1)
     assert "predict() is of classifiers of images; this run is 'language_model'" in told

@@ -1,9 +1,21 @@
 """A run that nothing disturbed, which those that something did are held against."""
 
+from unittest import mock
+
 import pytest
-from toy_run import MODEL, ToyData, last_state, toy_config
+from toy_run import MODEL, ToyData, last_state, shared_build, toy_config
 
 from scanmax.train.loop import train
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compiled_once():
+    """Runs that are planned alike share what they compile."""
+    with (
+        mock.patch("scanmax.train.loop.build", shared_build),
+        mock.patch("scanmax.train.seeds.build", shared_build),
+    ):
+        yield
 
 
 @pytest.fixture(scope="session")

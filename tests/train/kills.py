@@ -24,7 +24,7 @@ import time
 import warnings
 from unittest import mock
 
-STEPS, EVERY = 40, 2
+EVERY = 2
 
 
 def plain():
@@ -84,12 +84,12 @@ def teacher():
         yield
 
 
-def live(life: str, workdir: pathlib.Path, started: int) -> None:
+def live(life: str, workdir: pathlib.Path, steps: int, started: int) -> None:
     """A life: trains from wherever the workdir stands, to the end if it is let."""
     from scanmax.train.loop import train
 
     config, data, model = LIVES[life]()
-    config.duration, config.eval_every = f"{STEPS} steps", ""
+    config.duration, config.eval_every = f"{steps} steps", ""
     config.checkpoint.every = f"{EVERY} steps"
     batches = data.train_iterator
 
@@ -102,7 +102,7 @@ def live(life: str, workdir: pathlib.Path, started: int) -> None:
         train(config, workdir, pipeline=data, model=model)
 
 
-def fork(life: str, workdir: pathlib.Path) -> tuple[int, int]:
+def fork(life: str, workdir: pathlib.Path, steps: int) -> tuple[int, int]:
     """Starts a life; gives its process and a pipe that says when its first batch is asked for."""
     reading, writing = os.pipe()
     with warnings.catch_warnings():
@@ -118,7 +118,7 @@ def fork(life: str, workdir: pathlib.Path) -> tuple[int, int]:
     os.dup2(log, 2)
     status = 1
     try:
-        live(life, workdir, writing)
+        live(life, workdir, steps, writing)
         status = 0
     except BaseException:
         import traceback
@@ -142,7 +142,7 @@ def wait(child: int, seconds: float) -> bool:
     return False
 
 
-def end_state(workdir: pathlib.Path) -> dict[str, bytes]:
+def end_state(workdir: pathlib.Path, steps: int) -> dict[str, bytes]:
     """Every tensor of the last checkpoint, in a process of its own: the server must not compute."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -155,7 +155,7 @@ def end_state(workdir: pathlib.Path) -> dict[str, bytes]:
 
         warnings.simplefilter("ignore")
         with ocp.PyTreeCheckpointer() as reader:
-            tree = reader.restore(workdir / "checkpoints" / str(STEPS) / "state")
+            tree = reader.restore(workdir / "checkpoints" / str(steps) / "state")
         found = {
             jax.tree_util.keystr(path): hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -193,9 +193,11 @@ def campaign(folder: pathlib.Path, kills: int, seed: int, life: str) -> dict:
         "scanmax.testing",
     ):
         importlib.import_module(name)
+    # Few kills are spread over a short run, many over a long one.
+    steps = 40 if kills > 10 else 16
     undisturbed = folder / "undisturbed"
     began = time.monotonic()
-    child, pipe = fork(life, undisturbed)
+    child, pipe = fork(life, undisturbed, steps)
     os.read(pipe, 1)
     startup = time.monotonic() - began
     if not wait(child, 120):
@@ -203,13 +205,13 @@ def campaign(folder: pathlib.Path, kills: int, seed: int, life: str) -> dict:
         raise SystemExit("the undisturbed run does not end")
     training = time.monotonic() - began - startup
     os.close(pipe)
-    expected = end_state(undisturbed)
+    expected = end_state(undisturbed, steps)
     died: dict[str, int] = {}
     done, runs, restarts = 0, 0, 0
     while done < kills or restarts:
         workdir = folder / f"run_{runs}"
         left = unfinished(workdir)
-        child, pipe = fork(life, workdir)
+        child, pipe = fork(life, workdir, steps)
         if done >= kills:
             # Enough: the run under way is let go to its end.
             ended = wait(child, 120)
@@ -220,7 +222,7 @@ def campaign(folder: pathlib.Path, kills: int, seed: int, life: str) -> dict:
             select.select([pipe], [], [], 60)
             ended = wait(child, rng.uniform(0, training / 3))
         if ended:
-            state = end_state(workdir)
+            state = end_state(workdir, steps)
             differs = sorted(name for name in expected if state.get(name) != expected[name])
             if differs or set(state) != set(expected):
                 raise SystemExit(f"{workdir} after {restarts} restarts differs in {differs[:5]}")

@@ -12,13 +12,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from toy_run import MODEL, ToyData, copy, toy_config
+from toy_run import MODEL, ToyData, copy, shared_build, toy_config
 
 from scanmax import checksum
 from scanmax.checksum import checksums, damaged_arrays
 from scanmax.errors import UserError
 from scanmax.models.weights.sources import read_tensors
-from scanmax.train.build import build
 from scanmax.train.checkpoint import Checkpointer, read_meta, sealed
 from scanmax.train.config import CheckpointConfig
 from scanmax.train.inference import load_for_inference
@@ -72,7 +71,7 @@ def test_a_checksum_knows_every_bit_and_place_and_no_layout(small, monkeypatch):
 
 @pytest.fixture(scope="module")
 def plan():
-    return build(toy_config(), pipeline=ToyData(), model=MODEL)
+    return shared_build(toy_config(), pipeline=ToyData(), model=MODEL)
 
 
 def restored(plan, workdir):
@@ -172,7 +171,7 @@ def test_every_reader_verifies(undisturbed, tmp_path, plan, capsys):
     # On a mesh of eight the same damage is found, and the same state is whole.
     config = toy_config()
     config.sharding.preset = "fsdp_tp"
-    meshed = build(config, pipeline=ToyData(), model=MODEL)
+    meshed = shared_build(config, pipeline=ToyData(), model=MODEL)
     newest = keep_two(undisturbed, tmp_path / "run")
     assert restored(meshed, tmp_path / "run")[1]["step"] == 10
     change_one_number(newest)

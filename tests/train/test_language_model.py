@@ -25,14 +25,15 @@ def losses(fused, tied, **fields):
     config = ObjectiveConfig(name="language_model", label_smoothing=0.1, weight=0.5, **fields)
     objective = LanguageModel(model=model, config=config, fused=fused)
     objective.check()
-    variables = objective.init(jax.random.key(0), BATCH)
+    variables = jax.jit(objective.init)(jax.random.key(0), BATCH)
 
     def mean(variables):
         found = objective.apply(variables, BATCH, train=True)
         return found.values["label"].mean(), (found.values, found.metrics)
 
-    (_, found), gradient = jax.value_and_grad(mean, has_aux=True)(variables)
-    return found, gradient, objective.apply(variables, BATCH, method="evaluate")
+    (_, found), gradient = jax.jit(jax.value_and_grad(mean, has_aux=True))(variables)
+    evaluate = jax.jit(lambda variables: objective.apply(variables, BATCH, method="evaluate"))
+    return found, gradient, evaluate(variables)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -404,9 +404,9 @@ class WeighedCosineSuite(ObjectiveSuite):
         return total / sum(batch["mask"])
 
     def test_weights_count_from_the_second_half_on(self):
-        run, batch = self.run_of(), self.batch()
+        run, batch = self.plain_run(), self.batch()
         state = run.init()
-        loss = jax.jit(lambda carried: self.loss_of(run, state.params, carried, batch, ()))
+        loss = jax.jit(lambda carried: self.loss_of(run.recipe, state.params, carried, batch, ()))
         values = []
         for step in range(4):
             carried = run.objective.after_update(state.params, state.carried, jnp.asarray(step))

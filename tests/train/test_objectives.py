@@ -52,7 +52,7 @@ class TwoHeadsSuite(ObjectiveSuite):
         taught = self.teacher.clone(dtype=jnp.float64).apply(teachers[0], batch["image"])
 
         def value_of(row):
-            label, said = int(batch["label"][row]), int(jnp.argmax(taught[row]))
+            label, said = batch["label"][row], jnp.argmax(taught[row])
             return 0.75 * cross_entropy(own[row], label, 0) + 0.25 * cross_entropy(
                 other[row], said, 0
             )

@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 import pytest
-from toy_run import MODEL, ToyData, ToyModel, copy, toy_config
+from toy_run import MODEL, ToyData, ToyModel, copy, shared_build, toy_config
 
 from scanmax import cli, files
 from scanmax.errors import UserError
@@ -182,9 +182,8 @@ def test_the_report_of_an_extended_run_leaves_out_what_is_of_before(undisturbed,
 
 
 def test_an_outcome_that_finds_no_room_says_of_which_step(tmp_path, monkeypatch):
-    from scanmax.train.build import build
 
-    run = build(toy_config(), pipeline=ToyData(), model=ToyModel())
+    run = shared_build(toy_config(), pipeline=ToyData(), model=ToyModel())
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(UserError, match=r"predictions\.npz: No space left on device; .* step 0"):
         save_outcome(run, run.init(), tmp_path)

@@ -65,7 +65,9 @@ def free_port():
 
 def launch(*commands):
     """Starts a Python process of four devices for each list of arguments."""
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
+    flags.append("--xla_force_host_platform_device_count=4")
+    env = {**os.environ, "XLA_FLAGS": " ".join(flags)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
         subprocess.Popen([sys.executable, *argv], cwd=HERE, env=env, **pipes) for argv in commands

@@ -422,6 +422,7 @@ def test_a_typed_run_leaves_a_report_checkpoints_and_the_model_alone(typed):
 def test_seeds_in_one_step_carry_each_its_own_teacher(typed, tmp_path):
     workdir, words = typed
     config, _ = cli.parse_flags(words)
+    config.log.report = False
     held_out = train_seeds(config, {0: tmp_path / "0", 5: tmp_path / "5"})
     assert rows_of(tmp_path / "0", "train")[-1]["loss"] == pytest.approx(
         rows_of(workdir, "train")[-1]["loss"], rel=1e-5

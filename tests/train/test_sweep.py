@@ -113,7 +113,8 @@ def test_every_mistake_is_told_before_anything_trains(sweep, tmp_path):
         assert status == 2
         assert line.startswith("error: ")
         assert all(message in line for message in messages), line
-    assert [path.name for path in tmp_path.iterdir()] == ["experiment.py"]
+    left = {path.name for path in tmp_path.iterdir()} - {"__pycache__"}
+    assert left == {"experiment.py"}
 
 
 def test_a_run_may_name_its_seed(sweep, tmp_path):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy_run import shared_build
 
 from scanmax import cli
 from scanmax.data import load
@@ -69,6 +70,8 @@ def student_flags(file, *teachers, terms=("kd",)):
     return [
         f"--config={file}",
         *OTHERS,
+        # Drawing takes longer than these runs.
+        "--config.log.report=False",
         "--config.model.kwargs.dim=8",
         "--config.duration=4 steps",
         "--config.checkpoint.every=2 steps",
@@ -92,12 +95,12 @@ def test_two_teachers_with_images_of_their_own_from_the_command_line_on(taught, 
 
     # Asked by hand, with images of twice the size; and what it would say of the student's.
     trained = load_for_inference(workdir)
+    answer = jax.jit(trained.model.apply)
     pipeline = load(cli.load_config(str(file)).data, seed=0, batch_size=16)
     found = []
     for of in (lambda x: jax.image.resize(x, (len(x), 8, 8, 1), "bicubic"), shifted):
         right = [
-            np.argmax(trained.model.apply(trained.variables, of(batch["image"])), -1)
-            == batch["label"]
+            np.argmax(answer(trained.variables, of(batch["image"])), -1) == batch["label"]
             for batch in pipeline.eval_batches()
         ]
         found.append(np.mean(right))
@@ -128,7 +131,7 @@ def test_two_teachers_with_images_of_their_own_from_the_command_line_on(taught, 
 
     # Their variables are arguments of what is compiled for a pod.
     report = pod.compile_for(config, "v5e:2x4", devices=jax.devices()[:8])
-    teachers = sum(leaf.nbytes for leaf in jax.tree.leaves(load_teachers(build(config))))
+    teachers = sum(leaf.nbytes for leaf in jax.tree.leaves(load_teachers(shared_build(config))))
     assert report.state["teachers"] == teachers > 0
     assert report.total > sum(report.state.values())
 
@@ -150,12 +153,14 @@ def test_stored_answers_teach_as_the_teacher_that_gave_them(taught, tmp_path, ca
     assert stored.stat().st_mtime_ns == written
     chex.assert_trees_all_equal(states["first"], states["second"])
 
-    run = build(cli.parse_flags(flags)[0])
+    run = shared_build(cli.parse_flags(flags)[0])
     asked = build(cli.parse_flags(student_flags(file, teacher(workdir, **images)))[0])
     batch = next(run.pipeline.train_iterator(1))
     (table,), (variables,) = load_teachers(run), load_teachers(asked)
     found = run.objective.teachers[0](table, None, batch["index"]).logits
-    told = asked.objective.teachers[0](variables, batch["image"]).logits
+    told = jax.jit(lambda images: asked.objective.teachers[0](variables, images).logits)(
+        batch["image"]
+    )
     np.testing.assert_allclose(found, jax.nn.log_softmax(told), rtol=1e-5, atol=1e-6)
 
     with np.load(stored) as found:

@@ -79,9 +79,9 @@ class Command:
         self._env["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")
         self._env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-    def start(self) -> subprocess.Popen:
+    def start(self, *argv) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-m", "scanmax.train", *self._argv],
+            [sys.executable, "-m", "scanmax.train", *self._argv, *argv],
             env=self._env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -152,11 +152,11 @@ def ends(process, status) -> list[str]:
 
 
 def test_workers_hang_are_killed_and_leave_with_their_run(command, tmp_path):
-    command = command(f"--config={tmp_path}/experiment.py:hangs", "--config.data.workers=2")
+    command = command(f"--config={tmp_path}/experiment.py:hangs", "--config.log.report=False")
     # Data hang, then SIGTERM: what has been trained is saved.
-    process = command.start()
+    process = command.start("--config.data.workers=1")
     command.wait_for_steps(process)
-    assert len(command.workers()) == 2
+    assert len(command.workers()) == 1
     command.hang.touch()
     time.sleep(1.0)
     # To the whole group, as schedulers and terminals do: workers leave it to the run.
@@ -168,10 +168,11 @@ def test_workers_hang_are_killed_and_leave_with_their_run(command, tmp_path):
     assert lines[-1] == f"stopped by a signal at step {stopped}; the same command continues"
     assert (command.workdir / "checkpoints" / str(stopped)).is_dir()
     command.assert_nothing_is_left()
-    # A worker is killed: the run ends in a line.
+    # A worker is killed: the run ends in a line, and the other worker with it.
     command.hang.unlink()
-    process = command.start()
+    process = command.start("--config.data.workers=2")
     command.wait_for_steps(process)
+    assert len(command.workers()) == 2
     os.kill(command.workers()[0], signal.SIGKILL)
     lines = ends(process, 2)
     assert f"resuming at step {stopped}" in lines
@@ -180,7 +181,7 @@ def test_workers_hang_are_killed_and_leave_with_their_run(command, tmp_path):
     assert "config.data.workers=2" in error
     command.assert_nothing_is_left()
     # The run itself is killed: its workers do not wait for it, those that hang least.
-    process = command.start()
+    process = command.start("--config.data.workers=1")
     command.wait_for_steps(process)
     command.hang.touch()
     process.kill()
@@ -206,7 +207,7 @@ def test_workers_train_what_threads_train(command, tmp_path, capsys):
     flags = [
         f"--config={tmp_path}/experiment.py:digits", f"--config.data.data_dir={tmp_path}/data",
         "--config.duration=4 steps", "--config.eval_batch_size=80",
-        "--config.data.augment.translate=1.0",
+        "--config.data.augment.translate=1.0", "--config.log.report=False",
     ]  # fmt: skip
     command = command(*flags, "--config.data.workers=2")
     process = command.start()

@@ -1,5 +1,7 @@
 """A model and a data set as small as they can be and still have everything the trainer meets."""
 
+import copy as copying
+import dataclasses
 import json
 import shutil
 
@@ -8,9 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scanmax import cli
 from scanmax.train.build import build
 from scanmax.train.checkpoint import Checkpointer
-from scanmax.train.config import Config, EmaConfig, ModelConfig, ObjectiveConfig, OptimConfig
+from scanmax.train.config import (
+    Config,
+    EmaConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    check_config,
+    resolve_durations,
+)
 
 
 class ToyModel(nn.Module):
@@ -137,9 +148,41 @@ def toy_config(**fields) -> Config:
 MODEL = ToyModel(batch_norm=True, dropout_rate=0.2)
 
 
+def shared_build(config, *, data=None, pipeline=None, model=None, devices=None):
+    """`build`, whose compiled steps serve every run that is planned alike.
+
+    Dozens of tests train the same few steps, or go on with them; a run has no state of its own, so
+    that tracing and compiling them once shows the same. Data are shared that are always the same.
+    """
+    is_bundled = pipeline is None and data is None and config.data.name in ("synthetic", "digits")
+    if not (is_bundled or isinstance(pipeline, ToyData)):
+        return build(config, data=data, pipeline=pipeline, model=model, devices=devices)
+    check_config(config)
+    planned = cli.to_dict(config)
+    for name in ("log", "log_every", "eval_every", "prefetch"):
+        del planned[name]
+    for name in ("every", "keep"):
+        del planned["checkpoint"][name]
+    del planned["optim"]["max_skips"]
+    names = ("kind", "num_classes", "labelled", "num_train", "train_spec", "eval_spec")
+    seen = [getattr(pipeline, name, None) for name in names]
+    key = json.dumps(planned, sort_keys=True), repr((seen, devices)), type(model), repr(model)
+    if key not in _BUILT:
+        # Of a copy: what a test does to its config later is not what was planned.
+        own = copying.deepcopy(config)
+        _BUILT[key] = build(own, pipeline=pipeline, model=model, devices=devices)
+    run = _BUILT[key]
+    pipeline = run.pipeline if pipeline is None else pipeline
+    durations = resolve_durations(config, pipeline.num_train)
+    return dataclasses.replace(run, config=config, pipeline=pipeline, durations=durations)
+
+
+_BUILT = {}
+
+
 def last_state(workdir, config, devices=None):
     """The newest checkpoint of a run, and what was saved beside it."""
-    run = build(config, pipeline=ToyData(), model=MODEL, devices=devices)
+    run = shared_build(config, pipeline=ToyData(), model=MODEL, devices=devices)
     with Checkpointer(workdir / "checkpoints", config.checkpoint) as checkpointer:
         state, meta = checkpointer.restore(run.shapes, run.shardings)
     return jax.device_get(state), meta

@@ -35,7 +35,7 @@ class NdLossKdSuite(ObjectiveSuite):
             s, t = own[row] @ projector["kernel"] + projector["bias"], told[row]
             mean = sum(told[other] for other in rows if batch["label"][other] == label)
             direction = mean / jnp.sqrt(mean @ mean)
-            size = max(jnp.sqrt(s @ s), jnp.sqrt(t @ t))
+            size = jnp.maximum(jnp.sqrt(s @ s), jnp.sqrt(t @ t))
             total += 2.0 * (1 - s @ direction / size)
         return total / len(rows)
 
