@@ -28,10 +28,38 @@ def by_numpy(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*args: Any) -> Any:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-        found = _evaluated(closed.jaxpr, closed.consts, jax.tree.leaves(args))
+        return numpy_program(closed, shapes)(*args)
+
+    return call
+
+
+def numpy_program(closed: Any, shapes: Any) -> Callable[..., Any]:
+    """What a traced function does, in numpy; `shapes` is a tree as that of its results."""
+
+    def call(*args: Any) -> Any:
+        # A row of NaN or an empty sum may be what is asked for.
+        with np.errstate(all="ignore"):
+            found = _evaluated(closed.jaxpr, closed.consts, jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
     return call
+
+
+def is_numpys(jaxpr: Any) -> bool:
+    """Whether numpy has all of its operations."""
+    return all(
+        is_numpys(_inner(equation)[0])
+        if equation.primitive.name in _CALLS
+        else equation.primitive.name in _ALL and _fits(equation)
+        for equation in jaxpr.eqns
+    )
+
+
+def _inner(equation: Any) -> tuple[Any, Any]:
+    """The operations that an operation holds, and their constants."""
+    keys = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+    inner = next(equation.params[key] for key in keys if key in equation.params)
+    return getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
 
 
 def _evaluated(jaxpr: Any, consts: Any, args: Any) -> list[np.ndarray]:
@@ -58,16 +86,13 @@ def _is_plain(value: Any) -> bool:
 def _done(equation: Any, given: list[Any]) -> list[Any]:
     name, params = equation.primitive.name, equation.params
     if name in _CALLS:
-        inner = next(params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params)
-        inner, consts = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
-        return _evaluated(inner, consts, given)
-    if all(_is_plain(value) for value in given):
-        if name in _ELEMENTWISE and _fits(name, equation):
-            dtype = equation.outvars[0].aval.dtype
-            return [np.asarray(_ELEMENTWISE[name](*given)).astype(dtype, copy=False)]
-        if name in _OTHERS:
-            dtype = equation.outvars[0].aval.dtype
-            return [np.asarray(_OTHERS[name](params, *given)).astype(dtype, copy=False)]
+        return _evaluated(*_inner(equation), given)
+    if name in _ALL and _fits(equation) and all(_is_plain(value) for value in given):
+        if name in _SEVERAL:
+            return _SEVERAL[name](params, *given)
+        is_elementwise = name in _ELEMENTWISE
+        found = _ELEMENTWISE[name](*given) if is_elementwise else _OTHERS[name](params, *given)
+        return [np.asarray(found).astype(equation.outvars[0].aval.dtype, copy=False)]
     # Of an older JAX a pair, of functions and what else there is.
     bound = equation.primitive.get_bind_params(params)
     functions, own = bound if isinstance(bound, tuple) else ((), bound)
@@ -76,9 +101,10 @@ def _done(equation: Any, given: list[Any]) -> list[Any]:
     return [np.asarray(value) if _is_plain(value) else value for value in found]
 
 
-def _fits(name: str, equation: Any) -> bool:
+def _fits(equation: Any) -> bool:
     # Of integers the two mean another division.
-    return name != "div" or np.issubdtype(equation.outvars[0].aval.dtype, np.floating)
+    is_division = equation.primitive.name == "div"
+    return not is_division or np.issubdtype(equation.outvars[0].aval.dtype, np.inexact)
 
 
 def _select(which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
@@ -127,6 +153,22 @@ def _sliced(params: Any, x: np.ndarray) -> np.ndarray:
     return x[tuple(slice(*bound) for bound in bounds)]
 
 
+def _cumulated(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    def call(params: Any, x: np.ndarray) -> np.ndarray:
+        turn = (lambda y: np.flip(y, params["axis"])) if params["reverse"] else np.asarray
+        return turn(function(turn(x), params["axis"]))
+
+    return call
+
+
+def _split(params: Any, x: np.ndarray) -> list[np.ndarray]:
+    return np.split(x, np.cumsum(params["sizes"])[:-1], params["axis"])
+
+
+def _unstacked(params: Any, x: np.ndarray) -> list[np.ndarray]:
+    return list(np.moveaxis(x, params["axis"], 0))
+
+
 def _along(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     return lambda params, x: function(x, axis=tuple(params["axes"]))
 
@@ -142,7 +184,8 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "and": np.bitwise_and,
     "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert, "select_n": _select,
     "clamp": lambda low, x, high: np.clip(x, low, high), "copy": np.copy, "copy_p": np.copy,
-    "stop_gradient": np.asarray,
+    "stop_gradient": np.asarray, "rem": np.fmod, "real": np.real, "imag": np.imag,
+    "complex": lambda x, y: x + 1j * y,
 }  # fmt: skip
 _OTHERS: dict[str, Callable[..., Any]] = {
     "convert_element_type": lambda params, x: x.astype(params["new_dtype"]),
@@ -155,6 +198,10 @@ _OTHERS: dict[str, Callable[..., Any]] = {
     "expand_dims": lambda params, x: np.expand_dims(x, tuple(params["dimensions"])),
     "transpose": lambda params, x: np.transpose(x, params["permutation"]),
     "concatenate": lambda params, *parts: np.concatenate(parts, params["dimension"]),
+    "stack": lambda params, *parts: np.stack(parts, params["axis"]),
+    "cumsum": _cumulated(np.cumsum),
+    "cumprod": _cumulated(np.cumprod),
+    "conj": lambda params, x: np.conj(x),
     "slice": _sliced,
     "pad": _padded,
     "rev": lambda params, x: np.flip(x, params["dimensions"]),
@@ -174,3 +221,5 @@ _OTHERS: dict[str, Callable[..., Any]] = {
         params["shape"],
     ),
 }
+_SEVERAL: dict[str, Callable[..., list[np.ndarray]]] = {"split": _split, "unstack": _unstacked}
+_ALL = {*_ELEMENTWISE, *_OTHERS, *_SEVERAL}

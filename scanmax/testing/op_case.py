@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scanmax.testing.by_numpy import is_numpys, numpy_program
 from scanmax.testing.tolerances import DEFAULT, Tolerances
 
 # Options that choose how and where an op computes, not what; references do not take them.
@@ -309,15 +310,17 @@ class OpTestCase(chex.TestCase):
 
 
 def compiled_if_quicker(function: Callable, args: tuple) -> Callable:
-    """The function as one program for these arguments, or itself where that is quicker.
+    """The function in numpy, which compiles nothing; as one program for these arguments; or itself.
 
-    That is where it repeats few primitives often, as a loop over time does: run one by one, each is
-    compiled once. One that reads values cannot be compiled.
+    Itself where it repeats few primitives often, as a loop over time does: run one by one, each is
+    compiled once. One that reads values can be nothing else.
     """
     try:
         traced = jax.jit(function).trace(*args)
     except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):
         return function
+    if is_numpys(traced.jaxpr.jaxpr):
+        return numpy_program(traced.jaxpr, traced.out_info)
     kinds = set()
     whole = _count(traced.jaxpr, kinds) <= ALONE * len(kinds)
     return traced.lower().compile() if whole else function
