@@ -58,7 +58,7 @@ def test_blocks_take_every_gate(kind, name):
     blocks = {
         name: block["channel_attention"]
         for name, block in variables["params"].items()
-        if "channel_attention" in block
+        if "block_" in name
     }
     assert blocks
 
