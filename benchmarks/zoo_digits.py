@@ -23,6 +23,7 @@ from scanmax import create_model, list_models, model_info
 from scanmax.configs import digits_zoo
 from scanmax.data.config import AugmentConfig
 from scanmax.errors import UserError, suggest
+from scanmax.models.analysis import soonest_traced
 from scanmax.models.shrink import EXCEPTIONS, RULE, shrink
 from scanmax.train.config import CheckpointConfig, Config, LogConfig
 
@@ -90,7 +91,7 @@ def recipe(name: str) -> dict[str, Any]:
 def count(name: str) -> int:
     """Parameters of the shrunken model, which is traced and not made."""
     fields, size = shrink(name)
-    model = create_model(name, num_classes=CLASSES, **fields)
+    model = soonest_traced(create_model(name, num_classes=CLASSES, **fields))
     image, key = jax.ShapeDtypeStruct((2, size, size, 1), jnp.float32), jax.random.key(0)
     rngs = {"params": key, "dropout": key}
     shapes = jax.eval_shape(functools.partial(model.init, train=True), rngs, image)

@@ -41,7 +41,8 @@ class Toy(nn.Module):
         self.sow("intermediates", "stem", x)
         if self.fault == "size":
             assert images.shape[1] == 4
-        branch = Dense(6, ("embed", "mlp"), name="mix", **dtypes)(x)
+        dense = nn.remat(Dense) if self.remat and self.fault != "keeping" else Dense
+        branch = dense(6, ("embed", "mlp"), name="mix", **dtypes)(x)
         if self.fault == "stopped":
             branch = jax.lax.stop_gradient(branch)
         if self.fault == "remat" and self.remat:
@@ -49,6 +50,8 @@ class Toy(nn.Module):
         x = x + DropPath()(jax.nn.gelu(branch), self.drop_path_rate, train)
         if self.fault == "bare":
             x = x + self.param("bare", nn.initializers.ones, (), self.param_dtype)
+        if self.fault == "hidden":
+            x = Dense(6, ("conv_in", "conv_out"), name="features", **dtypes)(x)
         if self.fault == "unread":
             Dense(1, name="unread", **dtypes)(x)
         if as_maps:
@@ -103,9 +106,11 @@ def test_a_sound_family_passes(failures):
         ("headed", "loses_its_head", "(2, 5) != (2, 6)"),
         ("unaware", "computes_in_bfloat16", "float32"),
         ("bare", "logical_axes", "['bare'] carries no logical axes"),
+        ("hidden", "hides_behind_a_method", "features is a method of Toy"),
         ("unread", "every_variant_is_used", "['unread']['kernel']"),
         ("stopped", "gradients_reach", "no gradient for toy['mix']"),
         ("remat", "remat_changes_nothing", "relative"),
+        ("keeping", "remat_changes_nothing", "toy keeps what remat=True should drop"),
         ("size", "other_inputs", "AssertionError"),
         ("silent", "intermediates_are_sown", "pre_logits"),
     ],

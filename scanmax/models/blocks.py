@@ -447,6 +447,8 @@ def _scan_blocks(block, blocks, x, rates, states, given, keep, prefix):
         split_rngs={"params": True, "dropout": True},
         length=len(blocks),
         metadata_params={nn.PARTITION_NAME: "layers"},
+        # Nothing is broadcast out of the loop; looking for it traces every block twice.
+        check_constancy_invariants=False,
     )
     x, (outputs, states) = scanned(block(**blocks[0], name=f"{prefix}s"), x, (rates, states))
     return x, [outputs[index] for index in keep], states
@@ -463,7 +465,12 @@ def stack_blocks(params: Mapping[str, Any], prefix: str = "block") -> dict[str, 
     names = sorted(name for name in params if name.startswith(f"{prefix}_"))
     rest = {name: value for name, value in params.items() if name not in names}
     layers = [params[name] for name in names]
-    return rest | {f"{prefix}s": jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
+
+    def stack(*leaves):
+        # Arrays of numpy stay such: nothing is compiled for their shapes.
+        return (np if isinstance(leaves[0], np.ndarray) else jnp).stack(leaves)
+
+    return rest | {f"{prefix}s": jax.tree.map(stack, *layers)}
 
 
 def unstack_blocks(params: Mapping[str, Any], prefix: str = "block") -> dict[str, Any]:

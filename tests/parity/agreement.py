@@ -11,8 +11,9 @@ import numpy as np
 import tolerances
 
 import scanmax
+from scanmax.models.analysis import soonest_traced
 from scanmax.models.weights import load_weights
-from scanmax.models.weights.load import key_table, named_leaves
+from scanmax.models.weights.load import key_table, named_leaves, taken_apart
 from scanmax.models.weights.save import laid_out_like
 from scanmax.models.weights.sources import flatten
 from scanmax.models.weights.table import convert
@@ -33,13 +34,32 @@ def read_run(path):
     return types.SimpleNamespace(**fields)
 
 
+# What was loaded last: several checks of one run begin with it.
+_last = []
+
+
+def loaded(model, run):
+    """The variables of the run's weights."""
+    if not _last or _last[0] is not run or _last[1] != model:
+        _last[:] = [run, model, load_weights(model, run.weights, run.inputs.shape[1:])]
+    return _last[2]
+
+
+def published_shapes(name):
+    """Path -> shape of every array of a registered model, of which equal blocks are traced once."""
+    model, info = soonest_traced(scanmax.create_model(name)), scanmax.model_info(name)
+    variables = jax.eval_shape(model.init, jax.random.key(0), info.example())
+    leaves = [taken_apart(path, leaf.shape) for path, leaf in named_leaves(variables)]
+    return {path: shape for layers in leaves for path, shape in layers}
+
+
 def assert_agrees(model, run, vanishing: str = r"(?!)") -> None:
     """Loads run.weights and compares logits, parameter gradients and the input gradient.
 
     Written back in the peer's layout they are what they were, bit for bit. Gradients of paths like
     `vanishing` are 0 up to rounding: of both, beside the largest of all.
     """
-    variables = load_weights(model, run.weights, run.inputs.shape[1:])
+    variables = loaded(model, run)
     kept = {name: nn.unbox(tree) for name, tree in variables.items()}
     written = laid_out_like(run.weights, flatten(kept), model)
     assert set(written) == set(run.weights)
@@ -77,7 +97,7 @@ def assert_agrees(model, run, vanishing: str = r"(?!)") -> None:
 
 def assert_trains_alike(model, run) -> None:
     """One training step's logits, and the running averages that it leaves."""
-    variables = load_weights(model, run.weights, run.inputs.shape[1:])
+    variables = loaded(model, run)
     step = functools.partial(model.apply, train=True, mutable=["batch_stats"])
     compiled = jax.jit(step, compiler_options=COMPILER_OPTIONS)
     logits, moved = compiled(variables, jnp.asarray(run.inputs))
@@ -89,7 +109,7 @@ def assert_trains_alike(model, run) -> None:
 
 def assert_maps_agree(model, run, indices=None) -> None:
     """The maps of `features` are the peer's: of these numbers, or all that it gives."""
-    variables = load_weights(model, run.weights, run.inputs.shape[1:])
+    variables = loaded(model, run)
     features = functools.partial(model.apply, method="features")
     maps = jax.jit(features, compiler_options=COMPILER_OPTIONS)(variables, jnp.asarray(run.inputs))
     expected = [run.maps[index] for index in indices or range(len(run.maps))]
@@ -102,12 +122,11 @@ def assert_every_tensor_has_its_place(peers, name, tensors=None) -> None:
 
     None are those of timm's model of that name.
     """
-    model, info = scanmax.create_model(name), scanmax.model_info(name)
-    variables = jax.eval_shape(model.init, jax.random.key(0), info.example())
-    shapes = {path: leaf.shape for path, leaf in named_leaves(variables)}
+    # Zeros without memory of their own.
     tensors = {
         key: np.broadcast_to(np.float16(0), shape)
         for key, shape in (tensors or peers.state_shapes(name)).items()
     }
-    _, problems = convert(tensors, key_table(model).rows, shapes)
+    rows = key_table(scanmax.create_model(name)).rows
+    _, problems = convert(tensors, rows, published_shapes(name))
     assert not problems, problems

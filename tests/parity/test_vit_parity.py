@@ -4,11 +4,13 @@ import jax
 import numpy as np
 import pytest
 import torch
-from parity.agreement import assert_agrees, assert_trains_alike
+from parity.agreement import (
+    assert_agrees,
+    assert_every_tensor_has_its_place,
+    assert_trains_alike,
+)
 
 import scanmax
-from scanmax.models.weights.load import key_table, named_leaves
-from scanmax.models.weights.table import convert
 
 pytestmark = pytest.mark.parity
 
@@ -87,13 +89,4 @@ SIZES = [
 
 @pytest.mark.parametrize("name", [*SIZES, *scanmax.list_models("deit_*")])
 def test_every_tensor_of_every_published_size_has_its_place(peers, name):
-    model, info = scanmax.create_model(name), scanmax.model_info(name)
-    variables = jax.eval_shape(model.init, jax.random.key(0), info.example())
-    shapes = {path: leaf.shape for path, leaf in named_leaves(variables)}
-    # Zeros without memory of their own: only names and shapes are compared.
-    tensors = {
-        key: np.broadcast_to(np.float16(0), shape)
-        for key, shape in peers.state_shapes(name).items()
-    }
-    _, problems = convert(tensors, key_table(model).rows, shapes)
-    assert not problems, problems
+    assert_every_tensor_has_its_place(peers, name)

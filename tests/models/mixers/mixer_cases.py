@@ -24,7 +24,6 @@ class MixerCase:
       depth: blocks of the isotropic host; 2 where the class token, which alone is read behind the
         last, does not pass through every parameter: then the first block is held to have all.
       pool: of the isotropic host; "avg", without a class token, where that token reads no other.
-      side: of the pyramid's images; 32 where 16 leaves the last stage one key, of weight 1.
     """
 
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -37,7 +36,6 @@ class MixerCase:
     reach: str | None = "all"
     depth: int = 1
     pool: str = "token"
-    side: int = 16
 
 
 CASES = {
@@ -64,7 +62,7 @@ CASES = {
     ),
     "context_cluster": MixerCase(options={"region_size": 2}, reach="prefix"),
     "conv_additive": MixerCase(),
-    "conv_projection": MixerCase(depth=2, side=32),
+    "conv_projection": MixerCase(depth=2),
     "cosine": MixerCase(order="permutation", causal=True, generates=({"local_window_size": 3},)),
     "delta": MixerCase(causal=True, generates=({"negative": True},)),
     "dilated_reparam": MixerCase(
@@ -178,7 +176,7 @@ CASES = {
         reach="prefix",
     ),
     "performer": MixerCase(order="permutation", causal=True, generates=({"num_features": 3},)),
-    "pooled": MixerCase(side=32),
+    "pooled": MixerCase(),
     "rala": MixerCase(
         order="permutation",
         order_options={"rotary_base": None, "lepe_size": 0},
@@ -213,7 +211,6 @@ CASES = {
     "smpconv": MixerCase(
         options={"generator_options": {"points": 32}, "max_length": 32},
         depth=2,
-        side=32,
         causal=True,
         generates=({"generator_options": {"points": 5, "per_channel": True, "averaged": True}},),
         reach="prefix",
@@ -241,7 +238,6 @@ CASES = {
     ),
     "spatial_reduction": MixerCase(
         options={"remainder": "keep"},
-        side=32,
     ),
     "spectral_pooling": MixerCase(options={"kernel_size": 3, "radius": 1}, depth=2),
     "ssa": MixerCase(

@@ -73,7 +73,7 @@ def test_modules_train(module, args, shape):
     assert traces == 1
     chex.assert_shape(y, shape)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
-        assert float(jnp.abs(leaf).max()) > 0, jax.tree_util.keystr(path)
+        assert np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
     narrow = jax.eval_shape(module.clone(dtype=jnp.bfloat16).apply, variables, *args)
     assert (narrow.shape, narrow.dtype) == (shape, jnp.bfloat16)
 
@@ -177,7 +177,7 @@ def test_reducing_models_train_with_the_plain_models_parameters(variables, reduc
     assert tuple(lengths) == TokenReduction(**reduction).schedule(26, 4)
     assert lengths[-1] < 26
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
-        assert float(jnp.abs(leaf).max()) > 0, jax.tree_util.keystr(path)
+        assert np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
 
 
 def test_merging_equal_tokens_changes_nothing():
@@ -209,7 +209,10 @@ def test_users_mistakes_are_told(variables):
 
 
 def test_multiply_adds_of_the_published_schedules():
-    """DeiT-S by keep rate as the roster counts it, MCTF's r = 16 as its repository prints it."""
+    """DeiT-S by keep rate as the roster counts it, MCTF's r = 16 as its repository prints it.
+
+    Of each method one size: the blocks of a reduced model are all traced.
+    """
     example = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
 
     def gigas(name, **reduction):
@@ -217,6 +220,4 @@ def test_multiply_adds_of_the_published_schedules():
         return count_multiply_adds(model, example) / 1e9
 
     assert gigas("small", method="evit", keep_rate=0.7) == pytest.approx(3.03, abs=0.005)
-    assert gigas("small", method="evit", keep_rate=0.5) == pytest.approx(2.31, abs=0.005)
     assert gigas("tiny", method="mctf") == pytest.approx(0.71, abs=0.01)
-    assert gigas("small", method="mctf") == pytest.approx(2.60, abs=0.01)

@@ -18,8 +18,13 @@ from scanmax.models.parts.kernels import (
 )
 from scanmax.models.sequence.continuous_net import KernelConv
 from scanmax.testing import ModelCase, ModelSuite
+from scanmax.testing.model_suite import COMPILER_OPTIONS
 
 SMALL = {"dims": (4, 6), "num_classes": 3}
+
+
+def fast(function):
+    return jax.jit(function, compiler_options=COMPILER_OPTIONS)
 
 
 def kernel(generator, **fields):
@@ -89,21 +94,21 @@ def test_permuted_pixels_are_read_in_another_order():
     images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 1)), jnp.float32)
     fields = {**SMALL, "kernel": kernel("siren", omega=3.0)}
     plain, permuted = (create_model("ckcnn_98k", permuted=p, **fields) for p in (False, True))
-    variables = plain.init(jax.random.key(0), images)
+    variables = fast(plain.init)(jax.random.key(0), images)
     order = np.random.default_rng(0).permutation(16)
     moved = images.reshape(1, 16, 1)[:, order].reshape(images.shape)
     np.testing.assert_allclose(
-        permuted.apply(variables, images), plain.apply(variables, moved), rtol=1e-5
+        fast(permuted.apply)(variables, images), fast(plain.apply)(variables, moved), rtol=1e-5
     )
 
 
 def test_weight_norm_starts_at_the_norm_of_its_weights():
     module = SampledKernel(3, generator_options={"hidden": 4})
     places = centred_coordinates((5,), None)
-    variables = module.init(jax.random.key(0), *places)
+    variables = fast(lambda key: module.init(key, *places))(jax.random.key(0))
     params = unbox(variables)["params"]["siren"]
     for layer in range(3):
-        norms = jnp.linalg.norm(params[f"kernel{layer}"], axis=0)
+        norms = np.linalg.norm(params[f"kernel{layer}"], axis=0)
         np.testing.assert_allclose(params[f"length{layer}"], norms, rtol=1e-5)
 
 
@@ -111,7 +116,7 @@ def test_generated_kernels_keep_the_variance():
     x = jax.random.normal(jax.random.key(0), (8, 24, 24, 16))
     for generator in ("siren", "magnet"):
         conv = KernelConv(16, kernel={"generator": generator})
-        y, _ = conv.init_with_output(jax.random.key(1), x)
+        y, _ = fast(conv.init_with_output)(jax.random.key(1), x)
         assert 0.05 < float(y[:, 8:16, 8:16].std()) < 3
 
 
@@ -122,7 +127,9 @@ def test_frequencies_beyond_nyquist_are_punished():
         for w in (1e-3, 100.0)
     )
     sown = [
-        conv.init_with_output(jax.random.key(1), x, mutable=True)[1]["losses"]
+        fast(lambda key, conv=conv: conv.init_with_output(key, x, mutable=True)[1]["losses"])(
+            jax.random.key(1)
+        )
         for conv in (low, high)
     ]
     low, high = (float(jax.tree.leaves(losses)[0]) for losses in sown)
@@ -139,10 +146,16 @@ def test_a_kernel_is_the_same_function_at_twice_the_resolution():
     places, twice = centred_coordinates((20, 20), 9), centred_coordinates((40, 40), 9, 2.0)
     assert places[1] == (9, 9)
     assert twice[1] == (17, 17)
-    variables = coarse.init(jax.random.key(0), *places)
+
+    @fast
+    def both(key):
+        variables = coarse.init(key, *places)
+        return coarse.apply(variables, *places), fine.apply(variables, *twice)
+
+    expected, actual = both(jax.random.key(0))
     np.testing.assert_allclose(
-        4 * fine.apply(variables, *twice)[::2, ::2],
-        coarse.apply(variables, *places),
+        4 * actual[::2, ::2],
+        expected,
         rtol=1e-4,
         atol=1e-6,
     )
@@ -153,15 +166,14 @@ def test_both_directions_of_a_channel_decay_alike():
     with jax.enable_x64(True):
         dtypes = {"dtype": jnp.float64, "param_dtype": jnp.float64}
         both = ImplicitFilter(6, 2, hidden=4, **dtypes)
-        variables = unbox(both.init(jax.random.key(0), 5))
+        variables = unbox(fast(lambda key: both.init(key, 5))(jax.random.key(0)))
         kernel = variables["params"]["out"]["kernel"]
         variables["params"]["out"]["kernel"] = jnp.concatenate([kernel[:, :3]] * 2, 1)
-        y = both.apply(variables, 5)
+        y = fast(lambda variables: both.apply(variables, 5))(variables)
         np.testing.assert_array_equal(y[:, :3], y[:, 3:])
         variables["params"]["out"]["kernel"] = kernel[:, :3]
-        np.testing.assert_allclose(
-            y[:, :3], ImplicitFilter(3, hidden=4, **dtypes).apply(variables, 5)
-        )
+        one = ImplicitFilter(3, hidden=4, **dtypes)
+        np.testing.assert_allclose(y[:, :3], fast(lambda v: one.apply(v, 5))(variables))
     for name in ("hyena", "base_conv"):
         mixer = create_mixer(name, heads=1)
         x = jnp.ones((1, 4, 3))
@@ -210,21 +222,26 @@ def test_a_mask_of_moved_mean_is_cropped_as_released():
 def test_one_channel_of_hyena_is_its_matrix(starts):
     mixer = create_mixer("hyena", heads=3, is_causal=True, options={"filter_hidden": 4})
     x = jax.random.normal(jax.random.key(0), (2, 9, 3))
-    variables = mixer.init(jax.random.key(1), x)
-
+    variables = fast(mixer.init)(jax.random.key(1), x)
     ids = jnp.searchsorted(jnp.array(starts), jnp.arange(9), side="right")
     ids = None if len(starts) == 1 else jnp.broadcast_to(ids, (2, 9))
-    y, state = mixer.apply(variables, x, segment_ids=ids, mutable=["intermediates"])
+
+    @fast
+    def run(variables):
+        return mixer.apply(variables, x, segment_ids=ids, mutable=["intermediates"])
+
+    y, state = run(variables)
     matrix = state["intermediates"]["attention"][0]
-    params = unbox(variables)["params"]
+    params = jax.tree.map(np.asarray, unbox(variables)["params"])
+    x, matrix = np.asarray(x), np.asarray(matrix)
     qkv = x @ params["in_proj"]["kernel"] + params["in_proj"]["bias"]
     filtered = []
     for first, end in zip(starts, (*starts[1:], 9)):
-        padded = jnp.pad(qkv[:, first:end], ((0, 0), (2, 0), (0, 0)))
+        padded = np.pad(qkv[:, first:end], ((0, 0), (2, 0), (0, 0)))
         taps = params["conv_kernel"]
         filtered.append(sum(padded[:, w : w + end - first] * taps[w] for w in range(3)))
-    qkv = jnp.concatenate(filtered, 1)
+    qkv = np.concatenate(filtered, 1)
     value = (qkv + params["conv_bias"])[..., 6:]
-    mixed = jnp.einsum("bhts,bsh->bth", matrix, value)
+    mixed = np.einsum("bhts,bsh->bth", matrix, value)
     expected = mixed @ params["out_proj"]["kernel"] + params["out_proj"]["bias"]
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)

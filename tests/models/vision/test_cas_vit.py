@@ -28,7 +28,7 @@ class CasVitSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("cas_vit")
+    assert_every_size_has_its_exact_count("cas_vit", CasVitSuite.names)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class ContextClusterSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("context_cluster")
+    assert_every_size_has_its_exact_count("context_cluster", ContextClusterSuite.names)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class ConVitSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("convit")
+    assert_every_size_has_its_exact_count("convit", ConVitSuite.names)
 
 
 def test_positions_of_another_size_are_adapted():

@@ -37,7 +37,7 @@ class CrossVitSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("crossvit")
+    assert_every_size_has_its_exact_count("crossvit", CrossVitSuite.names)
 
 
 def test_multiply_adds_are_the_papers():

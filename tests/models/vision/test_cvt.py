@@ -31,7 +31,7 @@ class CvtSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("cvt")
+    assert_every_size_has_its_exact_count("cvt", CvtSuite.names)
 
 
 @pytest.mark.parametrize(("name", "published"), [("cvt_13", 4.5), ("cvt_21", 7.1)])

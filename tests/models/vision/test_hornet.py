@@ -39,7 +39,7 @@ class HorNetSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("hornet")
+    assert_every_size_has_its_exact_count("hornet", HorNetSuite.names)
 
 
 @pytest.mark.parametrize(

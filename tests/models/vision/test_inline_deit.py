@@ -23,7 +23,7 @@ class InlineDeitSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("inline_deit")
+    assert_every_size_has_its_exact_count("inline_deit", InlineDeitSuite.names)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class LSNetSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("lsnet")
+    assert_every_size_has_its_exact_count("lsnet", LSNetSuite.names)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class MixerSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("mixer")
+    assert_every_size_has_its_exact_count("mixer", MixerSuite.names)
 
 
 @pytest.mark.parametrize("hidden", [0, 6])

@@ -36,7 +36,7 @@ class MohVitSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("moh_vit")
+    assert_every_size_has_its_exact_count("moh_vit", MohVitSuite.names)
 
 
 def test_each_block_that_routes_sows_its_share_of_the_balance():

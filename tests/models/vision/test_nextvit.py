@@ -37,7 +37,7 @@ class NextVitSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("nextvit")
+    assert_every_size_has_its_exact_count("nextvit", NextVitSuite.names)
 
 
 def test_multiply_adds_are_the_papers():

@@ -31,7 +31,7 @@ class PvtV2Suite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("pvt_v2")
+    assert_every_size_has_its_exact_count("pvt_v2", PvtV2Suite.names)
 
 
 def test_multiply_adds_are_the_papers():

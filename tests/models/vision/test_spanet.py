@@ -38,7 +38,7 @@ class SpaNetSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("spanet")
+    assert_every_size_has_its_exact_count("spanet", SpaNetSuite.names)
 
 
 @pytest.mark.parametrize(

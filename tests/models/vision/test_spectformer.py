@@ -34,7 +34,7 @@ class SpectFormerSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("spectformer")
+    assert_every_size_has_its_exact_count("spectformer", SpectFormerSuite.names)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ class T2tVitSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("t2t_vit")
+    assert_every_size_has_its_exact_count("t2t_vit", T2tVitSuite.names)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class TransNextSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("transnext")
+    assert_every_size_has_its_exact_count("transnext", TransNextSuite.names)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class UniFormerSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("uniformer")
+    assert_every_size_has_its_exact_count("uniformer", UniFormerSuite.names)
 
 
 @pytest.mark.parametrize(

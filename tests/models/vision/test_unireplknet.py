@@ -47,7 +47,7 @@ class UniRepLKNetSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("unireplknet")
+    assert_every_size_has_its_exact_count("unireplknet", UniRepLKNetSuite.names)
 
 
 @pytest.mark.parametrize(

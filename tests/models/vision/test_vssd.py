@@ -4,9 +4,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from golden import make_authors
+from golden import seeded
 
 from scanmax import ops
+from scanmax.models import create_model
 from scanmax.testing import ModelCase, ModelSuite
 from scanmax.testing.model_suite import COMPILER_OPTIONS
 
@@ -33,7 +34,10 @@ class VssdSuite(ModelSuite):
 
 class BatchStatisticsTest(chex.TestCase):
     def test_training_moves_the_averages_towards_the_batch(self):
-        model, variables, images, _ = make_authors.seeded_run("vssd")
+        fields = {"dims": (8,), "depths": (1,), "heads": (2,), "mixer": "attention"}
+        model = create_model("vssd_micro", num_classes=10, **fields)
+        variables = seeded.seeded_variables(model, (64, 64, 3))
+        images, _ = seeded.seeded_images((64, 64, 3), 10)
         train = lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"])[1]  # noqa: E731
         updates = jax.jit(train, compiler_options=COMPILER_OPTIONS)(variables, images)
         chex.assert_trees_all_equal_shapes(updates["batch_stats"], variables["batch_stats"])

@@ -26,7 +26,7 @@ class XcitSuite(ModelSuite):
 
 
 def test_every_published_size_has_its_exact_count():
-    assert_every_size_has_its_exact_count("xcit")
+    assert_every_size_has_its_exact_count("xcit", XcitSuite.names)
 
 
 def test_multiply_adds_are_the_papers():
