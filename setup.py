@@ -9,9 +9,8 @@ ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "scanmax/version.py").read_text()).group(1)
 
 # The lower bounds are the versions of .ci/oldest.txt, at which `make oldest` runs the suite. There
-# are no upper ones: `make newest` runs it at the newest release; of it all but the networks of
-# images and half of the operators has run with Python 3.13 and JAX 0.12.0, the trainer in an
-# earlier state.
+# are no upper ones: `make newest` runs it at the newest release. With Python 3.13 and JAX 0.12.0
+# all of it has run, in two parts with a day of changes between them.
 BASE = [
     "absl-py>=2.3.1",
     "chex>=0.1.91",
