@@ -23,6 +23,7 @@ def test_operations_are_those_of_the_compiled_function(float64):
         z += jax.random.normal(jax.random.key(0), z.shape) + jnp.tril(y)[::-1] + y.T[place[0]][0]
         z += jnp.stack(jnp.split(y, 2, 1), 0).swapaxes(0, 1).reshape(3, 4) * jnp.fmod(y, 0.3)
         z += jnp.cumsum(y, 1)[:, ::-1] + jnp.real((y + 1j * z) * jnp.conj(y - 2j))
+        z += jax.lax.convert_element_type(y * (1 + 2j), y.dtype) ** 2
         z += jax.lax.cumsum(y, 0, reverse=True) * jnp.cumprod(y, 1) + sum(iter(y.T[:, :, None]))
         return z.sum() + (z**2).mean() + y[place, 1::2].sum() * jnp.argmax(y[0])
 

@@ -153,6 +153,12 @@ def _sliced(params: Any, x: np.ndarray) -> np.ndarray:
     return x[tuple(slice(*bound) for bound in bounds)]
 
 
+def _converted(params: Any, x: np.ndarray) -> np.ndarray:
+    is_complex = np.issubdtype(params["new_dtype"], np.complexfloating)
+    # Of a complex number the real part, which numpy would warn of.
+    return (x if is_complex else np.real(x)).astype(params["new_dtype"])
+
+
 def _cumulated(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     def call(params: Any, x: np.ndarray) -> np.ndarray:
         turn = (lambda y: np.flip(y, params["axis"])) if params["reverse"] else np.asarray
@@ -188,7 +194,7 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "complex": lambda x, y: x + 1j * y,
 }  # fmt: skip
 _OTHERS: dict[str, Callable[..., Any]] = {
-    "convert_element_type": lambda params, x: x.astype(params["new_dtype"]),
+    "convert_element_type": _converted,
     "integer_pow": lambda params, x: (
         x ** params["y"] if params["y"] >= 0 else 1 / x ** -params["y"]
     ),
