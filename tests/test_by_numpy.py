@@ -32,7 +32,9 @@ def test_operations_are_those_of_the_compiled_function(float64):
 
 
 def test_integers_are_divided_as_integers():
-    function = lambda x: (x // 2, x / 2, x - 1 > 0)  # noqa: E731
+    def function(x):
+        return x // 2, x / 2, x - 1 > 0
+
     given = np.asarray([-3, 4, 7])
     for found, expected in zip(by_numpy(function)(given), jax.jit(function)(given), strict=True):
         np.testing.assert_array_equal(found, expected)

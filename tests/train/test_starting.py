@@ -112,7 +112,7 @@ def test_a_start_from_a_run_carries_unless_told(undisturbed, monkeypatch, tmp_pa
     found = []
     monkeypatch.setattr("scanmax.train.loop.train", lambda config, *_, **__: found.append(config))
     flags = ["--config=digits_vit", f"--workdir={tmp_path}", f"--from={undisturbed[0]}"]
-    assert cli.run_main(main, [*flags, *typed, "--compile_cache="]) == 0
+    assert cli.run_main(main, [*flags, *typed]) == 0
     assert (found[0].model.weights, found[0].optim.carry) == (str(undisturbed[0]), carried)
 
 
