@@ -57,6 +57,18 @@ TERMS = {
             },
         ),
     ),
+    "cross_arch": (
+        ("kd", {"temperature": 4.0}),
+        (
+            "cross_arch",
+            {
+                "weight": 0.1,
+                "teacher_tap": "block_03/output",
+                "teacher_mixer": "block_03/mixer",
+            },
+        ),
+    ),
+    "proc_kd": (("proc_kd", {"teacher_tap": "block_01/output", "weight": 0.5}),),
     "channelwise": (("kd", {"temperature": 4.0}), ("channelwise", {"weight": 0.1})),
     "selective_fusion": (
         ("kd", {"temperature": 4.0}),

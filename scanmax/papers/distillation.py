@@ -4,11 +4,29 @@ from scanmax.papers.paper import Paper
 
 _ANSWERS = "tests/train/terms/test_answers.py"
 _MAPS = "tests/train/terms/test_maps.py"
+_MODULES = "tests/train/terms/test_modules.py"
 _BATCH = "tests/train/terms/test_batch_terms.py"
 _NAMED = "tests/train/test_named.py"
 _TOWERS = "tests/train/test_towers_terms.py"
 
 LEDGER = (
+    Paper(
+        "cross-arch-kd",
+        covers="the partially cross attention projector with its swaps, the group-wise linear "
+        "projector and the adversarial loss, of any student map and any attention with taps; views "
+        "are the data's and the mixes', the same for both; built from the equations, no code being "
+        "published; not the weights or tables",
+        where=(
+            "scanmax.train.terms.cross_arch.CrossArch",
+            "scanmax.train.terms.cross_arch.GroupwiseLinear",
+        ),
+        tests=(
+            f"{_MODULES}::ModulesSuite",
+            f"{_MODULES}::test_each_part_of_the_attention_is_drawn_to_be_the_teachers",
+            f"{_MODULES}::test_neighbourhoods_have_linear_maps_of_their_own",
+        ),
+        reproduced="where all three are the teacher's, nothing is lost of attention",
+    ),
     Paper(
         "crosskd",
         covers="the student's activation through the frozen rest of any teacher with taps, held to "
@@ -75,6 +93,21 @@ LEDGER = (
         ),
     ),
     Paper(
+        "m2mkd",
+        covers="modules of the student, learned all at once and each alone, in a meta model's "
+        "frame against the teacher's, with stitches between widths, for any models with taps; the "
+        "meta model is a trained one of any run; not NAC, nor the tables of mixtures of experts",
+        where=(
+            "scanmax.train.terms.m2mkd.M2mKd",
+            "scanmax.train.objectives.base.Objective.resume",
+        ),
+        tests=(
+            f"{_MODULES}::ModulesSuite",
+            f"{_MODULES}::test_modules_that_are_those_of_the_frame_give_its_own_answer",
+        ),
+        reproduced="a module of the frame itself gives the frame's answer",
+    ),
+    Paper(
         "meal-v2",
         covers="the mean distribution of several teachers, in any shares, and the discriminator of "
         "answers, learned in the same step by a turned gradient; not the ImageNet runs",
@@ -98,6 +131,18 @@ LEDGER = (
         ),
         reproduced="at gamma = 1 it is the soft cross-entropy as released, and that with the "
         "label's as published",
+    ),
+    Paper(
+        "proc-kd",
+        covers="a bank of prototypes of a teacher's local features, which may know other classes, "
+        "read by the student's in training and frozen for it; no code is published and the "
+        "abstract leaves the fusion open: here it is a sum; not the tables",
+        where=("scanmax.train.terms.proc_kd.ProcKd",),
+        tests=(
+            f"{_MODULES}::ModulesSuite",
+            f"{_MODULES}::test_a_bank_that_is_not_read_leaves_the_students_own_loss",
+        ),
+        reproduced="a bank that is not read leaves the student's own loss",
     ),
     Paper(
         "scalekd",

@@ -27,6 +27,7 @@ TITLES = {
     "convit-gpsa": "ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
     "convmixer": "Patches Are All You Need?",
     "convnext": "A ConvNet for the 2020s",
+    "cross-arch-kd": "Cross-Architecture Knowledge Distillation",
     "crosskd": "CrossKD: Cross-Head Knowledge Distillation for Object Detection",
     "cskd": "Cumulative Spatial Knowledge Distillation for Vision Transformers",
     "cutout": "Improved Regularization of Convolutional Neural Networks with Cutout",
@@ -83,6 +84,7 @@ TITLES = {
     "mala-magnitude-aware-linear-attention": "Rectifying Magnitude Neglect in Linear Attention",
     "lssar-softplus-attention": "Softplus Attention with Re-weighting Boosts Length Extrapolation "
     "in Large Language Models",
+    "m2mkd": "m2mKD: Module-to-Module Knowledge Distillation for Modular Transformers",
     "mamba2-ssd": "Transformers are SSMs: Generalized Models and Efficient Algorithms Through "
     "Structured State Space Duality",
     "mambamixer": "MambaMixer: Efficient Selective State Space Models with Dual Token and Channel "
@@ -110,6 +112,7 @@ TITLES = {
     "ofa-kd": "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge "
     "Distillation",
     "promptkd": "PromptKD: Unsupervised Prompt Distillation for Vision-Language Models",
+    "proc-kd": "Prototype-guided Cross-task Knowledge Distillation for Large-scale Models",
     "pkcam": "PKCAM: Previous Knowledge Channel Attention Module",
     "rala-ravlt": "Breaking the Low-Rank Dilemma of Linear Attention",
     "rmt-masa": "RMT: Retentive Networks Meet Vision Transformers",
