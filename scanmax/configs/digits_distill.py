@@ -83,6 +83,8 @@ TERMS = {
     ),
     "attention_map": (("kd", {"temperature": 4.0}), ("attention_map", {"maps": 1.0})),
     "congruence": (("kd", {"temperature": 4.0}), ("congruence", {"weight": 10.0})),
+    "diswot": (("kd", {"temperature": 4.0}), ("diswot", {"relation": 10.0})),
+    "distance_correlation": (("kd", {"temperature": 4.0}), "distance_correlation"),
     "wcord": (("kd", {"temperature": 4.0}), ("wcord", {"weight": 0.2})),
     "discriminator": (("kd", {"temperature": 1.0}), ("discriminator", {"weight": 0.1})),
 }

@@ -121,6 +121,26 @@ LEDGER = (
         ),
     ),
     Paper(
+        "mv-mr",
+        covers="two views by squares, spread and the correlation of distances, which also ties "
+        "them to pixels, histograms of oriented gradients and local deviations; the same "
+        "correlation as a term that distils a teacher of any width; not the scattering transform "
+        "or the tables",
+        where=(
+            "scanmax.train.objectives.mv_mr.MvMr",
+            "scanmax.train.terms.distance_correlation.DistanceCorrelation",
+        ),
+        tests=(
+            "tests/train/test_mv_mr.py::MvMrSuite",
+            "tests/train/test_mv_mr.py::test_descriptions_of_images_are_those_of_a_loop_over_pixels",
+            f"{_BATCH}::BatchTermsSuite",
+            f"{_BATCH}::test_distances_of_independent_examples_are_not_correlated",
+            f"{_BATCH}::test_relations_are_blind_to_turns_and_scale",
+        ),
+        reproduced="distances are fully correlated where a space is turned and scaled, and hardly "
+        "where examples are independent",
+    ),
+    Paper(
         "ofa-kd",
         covers="the enhanced target as published and as released, and branches of separable "
         "convolutions on maps or patches; not the release's transformer branches or its tables",

@@ -47,6 +47,7 @@ TITLES = {
     "equiangular-basis-vectors": "Equiangular Basis Vectors",
     "dho-dual-head": "Simple Semi-supervised Knowledge Distillation from Vision-Language Models "
     "via Dual-Head Optimization",
+    "diswot": "DisWOT: Student Architecture Search for Distillation WithOut Training",
     "dpn": "Dual Path Networks",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",
@@ -104,6 +105,8 @@ TITLES = {
     "moh": "MoH: Multi-Head Attention as Mixture-of-Head Attention",
     "mpcvit": "MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with "
     "Heterogeneous Attention",
+    "mv-mr": "MV-MR: multi-views and multi-representations for self-supervised learning and "
+    "knowledge distillation",
     "msvmamba": "Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model",
     "nd-loss-kd": "Improving Knowledge Distillation via Regularizing Feature Norm and Direction",
     "next-vit": "Next-ViT: Next Generation Vision Transformer for Efficient Deployment in "

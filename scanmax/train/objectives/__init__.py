@@ -8,6 +8,7 @@ from scanmax.train.objectives.classification import Classification
 from scanmax.train.objectives.contrastive import Clip, MaxMargin, Siglip
 from scanmax.train.objectives.cosine_classification import CosineClassification
 from scanmax.train.objectives.language_model import LanguageModel
+from scanmax.train.objectives.mv_mr import MvMr
 from scanmax.train.objectives.named import DualHeadOptimization, SharedVectors
 from scanmax.train.objectives.regression import Regression
 from scanmax.train.objectives.sequence_labels import SequenceLabels
@@ -23,6 +24,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dual_head": DualHeadOptimization,
     "language_model": LanguageModel,
     "max_margin": MaxMargin,
+    "mv_mr": MvMr,
     "regression": Regression,
     "sequence_labels": SequenceLabels,
     "shared_vectors": SharedVectors,

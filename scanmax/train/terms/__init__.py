@@ -13,6 +13,8 @@ from scanmax.train.terms.cskd import Cskd
 from scanmax.train.terms.deviation_aware import DeviationAware
 from scanmax.train.terms.discriminator import Discriminator
 from scanmax.train.terms.dist import Dist
+from scanmax.train.terms.distance_correlation import DistanceCorrelation
+from scanmax.train.terms.diswot import DisWot
 from scanmax.train.terms.dkd import Dkd
 from scanmax.train.terms.hard import Hard
 from scanmax.train.terms.hint import Hint
@@ -41,6 +43,8 @@ TERMS: dict[str, type[Term]] = {
     "deviation_aware": DeviationAware,
     "discriminator": Discriminator,
     "dist": Dist,
+    "distance_correlation": DistanceCorrelation,
+    "diswot": DisWot,
     "dkd": Dkd,
     "hard": Hard,
     "hint": Hint,
