@@ -80,6 +80,32 @@ LEDGER = (
         ),
     ),
     Paper(
+        "diswot",
+        covers="both similarities, of classes by the gradient of the classifier and of examples, "
+        "as a term that distils and as a score of students before they learn; built from the "
+        "equations; not the evolutionary search or the rank correlations of its tables",
+        where=(
+            "scanmax.train.terms.diswot.DisWot",
+            "scanmax.train.terms.diswot.diswot_score",
+        ),
+        tests=(
+            f"{_BATCH}::BatchTermsSuite",
+            f"{_BATCH}::test_the_classes_of_diswot_are_those_of_the_classifiers_gradient",
+        ),
+        reproduced="a student that is its teacher has the highest score, 0",
+    ),
+    Paper(
+        "gpt4image",
+        covers="the alignment of a classifier's features with the text of their own image, by the "
+        "three losses and two projectors of the release, a teacher's text tower reading the texts "
+        "of the data; not the descriptions by a language model or the tables",
+        where=("scanmax.train.objectives.text_alignment.TextAlignment",),
+        tests=(
+            f"{_NAMED}::TextAlignmentSuite",
+            f"{_NAMED}::test_forms_of_the_alignment_meet_in_their_limits",
+        ),
+    ),
+    Paper(
         "kd-qat-attention",
         covers="attention maps by divergence and the blocks' outputs by squares, layer by layer, "
         "beside kd and fake_quantize; not ternary weights or the encoders of its tables",

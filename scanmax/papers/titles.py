@@ -55,6 +55,7 @@ TITLES = {
     "expedit-dense-vit": "Expediting Large-Scale Vision Transformer for Dense Prediction without "
     "Fine-tuning",
     "flexconv": "FlexConv: Continuous Kernel Convolutions with Differentiable Kernel Sizes",
+    "gpt4image": "GPT4Image: Can Large Pre-trained Models Help Vision Models on Perception Tasks?",
     "glmix": "Revisiting the Integration of Convolution and Attention for Vision Backbone",
     "hidden-mamba-attention": "The Hidden Attention of Mamba Models",
     "hornet": "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions",

@@ -13,6 +13,7 @@ from scanmax.train.objectives.named import DualHeadOptimization, SharedVectors
 from scanmax.train.objectives.regression import Regression
 from scanmax.train.objectives.sequence_labels import SequenceLabels
 from scanmax.train.objectives.simclr import SimClr
+from scanmax.train.objectives.text_alignment import TextAlignment
 from scanmax.train.objectives.text_classification import TextClassification
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -30,6 +31,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "shared_vectors": SharedVectors,
     "siglip": Siglip,
     "simclr": SimClr,
+    "text_alignment": TextAlignment,
     "text_classification": TextClassification,
 }
 

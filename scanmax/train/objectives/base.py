@@ -107,6 +107,11 @@ class Objective(nn.Module):
         """What the model reads besides, by keyword."""
         return {}
 
+    @classmethod
+    def told_beside(cls, batch: Batch) -> Batch:
+        """What teachers read besides, by keyword: what the model does."""
+        return cls.beside(batch)
+
     @staticmethod
     def judge(outputs: Any, batch: Batch) -> dict[str, Array]:
         """How right a teacher is on each held-out example, by its outputs; {} where none says."""
@@ -275,7 +280,7 @@ class Objective(nn.Module):
         inputs = self.inputs(batch) if inputs is None else inputs
         asked = sorted({index for term in self.terms for index in term.teachers})
         places = batch.get("index")
-        beside = self.beside(batch)
+        beside = self.told_beside(batch)
         told = {
             index: self.teachers[index](teachers[index], inputs, places, **beside)
             for index in asked
