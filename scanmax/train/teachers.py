@@ -130,6 +130,11 @@ class Teacher:
         )
         return Told(logits, read_taps(found["intermediates"]))
 
+    def settle(self, variables: Any) -> Any:
+        """Its variables, with what need not be found anew in each step where its model says so."""
+        settled = getattr(self.model, "settled", None)
+        return variables if settled is None else settled(variables)
+
     def prepare(self, inputs: Array) -> Array:
         """The student's inputs as the teacher was taught them."""
         if self.scale:

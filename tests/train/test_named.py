@@ -193,6 +193,11 @@ def test_a_class_is_the_mean_of_its_captions():
         np.testing.assert_allclose(found.classes[number], unit(sum(vectors)), rtol=1e-5, atol=1e-6)
     expected = 5 * found.image @ found.classes.T
     np.testing.assert_allclose(found.logits, expected, rtol=1e-5)
+    # What is found once is not found again: the texts' tower is not asked.
+    settled = model.settled(variables)
+    params = {k: v for k, v in settled["params"].items() if not k.startswith("text")}
+    again = model.apply({**settled, "params": params}, images)
+    chex.assert_trees_all_close(again, found, rtol=1e-6, atol=1e-6)
     # The same parameters as those of the towers that learned.
     plain = jax.eval_shape(two_towers().init, jax.random.key(0), images)
     chex.assert_trees_all_equal_shapes(plain, variables)
