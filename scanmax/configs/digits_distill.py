@@ -57,6 +57,18 @@ TERMS = {
             },
         ),
     ),
+    "cross_arch": (
+        ("kd", {"temperature": 4.0}),
+        (
+            "cross_arch",
+            {
+                "weight": 0.1,
+                "teacher_tap": "block_03/output",
+                "teacher_mixer": "block_03/mixer",
+            },
+        ),
+    ),
+    "proc_kd": (("proc_kd", {"teacher_tap": "block_01/output", "weight": 0.5}),),
     "channelwise": (("kd", {"temperature": 4.0}), ("channelwise", {"weight": 0.1})),
     "selective_fusion": (
         ("kd", {"temperature": 4.0}),
@@ -71,6 +83,8 @@ TERMS = {
     ),
     "attention_map": (("kd", {"temperature": 4.0}), ("attention_map", {"maps": 1.0})),
     "congruence": (("kd", {"temperature": 4.0}), ("congruence", {"weight": 10.0})),
+    "diswot": (("kd", {"temperature": 4.0}), ("diswot", {"relation": 10.0})),
+    "distance_correlation": (("kd", {"temperature": 4.0}), "distance_correlation"),
     "wcord": (("kd", {"temperature": 4.0}), ("wcord", {"weight": 0.2})),
     "discriminator": (("kd", {"temperature": 1.0}), ("discriminator", {"weight": 0.1})),
 }

@@ -441,6 +441,7 @@ def _scan_blocks(block, blocks, x, rates, states, given, keep, prefix):
         return x, (x if keep else None, state)
 
     collections = ("params", "batch_stats", "intermediates", "losses", "metrics", "taps")
+    collections += ("replaced",)
     scanned = nn.scan(
         body,
         variable_axes=dict.fromkeys(collections, 0),

@@ -27,6 +27,7 @@ TITLES = {
     "convit-gpsa": "ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
     "convmixer": "Patches Are All You Need?",
     "convnext": "A ConvNet for the 2020s",
+    "cross-arch-kd": "Cross-Architecture Knowledge Distillation",
     "crosskd": "CrossKD: Cross-Head Knowledge Distillation for Object Detection",
     "cskd": "Cumulative Spatial Knowledge Distillation for Vision Transformers",
     "cutout": "Improved Regularization of Convolutional Neural Networks with Cutout",
@@ -46,6 +47,7 @@ TITLES = {
     "equiangular-basis-vectors": "Equiangular Basis Vectors",
     "dho-dual-head": "Simple Semi-supervised Knowledge Distillation from Vision-Language Models "
     "via Dual-Head Optimization",
+    "diswot": "DisWOT: Student Architecture Search for Distillation WithOut Training",
     "dpn": "Dual Path Networks",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",
@@ -53,6 +55,7 @@ TITLES = {
     "expedit-dense-vit": "Expediting Large-Scale Vision Transformer for Dense Prediction without "
     "Fine-tuning",
     "flexconv": "FlexConv: Continuous Kernel Convolutions with Differentiable Kernel Sizes",
+    "gpt4image": "GPT4Image: Can Large Pre-trained Models Help Vision Models on Perception Tasks?",
     "glmix": "Revisiting the Integration of Convolution and Attention for Vision Backbone",
     "hidden-mamba-attention": "The Hidden Attention of Mamba Models",
     "hornet": "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions",
@@ -83,6 +86,7 @@ TITLES = {
     "mala-magnitude-aware-linear-attention": "Rectifying Magnitude Neglect in Linear Attention",
     "lssar-softplus-attention": "Softplus Attention with Re-weighting Boosts Length Extrapolation "
     "in Large Language Models",
+    "m2mkd": "m2mKD: Module-to-Module Knowledge Distillation for Modular Transformers",
     "mamba2-ssd": "Transformers are SSMs: Generalized Models and Efficient Algorithms Through "
     "Structured State Space Duality",
     "mambamixer": "MambaMixer: Efficient Selective State Space Models with Dual Token and Channel "
@@ -102,6 +106,8 @@ TITLES = {
     "moh": "MoH: Multi-Head Attention as Mixture-of-Head Attention",
     "mpcvit": "MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with "
     "Heterogeneous Attention",
+    "mv-mr": "MV-MR: multi-views and multi-representations for self-supervised learning and "
+    "knowledge distillation",
     "msvmamba": "Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model",
     "nd-loss-kd": "Improving Knowledge Distillation via Regularizing Feature Norm and Direction",
     "next-vit": "Next-ViT: Next Generation Vision Transformer for Efficient Deployment in "
@@ -110,6 +116,7 @@ TITLES = {
     "ofa-kd": "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge "
     "Distillation",
     "promptkd": "PromptKD: Unsupervised Prompt Distillation for Vision-Language Models",
+    "proc-kd": "Prototype-guided Cross-task Knowledge Distillation for Large-scale Models",
     "pkcam": "PKCAM: Previous Knowledge Channel Attention Module",
     "rala-ravlt": "Breaking the Low-Rank Dilemma of Linear Attention",
     "rmt-masa": "RMT: Retentive Networks Meet Vision Transformers",

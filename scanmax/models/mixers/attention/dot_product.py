@@ -141,6 +141,7 @@ class Attention(Mixer):
             return weights if loudness is None else weights * loudness.swapaxes(1, 2)[:, :, None]
 
         self.sow_attention(query.shape[1], matrix)
+        self.sow_projections(query, key, value)
         if bias is None and mask is None:
             return ops.context_attention(query, key, value, **keywords)
         y = ops.dot_product_attention(query, key, value, bias, mask, **keywords)
