@@ -1,4 +1,4 @@
-"""KAN layers and rational functions, against torch, float32."""
+"""KAN layers, rational functions and maps over places, against torch, float32."""
 
 import functools
 
@@ -63,4 +63,28 @@ def group_rational(quick: bool):
             arrays,
             torch_peers={"the sums in torch": _torch_rational},
             tolerance=1e-3,
+        )
+
+
+def _torch_block_mix(x, kernel, bias, *, size):
+    """The released code's sums: blocks to the front, the map over the last axis, and back."""
+    batch, rows, columns, channels = x.shape
+    down, right = rows // size, columns // size
+    z = x.reshape(batch, down, size, right, size, channels).permute(0, 1, 3, 5, 2, 4)
+    z = (z.reshape(-1, size * size) @ kernel + bias).reshape(
+        batch, down, right, channels, size, size
+    )
+    return z.permute(0, 1, 4, 2, 5, 3).reshape(x.shape)
+
+
+@benchmark("block_mix")
+def block_mix(quick: bool):
+    """ops.block_mix at the finest scale of MAXIM's small network against the sums in torch."""
+    for side, width, size in ((8, 4, 4),) if quick else ((256, 32, 16), (64, 128, 8)):
+        arrays = normal((1, side, side, width), (size**2, size**2), (size**2,))
+        yield from op_rows(
+            f"{side} x {side} x {width}, blocks of {size}",
+            functools.partial(ops.block_mix, block_size=(size, size)),
+            arrays,
+            torch_peers={"the sums in torch": functools.partial(_torch_block_mix, size=size)},
         )

@@ -59,6 +59,7 @@ from scanmax.models.mixers.local.pooled import SpatialReduction as SpatialReduct
 from scanmax.models.mixers.local.sparse import PerHeadWindow as PerHeadWindow
 from scanmax.models.mixers.local.sparse import SparseFixed as SparseFixed
 from scanmax.models.mixers.local.sparse import SparseStrided as SparseStrided
+from scanmax.models.mixers.mlp.multi_axis import MultiAxisMlp as MultiAxisMlp
 from scanmax.models.mixers.mlp.perceptron import TokenMlp as TokenMlp
 from scanmax.models.mixers.scan.cross import Mamba2FourWay as Mamba2FourWay
 from scanmax.models.mixers.scan.cross import MambaBidirectional as MambaBidirectional
@@ -126,6 +127,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "mamba_multi_scale": MambaMultiScale,
     "moh": MixtureOfHeads,
     "msa_conv": MsaConv,
+    "multi_axis": MultiAxisMlp,
     "nc_ssd": NcSsd,
     "neighborhood": NeighborhoodAttention,
     "oversized": Oversized,

@@ -157,6 +157,9 @@ CASES = {
         generates=({"shared_heads": 1, "normalizer": "stablemax"},),
     ),
     "msa_conv": MixerCase(order="translation", margin=1, reach="prefix"),
+    "multi_axis": MixerCase(
+        options={"block_size": (2, 2), "grid_size": (2, 3)}, reach="prefix", depth=2
+    ),
     "nc_ssd": MixerCase(order="permutation", order_options={"conv_size": 1}),
     "neighborhood": MixerCase(
         options={"kernel_size": 3},
