@@ -88,3 +88,44 @@ def block_mix(quick: bool):
             arrays,
             torch_peers={"the sums in torch": functools.partial(_torch_block_mix, size=size)},
         )
+
+
+def _torch_mix_shift(x, *kernels, distances):
+    """The released block's sums: channels first, rolled, grouped convolutions, both added."""
+    import torch
+
+    x, sides = x.permute(0, 3, 1, 2), []
+    parts = torch.chunk(x, len(distances), 1)
+    for axis, own in ((3, kernels[: len(distances)]), (2, kernels[len(distances) :])):
+        convolved = [
+            torch.nn.functional.conv2d(
+                torch.roll(part, distance, axis),
+                kernel.permute(3, 2, 0, 1),
+                padding=kernel.shape[0] // 2,
+                groups=part.shape[1],
+            )
+            for part, distance, kernel in zip(parts, distances, own)
+        ]
+        sides.append(torch.cat(convolved, 1))
+    return (sides[0] + sides[1]).permute(0, 2, 3, 1)
+
+
+@benchmark("mix_shift")
+def mix_shift(quick: bool):
+    """ops.mix_shift at the stages of MS-MLP-T against the released block's sums in torch."""
+    distances = (-2, -1, 0, 1, 2)
+    stages = ((8, 10, (1, 1, 3, 5, 7)),)
+    if not quick:
+        stages = ((56, 96, (1, 1, 3, 5, 7)), (14, 384, (1, 5, 5, 5, 7)))
+    for side, width, sizes in stages:
+        group = -(-width // 5)
+        widths = [min(group, width - first) for first in range(0, width, group)]
+        shapes = [(size, size, 1, channels) for size, channels in zip(sizes, widths)]
+        yield from op_rows(
+            f"{side} x {side} x {width}",
+            lambda x, *kernels: ops.mix_shift(x, kernels[:5], kernels[5:], distances=distances),
+            normal((8, side, side, width), *shapes, *shapes, scale=0.3),
+            torch_peers={
+                "the sums in torch": functools.partial(_torch_mix_shift, distances=distances)
+            },
+        )

@@ -88,3 +88,31 @@ def maxim_reach(quick):
             "pixels that it reads through two", "all", f"{two.sum()} of {side**2}", bool(two.all())
         ),
     ]
+
+
+@claim("ms-mlp-reduction", paper="ms-mlp")
+def ms_mlp_reduction(quick):
+    """With kernels of one tap and no shift a block is its MLP; shifts take its reach further."""
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (7, 7, 5), jnp.float64)
+        one = [jnp.ones((1, 1, 1, 1), x.dtype)] * 5
+        still = ops.mix_shift(x, one, one, distances=(0,) * 5)
+        error = float(jnp.abs(still - 2 * x).max())
+    kernels = [jnp.ones((size, size, 1, 1)) for size in (1, 1, 3, 5, 7)]
+    reaches = []
+    for distances in ((0,) * 5, (-2, -1, 0, 1, 2)):
+        centre = jax.jit(
+            jax.grad(lambda x, d: ops.mix_shift(x, kernels, kernels, distances=d)[7, 7].sum()),
+            static_argnums=1,
+        )(jnp.zeros((15, 15, 5)), distances)
+        rows, columns, _ = np.nonzero(np.asarray(centre))
+        reaches.append(int(max(abs(rows - 7).max(), abs(columns - 7).max())))
+    return [
+        Finding("difference from twice the input", "0", f"{error:.0e}", error == 0),
+        Finding(
+            "pixels to the farthest that is read, without shifts and with them",
+            "further by the shift of the largest kernel, 2",
+            f"{reaches[0]} and {reaches[1]}",
+            reaches == [3, 5],
+        ),
+    ]

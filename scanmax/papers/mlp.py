@@ -114,4 +114,15 @@ LEDGER = (
         ),
         reproduced="parameters of S/32 to H/14 to the last one",
     ),
+    Paper(
+        "ms-mlp",
+        covers="mixing and shifting as an op and a mixer, with the released shifts around edges "
+        "and any sizes of kernels; not the networks",
+        where=("scanmax.ops.mix_shift", "scanmax.models.mixers.MixShift"),
+        tests=(
+            "tests/ops/mlp/test_mix_shift.py::MixShiftTest",
+            "tests/models/mixers/test_mixers.py",
+        ),
+        reproduced="the reach grows by the shift: `benchmarks claims ms-mlp-reduction`",
+    ),
 )

@@ -103,6 +103,7 @@ TITLES = {
     "moh": "MoH: Multi-Head Attention as Mixture-of-Head Attention",
     "mpcvit": "MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with "
     "Heterogeneous Attention",
+    "ms-mlp": "Mixing and Shifting: Exploiting Global and Local Dependencies in Vision MLPs",
     "msvmamba": "Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model",
     "nd-loss-kd": "Improving Knowledge Distillation via Regularizing Feature Norm and Direction",
     "next-vit": "Next-ViT: Next Generation Vision Transformer for Efficient Deployment in "

@@ -59,6 +59,7 @@ from scanmax.models.mixers.local.pooled import SpatialReduction as SpatialReduct
 from scanmax.models.mixers.local.sparse import PerHeadWindow as PerHeadWindow
 from scanmax.models.mixers.local.sparse import SparseFixed as SparseFixed
 from scanmax.models.mixers.local.sparse import SparseStrided as SparseStrided
+from scanmax.models.mixers.mlp.mix_shift import MixShift as MixShift
 from scanmax.models.mixers.mlp.multi_axis import MultiAxisMlp as MultiAxisMlp
 from scanmax.models.mixers.mlp.perceptron import TokenMlp as TokenMlp
 from scanmax.models.mixers.scan.cross import Mamba2FourWay as Mamba2FourWay
@@ -125,6 +126,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "mamba_bidirectional": MambaBidirectional,
     "mamba_four_way": MambaFourWay,
     "mamba_multi_scale": MambaMultiScale,
+    "mix_shift": MixShift,
     "moh": MixtureOfHeads,
     "msa_conv": MsaConv,
     "multi_axis": MultiAxisMlp,

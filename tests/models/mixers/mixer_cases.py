@@ -149,6 +149,7 @@ CASES = {
     "mamba_bidirectional": MixerCase(options={"d_state": 3}),
     "mamba_four_way": MixerCase(options={"d_state": 2}),
     "mamba_multi_scale": MixerCase(options={"d_state": 2, "reduction": 2}, depth=2),
+    "mix_shift": MixerCase(options={"sizes": (1, 1, 3, 3, 3)}, reach="prefix", depth=2),
     "moh": MixerCase(
         # with two heads, one of them picked: rescaled, its gate would be constant
         options={"rescale": False},
