@@ -89,9 +89,17 @@ from scanmax.ops.channels.attention import (
 )
 from scanmax.ops.channels.attention import pkcam as pkcam
 from scanmax.ops.channels.attention import squeeze_excite as squeeze_excite
+from scanmax.ops.channels.dropless import dropless_experts as dropless_experts
 from scanmax.ops.channels.experts import combine_experts as combine_experts
 from scanmax.ops.channels.experts import dispatch_to_experts as dispatch_to_experts
 from scanmax.ops.channels.experts import expert_gates as expert_gates
+from scanmax.ops.channels.memory import product_key_memory as product_key_memory
+from scanmax.ops.channels.memory import product_key_top_k as product_key_top_k
+from scanmax.ops.channels.memory import top_k_activation as top_k_activation
+from scanmax.ops.channels.routing import entropy_balance as entropy_balance
+from scanmax.ops.channels.routing import expert_load as expert_load
+from scanmax.ops.channels.routing import noisy_logits as noisy_logits
+from scanmax.ops.channels.routing import squared_variation as squared_variation
 from scanmax.ops.channels.selective import selective_kernel as selective_kernel
 from scanmax.ops.context.attention import context_attention as context_attention
 from scanmax.ops.context.attention import zigzag_order as zigzag_order

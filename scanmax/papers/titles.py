@@ -120,6 +120,7 @@ TITLES = {
     "scalekd": "ScaleKD: Strong Vision Transformers Could Be Excellent Teachers",
     "se-net": "Squeeze-and-Excitation Networks",
     "sgconv": "What Makes Convolutional Models Great on Long Sequence Modeling?",
+    "sigma-moe-pkm": "Approximating Two-Layer Feedforward Networks for Efficient Transformers",
     "sigmoid-attention": "Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
     "sit-self-slimmed": "Self-slimmed Vision Transformer",
     "ska-speaker": "Frequency and Multi-Scale Selective Kernel Attention for Speaker Verification",
