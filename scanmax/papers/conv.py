@@ -163,8 +163,12 @@ LEDGER = (
         "condconv",
         covers="the convolution with kernels mixed per example, dense, grouped and depthwise, one "
         "grouped convolution for the whole batch, and the layer with its routing, its own or "
-        "shared; not the EfficientNets",
-        where=("scanmax.ops.cond_conv2d", "scanmax.models.parts.conditional.CondConv"),
+        "shared, and a mixer of it; not the EfficientNets",
+        where=(
+            "scanmax.ops.cond_conv2d",
+            "scanmax.models.parts.conditional.CondConv",
+            "scanmax.models.mixers.ConditionalConv",
+        ),
         tests=(
             "tests/ops/conv/test_conditional.py::CondConv2dTest",
             "tests/models/parts/test_conditional.py",
@@ -264,9 +268,12 @@ LEDGER = (
     ),
     Paper(
         "scnet-shift-conv",
-        covers="the shift in eight directions; not the networks for super-resolution",
-        where=("scanmax.ops.shift_eight",),
-        tests=("tests/ops/conv/test_shift.py::ShiftEightTest",),
+        covers="the shift in eight directions, and the block of it as a mixer; not the networks for super-resolution",
+        where=("scanmax.ops.shift_eight", "scanmax.models.mixers.ShiftConv"),
+        tests=(
+            "tests/ops/conv/test_shift.py::ShiftEightTest",
+            "tests/models/mixers/test_mixers.py",
+        ),
         reproduced="it is a depthwise convolution with kernels of a single one: "
         "tests/ops/conv/test_shift.py::ShiftEightTest; the reach grows by one a block: "
         "tests/ops/conv/test_shift.py::test_the_reach_grows_by_one_a_block",

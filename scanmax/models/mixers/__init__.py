@@ -19,6 +19,7 @@ from scanmax.models.mixers.attention.soft_causal import SoftCausal as SoftCausal
 from scanmax.models.mixers.attention.tensor import Tensor as Tensor
 from scanmax.models.mixers.base import Mixer as Mixer
 from scanmax.models.mixers.conv.aggregation import LsConv as LsConv
+from scanmax.models.mixers.conv.conditional import ConditionalConv as ConditionalConv
 from scanmax.models.mixers.conv.continuous import CkConv as CkConv
 from scanmax.models.mixers.conv.continuous import ContinuousConv as ContinuousConv
 from scanmax.models.mixers.conv.continuous import FlexConv as FlexConv
@@ -35,6 +36,7 @@ from scanmax.models.mixers.conv.long import SgConv as SgConv
 from scanmax.models.mixers.conv.oversized import Oversized as Oversized
 from scanmax.models.mixers.conv.relation import LocalRelation as LocalRelation
 from scanmax.models.mixers.conv.reparameterized import DilatedReparam as DilatedReparam
+from scanmax.models.mixers.conv.shift import ShiftConv as ShiftConv
 from scanmax.models.mixers.linear.attention import LinearAttention as LinearAttention
 from scanmax.models.mixers.linear.cross_covariance import CrossCovariance as CrossCovariance
 from scanmax.models.mixers.linear.decay import Gla as Gla
@@ -92,6 +94,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "attention": Attention,
     "base_conv": BaseConv,
     "ckconv": CkConv,
+    "cond_conv": ConditionalConv,
     "context_cluster": ContextCluster,
     "conv_additive": ConvAdditive,
     "conv_projection": ConvProjection,
@@ -143,6 +146,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "scaling": Scaling,
     "sgconv": SgConv,
     "selective_channel": SelectiveChannel,
+    "shift_conv": ShiftConv,
     "shifted_window": ShiftedWindowAttention,
     "slots": Slots,
     "smpconv": SmpConv,

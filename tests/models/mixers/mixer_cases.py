@@ -60,6 +60,7 @@ CASES = {
         generates=({"max_length": 6},),
         reach="prefix",
     ),
+    "cond_conv": MixerCase(options={"experts": 2}, depth=2),
     "context_cluster": MixerCase(options={"region_size": 2}, reach="prefix"),
     "conv_additive": MixerCase(),
     "conv_projection": MixerCase(depth=2),
@@ -199,6 +200,7 @@ CASES = {
         reach=None,
         pool="avg",
     ),
+    "shift_conv": MixerCase(order="translation", margin=1, reach="prefix", depth=2),
     "shifted_window": MixerCase(
         options={"window_size": 2},
         order="translation",
