@@ -114,6 +114,63 @@ def flexconv_size(quick):
     return [Finding(what, "recovered", f"{sigma:.3f}", abs(sigma - 0.35) < 0.01)]
 
 
+@claim("one-way-wave", paper="a-priori-1way-conv")
+def one_way_wave(quick):
+    """One-way filters take the next step of a wave equation as a dense convolution does."""
+    rng, side = np.random.default_rng(0), 16
+    spectrum = np.fft.rfft2(rng.normal(size=(48, side, side)))
+    spectrum *= np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)) < 0.2
+    before = now = np.fft.irfft2(spectrum, s=(side, side))
+    padded = np.pad(now, ((0, 0), (1, 1), (1, 1)))
+    laplace = sum(np.roll(padded, shift, axis) for shift in (1, -1) for axis in (1, 2))
+    now = before + 0.05 * (laplace - 4 * padded)[:, 1:-1, 1:-1]
+    padded = np.pad(now, ((0, 0), (1, 1), (1, 1)))
+    laplace = sum(np.roll(padded, shift, axis) for shift in (1, -1) for axis in (1, 2))
+    after = 2 * now - before + 0.1 * (laplace - 4 * padded)[:, 1:-1, 1:-1]
+    x, y = (jnp.asarray(z, jnp.float32) for z in (np.stack([before, now], -1), after[..., None]))
+    keys = jax.random.split(jax.random.key(0), 5)
+    shapes = ((2, 4), (3, 4), (3, 4), (4, 1))
+    models = {
+        "one-way": (ops.cp_conv2d, [jax.random.normal(*each) / 2 for each in zip(keys, shapes)]),
+        "dense": (ops.conv2d, [jax.random.normal(keys[4], (3, 3, 2, 1)) / 4]),
+    }
+    errors = {}
+    for name, (convolve, weights) in models.items():
+        optimizer = optax.adam(optax.cosine_decay_schedule(0.03, 800))
+
+        def loss(weights, convolve=convolve):
+            return jnp.mean((convolve(x, *weights) - y) ** 2)
+
+        @jax.jit
+        def train(weights, loss=loss, optimizer=optimizer):
+            def step(carry, _):
+                weights, state = carry
+                updates, state = optimizer.update(jax.grad(loss)(weights), state)
+                return (optax.apply_updates(weights, updates), state), None
+
+            carry = (weights, optimizer.init(weights))
+            return loss(jax.lax.scan(step, carry, length=800)[0][0])
+
+        errors[name] = float(jnp.sqrt(train(weights)) / jnp.std(y))
+    mixer = create_mixer("one_way_conv", heads=1, use_bias=False)
+    shapes = jax.eval_shape(mixer.init, jax.random.key(0), jnp.zeros((1, 4, 64)))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return [
+        Finding(
+            "relative error of the next step, dense kernel and four one-way products",
+            "equivalent",
+            f"{errors['dense']:.1e} and {errors['one-way']:.1e}",
+            errors["one-way"] < 0.03,
+        ),
+        Finding(
+            "weights of a layer of 64 channels with as many products of 3 + 3 taps, of 3 x 3 taps",
+            "fewer",
+            f"{weights} of {9 * 64**2}",
+            weights < 9 * 64**2 / 4,
+        ),
+    ]
+
+
 # The digits of scikit-learn, as pixels in a row or as small maps.
 
 

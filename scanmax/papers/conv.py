@@ -8,6 +8,19 @@ _SIZES = "tests/models/mixers/test_published_sizes.py"
 
 LEDGER = (
     Paper(
+        "a-priori-1way-conv",
+        covers="convolutions factorised before training into filters along one axis each, as an op "
+        "and a mixer; rank and order of the published chain are open in its text; not the "
+        "simulator of waves",
+        where=("scanmax.ops.cp_conv2d", "scanmax.models.mixers.OneWayConv"),
+        tests=(
+            "tests/ops/conv/test_one_way.py::CpConv2dTest",
+            "tests/models/mixers/test_mixers.py",
+        ),
+        reproduced="equivalent accuracy with fewer weights, on a wave equation: "
+        "`benchmarks claims one-way-wave`",
+    ),
+    Paper(
         "long-conv-flashbutterfly",
         covers="convolution by FFT on sequences, maps and volumes (causal with state and step, "
         "bidirectional, circular), the same by Monarch products, learned blocks as an op, squash "
@@ -268,7 +281,8 @@ LEDGER = (
     ),
     Paper(
         "scnet-shift-conv",
-        covers="the shift in eight directions, and the block of it as a mixer; not the networks for super-resolution",
+        covers="the shift in eight directions, and the block of it as a mixer; not the networks for "
+        "super-resolution",
         where=("scanmax.ops.shift_eight", "scanmax.models.mixers.ShiftConv"),
         tests=(
             "tests/ops/conv/test_shift.py::ShiftEightTest",

@@ -2,6 +2,8 @@
 
 # Every paper that a docstring or a table of models cites, entered in the ledger or not.
 TITLES = {
+    "a-priori-1way-conv": "A priori compression of convolutional neural networks for wave "
+    "simulators",
     "all-cnn": "Striving for Simplicity: The All Convolutional Net",
     "affnet": "Adaptive Frequency Filters As Efficient Global Token Mixers",
     "attentive-cutmix": "Attentive CutMix: An Enhanced Data Augmentation Approach for Deep "

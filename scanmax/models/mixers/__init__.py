@@ -33,6 +33,7 @@ from scanmax.models.mixers.conv.long import BaseConv as BaseConv
 from scanmax.models.mixers.conv.long import Hyena as Hyena
 from scanmax.models.mixers.conv.long import LongConv as LongConv
 from scanmax.models.mixers.conv.long import SgConv as SgConv
+from scanmax.models.mixers.conv.one_way import OneWayConv as OneWayConv
 from scanmax.models.mixers.conv.oversized import Oversized as Oversized
 from scanmax.models.mixers.conv.relation import LocalRelation as LocalRelation
 from scanmax.models.mixers.conv.reparameterized import DilatedReparam as DilatedReparam
@@ -135,6 +136,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "multi_axis": MultiAxisMlp,
     "nc_ssd": NcSsd,
     "neighborhood": NeighborhoodAttention,
+    "one_way_conv": OneWayConv,
     "oversized": Oversized,
     "per_head_window": PerHeadWindow,
     "performer": Performer,

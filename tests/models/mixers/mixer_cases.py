@@ -170,6 +170,9 @@ CASES = {
         reach="prefix",
         depth=2,
     ),
+    "one_way_conv": MixerCase(
+        options={"rank": 4}, order="translation", margin=1, reach="prefix", depth=2
+    ),
     "oversized": MixerCase(options={"global_size": 3, "kernel_size": 3}, depth=2),
     "per_head_window": MixerCase(
         options={"windows": (2, 5), "sinks": 1},
