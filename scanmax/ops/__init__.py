@@ -298,6 +298,7 @@ from scanmax.ops.spectral.fourier import tucker_fourier_conv2d as tucker_fourier
 from scanmax.ops.spectral.global_filter import global_filter as global_filter
 from scanmax.ops.spectral.global_filter import resample_filter as resample_filter
 from scanmax.ops.spectral.pooling import spectral_pooling as spectral_pooling
+from scanmax.ops.spectral.token_mixing import fourier_token_mixing as fourier_token_mixing
 from scanmax.ops.spectral.wavelet import haar_dwt2 as haar_dwt2
 from scanmax.ops.spectral.wavelet import haar_idwt2 as haar_idwt2
 from scanmax.ops.tokens.assignment import aggregate_tokens as aggregate_tokens

@@ -65,6 +65,24 @@ LEDGER = (
         "numbers of a hundred: adding-problem",
     ),
     Paper(
+        "fft-conv-scaling",
+        covers="convolution of maps with kernels up to their size by FFT, and mixing of tokens by "
+        "the Fourier transform over them and their channels, as an op and a mixer; not its "
+        "networks, which the text leaves open",
+        where=(
+            "scanmax.ops.fft_conv",
+            "scanmax.ops.fourier_token_mixing",
+            "scanmax.models.mixers.FourierTokens",
+        ),
+        tests=(
+            "tests/ops/conv/test_long.py::FftConvTest",
+            "tests/ops/spectral/test_token_mixing.py::FourierTokenMixingTest",
+            _MIXERS,
+        ),
+        reproduced="the same sums as by taps, from some size on in less time: "
+        "`benchmarks claims fft-conv-kernel-size`",
+    ),
+    Paper(
         "flexconv",
         covers="MAGNet, the learned Gaussian mask (zeros below the threshold instead of cropping), "
         "the Nyquist penalty, FlexNet-16, a depthwise mixer; not the FlexTCN configurations, which "
@@ -281,8 +299,8 @@ LEDGER = (
     ),
     Paper(
         "scnet-shift-conv",
-        covers="the shift in eight directions, and the block of it as a mixer; not the networks for "
-        "super-resolution",
+        covers="the shift in eight directions, and the block of it as a mixer; not the networks "
+        "for super-resolution",
         where=("scanmax.ops.shift_eight", "scanmax.models.mixers.ShiftConv"),
         tests=(
             "tests/ops/conv/test_shift.py::ShiftEightTest",

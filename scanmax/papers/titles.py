@@ -54,6 +54,7 @@ TITLES = {
     "evonorm": "Evolving Normalization-Activation Layers",
     "expedit-dense-vit": "Expediting Large-Scale Vision Transformer for Dense Prediction without "
     "Fine-tuning",
+    "fft-conv-scaling": "Scaling Up Computer Vision Neural Networks Using Fast Fourier Transform",
     "flexconv": "FlexConv: Continuous Kernel Convolutions with Differentiable Kernel Sizes",
     "glmix": "Revisiting the Integration of Convolution and Attention for Vision Backbone",
     "hidden-mamba-attention": "The Hidden Attention of Mamba Models",

@@ -82,6 +82,7 @@ from scanmax.models.mixers.spectral.adaptive_filter import AdaptiveFilter as Ada
 from scanmax.models.mixers.spectral.fourier import Fourier as Fourier
 from scanmax.models.mixers.spectral.global_filter import GlobalFilter as GlobalFilter
 from scanmax.models.mixers.spectral.pooling import SpectralPooling as SpectralPooling
+from scanmax.models.mixers.spectral.token_mixing import FourierTokens as FourierTokens
 from scanmax.models.mixers.spectral.wavelet import WaveMix as WaveMix
 from scanmax.models.mixers.tokens.slots import ContextCluster as ContextCluster
 from scanmax.models.mixers.tokens.slots import Slots as Slots
@@ -105,6 +106,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "dynamicconv": DynamicConv,
     "flexconv": FlexConv,
     "fourier": Fourier,
+    "fourier_tokens": FourierTokens,
     "gated_attention": GatedAttention,
     "gated_delta": GatedDelta,
     "gla": Gla,

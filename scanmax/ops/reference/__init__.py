@@ -334,6 +334,7 @@ from scanmax.ops.reference.spectral.fourier import tucker_fourier_conv2d as tuck
 from scanmax.ops.reference.spectral.global_filter import global_filter as global_filter
 from scanmax.ops.reference.spectral.global_filter import resample_filter as resample_filter
 from scanmax.ops.reference.spectral.pooling import spectral_pooling as spectral_pooling
+from scanmax.ops.reference.spectral.token_mixing import fourier_token_mixing as fourier_token_mixing
 from scanmax.ops.reference.spectral.wavelet import haar_dwt2 as haar_dwt2
 from scanmax.ops.reference.spectral.wavelet import haar_idwt2 as haar_idwt2
 from scanmax.ops.reference.tokens.assignment import aggregate_tokens as aggregate_tokens

@@ -88,6 +88,7 @@ CASES = {
         reach="prefix",
     ),
     "fourier": MixerCase(options={"modes": (2, 2), "factorization": "tucker"}, depth=2),
+    "fourier_tokens": MixerCase(),
     "gated_attention": MixerCase(causal=True, depth=2),
     "gated_delta": MixerCase(causal=True, generates=({},)),
     "gla": MixerCase(options={"gate_rank": 3}, causal=True, generates=({},)),
