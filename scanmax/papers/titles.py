@@ -143,6 +143,8 @@ TITLES = {
     "stablemax-perpgrad": "Grokking at the Edge of Numerical Stability",
     "stm-evaluation": "Demystify Transformers & Convolutions in Modern Image Deep Networks",
     "t2t-vit": "Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet",
+    "tcsr": "Incorporating Transformer Designs into Convolutions for Lightweight Image "
+    "Super-Resolution",
     "teachtext": "TEACHTEXT: CrossModal Generalized Distillation for Text-Video Retrieval",
     "tensor-attention": "How to Capture Higher-order Correlations? Generalizing Matrix Softmax "
     "Attention to Kronecker Computation",
