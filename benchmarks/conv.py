@@ -331,3 +331,29 @@ def mixed_conv(quick: bool):
             normal(shape, (4, 4, width, width)),
             torch_peers={"torch conv_transpose2d": _torch_transposed},
         )
+
+
+def _formed(x, channels, rows, columns, outputs):
+    kernel = jnp.einsum("ir,jr,cr,ro->ijco", rows, columns, channels, outputs)
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
+
+
+@benchmark("cp_conv2d")
+def cp_conv2d(quick: bool):
+    """ops.cp_conv2d against the convolution with the kernel that its factors make."""
+    for side, width in ((8, 8),) if quick else ((56, 64), (14, 256)):
+        arrays = normal(
+            (4, side, side, width),
+            (width, width),
+            (3, width),
+            (3, width),
+            (width, width),
+            scale=0.2,
+        )
+        yield from op_rows(
+            f"{side} x {side} x {width}, {width} products",
+            ops.cp_conv2d,
+            arrays,
+            jax_peers={"the kernel formed": _formed},
+        )

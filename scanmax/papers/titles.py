@@ -2,6 +2,8 @@
 
 # Every paper that a docstring or a table of models cites, entered in the ledger or not.
 TITLES = {
+    "a-priori-1way-conv": "A priori compression of convolutional neural networks for wave "
+    "simulators",
     "all-cnn": "Striving for Simplicity: The All Convolutional Net",
     "affnet": "Adaptive Frequency Filters As Efficient Global Token Mixers",
     "attentive-cutmix": "Attentive CutMix: An Enhanced Data Augmentation Approach for Deep "
@@ -54,6 +56,7 @@ TITLES = {
     "evonorm": "Evolving Normalization-Activation Layers",
     "expedit-dense-vit": "Expediting Large-Scale Vision Transformer for Dense Prediction without "
     "Fine-tuning",
+    "fft-conv-scaling": "Scaling Up Computer Vision Neural Networks Using Fast Fourier Transform",
     "flexconv": "FlexConv: Continuous Kernel Convolutions with Differentiable Kernel Sizes",
     "gpt4image": "GPT4Image: Can Large Pre-trained Models Help Vision Models on Perception Tasks?",
     "glmix": "Revisiting the Integration of Convolution and Attention for Vision Backbone",
@@ -91,6 +94,7 @@ TITLES = {
     "Structured State Space Duality",
     "mambamixer": "MambaMixer: Efficient Selective State Space Models with Dual Token and Channel "
     "Selection",
+    "maxim": "MAXIM: Multi-Axis MLP for Image Processing",
     "mctf": "Multi-criteria Token Fusion with One-step-ahead Attention for Efficient Vision "
     "Transformers",
     "mg-tfno": "Multi-Grid Tensorized Fourier Neural Operator for High-Resolution PDEs",
@@ -108,6 +112,7 @@ TITLES = {
     "Heterogeneous Attention",
     "mv-mr": "MV-MR: multi-views and multi-representations for self-supervised learning and "
     "knowledge distillation",
+    "ms-mlp": "Mixing and Shifting: Exploiting Global and Local Dependencies in Vision MLPs",
     "msvmamba": "Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model",
     "nd-loss-kd": "Improving Knowledge Distillation via Regularizing Feature Norm and Direction",
     "next-vit": "Next-ViT: Next Generation Vision Transformer for Efficient Deployment in "
@@ -125,6 +130,7 @@ TITLES = {
     "scalekd": "ScaleKD: Strong Vision Transformers Could Be Excellent Teachers",
     "se-net": "Squeeze-and-Excitation Networks",
     "sgconv": "What Makes Convolutional Models Great on Long Sequence Modeling?",
+    "sigma-moe-pkm": "Approximating Two-Layer Feedforward Networks for Efficient Transformers",
     "sigmoid-attention": "Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
     "sit-self-slimmed": "Self-slimmed Vision Transformer",
     "ska-speaker": "Frequency and Multi-Scale Selective Kernel Attention for Speaker Verification",
@@ -144,6 +150,8 @@ TITLES = {
     "stablemax-perpgrad": "Grokking at the Edge of Numerical Stability",
     "stm-evaluation": "Demystify Transformers & Convolutions in Modern Image Deep Networks",
     "t2t-vit": "Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet",
+    "tcsr": "Incorporating Transformer Designs into Convolutions for Lightweight Image "
+    "Super-Resolution",
     "teachtext": "TEACHTEXT: CrossModal Generalized Distillation for Text-Video Retrieval",
     "tensor-attention": "How to Capture Higher-order Correlations? Generalizing Matrix Softmax "
     "Attention to Kronecker Computation",
