@@ -66,6 +66,7 @@ FAMILY_MODULES = (
     "vision.ravlt",
     "vision.resnet",
     "vision.rmt",
+    "vision.smt",
     "vision.spanet",
     "vision.spectformer",
     "vision.swin",

@@ -123,6 +123,7 @@ TITLES = {
     "ska-speaker": "Frequency and Multi-Scale Selective Kernel Attention for Speaker Verification",
     "smmix": "SMMix: Self-Motivated Image Mixing for Vision Transformers",
     "smpconv": "SMPConv: Self-moving Point Representations for Continuous Convolution",
+    "smt": "Scale-Aware Modulation Meet Transformer",
     "soft-softmax-free": "Softmax-free Linear Transformers",
     "spanet": "SPANet: Frequency-balancing Token Mixer using Spectral Pooling Aggregation "
     "Modulation",

@@ -35,6 +35,7 @@ from scanmax.models.mixers.conv.long import SgConv as SgConv
 from scanmax.models.mixers.conv.oversized import Oversized as Oversized
 from scanmax.models.mixers.conv.relation import LocalRelation as LocalRelation
 from scanmax.models.mixers.conv.reparameterized import DilatedReparam as DilatedReparam
+from scanmax.models.mixers.conv.scale_aware import ScaleAware as ScaleAware
 from scanmax.models.mixers.linear.attention import LinearAttention as LinearAttention
 from scanmax.models.mixers.linear.cross_covariance import CrossCovariance as CrossCovariance
 from scanmax.models.mixers.linear.decay import Gla as Gla
@@ -136,6 +137,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "retention": Retention,
     "rmt": Manhattan,
     "rmt_decomposed": ManhattanDecomposed,
+    "scale_aware": ScaleAware,
     "scaling": Scaling,
     "sgconv": SgConv,
     "selective_channel": SelectiveChannel,

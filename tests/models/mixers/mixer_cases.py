@@ -187,6 +187,9 @@ CASES = {
     "rmt_decomposed": MixerCase(depth=2),
     "scaling": MixerCase(order="permutation", causal=True, generates=({},)),
     "sgconv": MixerCase(options={"kernel_dim": 8, "max_length": 32}, causal=True, generates=({},)),
+    "scale_aware": MixerCase(
+        options={"scales": 2}, order="translation", margin=2, reach="prefix", depth=2
+    ),
     "selective_channel": MixerCase(
         options={"d_state": 2, "step_width": 2},
         order="permutation",
