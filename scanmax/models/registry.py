@@ -47,6 +47,7 @@ FAMILY_MODULES = (
     "vision.convnext",
     "vision.crossvit",
     "vision.cvt",
+    "vision.dhvt",
     "vision.dpn",
     "vision.halonet",
     "vision.hornet",

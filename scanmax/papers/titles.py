@@ -46,6 +46,8 @@ TITLES = {
     "equiangular-basis-vectors": "Equiangular Basis Vectors",
     "dho-dual-head": "Simple Semi-supervised Knowledge Distillation from Vision-Language Models "
     "via Dual-Head Optimization",
+    "dhvt": "Bridging the Gap Between Vision Transformers and Convolutional Neural Networks on "
+    "Small Datasets",
     "dpn": "Dual Path Networks",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",

@@ -108,6 +108,11 @@ MODELS = {
         },
         72,
     ),
+    "dhvt": (
+        "dhvt_tiny_cifar_patch4",
+        {"img_size": 16, "dim": 16, "depth": 2, "heads": 2, "mlp_ratio": 2.0},
+        16,
+    ),
     "smt": (
         "smt_b",
         {

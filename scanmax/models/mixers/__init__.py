@@ -11,6 +11,7 @@ from scanmax.models.mixers.attention.decay import Manhattan as Manhattan
 from scanmax.models.mixers.attention.decay import ManhattanDecomposed as ManhattanDecomposed
 from scanmax.models.mixers.attention.dot_product import Attention as Attention
 from scanmax.models.mixers.attention.gpsa import Gpsa as Gpsa
+from scanmax.models.mixers.attention.head_tokens import HeadTokens as HeadTokens
 from scanmax.models.mixers.attention.heterogeneous import Heterogeneous as Heterogeneous
 from scanmax.models.mixers.attention.moh import MixtureOfHeads as MixtureOfHeads
 from scanmax.models.mixers.attention.selective import SelectiveAttention as SelectiveAttention
@@ -107,6 +108,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "gn_conv": GnConv,
     "gpsa": Gpsa,
     "halo": HaloAttention,
+    "head_tokens": HeadTokens,
     "heterogeneous": Heterogeneous,
     "hyena": Hyena,
     "hyper_zzw": HyperZzw,

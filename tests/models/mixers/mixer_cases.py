@@ -101,6 +101,7 @@ CASES = {
         reach="prefix",
         depth=2,
     ),
+    "head_tokens": MixerCase(order="permutation"),
     "heterogeneous": MixerCase(order="permutation"),
     "hyena": MixerCase(options={"filter_hidden": 4}, causal=True, generates=({},)),
     "hyper_zzw": MixerCase(
