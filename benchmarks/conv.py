@@ -295,11 +295,32 @@ def _torch_transposed(x, kernel):
     return y.permute(0, 2, 3, 1)
 
 
+def _torch_scale_aware(x, aggregation, *kernels):
+    """The released code's convolutions, shuffle and grouped convolution."""
+    import torch
+
+    batch, rows, columns, channels = x.shape
+    heads = [
+        torch.nn.functional.conv2d(
+            part, kernel.permute(3, 2, 0, 1), padding="same", groups=part.shape[1]
+        )
+        for part, kernel in zip(_nchw(x).chunk(len(kernels), 1), kernels)
+    ]
+    y = torch.stack(heads, 2).reshape(batch, channels, rows, columns)
+    weights = aggregation.permute(1, 2, 0).flatten(0, 1)[..., None, None]
+    y = torch.nn.functional.conv2d(y, weights, groups=channels // len(kernels))
+    return y.permute(0, 2, 3, 1)
+
+
+def _scale_aware(x, aggregation, *kernels):
+    return ops.scale_aware_aggregation(ops.mixed_head_conv2d(x, kernels), aggregation)
+
+
 @benchmark("mixed_conv")
 def mixed_conv(quick: bool):
     """Kernels of each example or pixel, kernels of the whole map, and enlargement, against torch.
 
-    The sums are those of timm (CondConv), of LSNet's and ParCNetV2's code, and of WaveMix's.
+    The sums are those of timm (CondConv), of LSNet's, SMT's and ParCNetV2's code, and of WaveMix's.
     """
     shapes = ((2, 8, 16),) if quick else ((4, 56, 64), (8, 14, 320))
     for batch, side, width in shapes:
@@ -317,6 +338,16 @@ def mixed_conv(quick: bool):
             ops.small_kernel_aggregation,
             normal(shape, (batch, side, side, width // 8, 9)),
             torch_peers={"torch, unfolded": _torch_aggregation},
+        )
+        yield from op_rows(
+            f"scale_aware_aggregation of mixed_head_conv2d, {title}",
+            _scale_aware,
+            normal(
+                shape,
+                (4, width // 4, 8),
+                *((size, size, 1, width // 4) for size in (3, 5, 7, 9)),
+            ),
+            torch_peers={"SMT's sums": _torch_scale_aware},
         )
         taps = (2 * side - 1, width)
         yield from op_rows(

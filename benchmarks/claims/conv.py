@@ -47,6 +47,27 @@ def fft_convolution(quick):
     return findings
 
 
+@claim("smt-shuffle", paper="smt")
+def smt_shuffle(quick):
+    """A group of SMT's aggregation sees one channel of every head, and nothing else."""
+    heads, width, outputs = 4, 2 if quick else 16, 8
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(1, 1, heads * width)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(heads, width, outputs)), jnp.float32)
+    jacobian = np.asarray(jax.jacobian(ops.scale_aware_aggregation)(x, kernel))
+    seen = jacobian.reshape(width, outputs, heads, width) != 0
+    findings = []
+    for what, here, paper in (
+        ("heads that an output of a group sees", seen.any(3).sum(2), heads),
+        ("channels of each", seen.sum(3), 1),
+    ):
+        told = f"{here.min()} to {here.max()}" if here.min() < here.max() else f"{here.min()}"
+        findings.append(Finding(what, f"{paper}", told, bool((here == paper).all())))
+    own = bool(seen[np.arange(width), :, :, np.arange(width)].all())
+    findings.append(Finding("group g sees channel g", "yes", "yes" if own else "no", own))
+    return findings
+
+
 @claim("sgconv-parameters", paper="sgconv")
 def sgconv_parameters(quick):
     """Parameters of a multi-scale kernel grow as log L, and its weights decay over the scales."""

@@ -137,6 +137,8 @@ from scanmax.ops.conv.one_way import cp_conv2d as cp_conv2d
 from scanmax.ops.conv.oversized import oversized_conv2d as oversized_conv2d
 from scanmax.ops.conv.reparameterized import fold_batch_norm as fold_batch_norm
 from scanmax.ops.conv.reparameterized import merge_dilated_kernels as merge_dilated_kernels
+from scanmax.ops.conv.scale_aware import mixed_head_conv2d as mixed_head_conv2d
+from scanmax.ops.conv.scale_aware import scale_aware_aggregation as scale_aware_aggregation
 from scanmax.ops.conv.sentences import dynamic_k as dynamic_k
 from scanmax.ops.conv.sentences import fold_rows as fold_rows
 from scanmax.ops.conv.sentences import wide_conv1d as wide_conv1d

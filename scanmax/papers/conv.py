@@ -255,6 +255,28 @@ LEDGER = (
         "after its norms are folded, parameters and GFLOPs: tests/models/vision/test_lsnet.py",
     ),
     Paper(
+        "smt",
+        covers="heads convolved by kernels of other sizes, the aggregation with its shuffle, the "
+        "modulation as a mixer, and the networks T to L with turns of modulation and attention, to "
+        "which the authors' code gives the same numbers; not the dense tasks, the recipe, or the "
+        "22k pretraining",
+        where=(
+            "scanmax.ops.mixed_head_conv2d",
+            "scanmax.ops.scale_aware_aggregation",
+            "scanmax.models.mixers.ScaleAware",
+            "scanmax.models.vision.smt.Smt",
+        ),
+        tests=(
+            "tests/ops/conv/test_scale_aware.py",
+            "tests/models/vision/test_smt.py",
+            "tests/models/vision/test_authors.py",
+            _MIXERS,
+        ),
+        reproduced="a group of the aggregation sees one channel of every head: benchmarks claims "
+        "smt-shuffle; parameters of all four (the released S has 22.6 M, the paper says 20.5 M), "
+        "GFLOPs of T, S and B: tests/models/vision/test_smt.py",
+    ),
+    Paper(
         "unireplknet",
         covers="the large kernel with dilated branches as a mixer with its channel gate, norms "
         "folded and branches merged into one kernel, for a mixer or a whole model, response norm, "

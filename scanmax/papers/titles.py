@@ -50,6 +50,8 @@ TITLES = {
     "dho-dual-head": "Simple Semi-supervised Knowledge Distillation from Vision-Language Models "
     "via Dual-Head Optimization",
     "diswot": "DisWOT: Student Architecture Search for Distillation WithOut Training",
+    "dhvt": "Bridging the Gap Between Vision Transformers and Convolutional Neural Networks on "
+    "Small Datasets",
     "dpn": "Dual Path Networks",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",
@@ -136,6 +138,7 @@ TITLES = {
     "ska-speaker": "Frequency and Multi-Scale Selective Kernel Attention for Speaker Verification",
     "smmix": "SMMix: Self-Motivated Image Mixing for Vision Transformers",
     "smpconv": "SMPConv: Self-moving Point Representations for Continuous Convolution",
+    "smt": "Scale-Aware Modulation Meet Transformer",
     "soft-softmax-free": "Softmax-free Linear Transformers",
     "spanet": "SPANet: Frequency-balancing Token Mixer using Spectral Pooling Aggregation "
     "Modulation",

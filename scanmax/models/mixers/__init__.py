@@ -11,6 +11,7 @@ from scanmax.models.mixers.attention.decay import Manhattan as Manhattan
 from scanmax.models.mixers.attention.decay import ManhattanDecomposed as ManhattanDecomposed
 from scanmax.models.mixers.attention.dot_product import Attention as Attention
 from scanmax.models.mixers.attention.gpsa import Gpsa as Gpsa
+from scanmax.models.mixers.attention.head_tokens import HeadTokens as HeadTokens
 from scanmax.models.mixers.attention.heterogeneous import Heterogeneous as Heterogeneous
 from scanmax.models.mixers.attention.moh import MixtureOfHeads as MixtureOfHeads
 from scanmax.models.mixers.attention.selective import SelectiveAttention as SelectiveAttention
@@ -38,6 +39,7 @@ from scanmax.models.mixers.conv.oversized import Oversized as Oversized
 from scanmax.models.mixers.conv.relation import LocalRelation as LocalRelation
 from scanmax.models.mixers.conv.reparameterized import DilatedReparam as DilatedReparam
 from scanmax.models.mixers.conv.shift import ShiftConv as ShiftConv
+from scanmax.models.mixers.conv.scale_aware import ScaleAware as ScaleAware
 from scanmax.models.mixers.linear.attention import LinearAttention as LinearAttention
 from scanmax.models.mixers.linear.cross_covariance import CrossCovariance as CrossCovariance
 from scanmax.models.mixers.linear.decay import Gla as Gla
@@ -114,6 +116,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "gn_conv": GnConv,
     "gpsa": Gpsa,
     "halo": HaloAttention,
+    "head_tokens": HeadTokens,
     "heterogeneous": Heterogeneous,
     "hyena": Hyena,
     "hyper_zzw": HyperZzw,
@@ -147,6 +150,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "retention": Retention,
     "rmt": Manhattan,
     "rmt_decomposed": ManhattanDecomposed,
+    "scale_aware": ScaleAware,
     "scaling": Scaling,
     "sgconv": SgConv,
     "selective_channel": SelectiveChannel,

@@ -150,6 +150,10 @@ from scanmax.ops.reference.conv.reparameterized import fold_batch_norm as fold_b
 from scanmax.ops.reference.conv.reparameterized import (
     merge_dilated_kernels as merge_dilated_kernels,
 )
+from scanmax.ops.reference.conv.scale_aware import mixed_head_conv2d as mixed_head_conv2d
+from scanmax.ops.reference.conv.scale_aware import (
+    scale_aware_aggregation as scale_aware_aggregation,
+)
 from scanmax.ops.reference.conv.sentences import dynamic_k as dynamic_k
 from scanmax.ops.reference.conv.sentences import fold_rows as fold_rows
 from scanmax.ops.reference.conv.sentences import wide_conv1d as wide_conv1d

@@ -103,6 +103,7 @@ CASES = {
         reach="prefix",
         depth=2,
     ),
+    "head_tokens": MixerCase(order="permutation"),
     "heterogeneous": MixerCase(order="permutation"),
     "hyena": MixerCase(options={"filter_hidden": 4}, causal=True, generates=({},)),
     "hyper_zzw": MixerCase(
@@ -196,6 +197,9 @@ CASES = {
     "rmt_decomposed": MixerCase(depth=2),
     "scaling": MixerCase(order="permutation", causal=True, generates=({},)),
     "sgconv": MixerCase(options={"kernel_dim": 8, "max_length": 32}, causal=True, generates=({},)),
+    "scale_aware": MixerCase(
+        options={"scales": 2}, order="translation", margin=2, reach="prefix", depth=2
+    ),
     "selective_channel": MixerCase(
         options={"d_state": 2, "step_width": 2},
         order="permutation",
