@@ -38,8 +38,8 @@ from scanmax.models.mixers.conv.one_way import OneWayConv as OneWayConv
 from scanmax.models.mixers.conv.oversized import Oversized as Oversized
 from scanmax.models.mixers.conv.relation import LocalRelation as LocalRelation
 from scanmax.models.mixers.conv.reparameterized import DilatedReparam as DilatedReparam
-from scanmax.models.mixers.conv.shift import ShiftConv as ShiftConv
 from scanmax.models.mixers.conv.scale_aware import ScaleAware as ScaleAware
+from scanmax.models.mixers.conv.shift import ShiftConv as ShiftConv
 from scanmax.models.mixers.linear.attention import LinearAttention as LinearAttention
 from scanmax.models.mixers.linear.cross_covariance import CrossCovariance as CrossCovariance
 from scanmax.models.mixers.linear.decay import Gla as Gla
