@@ -357,3 +357,23 @@ def cp_conv2d(quick: bool):
             arrays,
             jax_peers={"the kernel formed": _formed},
         )
+
+
+def _torch_pairwise(x, kernel):
+    import torch
+
+    first, second = x[:, ::2], x[:, 1::2]
+    gate = torch.sigmoid(torch.cat([first, second], -1) @ kernel)
+    return gate * first + (1 - gate) * second
+
+
+@benchmark("gated_pairwise_pool")
+def gated_pairwise_pool(quick: bool):
+    """ops.gated_pairwise_pool against the same sums in torch."""
+    for tokens, width in ((8, 4),) if quick else ((512, 256),):
+        yield from op_rows(
+            f"8 x {tokens} x {width}",
+            ops.gated_pairwise_pool,
+            normal((8, tokens, width), (2 * width, width), scale=0.3),
+            torch_peers={"the sums in torch": _torch_pairwise},
+        )

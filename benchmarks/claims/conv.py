@@ -220,6 +220,39 @@ def fft_conv_kernel_size(quick):
     ]
 
 
+@claim("gencnn-gates", paper="gencnn")
+def gencnn_gates(quick):
+    """Gates between neighbours learn which of two goes on; the larger of two cannot say."""
+    x = jax.random.normal(jax.random.key(0), (512, 2, 2))
+    # The second channel of the first token says whether the first or the second token's counts.
+    target = jnp.where(x[:, 0, 1] > 0, x[:, 0, 0], x[:, 1, 0])
+    optimizer = optax.adam(0.1)
+
+    def loss(weights):
+        return jnp.mean((ops.gated_pairwise_pool(x, *weights)[:, 0, 0] - target) ** 2)
+
+    @jax.jit
+    def train(weights):
+        def step(carry, _):
+            weights, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(weights), state)
+            return (optax.apply_updates(weights, updates), state), None
+
+        carry = (weights, optimizer.init(weights))
+        return loss(jax.lax.scan(step, carry, length=200)[0][0])
+
+    gated = float(train((jnp.zeros((4, 1)), jnp.zeros(1))))
+    larger = float(jnp.mean((jnp.max(x, 1)[:, 0] - target) ** 2))
+    return [
+        Finding(
+            "mean square error where a word says which of two counts, gated and by the larger",
+            "gating is better",
+            f"{gated:.3f} and {larger:.3f}",
+            gated < larger / 5,
+        )
+    ]
+
+
 # The digits of scikit-learn, as pixels in a row or as small maps.
 
 

@@ -135,6 +135,7 @@ from scanmax.ops.conv.long_kernels import squash_kernel as squash_kernel
 from scanmax.ops.conv.monarch import monarch_fft as monarch_fft
 from scanmax.ops.conv.one_way import cp_conv2d as cp_conv2d
 from scanmax.ops.conv.oversized import oversized_conv2d as oversized_conv2d
+from scanmax.ops.conv.pairwise import gated_pairwise_pool as gated_pairwise_pool
 from scanmax.ops.conv.reparameterized import fold_batch_norm as fold_batch_norm
 from scanmax.ops.conv.reparameterized import merge_dilated_kernels as merge_dilated_kernels
 from scanmax.ops.conv.sentences import dynamic_k as dynamic_k

@@ -56,6 +56,7 @@ TITLES = {
     "Fine-tuning",
     "fft-conv-scaling": "Scaling Up Computer Vision Neural Networks Using Fast Fourier Transform",
     "flexconv": "FlexConv: Continuous Kernel Convolutions with Differentiable Kernel Sizes",
+    "gencnn": "genCNN: A Convolutional Architecture for Word Sequence Prediction",
     "glmix": "Revisiting the Integration of Convolution and Attention for Vision Backbone",
     "hidden-mamba-attention": "The Hidden Attention of Mamba Models",
     "hornet": "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions",

@@ -146,6 +146,7 @@ from scanmax.ops.reference.conv.long_kernels import squash_kernel as squash_kern
 from scanmax.ops.reference.conv.monarch import monarch_fft as monarch_fft
 from scanmax.ops.reference.conv.one_way import cp_conv2d as cp_conv2d
 from scanmax.ops.reference.conv.oversized import oversized_conv2d as oversized_conv2d
+from scanmax.ops.reference.conv.pairwise import gated_pairwise_pool as gated_pairwise_pool
 from scanmax.ops.reference.conv.reparameterized import fold_batch_norm as fold_batch_norm
 from scanmax.ops.reference.conv.reparameterized import (
     merge_dilated_kernels as merge_dilated_kernels,
