@@ -253,6 +253,30 @@ def gencnn_gates(quick):
     ]
 
 
+@claim("pervasive-causality", paper="pervasive-attention")
+def pervasive_causality(quick):
+    """Layers over the grid of two sequences read the past of the one and all of the other."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(6, 5, 2)), jnp.float32)
+    kernels = [jnp.asarray(rng.normal(size=(2, 3, 2, 2)), jnp.float32) for _ in range(4)]
+
+    def cell(x):
+        for kernel in kernels:
+            x = jnp.sin(ops.causal_conv2d(x, kernel))
+        return x[3, 2].sum()
+
+    reads = np.asarray(jax.jit(jax.grad(cell))(x)).any(-1)
+    return [
+        Finding(
+            "rows that a cell of row 3 of 6 reads through four layers of 2 x 3 taps",
+            "0 to 3",
+            ", ".join(str(row) for row in np.flatnonzero(reads.any(1))),
+            reads.any(1).tolist() == [True] * 4 + [False] * 2,
+        ),
+        Finding("columns of 5", "all", str(reads.any(0).sum()), bool(reads.any(0).all())),
+    ]
+
+
 # The digits of scikit-learn, as pixels in a row or as small maps.
 
 

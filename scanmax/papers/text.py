@@ -101,4 +101,13 @@ LEDGER = (
         reproduced="what goes on lies between both, and tells orders apart that the larger of two "
         "does not: `benchmarks claims gencnn-gates`",
     ),
+    Paper(
+        "pervasive-attention",
+        covers="the convolution over a grid of two sequences that is causal along one; not the "
+        "network of them, its pooling over the source, or translation",
+        where=("scanmax.ops.causal_conv2d",),
+        tests=("tests/ops/conv/test_grid.py::CausalConv2dTest",),
+        reproduced="through layers of it no cell reads what comes after its row, and all its "
+        "columns: `benchmarks claims pervasive-causality`",
+    ),
 )

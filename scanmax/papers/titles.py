@@ -116,6 +116,8 @@ TITLES = {
     "ofa-kd": "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge "
     "Distillation",
     "promptkd": "PromptKD: Unsupervised Prompt Distillation for Vision-Language Models",
+    "pervasive-attention": "Pervasive Attention: 2D Convolutional Neural Networks for "
+    "Sequence-to-Sequence Prediction",
     "pkcam": "PKCAM: Previous Knowledge Channel Attention Module",
     "rala-ravlt": "Breaking the Low-Rank Dilemma of Linear Attention",
     "rmt-masa": "RMT: Retentive Networks Meet Vision Transformers",
