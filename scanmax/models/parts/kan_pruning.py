@@ -1,5 +1,6 @@
-"""Which edges of a KAN matter, a loss that makes few of them matter, and nets without the others."""
+"""Which edges of a KAN matter, a loss that makes few of them matter, nets without the others."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,7 +84,7 @@ def prune_kan(
         norms.append(edge_norms(layer, own, x))
         x = layer.apply(own, x)
     kept = [jnp.arange(norms[0].shape[0])]
-    for index, (before, after) in enumerate(zip(norms, norms[1:])):
+    for index, (before, after) in enumerate(itertools.pairwise(norms)):
         stays = jnp.minimum(before.max(0), after.max(1)) > threshold
         kept.append(jnp.flatnonzero(stays))
         if not len(kept[-1]):
