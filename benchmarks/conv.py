@@ -388,3 +388,45 @@ def cp_conv2d(quick: bool):
             arrays,
             jax_peers={"the kernel formed": _formed},
         )
+
+
+def _torch_pairwise(x, kernel):
+    import torch
+
+    first, second = x[:, ::2], x[:, 1::2]
+    gate = torch.sigmoid(torch.cat([first, second], -1) @ kernel)
+    return gate * first + (1 - gate) * second
+
+
+@benchmark("gated_pairwise_pool")
+def gated_pairwise_pool(quick: bool):
+    """ops.gated_pairwise_pool against the same sums in torch."""
+    for tokens, width in ((8, 4),) if quick else ((512, 256),):
+        yield from op_rows(
+            f"8 x {tokens} x {width}",
+            ops.gated_pairwise_pool,
+            normal((8, tokens, width), (2 * width, width), scale=0.3),
+            torch_peers={"the sums in torch": _torch_pairwise},
+        )
+
+
+def _torch_causal_grid(x, kernel):
+    """The released code's: a square kernel whose lower rows are masked."""
+    import torch
+
+    full = torch.cat([kernel, torch.zeros_like(kernel[:-1])]).permute(3, 2, 0, 1)
+    padding = (full.shape[2] // 2, full.shape[3] // 2)
+    y = torch.nn.functional.conv2d(x.permute(0, 3, 1, 2), full, padding=padding)
+    return y.permute(0, 2, 3, 1)
+
+
+@benchmark("causal_conv2d")
+def causal_conv2d(quick: bool):
+    """ops.causal_conv2d against a masked square kernel in torch."""
+    for side, width in ((6, 4),) if quick else ((40, 128),):
+        yield from op_rows(
+            f"4 x {side} x {side} x {width} to 32, 2 x 3 taps",
+            ops.causal_conv2d,
+            normal((4, side, side, width), (2, 3, width, 32), scale=0.3),
+            torch_peers={"masked 3 x 3": _torch_causal_grid},
+        )

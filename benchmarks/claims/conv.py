@@ -241,6 +241,63 @@ def fft_conv_kernel_size(quick):
     ]
 
 
+@claim("gencnn-gates", paper="gencnn")
+def gencnn_gates(quick):
+    """Gates between neighbours learn which of two goes on; the larger of two cannot say."""
+    x = jax.random.normal(jax.random.key(0), (512, 2, 2))
+    # The second channel of the first token says whether the first or the second token's counts.
+    target = jnp.where(x[:, 0, 1] > 0, x[:, 0, 0], x[:, 1, 0])
+    optimizer = optax.adam(0.1)
+
+    def loss(weights):
+        return jnp.mean((ops.gated_pairwise_pool(x, *weights)[:, 0, 0] - target) ** 2)
+
+    @jax.jit
+    def train(weights):
+        def step(carry, _):
+            weights, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(weights), state)
+            return (optax.apply_updates(weights, updates), state), None
+
+        carry = (weights, optimizer.init(weights))
+        return loss(jax.lax.scan(step, carry, length=200)[0][0])
+
+    gated = float(train((jnp.zeros((4, 1)), jnp.zeros(1))))
+    larger = float(jnp.mean((jnp.max(x, 1)[:, 0] - target) ** 2))
+    return [
+        Finding(
+            "mean square error where a word says which of two counts, gated and by the larger",
+            "gating is better",
+            f"{gated:.3f} and {larger:.3f}",
+            gated < larger / 5,
+        )
+    ]
+
+
+@claim("pervasive-causality", paper="pervasive-attention")
+def pervasive_causality(quick):
+    """Layers over the grid of two sequences read the past of the one and all of the other."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(6, 5, 2)), jnp.float32)
+    kernels = [jnp.asarray(rng.normal(size=(2, 3, 2, 2)), jnp.float32) for _ in range(4)]
+
+    def cell(x):
+        for kernel in kernels:
+            x = jnp.sin(ops.causal_conv2d(x, kernel))
+        return x[3, 2].sum()
+
+    reads = np.asarray(jax.jit(jax.grad(cell))(x)).any(-1)
+    return [
+        Finding(
+            "rows that a cell of row 3 of 6 reads through four layers of 2 x 3 taps",
+            "0 to 3",
+            ", ".join(str(row) for row in np.flatnonzero(reads.any(1))),
+            reads.any(1).tolist() == [True] * 4 + [False] * 2,
+        ),
+        Finding("columns of 5", "all", str(reads.any(0).sum()), bool(reads.any(0).all())),
+    ]
+
+
 # The digits of scikit-learn, as pixels in a row or as small maps.
 
 

@@ -115,6 +115,7 @@ from scanmax.ops.conv.conv2d import conv2d as conv2d
 from scanmax.ops.conv.conv2d import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.conv.conv2d import patchify as patchify
 from scanmax.ops.conv.gated import recursive_gate as recursive_gate
+from scanmax.ops.conv.grid import causal_conv2d as causal_conv2d
 from scanmax.ops.conv.hyper_zzw import hyper_zzw as hyper_zzw
 from scanmax.ops.conv.inception import (
     inception_depthwise_conv2d as inception_depthwise_conv2d,
@@ -135,6 +136,7 @@ from scanmax.ops.conv.long_kernels import squash_kernel as squash_kernel
 from scanmax.ops.conv.monarch import monarch_fft as monarch_fft
 from scanmax.ops.conv.one_way import cp_conv2d as cp_conv2d
 from scanmax.ops.conv.oversized import oversized_conv2d as oversized_conv2d
+from scanmax.ops.conv.pairwise import gated_pairwise_pool as gated_pairwise_pool
 from scanmax.ops.conv.reparameterized import fold_batch_norm as fold_batch_norm
 from scanmax.ops.conv.reparameterized import merge_dilated_kernels as merge_dilated_kernels
 from scanmax.ops.conv.scale_aware import mixed_head_conv2d as mixed_head_conv2d

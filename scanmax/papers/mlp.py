@@ -6,8 +6,8 @@ LEDGER = (
     Paper(
         "kan",
         covers="B-splines of any degree on any knots, the layer over them as one product, knots "
-        "from samples and the fit that moves an edge to other or finer knots; not the entropy of "
-        "edges, pruning, symbolic edges or training by LBFGS",
+        "from samples and the fit that moves an edge to other or finer knots, the sparsity of "
+        "edges and their entropy, and pruning of nodes; not symbolic edges or training by LBFGS",
         where=(
             "scanmax.ops.bspline_basis",
             "scanmax.ops.extend_knots",
@@ -16,6 +16,8 @@ LEDGER = (
             "scanmax.ops.kan_linear",
             "scanmax.models.parts.kan.KanDense",
             "scanmax.models.parts.kan.refit_kan",
+            "scanmax.models.parts.kan_pruning.edge_sparsity",
+            "scanmax.models.parts.kan_pruning.prune_kan",
         ),
         tests=(
             "tests/ops/mlp/test_bspline.py::BsplineBasisTest",
@@ -24,6 +26,7 @@ LEDGER = (
             "tests/ops/mlp/test_kan.py::KanLinearTest",
             "tests/models/parts/test_kan.py::test_a_layer_of_splines_is_scipys_sum_over_edges",
             "tests/models/parts/test_kan.py::test_knots_move_and_the_function_stays",
+            "tests/models/parts/test_kan_pruning.py",
         ),
         reproduced="error of a spline falls as the fourth power of its grid: "
         "`benchmarks claims kan-grid-scaling`; D O (G + k + 2) parameters a layer: "

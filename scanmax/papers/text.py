@@ -92,4 +92,22 @@ LEDGER = (
         "tests/models/language/test_textcnn.py::"
         "test_order_beyond_the_widest_filter_is_not_seen",
     ),
+    Paper(
+        "gencnn",
+        covers="the gate between neighbours that takes the place of pooling; not the network for "
+        "the next word, whose layers nothing public settles",
+        where=("scanmax.ops.gated_pairwise_pool",),
+        tests=("tests/ops/conv/test_pairwise.py",),
+        reproduced="what goes on lies between both, and tells orders apart that the larger of two "
+        "does not: `benchmarks claims gencnn-gates`",
+    ),
+    Paper(
+        "pervasive-attention",
+        covers="the convolution over a grid of two sequences that is causal along one; not the "
+        "network of them, its pooling over the source, or translation",
+        where=("scanmax.ops.causal_conv2d",),
+        tests=("tests/ops/conv/test_grid.py::CausalConv2dTest",),
+        reproduced="through layers of it no cell reads what comes after its row, and all its "
+        "columns: `benchmarks claims pervasive-causality`",
+    ),
 )

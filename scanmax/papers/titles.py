@@ -61,6 +61,7 @@ TITLES = {
     "fft-conv-scaling": "Scaling Up Computer Vision Neural Networks Using Fast Fourier Transform",
     "flexconv": "FlexConv: Continuous Kernel Convolutions with Differentiable Kernel Sizes",
     "gpt4image": "GPT4Image: Can Large Pre-trained Models Help Vision Models on Perception Tasks?",
+    "gencnn": "genCNN: A Convolutional Architecture for Word Sequence Prediction",
     "glmix": "Revisiting the Integration of Convolution and Attention for Vision Backbone",
     "hidden-mamba-attention": "The Hidden Attention of Mamba Models",
     "hornet": "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions",
@@ -124,6 +125,8 @@ TITLES = {
     "Distillation",
     "promptkd": "PromptKD: Unsupervised Prompt Distillation for Vision-Language Models",
     "proc-kd": "Prototype-guided Cross-task Knowledge Distillation for Large-scale Models",
+    "pervasive-attention": "Pervasive Attention: 2D Convolutional Neural Networks for "
+    "Sequence-to-Sequence Prediction",
     "pkcam": "PKCAM: Previous Knowledge Channel Attention Module",
     "rala-ravlt": "Breaking the Low-Rank Dilemma of Linear Attention",
     "rmt-masa": "RMT: Retentive Networks Meet Vision Transformers",

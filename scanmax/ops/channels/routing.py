@@ -35,8 +35,9 @@ def noisy_logits(
     Example:
       >>> import jax.numpy as jnp
       >>> from scanmax import ops
-      >>> ops.noisy_logits(jnp.ones((1, 2)), jnp.zeros((1, 2)), jnp.array([[0.0, 1.0]])).round(2)
-      Array([[1.  , 1.7 ]], dtype=float32)
+      >>> noisy = ops.noisy_logits(jnp.ones((1, 2)), jnp.zeros((1, 2)), jnp.array([[0.0, 1.0]]))
+      >>> [[round(float(number), 2) for number in row] for row in noisy]
+      [[1.0, 1.7]]
 
     Reference: sparsely-gated-moe
     """

@@ -126,6 +126,7 @@ from scanmax.ops.reference.conv.conv2d import conv2d as conv2d
 from scanmax.ops.reference.conv.conv2d import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.reference.conv.conv2d import patchify as patchify
 from scanmax.ops.reference.conv.gated import recursive_gate as recursive_gate
+from scanmax.ops.reference.conv.grid import causal_conv2d as causal_conv2d
 from scanmax.ops.reference.conv.hyper_zzw import hyper_zzw as hyper_zzw
 from scanmax.ops.reference.conv.inception import (
     inception_depthwise_conv2d as inception_depthwise_conv2d,
@@ -146,6 +147,7 @@ from scanmax.ops.reference.conv.long_kernels import squash_kernel as squash_kern
 from scanmax.ops.reference.conv.monarch import monarch_fft as monarch_fft
 from scanmax.ops.reference.conv.one_way import cp_conv2d as cp_conv2d
 from scanmax.ops.reference.conv.oversized import oversized_conv2d as oversized_conv2d
+from scanmax.ops.reference.conv.pairwise import gated_pairwise_pool as gated_pairwise_pool
 from scanmax.ops.reference.conv.reparameterized import fold_batch_norm as fold_batch_norm
 from scanmax.ops.reference.conv.reparameterized import (
     merge_dilated_kernels as merge_dilated_kernels,
