@@ -95,9 +95,10 @@ class Block(nn.Module):
     ):
         """Returns y [B, T, D], or (y, state) where a state is given."""
         mixer = self.create_mixer(name="mixer")
+        given = {"grid": grid} if segment_ids is None else self.packed(mixer, segment_ids)
+        given |= self.beside(mixer, x)
         x = self.begin(x, grid, train)
         y = self.normed(x, 1, train)
-        given = {"grid": grid} if segment_ids is None else self.packed(mixer, segment_ids)
         if state is None:
             mixed = mixer(y, train=train, **given)
         else:
@@ -124,6 +125,11 @@ class Block(nn.Module):
                 f"those that do are {able}."
             )
         return {"segment_ids": segment_ids}
+
+    @nn.nowrap
+    def beside(self, mixer: nn.Module, x: Float[Array, "B T D"]) -> dict[str, Array]:
+        """What the mixer takes besides its normed input, of x as it comes into the block."""
+        return {}
 
     @nn.nowrap
     def begin(self, x: Float[Array, "B T D"], grid, train: bool) -> Float[Array, "B T D"]:

@@ -49,6 +49,7 @@ FAMILY_MODULES = (
     "vision.cvt",
     "vision.dhvt",
     "vision.dpn",
+    "vision.glnet",
     "vision.halonet",
     "vision.hornet",
     "vision.inception_next",

@@ -64,20 +64,26 @@ LEDGER = (
     Paper(
         "glmix",
         covers="slots with clustering, attention and dispatch beside the convolution, as ops and "
-        "as a mixer of any host; not GLNet or its training",
+        "as a mixer of any host, and the networks 4G, 9G, 16G and STL, with pooled and learned "
+        "slots, to which the authors' code gives the same numbers; not token labelling, the "
+        "recipes or the dense tasks",
         where=(
             "scanmax.ops.slot_logits",
             "scanmax.ops.aggregate_tokens",
             "scanmax.ops.dispatch_tokens",
             "scanmax.ops.slot_matrix",
             "scanmax.models.mixers.Slots",
+            "scanmax.models.vision.glnet.GLNet",
         ),
         tests=(
             "tests/ops/tokens/test_assignment.py::SlotLogitsTest",
             "tests/ops/tokens/test_assignment.py::SlotMatrixTest",
             "tests/models/mixers/test_mixers.py",
+            "tests/models/vision/test_glnet.py",
+            "tests/models/vision/test_authors.py",
         ),
-        reproduced="without attention the slots give a constant map back",
+        reproduced="without attention the slots give a constant map back; parameters and GFLOPs of "
+        "all networks: tests/models/vision/test_glnet.py",
     ),
     Paper(
         "kmax-deeplab",

@@ -113,6 +113,30 @@ MODELS = {
         {"img_size": 16, "dim": 16, "depth": 2, "heads": 2, "mlp_ratio": 2.0},
         16,
     ),
+    "glnet": (
+        "glnet_16g",
+        {
+            "dims": (8, 8, 16, 16),
+            "depths": (1, 1, 2, 1),
+            "heads": (2, 2, 4, 4),
+            "mlp_ratio": 2.0,
+            "mixer": ("attention",) * 2 + ("slots", "attention"),
+            "layer_scale": 0.5,
+            "mixer_options": {"slots": {"slot_grid": 2}},
+        },
+        32,
+    ),
+    "glnet_stl": (
+        "glnet_stl_paramslot",
+        {
+            "dims": (8, 8, 16, 16),
+            "depths": (1, 1, 1, 1),
+            "heads": (2, 2, 4, 4),
+            "mlp_ratio": 2.0,
+            "mixer_options": {"slots": {"slot_grid": 2, "slot_init": "param"}},
+        },
+        32,
+    ),
     "smt": (
         "smt_b",
         {

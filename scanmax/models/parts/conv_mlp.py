@@ -6,7 +6,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax.models.layers import Conv, Dense, activation, constrain_last
+from scanmax.models.layers import (
+    Conv,
+    Dense,
+    Initializer,
+    activation,
+    constrain_last,
+    normal_init,
+)
 
 # torch's fan out of one channel with gain 2, as PVTv2 draws it: 9 taps.
 depthwise_init = nn.initializers.normal((2 / 9) ** 0.5)
@@ -31,6 +38,8 @@ class ConvMlp(nn.Module):
     skip: bool = False
     gated: bool = False
     first_relu: bool = False
+    dense_init: Initializer = normal_init
+    conv_init: Initializer = depthwise_init
     use_bias: bool = True
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
@@ -45,16 +54,17 @@ class ConvMlp(nn.Module):
         conv_first = self.order == ORDERS[0]
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         options, width = {"use_bias": self.use_bias, **dtypes}, self.hidden
+        dense = {"kernel_init": self.dense_init, **options}
         name = "gate" if self.gated else "fc1"
-        y = constrain_last(Dense(width, ("embed", "mlp"), name=name, **options)(x), "mlp")
+        y = constrain_last(Dense(width, ("embed", "mlp"), name=name, **dense)(x), "mlp")
         y = nn.relu(y) if self.first_relu else y
         act = activation(self.activation)
         y = y if conv_first else act(y)
-        conv = Conv(width, 3, groups=width, kernel_init=depthwise_init, name="conv", **options)
+        conv = Conv(width, 3, groups=width, kernel_init=self.conv_init, name="conv", **options)
         z = conv(y.reshape(y.shape[0], *grid, width)).reshape(y.shape)
         y = y + z if self.skip else z
         y = act(y) if conv_first else y
-        y = y * Dense(width, ("embed", "mlp"), name="fc1", **options)(x) if self.gated else y
+        y = y * Dense(width, ("embed", "mlp"), name="fc1", **dense)(x) if self.gated else y
         y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
-        y = Dense(x.shape[-1], ("mlp", "embed"), name="fc2", **options)(y)
+        y = Dense(x.shape[-1], ("mlp", "embed"), name="fc2", **dense)(y)
         return nn.Dropout(self.dropout_rate, deterministic=not train)(y)

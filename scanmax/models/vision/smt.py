@@ -4,19 +4,20 @@ Four stages of pre-norm blocks whose MLPs hold a convolution; in the third, modu
 take turns. Names are the release's, `smt_t` to `smt_l`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from scanmax.errors import UserError
-from scanmax.models.blocks import Block, Turn
+from scanmax.models.blocks import Block
 from scanmax.models.layers import Conv, LayerNorm
 from scanmax.models.mixers import with_defaults
 from scanmax.models.parts.conv_mlp import ConvMlp
 from scanmax.models.parts.conv_norm import ConvNorm, he_init
 from scanmax.models.registry import Variant, register_family
-from scanmax.models.vision.pyramid import Pyramid
+from scanmax.models.vision.turns import TurnPyramid
 
 
 class SkipConvBlock(Block):
@@ -35,18 +36,14 @@ class SkipConvBlock(Block):
         )(x, grid, train)
 
 
-class Smt(Pyramid):
+class Smt(TurnPyramid):
     """The pyramid of scale-aware modulation, then attention.
 
     Attributes:
-      mixer: a name of MIXERS, or one per stage.
-      second_mixer: that of every second block, one per stage; None is the same. `depths` of stages
-        with one are even.
       stem_size: side of the first convolution.
       norm_momentum: weight of the old averages of batch norms at each training step.
       frozen_statistics: batch norms keep their averages, in training too: for fine-tuning.
-      scan_layers: compile one turn per stage; parameters are stacked (blocks.stack_blocks).
-    Others are those of `Pyramid`.
+    Others are those of `TurnPyramid` and `Pyramid`.
 
     Example:
       >>> import jax, scanmax
@@ -70,8 +67,8 @@ class Smt(Pyramid):
     frozen_statistics: bool = False
 
     @property
-    def block_type(self) -> type[nn.Module]:
-        return Turn
+    def layer_type(self) -> type[nn.Module]:
+        return SkipConvBlock
 
     @property
     def statistics(self) -> dict[str, Any]:
@@ -112,19 +109,7 @@ class Smt(Pyramid):
         return x
 
     @nn.nowrap
-    def block_fields(self, stage: int) -> list[dict[str, Any]]:
-        """The fields of each turn of a stage."""
-        depth = self.depths[stage]
-        if len(self.second_mixer) != len(self.dims):
-            raise UserError(f"second_mixer={self.second_mixer}: expected {len(self.dims)} entries")
-        second = self.second_mixer[stage]
-        if second is not None and depth % 2:
-            raise UserError(
-                f"depths={self.depths}: stage {stage} has two mixers by turns; an even number"
-            )
-        if not depth:
-            return []
-        fields, *_ = super().block_fields(stage)
+    def layer_fields(self, fields: Mapping[str, Any], stage: int) -> dict[str, Any]:
         own = {
             "scale_aware": self.statistics,
             # The same deviation as of all depthwise convolutions.
@@ -135,10 +120,7 @@ class Smt(Pyramid):
                 "lepe_deviation": 2**0.5 / 3,
             },
         }
-        fields |= {"mixer_options": with_defaults(own, self.mixer_options)}
-        layers = (fields,) if second is None else (fields, {**fields, "mixer": second})
-        turn = {"block": SkipConvBlock, "layers": layers}
-        return [turn] * (depth // len(layers))
+        return {**fields, "mixer_options": with_defaults(own, self.mixer_options)}
 
 
 def _variant(params: int, depths: tuple[int, ...], **fields: Any) -> Variant:

@@ -32,10 +32,7 @@ def table(model) -> KeyTable:
 
     def ours(tail: str, collection: str = "params/") -> Callable[..., str]:
         def path(stage: int, index: int, *rest: int) -> str:
-            length = 1 if model.second_mixer[stage - 1] is None else 2
-            turn, layer = divmod(index, length)
-            name = f"stage{stage - 1}_block_{turn:02d}/layer{layer}"
-            return f"{collection}{name}/{tail.format(*rest)}"
+            return f"{collection}{model.layer_path(stage - 1, index)}/{tail.format(*rest)}"
 
         return path
 

@@ -17,7 +17,8 @@ class Slots(Mixer):
     """Attention among slots beside a convolution over the grid: the mixer of GLMix.
 
     Slots start as averages of the grid over slot_grid x slot_grid cells: in the released code of
-    the map before its norm; hosts give mixers the normalised one, and they start from that. A
+    the map as it comes into the block, which GLNet gives as `origin`; other hosts give mixers the
+    normalised one alone, and they start from that. A
     cosine with a learned scale then assigns tokens to slots softly, attention mixes the slots, and
     the same logits give them back.
 
@@ -47,16 +48,20 @@ class Slots(Mixer):
         x: Float[Array, "B T D"],
         grid: tuple[int, int] | None = None,
         train: bool = False,
+        origin: Float[Array, "B T D"] | None = None,
     ) -> Float[Array, "B T D"]:
         if self.is_causal:
             raise ValueError("slots has no causal form: every slot gathers all tokens.")
         dim, width, grid = x.shape[-1], self.head_dim(x.shape[-1]), self.grid_or_line(x, grid)
         options = {"use_bias": self.use_bias, "dtype": self.dtype, "param_dtype": self.param_dtype}
         maps = x[:, self.prefix_tokens :].reshape(x.shape[0], *grid, dim)
+        pooled = maps
+        if origin is not None:
+            pooled = origin.astype(self.dtype)[:, self.prefix_tokens :].reshape(maps.shape)
 
         start = nn.initializers.constant(dim**-0.5)
         scale = self.param("slot_scale", partitioned(start, ()), (), self.param_dtype)
-        logits = ops.slot_logits(x, self.first_slots(maps), scale=scale.astype(self.dtype))
+        logits = ops.slot_logits(x, self.first_slots(pooled), scale=scale.astype(self.dtype))
         slots = ops.aggregate_tokens(x, logits)
         shape, axes = (3, self.heads, width), ("embed", None, "heads", "kv")
         query, key, value = Dense(shape, axes, apart=True, name="qkv", **options)(slots)
@@ -68,10 +73,9 @@ class Slots(Mixer):
         y = ops.dispatch_tokens(slots, logits)
         if not self.conv_size:
             return y
+        options |= {"kernel_init": fan_in_uniform()}
         local = Dense(dim, ("embed", "mlp"), name="conv_in", **options)(maps)
-        local = Conv(
-            dim, self.conv_size, groups=dim, kernel_init=fan_in_uniform(), name="conv", **options
-        )(local)
+        local = Conv(dim, self.conv_size, groups=dim, name="conv", **options)(local)
         local = Dense(dim, ("mlp", "embed"), name="conv_out", **options)(local)
         local = jax.lax.collapse(local, 1, 3)
         mean = jnp.mean(local, axis=1, keepdims=True)
