@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NAMES = ["finetune.ipynb", "inference.ipynb", "ops.ipynb", "train.ipynb"]
+NAMES = ["finetune.ipynb", "inference.ipynb", "mixers.ipynb", "ops.ipynb", "train.ipynb"]
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
