@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+NAMES = ["finetune.ipynb", "inference.ipynb", "mixers.ipynb", "ops.ipynb", "train.ipynb"]
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
@@ -25,4 +26,4 @@ def test_notebook_runs_top_to_bottom(path, tmp_path):
 
 
 def test_there_is_a_notebook():
-    assert [path.name for path in NOTEBOOKS] == ["ops.ipynb", "train.ipynb"]
+    assert [path.name for path in NOTEBOOKS] == NAMES
