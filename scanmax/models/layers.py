@@ -173,8 +173,7 @@ def _affine(x, kernel, bias, contract):
 def _affine_apart(x, kernel, bias, contract):
     """The maps of a kernel [*inputs, maps, *outputs], each by a product of its own.
 
-    A TPU writes each to memory once so, and reads just those that it needs; of one array that
-    holds all, it takes all along into fast memory.
+    From one array of all, a TPU takes all along into fast memory where it needs one.
     """
     biases = [None] * kernel.shape[contract] if bias is None else jnp.unstack(bias)
     kernels = jnp.unstack(kernel, axis=contract)
@@ -183,7 +182,6 @@ def _affine_apart(x, kernel, bias, contract):
 
 @_affine_apart.defjvp
 def _affine_apart_jvp(contract, primals, tangents):
-    # Gradients meet in one product, which needs no sum of three.
     (x, kernel, bias), (d_x, d_kernel, d_bias) = primals, tangents
     change = _affine(d_x, kernel, None, contract) + _affine(x, d_kernel, d_bias, contract)
     changes = tuple(jnp.unstack(change, axis=x.ndim - contract))

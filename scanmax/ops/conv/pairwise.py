@@ -10,7 +10,7 @@ from scanmax.ops.contract import accumulator_dtype, align, check_rank, check_sha
 @op("precision")
 def gated_pairwise_pool(
     x: Float[Array, "*B T D"],
-    kernel: Float[Array, "2D G"],
+    kernel: Float[Array, "_ G"],
     bias: Float[Array, " G"] | None = None,
     *,
     precision: jax.lax.PrecisionLike = None,

@@ -35,14 +35,14 @@ class OneWayConv(MapMixer):
         dim, taps = maps.shape[-1], self.kernel_size
         rank = dim if self.rank is None else self.rank
         factors = {
-            "channels": ((dim, rank), ("embed", "mlp"), dim),
-            "rows": ((taps, rank), (None, "mlp"), taps),
-            "columns": ((taps, rank), (None, "mlp"), taps),
-            "outputs": ((rank, dim), ("mlp", "embed"), rank),
+            "input_kernel": ((dim, rank), ("embed", "mlp"), dim),
+            "row_kernel": ((taps, rank), (None, "mlp"), taps),
+            "column_kernel": ((taps, rank), (None, "mlp"), taps),
+            "output_kernel": ((rank, dim), ("mlp", "embed"), rank),
         }
         weights = []
         for name, (shape, axes, inputs) in factors.items():
-            last = (-1,) if name in ("channels", "outputs") else ()
+            last = (-1,) if name in ("input_kernel", "output_kernel") else ()
             init = partitioned(fan_in_uniform(fan_in=inputs), axes, (-2,), last)
             weight = self.param(name, init, shape, self.param_dtype)
             weights.append(weight.astype(self.dtype))

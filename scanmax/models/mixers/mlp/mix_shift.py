@@ -50,11 +50,11 @@ class MixShift(MapMixer):
                     fan_in_uniform(), (None, None, None, "conv_out"), inputs=(-4, -3, -2)
                 )
                 shape = (size, size, 1, channels)
-                kernel = self.param(f"{kind}{group}_kernel", init, shape, self.param_dtype)
+                kernel = self.param(f"{kind}_kernel{group}", init, shape, self.param_dtype)
                 kinds[kind].append(kernel.astype(self.dtype))
                 if self.use_bias:
                     init = partitioned(zeros_init, ("conv_out",))
-                    bias = self.param(f"{kind}{group}_bias", init, (channels,), self.param_dtype)
+                    bias = self.param(f"{kind}_bias{group}", init, (channels,), self.param_dtype)
                     biases[kind].append(bias.astype(self.dtype))
         distances = tuple(self.distances)[: len(widths)]
         y = ops.mix_shift(maps, kinds["row"], kinds["column"], distances=distances)
