@@ -133,6 +133,9 @@ def write_onnx(
 
     # Before the converter, which replaces functions of jax.numpy while it traces.
     expected = jax.jit(forward)(inputs)
+    # The converter puts large weights there, and refuses to write over those of another model.
+    weights = file.with_name(file.name + ".data")
+    weights.unlink(missing_ok=True)
     try:
         jax2onnx.to_onnx(
             forward,
@@ -147,6 +150,7 @@ def write_onnx(
         check_close("onnxruntime", found, expected)
     except Exception as error:
         file.unlink(missing_ok=True)
+        weights.unlink(missing_ok=True)
         if isinstance(error, UserError):
             raise
         raise UserError(f"the model cannot be written as ONNX: {_told(error)}") from error
