@@ -45,6 +45,9 @@ MLFLOW = ["mlflow-skinny>=3.1"]
 WANDB = ["wandb>=0.19.10"]
 # What data.name="hf:NAME" reads sets with.
 HF = ["datasets>=4.4"]
+# What scanmax.train.export writes other formats with.
+ONNX = ["jax2onnx>=0.17"]
+TENSORFLOW = ["tensorflow>=2.21"]
 TEST = [
     "pytest>=8.3.5",
     "pytest-xdist>=3.6",
@@ -92,6 +95,8 @@ setup(
         "hf": HF,
         "gcs": GCS,
         "s3": S3,
+        "onnx": ONNX,
+        "tensorflow": TENSORFLOW,
         "docs": DOCS,
         "test": TEST,
         "parity": TEST + PARITY,

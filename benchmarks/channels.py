@@ -1,5 +1,7 @@
 """Gates of maps against plain JAX and timm's layers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -126,3 +128,31 @@ def channel_attention(quick: bool):
         vectors = normal((batch, channels // 4), (batch, channels // 2), (taps,), (3,), (2,))
         peers = {"plain JAX": _naive_pkcam}
         yield from op_rows(f"pkcam {shape}", _pkcam, [x, *vectors], jax_peers=peers)
+
+
+def _padded_experts(x, gates, kernel, out_kernel):
+    """Room for every token in every expert: E products of each token, whatever it chose."""
+    places = ops.dispatch_to_experts(x, gates, capacity=x.shape[-2])
+    hidden = jax.nn.relu(jnp.einsum("becd,edf->becf", places, kernel))
+    y = jnp.einsum("becf,efv->becv", hidden, out_kernel)
+    return ops.combine_experts(y, gates, top_k=2)
+
+
+@benchmark("dropless_experts")
+def dropless_experts(quick: bool):
+    """ops.dropless_experts against room for every token in every expert."""
+    for tokens, width, experts in ((8, 8, 4),) if quick else ((512, 256, 8),):
+        x, logits, kernel, out = normal(
+            (4, tokens, width),
+            (4, tokens, experts),
+            (experts, width, 2 * width),
+            (experts, 2 * width, width),
+            scale=0.1,
+        )
+        gates = ops.expert_gates(logits, top_k=2)
+        yield from op_rows(
+            f"4 x {tokens} x {width}, 2 of {experts} experts",
+            functools.partial(ops.dropless_experts, top_k=2),
+            [x, gates, kernel, out],
+            jax_peers={"room for all": _padded_experts},
+        )

@@ -295,11 +295,32 @@ def _torch_transposed(x, kernel):
     return y.permute(0, 2, 3, 1)
 
 
+def _torch_scale_aware(x, aggregation, *kernels):
+    """The released code's convolutions, shuffle and grouped convolution."""
+    import torch
+
+    batch, rows, columns, channels = x.shape
+    heads = [
+        torch.nn.functional.conv2d(
+            part, kernel.permute(3, 2, 0, 1), padding="same", groups=part.shape[1]
+        )
+        for part, kernel in zip(_nchw(x).chunk(len(kernels), 1), kernels)
+    ]
+    y = torch.stack(heads, 2).reshape(batch, channels, rows, columns)
+    weights = aggregation.permute(1, 2, 0).flatten(0, 1)[..., None, None]
+    y = torch.nn.functional.conv2d(y, weights, groups=channels // len(kernels))
+    return y.permute(0, 2, 3, 1)
+
+
+def _scale_aware(x, aggregation, *kernels):
+    return ops.scale_aware_aggregation(ops.mixed_head_conv2d(x, kernels), aggregation)
+
+
 @benchmark("mixed_conv")
 def mixed_conv(quick: bool):
     """Kernels of each example or pixel, kernels of the whole map, and enlargement, against torch.
 
-    The sums are those of timm (CondConv), of LSNet's and ParCNetV2's code, and of WaveMix's.
+    The sums are those of timm (CondConv), of LSNet's, SMT's and ParCNetV2's code, and of WaveMix's.
     """
     shapes = ((2, 8, 16),) if quick else ((4, 56, 64), (8, 14, 320))
     for batch, side, width in shapes:
@@ -318,6 +339,16 @@ def mixed_conv(quick: bool):
             normal(shape, (batch, side, side, width // 8, 9)),
             torch_peers={"torch, unfolded": _torch_aggregation},
         )
+        yield from op_rows(
+            f"scale_aware_aggregation of mixed_head_conv2d, {title}",
+            _scale_aware,
+            normal(
+                shape,
+                (4, width // 4, 8),
+                *((size, size, 1, width // 4) for size in (3, 5, 7, 9)),
+            ),
+            torch_peers={"SMT's sums": _torch_scale_aware},
+        )
         taps = (2 * side - 1, width)
         yield from op_rows(
             f"oversized_conv2d, {title}",
@@ -330,4 +361,30 @@ def mixed_conv(quick: bool):
             functools.partial(ops.conv_transpose2d, padding=1),
             normal(shape, (4, 4, width, width)),
             torch_peers={"torch conv_transpose2d": _torch_transposed},
+        )
+
+
+def _formed(x, channels, rows, columns, outputs):
+    kernel = jnp.einsum("ir,jr,cr,ro->ijco", rows, columns, channels, outputs)
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
+
+
+@benchmark("cp_conv2d")
+def cp_conv2d(quick: bool):
+    """ops.cp_conv2d against the convolution with the kernel that its factors make."""
+    for side, width in ((8, 8),) if quick else ((56, 64), (14, 256)):
+        arrays = normal(
+            (4, side, side, width),
+            (width, width),
+            (3, width),
+            (3, width),
+            (width, width),
+            scale=0.2,
+        )
+        yield from op_rows(
+            f"{side} x {side} x {width}, {width} products",
+            ops.cp_conv2d,
+            arrays,
+            jax_peers={"the kernel formed": _formed},
         )

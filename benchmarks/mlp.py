@@ -1,4 +1,4 @@
-"""KAN layers and rational functions, against torch, float32."""
+"""KAN layers, rational functions and maps over places, against torch, float32."""
 
 import functools
 
@@ -63,4 +63,69 @@ def group_rational(quick: bool):
             arrays,
             torch_peers={"the sums in torch": _torch_rational},
             tolerance=1e-3,
+        )
+
+
+def _torch_block_mix(x, kernel, bias, *, size):
+    """The released code's sums: blocks to the front, the map over the last axis, and back."""
+    batch, rows, columns, channels = x.shape
+    down, right = rows // size, columns // size
+    z = x.reshape(batch, down, size, right, size, channels).permute(0, 1, 3, 5, 2, 4)
+    z = (z.reshape(-1, size * size) @ kernel + bias).reshape(
+        batch, down, right, channels, size, size
+    )
+    return z.permute(0, 1, 4, 2, 5, 3).reshape(x.shape)
+
+
+@benchmark("block_mix")
+def block_mix(quick: bool):
+    """ops.block_mix at the finest scale of MAXIM's small network against the sums in torch."""
+    for side, width, size in ((8, 4, 4),) if quick else ((256, 32, 16), (64, 128, 8)):
+        arrays = normal((1, side, side, width), (size**2, size**2), (size**2,))
+        yield from op_rows(
+            f"{side} x {side} x {width}, blocks of {size}",
+            functools.partial(ops.block_mix, block_size=(size, size)),
+            arrays,
+            torch_peers={"the sums in torch": functools.partial(_torch_block_mix, size=size)},
+        )
+
+
+def _torch_mix_shift(x, *kernels, distances):
+    """The released block's sums: channels first, rolled, grouped convolutions, both added."""
+    import torch
+
+    x, sides = x.permute(0, 3, 1, 2), []
+    parts = torch.chunk(x, len(distances), 1)
+    for axis, own in ((3, kernels[: len(distances)]), (2, kernels[len(distances) :])):
+        convolved = [
+            torch.nn.functional.conv2d(
+                torch.roll(part, distance, axis),
+                kernel.permute(3, 2, 0, 1),
+                padding=kernel.shape[0] // 2,
+                groups=part.shape[1],
+            )
+            for part, distance, kernel in zip(parts, distances, own)
+        ]
+        sides.append(torch.cat(convolved, 1))
+    return (sides[0] + sides[1]).permute(0, 2, 3, 1)
+
+
+@benchmark("mix_shift")
+def mix_shift(quick: bool):
+    """ops.mix_shift at the stages of MS-MLP-T against the released block's sums in torch."""
+    distances = (-2, -1, 0, 1, 2)
+    stages = ((8, 10, (1, 1, 3, 5, 7)),)
+    if not quick:
+        stages = ((56, 96, (1, 1, 3, 5, 7)), (14, 384, (1, 5, 5, 5, 7)))
+    for side, width, sizes in stages:
+        group = -(-width // 5)
+        widths = [min(group, width - first) for first in range(0, width, group)]
+        shapes = [(size, size, 1, channels) for size, channels in zip(sizes, widths)]
+        yield from op_rows(
+            f"{side} x {side} x {width}",
+            lambda x, *kernels: ops.mix_shift(x, kernels[:5], kernels[5:], distances=distances),
+            normal((8, side, side, width), *shapes, *shapes, scale=0.3),
+            torch_peers={
+                "the sums in torch": functools.partial(_torch_mix_shift, distances=distances)
+            },
         )

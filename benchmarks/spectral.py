@@ -118,3 +118,21 @@ def spectral_mixing(quick: bool):
             normal(shape, (8, 5, width, width, 2)),
             torch_peers={"neuraloperator's sums": _torch_fourier},
         )
+
+
+def _torch_token_mixing(x):
+    import torch
+
+    return torch.fft.fft2(x, norm="ortho").real
+
+
+@benchmark("fourier_token_mixing")
+def fourier_token_mixing(quick: bool):
+    """ops.fourier_token_mixing against torch's transform."""
+    for batch, tokens, width in ((2, 8, 8),) if quick else ((8, 196, 384), (2, 1024, 256)):
+        yield from op_rows(
+            f"{batch} x {tokens} x {width}",
+            ops.fourier_token_mixing,
+            normal((batch, tokens, width)),
+            torch_peers={"torch.fft": _torch_token_mixing},
+        )

@@ -8,12 +8,13 @@ A config file is Python with `get_config(arg="")` that returns a dataclass tree;
 import ast
 import atexit
 import dataclasses
-import importlib.util
+import importlib.machinery
 import os
 import pathlib
 import sys
 import threading
 import traceback
+import types
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -89,16 +90,24 @@ def find_config(path: str) -> pathlib.Path:
     raise UserError(f"no config file {path!r}; " + suggest(path, [*near, *names]))
 
 
+class _AsWritten(importlib.machinery.SourceFileLoader):
+    """Compiles a file each time: Python takes a kept .pyc for the same length and second as new."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def load_config(path: str) -> Any:
     """Loads FILE or FILE:ARG and returns what its `get_config(arg)` returns."""
     path, _, argument = path.partition(":")
     file = find_config(path)
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    if spec is None or spec.loader is None:
+    if file.suffix != ".py":
         raise UserError(f"config file {path!r} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    name = f"config_{file.stem}"
+    module = types.ModuleType(name)
+    module.__file__ = str(file)
     try:
-        spec.loader.exec_module(module)
+        _AsWritten(name, str(file)).exec_module(module)
         if not hasattr(module, "get_config"):
             raise UserError(f'config file {path!r} has no get_config(arg="")')
         config = module.get_config(argument)

@@ -22,6 +22,7 @@ DISTRIBUTIONS = {
     # Hard dependencies of declared ones.
     "jaxlib": "jax",
     "nbformat": "nbclient",
+    "onnxruntime": "jax2onnx",
     "pyarrow": "tensorflow-datasets",
     "scipy": "scikit-learn",
     "torchvision": "timm",
@@ -79,7 +80,7 @@ def undeclared(folder: str, declared: set[str], optional=frozenset()) -> dict[st
 
 
 def test_the_package_declares_what_it_imports(given):
-    extras = ("text", "hf", "mlflow", "wandb")
+    extras = ("text", "hf", "mlflow", "wandb", "onnx", "tensorflow")
     declared = names(given["install_requires"]).union(
         *(names(given["extras_require"][key]) for key in extras)
     )
@@ -94,7 +95,7 @@ def test_the_tests_declare_what_they_import(given):
 
 def test_the_extras(given):
     extras = {"cuda", "tpu", "tpu-compile", "text", "hf", "mlflow", "wandb"}
-    extras |= {"test", "parity", "dev", "docs", "gcs", "s3"}
+    extras |= {"test", "parity", "dev", "docs", "gcs", "s3", "onnx", "tensorflow"}
     assert set(given["extras_require"]) == extras
     test, parity, dev = (names(given["extras_require"][key]) for key in ("test", "parity", "dev"))
     assert names(given["extras_require"]["text"]) < test < parity < dev

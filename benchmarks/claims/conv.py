@@ -1,6 +1,7 @@
 """Long convolutions and generated kernels: what their papers say of cost, size and resolution."""
 
 import functools
+import time
 from typing import Any
 
 import jax
@@ -43,6 +44,27 @@ def fft_convolution(quick):
         error = float(np.linalg.norm(y - expected) / np.linalg.norm(expected))
         what = f"T={T}, form {form!r} against the sums, relative RMS in float32"
         findings.append(Finding(what, "equal", f"{error:.1e}", error < 1e-5))
+    return findings
+
+
+@claim("smt-shuffle", paper="smt")
+def smt_shuffle(quick):
+    """A group of SMT's aggregation sees one channel of every head, and nothing else."""
+    heads, width, outputs = 4, 2 if quick else 16, 8
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(1, 1, heads * width)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(heads, width, outputs)), jnp.float32)
+    jacobian = np.asarray(jax.jacobian(ops.scale_aware_aggregation)(x, kernel))
+    seen = jacobian.reshape(width, outputs, heads, width) != 0
+    findings = []
+    for what, here, paper in (
+        ("heads that an output of a group sees", seen.any(3).sum(2), heads),
+        ("channels of each", seen.sum(3), 1),
+    ):
+        told = f"{here.min()} to {here.max()}" if here.min() < here.max() else f"{here.min()}"
+        findings.append(Finding(what, f"{paper}", told, bool((here == paper).all())))
+    own = bool(seen[np.arange(width), :, :, np.arange(width)].all())
+    findings.append(Finding("group g sees channel g", "yes", "yes" if own else "no", own))
     return findings
 
 
@@ -112,6 +134,111 @@ def flexconv_size(quick):
     sigma = float(jax.tree.leaves(variables)[0][0])
     what = "learned width, from 0.075, of a target of 0.35"
     return [Finding(what, "recovered", f"{sigma:.3f}", abs(sigma - 0.35) < 0.01)]
+
+
+@claim("one-way-wave", paper="a-priori-1way-conv")
+def one_way_wave(quick):
+    """One-way filters take the next step of a wave equation as a dense convolution does."""
+    rng, side = np.random.default_rng(0), 16
+    spectrum = np.fft.rfft2(rng.normal(size=(48, side, side)))
+    spectrum *= np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)) < 0.2
+    before = now = np.fft.irfft2(spectrum, s=(side, side))
+    padded = np.pad(now, ((0, 0), (1, 1), (1, 1)))
+    laplace = sum(np.roll(padded, shift, axis) for shift in (1, -1) for axis in (1, 2))
+    now = before + 0.05 * (laplace - 4 * padded)[:, 1:-1, 1:-1]
+    padded = np.pad(now, ((0, 0), (1, 1), (1, 1)))
+    laplace = sum(np.roll(padded, shift, axis) for shift in (1, -1) for axis in (1, 2))
+    after = 2 * now - before + 0.1 * (laplace - 4 * padded)[:, 1:-1, 1:-1]
+    x, y = (jnp.asarray(z, jnp.float32) for z in (np.stack([before, now], -1), after[..., None]))
+    keys = jax.random.split(jax.random.key(0), 5)
+    shapes = ((2, 4), (3, 4), (3, 4), (4, 1))
+    models = {
+        "one-way": (ops.cp_conv2d, [jax.random.normal(*each) / 2 for each in zip(keys, shapes)]),
+        "dense": (ops.conv2d, [jax.random.normal(keys[4], (3, 3, 2, 1)) / 4]),
+    }
+    errors = {}
+    for name, (convolve, weights) in models.items():
+        optimizer = optax.adam(optax.cosine_decay_schedule(0.03, 800))
+
+        def loss(weights, convolve=convolve):
+            return jnp.mean((convolve(x, *weights) - y) ** 2)
+
+        @jax.jit
+        def train(weights, loss=loss, optimizer=optimizer):
+            def step(carry, _):
+                weights, state = carry
+                updates, state = optimizer.update(jax.grad(loss)(weights), state)
+                return (optax.apply_updates(weights, updates), state), None
+
+            carry = (weights, optimizer.init(weights))
+            return loss(jax.lax.scan(step, carry, length=800)[0][0])
+
+        errors[name] = float(jnp.sqrt(train(weights)) / jnp.std(y))
+    mixer = create_mixer("one_way_conv", heads=1, use_bias=False)
+    shapes = jax.eval_shape(mixer.init, jax.random.key(0), jnp.zeros((1, 4, 64)))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return [
+        Finding(
+            "relative error of the next step, dense kernel and four one-way products",
+            "equivalent",
+            f"{errors['dense']:.1e} and {errors['one-way']:.1e}",
+            errors["one-way"] < 0.03,
+        ),
+        Finding(
+            "weights of a layer of 64 channels with as many products of 3 + 3 taps, of 3 x 3 taps",
+            "fewer",
+            f"{weights} of {9 * 64**2}",
+            weights < 9 * 64**2 / 4,
+        ),
+    ]
+
+
+def _by_taps(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel[::-1, ::-1, None],
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@claim("fft-conv-kernel-size", paper="fft-conv-scaling", by_hand=True)
+def fft_conv_kernel_size(quick):
+    """By FFT a convolution of maps pays for map and kernel once; by taps, for their product."""
+    rng, side, channels = np.random.default_rng(0), 64, 16
+    x = jnp.asarray(rng.normal(size=(4, side, side, channels)), jnp.float32)
+    by_fft = jax.jit(lambda x, kernel: ops.fft_conv(x, kernel, mode="bidirectional"))
+    times, errors = {}, []
+    for size in (5, 15, 31, 63):
+        kernel = jnp.asarray(rng.normal(size=(size, size, channels)) / size, jnp.float32)
+        y = {}
+        for name, function in (("fft", by_fft), ("taps", jax.jit(_by_taps))):
+            y[name] = function(x, kernel).block_until_ready()
+            spent = []
+            for _ in range(3):
+                start = time.perf_counter()
+                function(x, kernel).block_until_ready()
+                spent.append(time.perf_counter() - start)
+            times[name, size] = 1e3 * min(spent)
+        errors.append(float(jnp.abs(y["fft"] - y["taps"]).max() / jnp.abs(y["taps"]).max()))
+    fft, taps = ([times[name, size] for size in (5, 15, 31, 63)] for name in ("fft", "taps"))
+    return [
+        Finding("largest difference", "1e-5", f"{max(errors):.0e}", max(errors) < 1e-5),
+        Finding(
+            "ms by FFT with kernels of 5, 15, 31 and 63 a side on 64 x 64 pixels",
+            "nearly the same: maps are padded by the kernel",
+            ", ".join(f"{t:.0f}" for t in fft),
+            fft[-1] / fft[0] < taps[-1] / taps[0] / 5,
+        ),
+        Finding(
+            "ms by taps (XLA's convolution)",
+            "more, in the end than by FFT",
+            ", ".join(f"{t:.0f}" for t in taps),
+            taps[-1] > 4 * taps[0] and taps[-1] > fft[-1],
+        ),
+    ]
 
 
 # The digits of scikit-learn, as pixels in a row or as small maps.

@@ -9,6 +9,7 @@ from benchmarks.claims import Finding, claim
 from scanmax import ops
 from scanmax.models import create_model
 from scanmax.models.layers import Mlp
+from scanmax.models.mixers import create_mixer
 from scanmax.models.parts.kan import RationalMlp
 
 
@@ -52,4 +53,66 @@ def kat_parameters(quick):
     return [
         Finding("parameters of a block above those of its MLP", "76", str(more), more == 76),
         Finding("of a tiny ViT with them", "5718328", str(total), total == 5718328),
+    ]
+
+
+@claim("maxim-reach", paper="maxim")
+def maxim_reach(quick):
+    """A block reaches a window and a grid; two reach all of a map of b g by b g pixels."""
+    size, side = 4, 16
+    mixer = create_mixer(
+        "multi_axis", heads=1, options={"block_size": (size,) * 2, "grid_size": (size,) * 2}
+    )
+    x = jax.random.normal(jax.random.key(0), (1, side**2, 2))
+    params = jax.jit(lambda key: mixer.init(key, x, grid=(side, side)))(jax.random.key(1))
+
+    def blocks(x, depth):
+        for _ in range(depth):
+            x = x + mixer.apply(params, x, grid=(side, side))
+        return x[0, 5 * side + 9, 0]
+
+    row, column = np.mgrid[:side, :side]
+    step = side // size
+    window = (row // size == 5 // size) & (column // size == 9 // size)
+    grid = (row % step == 5 % step) & (column % step == 9 % step)
+    gradient = jax.jit(jax.grad(blocks), static_argnums=1)
+    one, two = (np.asarray(gradient(x, depth))[0].any(-1) for depth in (1, 2))
+    return [
+        Finding(
+            "pixels that one reads of a 16 x 16 map, with blocks and grids of 4 x 4",
+            "its window and its grid",
+            f"{one.sum()}",
+            bool((one.reshape(side, side) == (window | grid)).all()),
+        ),
+        Finding(
+            "pixels that it reads through two", "all", f"{two.sum()} of {side**2}", bool(two.all())
+        ),
+    ]
+
+
+@claim("ms-mlp-reduction", paper="ms-mlp")
+def ms_mlp_reduction(quick):
+    """With kernels of one tap and no shift a block is its MLP; shifts take its reach further."""
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (7, 7, 5), jnp.float64)
+        one = [jnp.ones((1, 1, 1, 1), x.dtype)] * 5
+        still = ops.mix_shift(x, one, one, distances=(0,) * 5)
+        error = float(jnp.abs(still - 2 * x).max())
+    kernels = [jnp.ones((size, size, 1, 1)) for size in (1, 1, 3, 5, 7)]
+    reaches = []
+    for distances in ((0,) * 5, (-2, -1, 0, 1, 2)):
+        centre = jax.jit(
+            jax.grad(lambda x, d: ops.mix_shift(x, kernels, kernels, distances=d)[7, 7].sum()),
+            static_argnums=1,
+        )(jnp.zeros((15, 15, 5)), distances)
+        rows, columns, _ = np.nonzero(np.asarray(centre))
+        reaches.append(int(max(abs(rows - 7).max(), abs(columns - 7).max())))
+    return [
+        Finding("difference from twice the input", "0", f"{error:.0e}", error == 0),
+        Finding(
+            "pixels to the farthest that is read, without shifts and with them",
+            "further by the shift of the largest kernel, 2",
+            f"{reaches[0]} and {reaches[1]}",
+            reaches == [3, 5],
+        ),
     ]

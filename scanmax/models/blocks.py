@@ -87,7 +87,7 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        drop_path_rate: float | Float[Array, ""] = 0.0,
+        drop_path_rate: float | Float[Array, ""] | None = None,
         state: Any = None,
         grid: tuple[int, int] | None = None,
         train: bool = False,
@@ -258,7 +258,7 @@ class ParallelBlock(Block):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        drop_path_rate: float | Float[Array, ""] = 0.0,
+        drop_path_rate: float | Float[Array, ""] | None = None,
         state: None = None,
         grid: tuple[int, int] | None = None,
         train: bool = False,
@@ -301,7 +301,7 @@ def apply_in_turn(
     if not isinstance(rates, tuple) and not np.ndim(rates):
         rates = (rates,) * len(layers)
     for index, (name, fields) in enumerate(layers.items()):
-        x = block(**fields, name=name)(x, rates[index], None, grid, train)
+        x = block(**fields, name=name)(x, _rate(rates[index]), None, grid, train)
     return x
 
 
@@ -390,9 +390,9 @@ def apply_blocks(
     for index, fields in enumerate(blocks):
         layer = block(**fields, name=f"{prefix}_{index:02d}")
         if states is None:
-            x = layer(x, rates[index], None, grid, train, *packed)
+            x = layer(x, _rate(rates[index]), None, grid, train, *packed)
         else:
-            x, state = layer(x, rates[index], states[index], grid, train, *packed)
+            x, state = layer(x, _rate(rates[index]), states[index], grid, train, *packed)
             new_states.append(state)
         if index in keep:
             kept.append(x)
@@ -428,6 +428,11 @@ def rematerialised(
     return nn.remat(module, policy=policy, static_argnums=static, prevent_cse=not scanned)
 
 
+def _rate(rate):
+    """None in place of 0, which a rematerialised block would take for a number to draw by."""
+    return None if isinstance(rate, float | int) and rate == 0 else rate
+
+
 def _scan_blocks(block, blocks, x, rates, states, given, keep, prefix):
     if any(fields != blocks[0] for fields in blocks):
         raise UserError("scan_layers=True needs equal blocks; this model mixes several kinds.")
@@ -436,11 +441,12 @@ def _scan_blocks(block, blocks, x, rates, states, given, keep, prefix):
 
     def body(layer, x, inputs):
         rate, state = inputs
-        out = layer(x, 0.0 if rate is None else rate, state, *given)
+        out = layer(x, rate, state, *given)
         x, state = (out, None) if state is None else out
         return x, (x if keep else None, state)
 
     collections = ("params", "batch_stats", "intermediates", "losses", "metrics", "taps")
+    collections += ("replaced",)
     scanned = nn.scan(
         body,
         variable_axes=dict.fromkeys(collections, 0),

@@ -1,5 +1,6 @@
 """Modules that architectures share. Every parameter carries logical axes; models call only ops."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from scanmax import ops
 from scanmax.errors import suggest
 from scanmax.models.statistics import at_least_float32, running_statistics
-from scanmax.ops.contract import spread
+from scanmax.ops.contract import platform, recomputed, spread
 
 # Axes of parameters. Sharding presets map each of them to a mesh axis or to None.
 PARAMETER_AXES = (
@@ -161,6 +162,34 @@ def constrain_last(x: Float[Array, "B ... C"], axis: str | None = None) -> Array
     return constrain(x, ("batch", *between, axis))
 
 
+def _affine(x, kernel, bias, contract):
+    """x W + b, summed over the last `contract` axes of x."""
+    axes = tuple(range(x.ndim - contract, x.ndim)), tuple(range(contract))
+    y = jax.lax.dot_general(x, kernel, (axes, ((), ())))
+    return y if bias is None else y + spread(bias, y)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _affine_apart(x, kernel, bias, contract):
+    """The maps of a kernel [*inputs, maps, *outputs], each by a product of its own.
+
+    A TPU writes each to memory once so, and reads just those that it needs; of one array that
+    holds all, it takes all along into fast memory.
+    """
+    biases = [None] * kernel.shape[contract] if bias is None else jnp.unstack(bias)
+    kernels = jnp.unstack(kernel, axis=contract)
+    return tuple(_affine(x, *own, contract) for own in zip(kernels, biases, strict=True))
+
+
+@_affine_apart.defjvp
+def _affine_apart_jvp(contract, primals, tangents):
+    # Gradients meet in one product, which needs no sum of three.
+    (x, kernel, bias), (d_x, d_kernel, d_bias) = primals, tangents
+    change = _affine(d_x, kernel, None, contract) + _affine(x, d_kernel, d_bias, contract)
+    changes = tuple(jnp.unstack(change, axis=x.ndim - contract))
+    return _affine_apart(x, kernel, bias, contract), changes
+
+
 class Dense(nn.Module):
     """Linear map of the last axes: y = x W + b.
 
@@ -168,6 +197,8 @@ class Dense(nn.Module):
       features: sizes of the new last axes.
       axes: logical axes of the kernel, contracted axes first.
       contract: how many last axes of the input are summed over.
+      apart: the first of several features counts maps, such as query, key and value; they come as
+        a tuple.
     """
 
     features: int | tuple[int, ...]
@@ -178,9 +209,10 @@ class Dense(nn.Module):
     bias_init: Initializer = zeros_init
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    apart: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, x: Float[Array, "..."]) -> Any:
         features = (self.features,) if isinstance(self.features, int) else self.features
         shape = (*x.shape[x.ndim - self.contract :], *features)
         inputs, outputs = range(-len(shape), -len(features)), range(-len(features), 0)
@@ -194,17 +226,15 @@ class Dense(nn.Module):
         # their axes, which may be sharded apart.
         if len(leading) > 2:
             x = x.reshape(-1, *x.shape[len(leading) :])
-        contracted = tuple(range(x.ndim - self.contract, x.ndim))
-        y = jax.lax.dot_general(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            ((contracted, tuple(range(self.contract))), ((), ())),
-        )
+        bias = None
         if self.use_bias:
             bias_init = partitioned(self.bias_init, self.axes[self.contract :])
-            bias = self.param("bias", bias_init, features, self.param_dtype)
-            y = y + spread(bias.astype(self.dtype), y)
-        return y.reshape(*leading, *features)
+            bias = self.param("bias", bias_init, features, self.param_dtype).astype(self.dtype)
+        affine = (x.astype(self.dtype), kernel.astype(self.dtype), bias, self.contract)
+        if self.apart and platform() == "tpu":
+            return tuple(y.reshape(*leading, *features[1:]) for y in _affine_apart(*affine))
+        y = _affine(*affine).reshape(*leading, *features)
+        return tuple(jnp.unstack(y, axis=len(leading))) if self.apart else y
 
 
 class Conv(nn.Module):
@@ -386,9 +416,9 @@ class DropPath(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B ..."], rate: float | Float[Array, ""], train: bool = False
+        self, x: Float[Array, "B ..."], rate: float | Float[Array, ""] | None, train: bool = False
     ) -> Float[Array, "B ..."]:
-        if not train or (isinstance(rate, float | int) and rate == 0):
+        if not train or rate is None or (isinstance(rate, float | int) and rate == 0):
             return x
         keep = 1.0 - rate
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
@@ -434,6 +464,7 @@ class Mlp(nn.Module):
         return nn.Dropout(self.dropout_rate, deterministic=not train)(y)
 
 
+@recomputed
 def gelu(x: Array) -> Array:
     """x Phi(x) by erf, as torch has it: on CPU four times faster than by erfc, as jax.nn has it."""
     y = x.astype(at_least_float32(x.dtype))

@@ -9,12 +9,13 @@ from jaxtyping import Array
 
 
 def tap(module: nn.Module, name: str, x: Array) -> Array:
-    """Lets `x` be read from outside, and differentiated, under `name`.
+    """Lets `x` be read from outside, differentiated and replaced, under `name`.
 
     The value is sown into the collection "intermediates". Where the caller passes a collection
     "taps" with an array of this path, that array is added: zeros leave the value as it is, and the
     gradient with respect to them is the gradient of the activation. It holds under remat and
-    scan_layers too, where an intercepted method would leak tracers.
+    scan_layers too, where an intercepted method would leak tracers. A collection "replaced", as
+    `write_tap` makes it, puts another value in its place, and no gradient reaches what was there.
 
     Args:
       module: the module that calls it, inside its `__call__`.
@@ -22,7 +23,7 @@ def tap(module: nn.Module, name: str, x: Array) -> Array:
       x: the activation.
 
     Returns:
-      x, plus the tap's array where one was given.
+      x, plus the tap's array where one was given, or what replaces it.
 
     Example:
       >>> import jax
@@ -37,6 +38,9 @@ def tap(module: nn.Module, name: str, x: Array) -> Array:
     """
     if module.has_variable("taps", name) and not module.is_initializing():
         x = x + module.get_variable("taps", name).astype(x.dtype)
+    if module.has_variable("replaced", name) and not module.is_initializing():
+        chosen, value = module.get_variable("replaced", name)
+        x = jnp.where(chosen, value.astype(x.dtype), x)
     module.sow("intermediates", name, x)
     return x
 
@@ -70,7 +74,7 @@ def read_taps(intermediates: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def write_tap(intermediates: Mapping[str, Any], path: str, value: Array) -> dict[str, Any]:
-    """The collection "taps" under which the activation at a path is another.
+    """The collection "replaced" under which the activation at a path is another.
 
     Args:
       intermediates: the collection "intermediates" of a call with the same inputs.
@@ -78,14 +82,15 @@ def write_tap(intermediates: Mapping[str, Any], path: str, value: Array) -> dict
       value: what the activation shall be, of its shape.
 
     Returns:
-      The difference, where the module looks for it; of scanned layers zeros beside it.
+      Pairs (whether it is replaced, the value), where the module looks for them; of scanned layers
+      for each of them.
 
     Raises:
       KeyError: no such path.
 
     >>> import jax.numpy as jnp
-    >>> write_tap({"stem": (jnp.ones(1),)}, "stem", 3 * jnp.ones(1))["stem"].tolist()
-    [2.0]
+    >>> write_tap({"stem": (jnp.ones(1),)}, "stem", 3 * jnp.ones(1))["stem"][1].tolist()
+    [3.0]
     """
     for parts, sown in _leaves(intermediates, ()):
         found = sown[-1] if isinstance(sown, tuple) else sown
@@ -97,9 +102,10 @@ def write_tap(intermediates: Mapping[str, Any], path: str, value: Array) -> dict
             if path not in names:
                 continue
             index = names.index(path)
-            taps: Any = jnp.zeros_like(found).at[index].set(value - found[index])
+            chosen = jnp.arange(len(names)) == index
+            taps: Any = (chosen, jnp.zeros_like(found).at[index].set(value))
         elif path == "/".join(parts):
-            taps = value - found
+            taps = (jnp.asarray(True), value)
         else:
             continue
         for name in reversed(parts):

@@ -184,7 +184,7 @@ class Captions:
 class ZeroShot(TwoTowers):
     """The same towers as a classifier of images, by captions of the classes.
 
-    The vectors of classes are found anew in each call.
+    The vectors of classes are found anew in each call, unless its variables hold them (`settled`).
 
     Attributes:
       captions: of the classes.
@@ -197,10 +197,20 @@ class ZeroShot(TwoTowers):
     def __call__(self, images: Float[Array, "B Y X C"], train: bool = False):
         """Logits [B, C], or Named."""
         image = self.encode_image(images, train)
-        classes = self.class_vectors(jnp.asarray(self.captions.tokens))
+        if self.has_variable("class_vectors", "vectors"):
+            classes = self.get_variable("class_vectors", "vectors")
+        else:
+            classes = self.class_vectors(jnp.asarray(self.captions.tokens))
         scale, bias = self.scale_and_bias(image.dtype)
         logits = similarities(image, classes) * scale + bias
         return Named(logits, image, classes, scale) if self.whole else logits
+
+    @nn.nowrap
+    def settled(self, variables: Any) -> dict[str, Any]:
+        """Variables of a frozen model with the vectors of classes: no text is read again."""
+        find = jax.jit(functools.partial(self.apply, method="class_vectors"))
+        vectors = find(variables, jnp.asarray(self.captions.tokens))
+        return {**variables, "class_vectors": {"vectors": vectors}}
 
 
 def similarities(x: Float[Array, "B E"], y: Float[Array, "C E"]) -> Float[Array, "B C"]:

@@ -89,9 +89,17 @@ from scanmax.ops.channels.attention import (
 )
 from scanmax.ops.channels.attention import pkcam as pkcam
 from scanmax.ops.channels.attention import squeeze_excite as squeeze_excite
+from scanmax.ops.channels.dropless import dropless_experts as dropless_experts
 from scanmax.ops.channels.experts import combine_experts as combine_experts
 from scanmax.ops.channels.experts import dispatch_to_experts as dispatch_to_experts
 from scanmax.ops.channels.experts import expert_gates as expert_gates
+from scanmax.ops.channels.memory import product_key_memory as product_key_memory
+from scanmax.ops.channels.memory import product_key_top_k as product_key_top_k
+from scanmax.ops.channels.memory import top_k_activation as top_k_activation
+from scanmax.ops.channels.routing import entropy_balance as entropy_balance
+from scanmax.ops.channels.routing import expert_load as expert_load
+from scanmax.ops.channels.routing import noisy_logits as noisy_logits
+from scanmax.ops.channels.routing import squared_variation as squared_variation
 from scanmax.ops.channels.selective import selective_kernel as selective_kernel
 from scanmax.ops.context.attention import context_attention as context_attention
 from scanmax.ops.context.attention import zigzag_order as zigzag_order
@@ -125,9 +133,12 @@ from scanmax.ops.conv.long_kernels import sgconv_kernel as sgconv_kernel
 from scanmax.ops.conv.long_kernels import smooth_kernel as smooth_kernel
 from scanmax.ops.conv.long_kernels import squash_kernel as squash_kernel
 from scanmax.ops.conv.monarch import monarch_fft as monarch_fft
+from scanmax.ops.conv.one_way import cp_conv2d as cp_conv2d
 from scanmax.ops.conv.oversized import oversized_conv2d as oversized_conv2d
 from scanmax.ops.conv.reparameterized import fold_batch_norm as fold_batch_norm
 from scanmax.ops.conv.reparameterized import merge_dilated_kernels as merge_dilated_kernels
+from scanmax.ops.conv.scale_aware import mixed_head_conv2d as mixed_head_conv2d
+from scanmax.ops.conv.scale_aware import scale_aware_aggregation as scale_aware_aggregation
 from scanmax.ops.conv.sentences import dynamic_k as dynamic_k
 from scanmax.ops.conv.sentences import fold_rows as fold_rows
 from scanmax.ops.conv.sentences import wide_conv1d as wide_conv1d
@@ -211,6 +222,9 @@ from scanmax.ops.mlp.bspline import fit_bspline as fit_bspline
 from scanmax.ops.mlp.bspline import sample_knots as sample_knots
 from scanmax.ops.mlp.kan import kan_conv2d as kan_conv2d
 from scanmax.ops.mlp.kan import kan_linear as kan_linear
+from scanmax.ops.mlp.mix_shift import mix_shift as mix_shift
+from scanmax.ops.mlp.multi_axis import block_mix as block_mix
+from scanmax.ops.mlp.multi_axis import grid_mix as grid_mix
 from scanmax.ops.mlp.perceptron import token_mlp as token_mlp
 from scanmax.ops.mlp.rational import group_rational as group_rational
 from scanmax.ops.norm import batch_norm as batch_norm
@@ -286,6 +300,7 @@ from scanmax.ops.spectral.fourier import tucker_fourier_conv2d as tucker_fourier
 from scanmax.ops.spectral.global_filter import global_filter as global_filter
 from scanmax.ops.spectral.global_filter import resample_filter as resample_filter
 from scanmax.ops.spectral.pooling import spectral_pooling as spectral_pooling
+from scanmax.ops.spectral.token_mixing import fourier_token_mixing as fourier_token_mixing
 from scanmax.ops.spectral.wavelet import haar_dwt2 as haar_dwt2
 from scanmax.ops.spectral.wavelet import haar_idwt2 as haar_idwt2
 from scanmax.ops.tokens.assignment import aggregate_tokens as aggregate_tokens

@@ -20,6 +20,17 @@ def op(*static: str) -> Callable[[Function], Function]:
     return functools.partial(jax.jit, static_argnames=static)
 
 
+def recomputed(function, *kept: str):
+    """The function, whose inputs the backward pass keeps, and values of these `checkpoint_name`s.
+
+    Where the forward pass is another program, as of a loop over layers, all that is kept between
+    the two is written out for every layer: a float32 copy for each step of a norm, unless it is
+    computed again. In one program the compiler finds both equal, and nothing changes.
+    """
+    policy = jax.checkpoint_policies.save_only_these_names(*kept)
+    return jax.checkpoint(function, policy=policy, prevent_cse=False)
+
+
 def platform() -> str:
     """What ops are compiled for: the platform of the mesh in use, else JAX's default backend.
 

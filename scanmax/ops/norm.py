@@ -4,9 +4,18 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, op, require, spread
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    check_rank,
+    check_shape,
+    op,
+    recomputed,
+    require,
+    spread,
+)
 
 
 def scaled_and_shifted(y: Array, scale: Array | None, bias: Array | None, dtype) -> Array:
@@ -68,9 +77,14 @@ def layer_norm(
     Reference: deit
     """
     check_channels(x, scale=scale, bias=bias)
-    y = x.astype(accumulator_dtype(x))
-    y = y - jnp.mean(y, -1, keepdims=True)
-    return scaled_and_shifted(y * _inverse_rms(y, -1, epsilon), scale, bias, x.dtype)
+
+    def normalised(x, scale, bias):
+        y = x.astype(accumulator_dtype(x))
+        y = y - checkpoint_name(jnp.mean(y, -1, keepdims=True), "mean")
+        factor = checkpoint_name(_inverse_rms(y, -1, epsilon), "inverse_rms")
+        return scaled_and_shifted(y * factor, scale, bias, x.dtype)
+
+    return recomputed(normalised, "mean", "inverse_rms")(x, scale, bias)
 
 
 @op("epsilon")
@@ -104,8 +118,13 @@ def rms_norm(
     Reference: illama
     """
     check_channels(x, scale=scale)
-    y = x.astype(accumulator_dtype(x))
-    return scaled_and_shifted(y * _inverse_rms(y, -1, epsilon), scale, None, x.dtype)
+
+    def normalised(x, scale):
+        y = x.astype(accumulator_dtype(x))
+        factor = checkpoint_name(_inverse_rms(y, -1, epsilon), "inverse_rms")
+        return scaled_and_shifted(y * factor, scale, None, x.dtype)
+
+    return recomputed(normalised, "inverse_rms")(x, scale)
 
 
 @op("epsilon", "groups", "norm_before_gate")

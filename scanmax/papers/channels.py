@@ -73,9 +73,12 @@ LEDGER = (
         "sparsely-gated-moe",
         covers="top-k gates of a softmax, room for some tokens of a sequence, the way to experts "
         "and back, the MLP of experts in ViT and language models with the load-balance loss of its "
-        "successors (GShard, Switch) and a router z-loss; not noisy gates, the losses on "
-        "importance and load, or hierarchies",
+        "successors (GShard, Switch) and a router z-loss, or with noisy gates and the losses on "
+        "importance and load; not hierarchies of experts",
         where=(
+            "scanmax.ops.noisy_logits",
+            "scanmax.ops.expert_load",
+            "scanmax.ops.squared_variation",
             "scanmax.ops.expert_gates",
             "scanmax.ops.dispatch_to_experts",
             "scanmax.ops.combine_experts",
@@ -83,8 +86,35 @@ LEDGER = (
         ),
         tests=(
             "tests/ops/channels/test_experts.py",
+            "tests/ops/channels/test_routing.py",
             "tests/models/parts/test_experts.py::test_it_is_a_loop_over_experts_and_tokens",
+            "tests/models/parts/test_experts.py::test_routers_choose_otherwise_in_training_alone",
         ),
+        reproduced="the losses even out experts: `benchmarks claims noisy-gates-balance`",
+    ),
+    Paper(
+        "sigma-moe-pkm",
+        covers="top-k activation, product-key memories with exact search in two stages and relu or "
+        "softmax weights, sigmoid gates with the entropy balance, expert dropout and the dense "
+        "start, choices by Sinkhorn's iterations in training, and experts that drop nothing, with "
+        "no gain on a CPU, where XLA does all products; not the Transformer-XL or its figures",
+        where=(
+            "scanmax.ops.top_k_activation",
+            "scanmax.ops.product_key_top_k",
+            "scanmax.ops.product_key_memory",
+            "scanmax.ops.entropy_balance",
+            "scanmax.ops.dropless_experts",
+            "scanmax.models.parts.experts.ExpertMlp",
+            "scanmax.models.parts.memory.ProductKeyMemory",
+        ),
+        tests=(
+            "tests/ops/channels/test_memory.py",
+            "tests/ops/channels/test_dropless.py",
+            "tests/ops/channels/test_routing.py::EntropyBalanceTest",
+            "tests/models/parts/test_experts.py",
+        ),
+        reproduced="all experts with gates of 1 are the dense MLP, and no product key is missed: "
+        "`benchmarks claims sigma-moe-is-an-mlp`",
     ),
     Paper(
         "ska-speaker",

@@ -8,6 +8,19 @@ _SIZES = "tests/models/mixers/test_published_sizes.py"
 
 LEDGER = (
     Paper(
+        "a-priori-1way-conv",
+        covers="convolutions factorised before training into filters along one axis each, as an op "
+        "and a mixer; rank and order of the published chain are open in its text; not the "
+        "simulator of waves",
+        where=("scanmax.ops.cp_conv2d", "scanmax.models.mixers.OneWayConv"),
+        tests=(
+            "tests/ops/conv/test_one_way.py::CpConv2dTest",
+            "tests/models/mixers/test_mixers.py",
+        ),
+        reproduced="equivalent accuracy with fewer weights, on a wave equation: "
+        "`benchmarks claims one-way-wave`",
+    ),
+    Paper(
         "long-conv-flashbutterfly",
         covers="convolution by FFT on sequences, maps and volumes (causal with state and step, "
         "bidirectional, circular), the same by Monarch products, learned blocks as an op, squash "
@@ -50,6 +63,24 @@ LEDGER = (
         reproduced="sequential digits with long and with short kernels: benchmarks claims "
         "ckconv-sequential-digits; a pause that long kernels bridge: copy-memory; adding two "
         "numbers of a hundred: adding-problem",
+    ),
+    Paper(
+        "fft-conv-scaling",
+        covers="convolution of maps with kernels up to their size by FFT, and mixing of tokens by "
+        "the Fourier transform over them and their channels, as an op and a mixer; not its "
+        "networks, which the text leaves open",
+        where=(
+            "scanmax.ops.fft_conv",
+            "scanmax.ops.fourier_token_mixing",
+            "scanmax.models.mixers.FourierTokens",
+        ),
+        tests=(
+            "tests/ops/conv/test_long.py::FftConvTest",
+            "tests/ops/spectral/test_token_mixing.py::FourierTokenMixingTest",
+            _MIXERS,
+        ),
+        reproduced="the same sums as by taps, from some size on in less time: "
+        "`benchmarks claims fft-conv-kernel-size`",
     ),
     Paper(
         "flexconv",
@@ -163,8 +194,12 @@ LEDGER = (
         "condconv",
         covers="the convolution with kernels mixed per example, dense, grouped and depthwise, one "
         "grouped convolution for the whole batch, and the layer with its routing, its own or "
-        "shared; not the EfficientNets",
-        where=("scanmax.ops.cond_conv2d", "scanmax.models.parts.conditional.CondConv"),
+        "shared, and a mixer of it; not the EfficientNets",
+        where=(
+            "scanmax.ops.cond_conv2d",
+            "scanmax.models.parts.conditional.CondConv",
+            "scanmax.models.mixers.ConditionalConv",
+        ),
         tests=(
             "tests/ops/conv/test_conditional.py::CondConv2dTest",
             "tests/models/parts/test_conditional.py",
@@ -220,6 +255,28 @@ LEDGER = (
         "after its norms are folded, parameters and GFLOPs: tests/models/vision/test_lsnet.py",
     ),
     Paper(
+        "smt",
+        covers="heads convolved by kernels of other sizes, the aggregation with its shuffle, the "
+        "modulation as a mixer, and the networks T to L with turns of modulation and attention, to "
+        "which the authors' code gives the same numbers; not the dense tasks, the recipe, or the "
+        "22k pretraining",
+        where=(
+            "scanmax.ops.mixed_head_conv2d",
+            "scanmax.ops.scale_aware_aggregation",
+            "scanmax.models.mixers.ScaleAware",
+            "scanmax.models.vision.smt.Smt",
+        ),
+        tests=(
+            "tests/ops/conv/test_scale_aware.py",
+            "tests/models/vision/test_smt.py",
+            "tests/models/vision/test_authors.py",
+            _MIXERS,
+        ),
+        reproduced="a group of the aggregation sees one channel of every head: benchmarks claims "
+        "smt-shuffle; parameters of all four (the released S has 22.6 M, the paper says 20.5 M), "
+        "GFLOPs of T, S and B: tests/models/vision/test_smt.py",
+    ),
+    Paper(
         "unireplknet",
         covers="the large kernel with dilated branches as a mixer with its channel gate, norms "
         "folded and branches merged into one kernel, for a mixer or a whole model, response norm, "
@@ -264,9 +321,13 @@ LEDGER = (
     ),
     Paper(
         "scnet-shift-conv",
-        covers="the shift in eight directions; not the networks for super-resolution",
-        where=("scanmax.ops.shift_eight",),
-        tests=("tests/ops/conv/test_shift.py::ShiftEightTest",),
+        covers="the shift in eight directions, and the block of it as a mixer; not the networks "
+        "for super-resolution",
+        where=("scanmax.ops.shift_eight", "scanmax.models.mixers.ShiftConv"),
+        tests=(
+            "tests/ops/conv/test_shift.py::ShiftEightTest",
+            "tests/models/mixers/test_mixers.py",
+        ),
         reproduced="it is a depthwise convolution with kernels of a single one: "
         "tests/ops/conv/test_shift.py::ShiftEightTest; the reach grows by one a block: "
         "tests/ops/conv/test_shift.py::test_the_reach_grows_by_one_a_block",

@@ -4,11 +4,29 @@ from scanmax.papers.paper import Paper
 
 _ANSWERS = "tests/train/terms/test_answers.py"
 _MAPS = "tests/train/terms/test_maps.py"
+_MODULES = "tests/train/terms/test_modules.py"
 _BATCH = "tests/train/terms/test_batch_terms.py"
 _NAMED = "tests/train/test_named.py"
 _TOWERS = "tests/train/test_towers_terms.py"
 
 LEDGER = (
+    Paper(
+        "cross-arch-kd",
+        covers="the partially cross attention projector with its swaps, the group-wise linear "
+        "projector and the adversarial loss, of any student map and any attention with taps; views "
+        "are the data's and the mixes', the same for both; built from the equations, no code being "
+        "published; not the weights or tables",
+        where=(
+            "scanmax.train.terms.cross_arch.CrossArch",
+            "scanmax.train.terms.cross_arch.GroupwiseLinear",
+        ),
+        tests=(
+            f"{_MODULES}::ModulesSuite",
+            f"{_MODULES}::test_each_part_of_the_attention_is_drawn_to_be_the_teachers",
+            f"{_MODULES}::test_neighbourhoods_have_linear_maps_of_their_own",
+        ),
+        reproduced="where all three are the teacher's, nothing is lost of attention",
+    ),
     Paper(
         "crosskd",
         covers="the student's activation through the frozen rest of any teacher with taps, held to "
@@ -62,6 +80,32 @@ LEDGER = (
         ),
     ),
     Paper(
+        "diswot",
+        covers="both similarities, of classes by the gradient of the classifier and of examples, "
+        "as a term that distils and as a score of students before they learn; built from the "
+        "equations; not the evolutionary search or the rank correlations of its tables",
+        where=(
+            "scanmax.train.terms.diswot.DisWot",
+            "scanmax.train.terms.diswot.diswot_score",
+        ),
+        tests=(
+            f"{_BATCH}::BatchTermsSuite",
+            f"{_BATCH}::test_the_classes_of_diswot_are_those_of_the_classifiers_gradient",
+        ),
+        reproduced="a student that is its teacher has the highest score, 0",
+    ),
+    Paper(
+        "gpt4image",
+        covers="the alignment of a classifier's features with the text of their own image, by the "
+        "three losses and two projectors of the release, a teacher's text tower reading the texts "
+        "of the data; not the descriptions by a language model or the tables",
+        where=("scanmax.train.objectives.text_alignment.TextAlignment",),
+        tests=(
+            f"{_NAMED}::TextAlignmentSuite",
+            f"{_NAMED}::test_forms_of_the_alignment_meet_in_their_limits",
+        ),
+    ),
+    Paper(
         "kd-qat-attention",
         covers="attention maps by divergence and the blocks' outputs by squares, layer by layer, "
         "beside kd and fake_quantize; not ternary weights or the encoders of its tables",
@@ -73,6 +117,21 @@ LEDGER = (
             f"{_ANSWERS}::AnswersSuite",
             f"{_ANSWERS}::test_layers_are_matched_from_the_last",
         ),
+    ),
+    Paper(
+        "m2mkd",
+        covers="modules of the student, learned all at once and each alone, in a meta model's "
+        "frame against the teacher's, with stitches between widths, for any models with taps; the "
+        "meta model is a trained one of any run; not NAC, nor the tables of mixtures of experts",
+        where=(
+            "scanmax.train.terms.m2mkd.M2mKd",
+            "scanmax.train.objectives.base.Objective.resume",
+        ),
+        tests=(
+            f"{_MODULES}::ModulesSuite",
+            f"{_MODULES}::test_modules_that_are_those_of_the_frame_give_its_own_answer",
+        ),
+        reproduced="a module of the frame itself gives the frame's answer",
     ),
     Paper(
         "meal-v2",
@@ -88,6 +147,26 @@ LEDGER = (
         ),
     ),
     Paper(
+        "mv-mr",
+        covers="two views by squares, spread and the correlation of distances, which also ties "
+        "them to pixels, histograms of oriented gradients and local deviations; the same "
+        "correlation as a term that distils a teacher of any width; not the scattering transform "
+        "or the tables",
+        where=(
+            "scanmax.train.objectives.mv_mr.MvMr",
+            "scanmax.train.terms.distance_correlation.DistanceCorrelation",
+        ),
+        tests=(
+            "tests/train/test_mv_mr.py::MvMrSuite",
+            "tests/train/test_mv_mr.py::test_descriptions_of_images_are_those_of_a_loop_over_pixels",
+            f"{_BATCH}::BatchTermsSuite",
+            f"{_BATCH}::test_distances_of_independent_examples_are_not_correlated",
+            f"{_BATCH}::test_relations_are_blind_to_turns_and_scale",
+        ),
+        reproduced="distances are fully correlated where a space is turned and scaled, and hardly "
+        "where examples are independent",
+    ),
+    Paper(
         "ofa-kd",
         covers="the enhanced target as published and as released, and branches of separable "
         "convolutions on maps or patches; not the release's transformer branches or its tables",
@@ -98,6 +177,18 @@ LEDGER = (
         ),
         reproduced="at gamma = 1 it is the soft cross-entropy as released, and that with the "
         "label's as published",
+    ),
+    Paper(
+        "proc-kd",
+        covers="a bank of prototypes of a teacher's local features, which may know other classes, "
+        "read by the student's in training and frozen for it; no code is published and the "
+        "abstract leaves the fusion open: here it is a sum; not the tables",
+        where=("scanmax.train.terms.proc_kd.ProcKd",),
+        tests=(
+            f"{_MODULES}::ModulesSuite",
+            f"{_MODULES}::test_a_bank_that_is_not_read_leaves_the_students_own_loss",
+        ),
+        reproduced="a bank that is not read leaves the student's own loss",
     ),
     Paper(
         "scalekd",

@@ -145,6 +145,24 @@ LEDGER = (
         "(docs/claims.md)",
     ),
     Paper(
+        "tcsr",
+        covers="neighbourhood attention with windows moved into the map or cut at its edges, and "
+        "the feed-forward layer whose channels are shifted; not the networks, which nothing "
+        "public settles",
+        where=(
+            "scanmax.ops.neighborhood_attention",
+            "scanmax.models.mixers.NeighborhoodAttention",
+            "scanmax.models.parts.shift_mlp.ShiftMlp",
+        ),
+        tests=(
+            "tests/ops/local/test_neighborhood.py",
+            "tests/models/parts/test_shift_mlp.py",
+            "tests/models/mixers/test_mixers.py",
+        ),
+        reproduced="weights for 13 x 13 neighbours where a convolution has the square of them: "
+        "`benchmarks claims tcsr-parameters`",
+    ),
+    Paper(
         "transnext",
         covers="aggregated attention as the released code has it (query embedding, local bias, "
         "log-spaced bias of pooled keys, learnable tokens after the softmax) and length-scaled "

@@ -75,6 +75,26 @@ LEDGER = (
         "and B to the last one",
     ),
     Paper(
+        "maxim",
+        covers="linear maps over blocks and over dilated grids of maps of any size, the multi-axis "
+        "gated MLP as a mixer and cross-gating as a module, to which the released code gives the "
+        "same numbers; not the networks for restoration or their losses",
+        where=(
+            "scanmax.ops.block_mix",
+            "scanmax.ops.grid_mix",
+            "scanmax.models.mixers.MultiAxisMlp",
+            "scanmax.models.parts.multi_axis.CrossGating",
+        ),
+        tests=(
+            "tests/ops/mlp/test_multi_axis.py::BlockMixTest",
+            "tests/ops/mlp/test_multi_axis.py::GridMixTest",
+            "tests/models/parts/test_multi_axis.py",
+            "tests/models/mixers/test_mixers.py",
+        ),
+        reproduced="a block reaches its window and a grid, two a map of block times "
+        "grid: `benchmarks claims maxim-reach`",
+    ),
+    Paper(
         "mlp-mixer",
         covers="the perceptron over tokens, plain, gated or one map, as an op and as a mixer whose "
         "weights are resampled to other maps, and the networks S, B, L and H with weights of timm, "
@@ -93,5 +113,16 @@ LEDGER = (
             "tests/models/mixers/test_mixers.py",
         ),
         reproduced="parameters of S/32 to H/14 to the last one",
+    ),
+    Paper(
+        "ms-mlp",
+        covers="mixing and shifting as an op and a mixer, with the released shifts around edges "
+        "and any sizes of kernels; not the networks",
+        where=("scanmax.ops.mix_shift", "scanmax.models.mixers.MixShift"),
+        tests=(
+            "tests/ops/mlp/test_mix_shift.py::MixShiftTest",
+            "tests/models/mixers/test_mixers.py",
+        ),
+        reproduced="the reach grows by the shift: `benchmarks claims ms-mlp-reduction`",
     ),
 )

@@ -2,6 +2,8 @@
 
 # Every paper that a docstring or a table of models cites, entered in the ledger or not.
 TITLES = {
+    "a-priori-1way-conv": "A priori compression of convolutional neural networks for wave "
+    "simulators",
     "all-cnn": "Striving for Simplicity: The All Convolutional Net",
     "affnet": "Adaptive Frequency Filters As Efficient Global Token Mixers",
     "attentive-cutmix": "Attentive CutMix: An Enhanced Data Augmentation Approach for Deep "
@@ -27,6 +29,7 @@ TITLES = {
     "convit-gpsa": "ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
     "convmixer": "Patches Are All You Need?",
     "convnext": "A ConvNet for the 2020s",
+    "cross-arch-kd": "Cross-Architecture Knowledge Distillation",
     "crosskd": "CrossKD: Cross-Head Knowledge Distillation for Object Detection",
     "cskd": "Cumulative Spatial Knowledge Distillation for Vision Transformers",
     "cutout": "Improved Regularization of Convolutional Neural Networks with Cutout",
@@ -46,13 +49,18 @@ TITLES = {
     "equiangular-basis-vectors": "Equiangular Basis Vectors",
     "dho-dual-head": "Simple Semi-supervised Knowledge Distillation from Vision-Language Models "
     "via Dual-Head Optimization",
+    "diswot": "DisWOT: Student Architecture Search for Distillation WithOut Training",
+    "dhvt": "Bridging the Gap Between Vision Transformers and Convolutional Neural Networks on "
+    "Small Datasets",
     "dpn": "Dual Path Networks",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",
     "evonorm": "Evolving Normalization-Activation Layers",
     "expedit-dense-vit": "Expediting Large-Scale Vision Transformer for Dense Prediction without "
     "Fine-tuning",
+    "fft-conv-scaling": "Scaling Up Computer Vision Neural Networks Using Fast Fourier Transform",
     "flexconv": "FlexConv: Continuous Kernel Convolutions with Differentiable Kernel Sizes",
+    "gpt4image": "GPT4Image: Can Large Pre-trained Models Help Vision Models on Perception Tasks?",
     "glmix": "Revisiting the Integration of Convolution and Attention for Vision Backbone",
     "hidden-mamba-attention": "The Hidden Attention of Mamba Models",
     "hornet": "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions",
@@ -83,10 +91,12 @@ TITLES = {
     "mala-magnitude-aware-linear-attention": "Rectifying Magnitude Neglect in Linear Attention",
     "lssar-softplus-attention": "Softplus Attention with Re-weighting Boosts Length Extrapolation "
     "in Large Language Models",
+    "m2mkd": "m2mKD: Module-to-Module Knowledge Distillation for Modular Transformers",
     "mamba2-ssd": "Transformers are SSMs: Generalized Models and Efficient Algorithms Through "
     "Structured State Space Duality",
     "mambamixer": "MambaMixer: Efficient Selective State Space Models with Dual Token and Channel "
     "Selection",
+    "maxim": "MAXIM: Multi-Axis MLP for Image Processing",
     "mctf": "Multi-criteria Token Fusion with One-step-ahead Attention for Efficient Vision "
     "Transformers",
     "mg-tfno": "Multi-Grid Tensorized Fourier Neural Operator for High-Resolution PDEs",
@@ -102,6 +112,9 @@ TITLES = {
     "moh": "MoH: Multi-Head Attention as Mixture-of-Head Attention",
     "mpcvit": "MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with "
     "Heterogeneous Attention",
+    "mv-mr": "MV-MR: multi-views and multi-representations for self-supervised learning and "
+    "knowledge distillation",
+    "ms-mlp": "Mixing and Shifting: Exploiting Global and Local Dependencies in Vision MLPs",
     "msvmamba": "Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model",
     "nd-loss-kd": "Improving Knowledge Distillation via Regularizing Feature Norm and Direction",
     "next-vit": "Next-ViT: Next Generation Vision Transformer for Efficient Deployment in "
@@ -110,6 +123,7 @@ TITLES = {
     "ofa-kd": "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge "
     "Distillation",
     "promptkd": "PromptKD: Unsupervised Prompt Distillation for Vision-Language Models",
+    "proc-kd": "Prototype-guided Cross-task Knowledge Distillation for Large-scale Models",
     "pkcam": "PKCAM: Previous Knowledge Channel Attention Module",
     "rala-ravlt": "Breaking the Low-Rank Dilemma of Linear Attention",
     "rmt-masa": "RMT: Retentive Networks Meet Vision Transformers",
@@ -118,11 +132,13 @@ TITLES = {
     "scalekd": "ScaleKD: Strong Vision Transformers Could Be Excellent Teachers",
     "se-net": "Squeeze-and-Excitation Networks",
     "sgconv": "What Makes Convolutional Models Great on Long Sequence Modeling?",
+    "sigma-moe-pkm": "Approximating Two-Layer Feedforward Networks for Efficient Transformers",
     "sigmoid-attention": "Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
     "sit-self-slimmed": "Self-slimmed Vision Transformer",
     "ska-speaker": "Frequency and Multi-Scale Selective Kernel Attention for Speaker Verification",
     "smmix": "SMMix: Self-Motivated Image Mixing for Vision Transformers",
     "smpconv": "SMPConv: Self-moving Point Representations for Continuous Convolution",
+    "smt": "Scale-Aware Modulation Meet Transformer",
     "soft-softmax-free": "Softmax-free Linear Transformers",
     "spanet": "SPANet: Frequency-balancing Token Mixer using Spectral Pooling Aggregation "
     "Modulation",
@@ -137,6 +153,8 @@ TITLES = {
     "stablemax-perpgrad": "Grokking at the Edge of Numerical Stability",
     "stm-evaluation": "Demystify Transformers & Convolutions in Modern Image Deep Networks",
     "t2t-vit": "Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet",
+    "tcsr": "Incorporating Transformer Designs into Convolutions for Lightweight Image "
+    "Super-Resolution",
     "teachtext": "TEACHTEXT: CrossModal Generalized Distillation for Text-Video Retrieval",
     "tensor-attention": "How to Capture Higher-order Correlations? Generalizing Matrix Softmax "
     "Attention to Kronecker Computation",

@@ -69,6 +69,26 @@ LEDGER = (
         reproduced="parameters of all eight models to the last one; GFLOPs of Ti, S, B",
     ),
     Paper(
+        "dhvt",
+        covers="attention with tokens of heads as a mixer, the dynamic aggregation MLP, the "
+        "overlapping patches as a stem of every ViT, and the eight networks of the release for "
+        "CIFAR-100, DomainNet and ImageNet, to which the authors' code gives the same numbers; not "
+        "the recipes or trained weights",
+        where=(
+            "scanmax.models.mixers.HeadTokens",
+            "scanmax.models.parts.aggregation_mlp.AggregationMlp",
+            "scanmax.models.parts.stems.OverlappingStem",
+            "scanmax.models.vision.dhvt.Dhvt",
+        ),
+        tests=(
+            "tests/models/mixers/attention/test_head_tokens.py",
+            "tests/models/vision/test_dhvt.py",
+            "tests/models/vision/test_authors.py",
+        ),
+        reproduced="parameters of all eight, S at 2 pixels a patch for CIFAR-100 the paper's "
+        "22.8 M: tests/models/vision/test_dhvt.py",
+    ),
+    Paper(
         "dpn",
         covers="DPN-68, 92, 98 and 131, and timm's 48b, 68b and 107, weights of timm; not the "
         "detection and segmentation networks, or pooling by mean and maximum at test time",

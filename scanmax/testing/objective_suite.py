@@ -188,7 +188,9 @@ class ObjectiveSuite(chex.TestCase):
         with sharding.use_mesh(run.mesh, run.config.sharding):
             rows = to_device(batch or self.batch(), sharding.batch_sharding(run.mesh))
             # As the loop gives them: the run that is trained then has its step compiled.
-            teachers = jax.device_put(self.teachers(), sharding.replicated(run.mesh))
+            pairs = zip(run.objective.teachers, self.teachers())
+            teachers = tuple(teacher.settle(variables) for teacher, variables in pairs)
+            teachers = jax.device_put(teachers, sharding.replicated(run.mesh))
             state, metrics = run.train_step(state, rows, teachers)
         return run, before, jax.device_get(state), jax.device_get(metrics)
 

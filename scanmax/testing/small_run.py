@@ -105,7 +105,10 @@ class SmallMaps(nn.Module):
         rows, channels = x.shape[0], x.shape[-1]
         x = x.reshape(rows, 2, 2, 2, 2, channels).swapaxes(2, 3).reshape(rows, 4, 4 * channels)
         x = tap(self, "stem", self.embed(x.astype(self.dtype)))
-        scores = self.query(x) @ x.swapaxes(1, 2)
+        query = self.query(x)
+        for name, value in (("queries", query), ("keys", x), ("values", x)):
+            self.sow("intermediates", name, value[:, :, None])
+        scores = query @ x.swapaxes(1, 2)
         weights = jax.nn.softmax(scores.astype(jnp.promote_types(self.dtype, jnp.float32)))
         self.sow("intermediates", "attention", weights[:, None])
         x = tap(self, "output", x + self.hidden(jax.nn.gelu(weights.astype(self.dtype) @ x)))

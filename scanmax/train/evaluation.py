@@ -76,7 +76,7 @@ def teacher_report(run: Run, teachers: Sequence[Any]) -> list[str]:
 
         def sums_of(variables, batch, teacher=teacher):
             own = run.objective
-            told = teacher(variables, own.inputs(batch), **own.beside(batch))
+            told = teacher(variables, own.inputs(batch), **own.told_beside(batch))
             return masked_sums(own.judge(told.logits, batch), example_mask(batch))
 
         step = jax.jit(sums_of)

@@ -1,7 +1,9 @@
 """python -m scanmax.train.export WORKDIR [--step=last] [--output=DIR] [--platforms=cpu,tpu]
+        [--format=stablehlo | saved_model | onnx] [--batch_size=N]
 
-Writes a trained model for programs that know nothing of scanmax: `model.safetensors` (weights),
-`model.stablehlo` (the forward pass, for plain jax) and `model.json` (what goes in and comes out).
+Writes a trained model for programs that know nothing of scanmax: `model.safetensors` (weights) and
+`model.stablehlo` (the forward pass, for plain jax), or a folder `saved_model` for TensorFlow (extra
+tensorflow), or `model.onnx` (extra onnx); beside each `model.json` (what goes in and comes out).
 docs/export.md shows how they are read.
 """
 
@@ -12,17 +14,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
-from scanmax.errors import UserError
+from scanmax.errors import UserError, suggest
 from scanmax.files import write_whole
 from scanmax.models.weights import save_weights
+from scanmax.train.formats import package_of, write_onnx, write_saved_model
 from scanmax.train.inference import Trained, load_for_inference
 from scanmax.train.remote import is_remote
 
 # What a forward pass can be lowered for, whatever this machine has.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-FILES = ("model.safetensors", "model.stablehlo", "model.json")
+# What is written of each format.
+FILES = {
+    "stablehlo": ("model.safetensors", "model.stablehlo", "model.json"),
+    "saved_model": ("saved_model", "model.json"),
+    "onnx": ("model.onnx", "model.json"),
+}
 
 
 def export(
@@ -31,30 +40,41 @@ def export(
     *,
     batch_size: int = 0,
     platforms: tuple[str, ...] = (),
+    format: str = "stablehlo",
 ) -> pathlib.Path:
-    """Writes the three files.
+    """Writes the files of a format.
 
     Args:
       trained: a model, as load_for_inference gives it.
       output: the folder, made where it is missing.
-      batch_size: rows that the forward pass takes; 0 is any number.
+      batch_size: rows that the forward pass takes; 0 is any number, of ONNX one.
       platforms: what it is lowered for, of "cpu", "cuda", "rocm" and "tpu"; () is this machine's.
+      format: "stablehlo", "saved_model" or "onnx".
 
     Returns:
       The folder.
 
     Raises:
-      UserError: the model cannot be lowered so, or the folder cannot be written.
+      UserError: the model cannot be lowered so, a package is missing, or the folder cannot be
+        written.
     """
+    if format not in FILES:
+        raise UserError(f"unknown --format={format}; {suggest(format, FILES)}")
     for platform in platforms:
         if platform not in PLATFORMS:
             raise UserError(f"unknown platform {platform!r}: {', '.join(PLATFORMS)} are known")
     if batch_size < 0:
         raise UserError(f"--batch_size={batch_size} must be at least 0")
+    if format == "onnx" and platforms:
+        raise UserError("--platforms is of stablehlo and saved_model: ONNX is of no platform")
+    if format != "stablehlo":
+        package_of(format)
     names = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         for name, leaf in _named(trained.variables).items()
     }
+    if format == "onnx":
+        batch_size = batch_size or 1
     rows: Any = batch_size or jax.export.symbolic_shape("batch")[0]
     example = trained.example(1)
     inputs = jax.ShapeDtypeStruct((rows, *example.shape[1:]), example.dtype)
@@ -89,12 +109,41 @@ def export(
     }
     try:
         output.mkdir(parents=True, exist_ok=True)
-        save_weights(trained.variables, output / FILES[0])
+        if format == "stablehlo":
+            save_weights(trained.variables, output / "model.safetensors")
+            write_whole(output / "model.stablehlo", exported.serialize())
+        else:
+            told |= _write_for_others(trained, exported, output, batch_size, format)
+        write_whole(output / "model.json", json.dumps(told, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error.strerror or error}") from error
-    write_whole(output / FILES[1], exported.serialize())
-    write_whole(output / FILES[2], json.dumps(told, indent=2) + "\n")
     return output
+
+
+def _write_for_others(
+    trained: Trained, exported: Any, output: pathlib.Path, batch_size: int, format: str
+) -> dict[str, Any]:
+    """Writes and tries a SavedModel or an ONNX file; gives the names of what goes in and out."""
+    example = trained.example(batch_size or 2)
+    rng = np.random.default_rng(0)
+    if jnp.issubdtype(example.dtype, jnp.floating):
+        inputs = rng.normal(size=example.shape).astype(example.dtype)
+    else:
+        inputs = rng.integers(0, trained.data["vocab_size"], example.shape, dtype=example.dtype)
+    count = len(exported.out_avals)
+    outputs = [f"output_{place}" for place in range(count)] if count > 1 else ["output"]
+    names = ("images" if trained.data["kind"] == "image" else "tokens", outputs)
+    if format == "saved_model":
+        weights = _named(trained.variables)
+        write_saved_model(exported, weights, output / "saved_model", inputs, names)
+    else:
+        write_onnx(
+            lambda inputs: trained.model.apply(trained.variables, inputs),
+            output / "model.onnx",
+            inputs,
+            names,
+        )
+    return {"names": {"input": names[0], "outputs": outputs}}
 
 
 def _named(tree: Any) -> dict[str, Any]:
@@ -122,7 +171,8 @@ def main(argv: list[str]) -> int:
     values = flags.FlagValues()
     flags.DEFINE_string("step", "last", "a step, last or best", flag_values=values)
     flags.DEFINE_string("output", None, "the folder; WORKDIR/export", flag_values=values)
-    flags.DEFINE_integer("batch_size", 0, "rows; 0 is any number", flag_values=values)
+    flags.DEFINE_integer("batch_size", 0, "rows; 0 is any number, of ONNX 1", flag_values=values)
+    flags.DEFINE_string("format", "stablehlo", "saved_model, onnx", flag_values=values)
     flags.DEFINE_list("platforms", [], "cpu, cuda, rocm, tpu", flag_values=values)
     try:
         rest = values(["", *argv])[1:]
@@ -139,8 +189,9 @@ def main(argv: list[str]) -> int:
         output or pathlib.Path(rest[0]) / "export",
         batch_size=values["batch_size"].value,
         platforms=tuple(values["platforms"].value),
+        format=values["format"].value,
     )
-    for name in FILES:
+    for name in FILES[values["format"].value]:
         print(folder / name)
     return 0
 

@@ -17,7 +17,7 @@ from scanmax.train.objectives.base import Objective
 from scanmax.train.transforms import Transform
 
 # Collections that live for one call alone.
-TRANSIENT = ("params", "intermediates", "losses", "metrics", "taps")
+TRANSIENT = ("params", "intermediates", "losses", "metrics", "taps", "replaced")
 # Folded into a run's seed for what an objective learns beside the model.
 LEARNED = 2
 

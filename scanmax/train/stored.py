@@ -36,7 +36,7 @@ def teacher_variables(run: Run, teacher: Teacher) -> Any:
       UserError: neither can be had.
     """
     if not isinstance(teacher, StoredTeacher):
-        return load_teacher(teacher, run.example)
+        return teacher.settle(load_teacher(teacher, run.example))
     path = pathlib.Path(teacher.stored)
     try:
         if not first_says(path.exists()):

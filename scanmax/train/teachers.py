@@ -23,8 +23,9 @@ class Told(NamedTuple):
     Attributes:
       logits: its outputs, [B, classes] or [B, T, vocab].
       taps: activations by path, "block_03/output"; {} unless a term reads taps.
-      resume: of a teacher, what it says if an activation is another, (path, value) -> Told; None
-        where no term reads taps.
+      resume: what it says if an activation is another, (path, value) -> Told, through which
+        gradients flow to the value (of a student, to the parameters behind it too); None where no
+        term reads taps.
     """
 
     logits: Array
@@ -40,6 +41,23 @@ class Told(NamedTuple):
         if path not in self.taps:
             raise UserError(f"the model has no tap {path!r}; {suggest(path, self.taps)}")
         return self.taps[path]
+
+
+def replaced_tap(sown: Any, path: str, value: Array) -> dict[str, Any]:
+    """The collection under which an activation is another.
+
+    Args:
+      sown: intermediates of the same inputs.
+      path: of the tap.
+      value: what it shall be.
+
+    Raises:
+      UserError: no such tap, or another shape.
+    """
+    found = Told(None, read_taps(sown)).tap(path)
+    if value.shape != found.shape:
+        raise UserError(f"tap {path!r} has shape {found.shape}, and what replaces it {value.shape}")
+    return write_tap(sown, path, value.astype(found.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +124,16 @@ class Teacher:
           value: of that tap's shape.
           beside: what its model reads by keyword.
         """
-        taps = write_tap(sown, path, value.astype(Told(None, read_taps(sown)).tap(path).dtype))
+        replaced = replaced_tap(sown, path, value)
         logits, found = self.model.apply(
-            {**variables, "taps": taps}, inputs, mutable=["intermediates"], **beside
+            {**variables, "replaced": replaced}, inputs, mutable=["intermediates"], **beside
         )
         return Told(logits, read_taps(found["intermediates"]))
+
+    def settle(self, variables: Any) -> Any:
+        """Its variables, with what need not be found anew in each step where its model says so."""
+        settled = getattr(self.model, "settled", None)
+        return variables if settled is None else settled(variables)
 
     def prepare(self, inputs: Array) -> Array:
         """The student's inputs as the teacher was taught them."""

@@ -108,6 +108,24 @@ MODELS = {
         },
         72,
     ),
+    "dhvt": (
+        "dhvt_tiny_cifar_patch4",
+        {"img_size": 16, "dim": 16, "depth": 2, "heads": 2, "mlp_ratio": 2.0},
+        16,
+    ),
+    "smt": (
+        "smt_b",
+        {
+            "dims": (8, 8, 16, 16),
+            "depths": (1, 1, 2, 1),
+            "heads": (1, 2, 2, 4),
+            # Kernels of 9 by 9 are slow to compile.
+            "mixer": ("gated_attention",) * 2 + ("scale_aware", "gated_attention"),
+            "mlp_ratio": 2.0,
+            "layer_scale": 0.5,
+        },
+        32,
+    ),
     "spanet": (
         "spanet_small",
         {

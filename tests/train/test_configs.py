@@ -160,6 +160,8 @@ def test_two_real_steps(name, data_dir, tmp_path):
         ("digits_sequential", "ccnn,permuted"),
         ("digits_sequential", "short"),
         ("digits_selfsupervised", "byol"),
+        ("digits_selfsupervised", "mv_mr"),
+        ("shapes_clip", "text_alignment"),
         ("shapes_clip", "clip_kd"),
         ("shapes_clip", "dual_head"),
         ("shapes_clip", "shared_vectors"),

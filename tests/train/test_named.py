@@ -10,9 +10,10 @@ from small_towers import TowersSuite, two_towers, unit
 from scanmax.errors import UserError
 from scanmax.models.parts.heads import DualHead
 from scanmax.models.towers import Captions, ZeroShot
-from scanmax.testing import SmallNet, SmallPairs, SmallText
+from scanmax.testing import SmallMaps, SmallNet, SmallPairs, SmallText
 from scanmax.train.build import build
 from scanmax.train.config import Config, ModelConfig, ObjectiveConfig
+from scanmax.train.objectives.text_alignment import FORMS, TextAlignment
 
 CAPTIONS = Captions(SmallPairs.class_tokens)
 
@@ -84,6 +85,42 @@ class DualHeadSuite(NamedSuite):
 HEADS = ("label_head", "taught_head")
 
 
+class TextAlignmentSuite(TowersSuite):
+    """A classifier beside a teacher of whom the texts alone are asked; some labels are not told."""
+
+    kwargs = {"dim": 8, "align": 0.5, "temperature": 0.5}
+    fields = {"objective": ObjectiveConfig(name="text_alignment", weight=0.3, kwargs=kwargs)}
+    model = SmallMaps()
+    teacher = two_towers(width=6, init_scale=3.0)
+    frozen = ()
+
+    def batch(self, step=3, size=16):
+        batch = super().batch(step, size)
+        batch["label"][::3] = -1
+        return batch
+
+    def reference(self, variables, batch, teachers):
+        params, own, total = variables["params"], self.model.clone(dtype=jnp.float64), 0.0
+        logits, sown = own.apply(
+            {"params": params["model"]}, batch["image"], mutable=["intermediates"]
+        )
+        features = sown["intermediates"]["pre_logits"][0]
+        texts = self.embedded(self.teacher, teachers[0]["params"], batch)[1]
+        kept = [row for row in range(len(logits)) if batch["mask"][row]]
+        found = []
+        for row in kept:
+            hidden, last = params["projector"]["fc0"], params["projector"]["fc1"]
+            x = jnp.maximum(features[row] @ hidden["kernel"] + hidden["bias"], 0)
+            found.append(unit(x @ last["kernel"]))
+            if batch["label"][row] >= 0:
+                total -= 0.3 * logarithms(logits[row])[int(batch["label"][row])]
+        for place in range(len(kept)):
+            images = [(found[place] @ text) / 0.5 for text in texts]
+            others = [(image @ texts[place]) / 0.5 for image in found]
+            total -= 0.5 * (logarithms(images)[place] + logarithms(others)[place]) / 2
+        return total / len(kept)
+
+
 class SharedVectorsSuite(NamedSuite):
     kwargs = {"dim": 6, "hidden": 8, "coherence": 2.0, "mimicry": 0.5, "neighbours": 0.25}
     fields = {"objective": ObjectiveConfig(name="shared_vectors", weight=0.3, kwargs=kwargs)}
@@ -120,6 +157,18 @@ def test_both_heads_answer_by_their_shares():
         np.testing.assert_allclose(jnp.exp(found), jax.nn.softmax(alone), rtol=1e-5)
 
 
+def test_forms_of_the_alignment_meet_in_their_limits():
+    """Of one image a contrast is nothing; a cosine is the squared distance of unit vectors."""
+    rng = np.random.default_rng(0)
+    own, text = (unit(jnp.asarray(rng.normal(size=(1, 5)))[0])[None] for _ in range(2))
+    batch, found = {"mask": jnp.ones(1, bool), "tokens": jnp.ones((1, 2), int)}, {}
+    for form in FORMS:
+        objective = TextAlignment(None, ObjectiveConfig(), form=form)
+        found[form] = TextAlignment.distance(objective, own, text, batch)[0]
+    assert found["clip"] == found["images"] == 0
+    np.testing.assert_allclose(found["cosine"], jnp.square(own - text).sum(), rtol=1e-5)
+
+
 def test_heads_apart_do_not_pull_at_each_other():
     """The gradient of either loss is nothing at the other's head, and both reach the features."""
     images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 4, 1)), jnp.float32)
@@ -144,6 +193,11 @@ def test_a_class_is_the_mean_of_its_captions():
         np.testing.assert_allclose(found.classes[number], unit(sum(vectors)), rtol=1e-5, atol=1e-6)
     expected = 5 * found.image @ found.classes.T
     np.testing.assert_allclose(found.logits, expected, rtol=1e-5)
+    # What is found once is not found again: the texts' tower is not asked.
+    settled = model.settled(variables)
+    params = {k: v for k, v in settled["params"].items() if not k.startswith("text")}
+    again = model.apply({**settled, "params": params}, images)
+    chex.assert_trees_all_close(again, found, rtol=1e-6, atol=1e-6)
     # The same parameters as those of the towers that learned.
     plain = jax.eval_shape(two_towers().init, jax.random.key(0), images)
     chex.assert_trees_all_equal_shapes(plain, variables)
@@ -168,6 +222,8 @@ def test_mistakes_are_one_line():
     refused("these data hold none", data=Unnamed)
     refused("learns from one teacher, and takes no terms", teachers=one * 2)
     refused("learns from one teacher, and takes no terms", terms=("kd",))
+    refused("one teacher, and takes no terms", name="text_alignment", terms=("kd",))
+    refused("dim=8, and the teacher's space has 6", name="text_alignment", kwargs={"dim": 8})
     refused("no weight is above 0", weight=0.0, kwargs={"coherence": 0.0})
     refused("dim=8, and the teacher's space has 6", kwargs={"dim": 8})
     refused("asks teacher 0", name="dual_head", terms=("kd",), teachers=())

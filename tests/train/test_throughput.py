@@ -36,7 +36,8 @@ def test_a_run_says_what_its_steps_cost(tmp_path):
     rows = [row for row in rows if row["split"] == "train"]
     # Evaluations, checkpoints and the last batch have not made it compile again.
     assert [row["compiles"] for row in rows] == [1, 1, 1]
-    assert min(row["host_ms"] for row in rows) < 1.0
+    # The host works for half a millisecond a step here; a step's own time would be ten.
+    assert min(row["host_ms"] for row in rows) < 5.0
     assert all(0 <= row["data_wait"] <= 1 for row in rows)
     assert all(row["utilization"] > 0 for row in rows)
     assert all(0 < row["memory_gib"] < 0.01 for row in rows)

@@ -146,3 +146,32 @@ def stm_reach(quick):
         )
         for name, reach in reaches.items()
     ]
+
+
+@claim("tcsr-parameters", paper="tcsr")
+def tcsr_parameters(quick):
+    """Neighbourhood attention hardly grows with its neighbourhood, a convolution as its area."""
+    counts = {}
+    for size in (7, 13):
+        mixer = create_mixer("neighborhood", heads=4, options={"kernel_size": size})
+        shapes = jax.eval_shape(
+            lambda key, x, mixer=mixer: mixer.init(key, x, grid=(16, 16)),
+            jax.random.key(0),
+            jnp.zeros((1, 256, 64)),
+        )
+        counts[size] = sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(shapes)))
+    growth = counts[13] / counts[7]
+    return [
+        Finding(
+            "parameters at 64 channels with 7 x 7 and with 13 x 13 neighbours",
+            "nearly the same",
+            f"{counts[7]} and {counts[13]}",
+            growth < 1.12,
+        ),
+        Finding(
+            "those of a 13 x 13 convolution, in times of it",
+            "fewer",
+            f"{13 * 13 * 64**2 / counts[13]:.0f}",
+            counts[13] < 13 * 13 * 64**2 / 10,
+        ),
+    ]

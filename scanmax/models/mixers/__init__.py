@@ -11,6 +11,7 @@ from scanmax.models.mixers.attention.decay import Manhattan as Manhattan
 from scanmax.models.mixers.attention.decay import ManhattanDecomposed as ManhattanDecomposed
 from scanmax.models.mixers.attention.dot_product import Attention as Attention
 from scanmax.models.mixers.attention.gpsa import Gpsa as Gpsa
+from scanmax.models.mixers.attention.head_tokens import HeadTokens as HeadTokens
 from scanmax.models.mixers.attention.heterogeneous import Heterogeneous as Heterogeneous
 from scanmax.models.mixers.attention.moh import MixtureOfHeads as MixtureOfHeads
 from scanmax.models.mixers.attention.selective import SelectiveAttention as SelectiveAttention
@@ -19,6 +20,7 @@ from scanmax.models.mixers.attention.soft_causal import SoftCausal as SoftCausal
 from scanmax.models.mixers.attention.tensor import Tensor as Tensor
 from scanmax.models.mixers.base import Mixer as Mixer
 from scanmax.models.mixers.conv.aggregation import LsConv as LsConv
+from scanmax.models.mixers.conv.conditional import ConditionalConv as ConditionalConv
 from scanmax.models.mixers.conv.continuous import CkConv as CkConv
 from scanmax.models.mixers.conv.continuous import ContinuousConv as ContinuousConv
 from scanmax.models.mixers.conv.continuous import FlexConv as FlexConv
@@ -32,9 +34,12 @@ from scanmax.models.mixers.conv.long import BaseConv as BaseConv
 from scanmax.models.mixers.conv.long import Hyena as Hyena
 from scanmax.models.mixers.conv.long import LongConv as LongConv
 from scanmax.models.mixers.conv.long import SgConv as SgConv
+from scanmax.models.mixers.conv.one_way import OneWayConv as OneWayConv
 from scanmax.models.mixers.conv.oversized import Oversized as Oversized
 from scanmax.models.mixers.conv.relation import LocalRelation as LocalRelation
 from scanmax.models.mixers.conv.reparameterized import DilatedReparam as DilatedReparam
+from scanmax.models.mixers.conv.scale_aware import ScaleAware as ScaleAware
+from scanmax.models.mixers.conv.shift import ShiftConv as ShiftConv
 from scanmax.models.mixers.linear.attention import LinearAttention as LinearAttention
 from scanmax.models.mixers.linear.cross_covariance import CrossCovariance as CrossCovariance
 from scanmax.models.mixers.linear.decay import Gla as Gla
@@ -59,6 +64,8 @@ from scanmax.models.mixers.local.pooled import SpatialReduction as SpatialReduct
 from scanmax.models.mixers.local.sparse import PerHeadWindow as PerHeadWindow
 from scanmax.models.mixers.local.sparse import SparseFixed as SparseFixed
 from scanmax.models.mixers.local.sparse import SparseStrided as SparseStrided
+from scanmax.models.mixers.mlp.mix_shift import MixShift as MixShift
+from scanmax.models.mixers.mlp.multi_axis import MultiAxisMlp as MultiAxisMlp
 from scanmax.models.mixers.mlp.perceptron import TokenMlp as TokenMlp
 from scanmax.models.mixers.scan.cross import Mamba2FourWay as Mamba2FourWay
 from scanmax.models.mixers.scan.cross import MambaBidirectional as MambaBidirectional
@@ -77,6 +84,7 @@ from scanmax.models.mixers.spectral.adaptive_filter import AdaptiveFilter as Ada
 from scanmax.models.mixers.spectral.fourier import Fourier as Fourier
 from scanmax.models.mixers.spectral.global_filter import GlobalFilter as GlobalFilter
 from scanmax.models.mixers.spectral.pooling import SpectralPooling as SpectralPooling
+from scanmax.models.mixers.spectral.token_mixing import FourierTokens as FourierTokens
 from scanmax.models.mixers.spectral.wavelet import WaveMix as WaveMix
 from scanmax.models.mixers.tokens.slots import ContextCluster as ContextCluster
 from scanmax.models.mixers.tokens.slots import Slots as Slots
@@ -90,6 +98,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "attention": Attention,
     "base_conv": BaseConv,
     "ckconv": CkConv,
+    "cond_conv": ConditionalConv,
     "context_cluster": ContextCluster,
     "conv_additive": ConvAdditive,
     "conv_projection": ConvProjection,
@@ -99,6 +108,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "dynamicconv": DynamicConv,
     "flexconv": FlexConv,
     "fourier": Fourier,
+    "fourier_tokens": FourierTokens,
     "gated_attention": GatedAttention,
     "gated_delta": GatedDelta,
     "gla": Gla,
@@ -106,6 +116,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "gn_conv": GnConv,
     "gpsa": Gpsa,
     "halo": HaloAttention,
+    "head_tokens": HeadTokens,
     "heterogeneous": Heterogeneous,
     "hyena": Hyena,
     "hyper_zzw": HyperZzw,
@@ -124,10 +135,13 @@ MIXERS: dict[str, type[Mixer]] = {
     "mamba_bidirectional": MambaBidirectional,
     "mamba_four_way": MambaFourWay,
     "mamba_multi_scale": MambaMultiScale,
+    "mix_shift": MixShift,
     "moh": MixtureOfHeads,
     "msa_conv": MsaConv,
+    "multi_axis": MultiAxisMlp,
     "nc_ssd": NcSsd,
     "neighborhood": NeighborhoodAttention,
+    "one_way_conv": OneWayConv,
     "oversized": Oversized,
     "per_head_window": PerHeadWindow,
     "performer": Performer,
@@ -136,9 +150,11 @@ MIXERS: dict[str, type[Mixer]] = {
     "retention": Retention,
     "rmt": Manhattan,
     "rmt_decomposed": ManhattanDecomposed,
+    "scale_aware": ScaleAware,
     "scaling": Scaling,
     "sgconv": SgConv,
     "selective_channel": SelectiveChannel,
+    "shift_conv": ShiftConv,
     "shifted_window": ShiftedWindowAttention,
     "slots": Slots,
     "smpconv": SmpConv,

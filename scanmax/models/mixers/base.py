@@ -122,6 +122,17 @@ class Mixer(nn.Module):
         if self.is_mutable_collection("intermediates") and tokens <= MAX_SOWN_TOKENS:
             self.sow("intermediates", "attention", matrix())
 
+    @nn.nowrap
+    def sow_projections(
+        self,
+        queries: Float[Array, "B T H K"],
+        keys: Float[Array, "B T G K"],
+        values: Float[Array, "B T G V"],
+    ) -> None:
+        """Sows what attention reads, under these names."""
+        for name, x in (("queries", queries), ("keys", keys), ("values", values)):
+            self.sow("intermediates", name, x)
+
 
 class MapMixer(Mixer):
     """Base of mixers of maps: a class says in `mixed` what the pixels become.

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from scanmax.errors import UserError
 from scanmax.models.layers import (
+    Affine,
     BatchNorm,
     Conv,
     LayerNorm,
@@ -15,6 +16,7 @@ from scanmax.models.layers import (
     check_patches,
     fan_in_uniform,
 )
+from scanmax.models.parts.conv_norm import ConvNorm
 
 STEM_NORMS = ("batch_norm", "layer_norm")
 
@@ -71,3 +73,48 @@ class HmlpStem(nn.Module):
                 x = LayerNorm(name=f"norm{index}", **dtypes)(x)
             x = x if last else activation("gelu")(x)
         return x
+
+
+class OverlappingStem(nn.Module):
+    """Halvings by 3x3 convolutions with batch norms, GELU between them: DHVT's patches (SOPE).
+
+    Each is twice as wide as the one before; a scale and a bias of each channel stand in front of
+    the first and behind the last. A single halving ends in GELU, as in the released code.
+
+    Attributes:
+      patch_size: what the map is smaller by, a power of two from 2 on.
+      norm_momentum: weight of the old averages of batch norms at each training step.
+      frozen_statistics: batch norms keep their averages, in training too.
+
+    Reference: dhvt
+    """
+
+    features: int
+    patch_size: int = 16
+    norm_momentum: float = 0.9
+    frozen_statistics: bool = False
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "B Yi Xi C"], train: bool = False
+    ) -> Float[Array, "B Y X D"]:
+        size = self.patch_size
+        if size < 2 or size & (size - 1):
+            raise UserError(f"patch_size={size}: this stem takes a power of two from 2 on")
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x, steps = Affine("conv_in", name="before", **dtypes)(images), size.bit_length() - 1
+        for index in range(steps):
+            left = steps - 1 - index
+            x = ConvNorm(
+                self.features // 2**left,
+                stride=2,
+                activation="gelu" if left or steps == 1 else None,
+                kernel_init=fan_in_uniform(),
+                norm_momentum=self.norm_momentum,
+                frozen_statistics=self.frozen_statistics,
+                name=f"conv{index}",
+                **dtypes,
+            )(x, train)
+        return Affine(name="behind", **dtypes)(x)

@@ -132,7 +132,9 @@ class AllCnn(PlainHost):
             return self.conv(dim, 3, name, stride=2, padding=side)(x, train)
         if self.reduction == "conv_pool":
             x = self.conv(dim, 3, name)(x, train)
-        return nn.max_pool(x, (3, 3), (2, 2), ((side, side), (side, side)))
+        return nn.max_pool(
+            x, window_shape=(3, 3), strides=(2, 2), padding=((side, side), (side, side))
+        )
 
     @nn.nowrap
     def feature_info(self) -> tuple[Feature, ...]:

@@ -179,7 +179,7 @@ class Dpn(PlainHost):
         )(images, train)
         x = tap(self, "stem", constrain_last(x))
         maps = [x]
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         norm = {name.removeprefix("norm_"): value for name, value in statistics.items()}
         rates = drop_path_rates(self.drop_path_rate, sum(self.depths))
         for stage, depth in enumerate(self.depths):

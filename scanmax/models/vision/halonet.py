@@ -230,7 +230,7 @@ class HaloNet(PlainHost):
             x = stem(x, train)
         if self.stem_pool:
             maps = [tap(self, "stem", constrain_last(x))]
-            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         rates = drop_path_rates(self.drop_path_rate, sum(self.depths))
         for stage, depth in enumerate(self.depths):
             first = sum(self.depths[:stage])

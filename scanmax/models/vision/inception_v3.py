@@ -128,7 +128,7 @@ class InceptionBlock(nn.Module):
                     y = jnp.concatenate([self.create_conv(side)(y, train) for side in step], -1)
             outputs.append(y)
         if halves:
-            outputs.append(nn.max_pool(x, (3, 3), (2, 2)))
+            outputs.append(nn.max_pool(x, window_shape=(3, 3), strides=(2, 2)))
         return tap(self, "output", constrain_last(jnp.concatenate(outputs, -1)))
 
     @nn.nowrap
@@ -178,7 +178,7 @@ class AuxiliaryHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B Y X C"], train: bool) -> Float[Array, "B classes"]:
-        x = nn.avg_pool(x, (5, 5), (3, 3))
+        x = nn.avg_pool(x, window_shape=(5, 5), strides=(3, 3))
         x = ConvNorm(scaled(128, self.width_ratio), 1, name="conv0", **self.conv)(x, train)
         fields = {"padding": "VALID", **self.conv}
         x = ConvNorm(scaled(768, self.width_ratio), 5, name="conv1", **fields)(x, train)
@@ -225,10 +225,10 @@ class InceptionV3(PlainHost):
         )
         x = tap(self, "stem", constrain_last(x))
         maps = [x]
-        x = nn.max_pool(x, (3, 3), (2, 2))
+        x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         x = self.stem(x, _BEHIND_POOL, train)
         maps.append(x)
-        x = nn.max_pool(x, (3, 3), (2, 2))
+        x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         x = self.blocks("5", map(block_a, self.pooled_dims), x, train, first="b")
         maps.append(x)
         x = self.blocks("6", (BLOCK_B, *map(block_c, self.inner_dims)), x, train)

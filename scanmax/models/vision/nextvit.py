@@ -142,9 +142,10 @@ class NextMixBlock(_NextBlock):
         )
         y = jax.lax.collapse(self.batch_norm("norm1")(x, train), 1, 3)
         y = mixer(y, grid=x.shape[1:3], train=train).reshape(x.shape)
-        x = x + DropPath()(y, drop_path_rate * self.share, train)
+        rate = 0.0 if drop_path_rate is None else drop_path_rate
+        x = x + DropPath()(y, rate * self.share, train)
         z = self.to_patches(x, self.dim - attended, 1, "projection", train)
-        z = self.convolve(z, drop_path_rate * (1 - self.share), train)
+        z = self.convolve(z, rate * (1 - self.share), train)
         x = jnp.concatenate([x, z], axis=-1)
         return self.add_mlp(x, "norm2", drop_path_rate, train)
 

@@ -217,7 +217,7 @@ class ResNet(MapHost):
         x = constrain_last(self.stem(images, train))
         x = tap(self, "stem", x)
         maps = [x]
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         rates = drop_path_rates(self.drop_path_rate, sum(self.depths))
         for stage, depth in enumerate(self.depths):
             first, rest = self.block_fields(stage, x.shape[-1])

@@ -80,7 +80,7 @@ class Vgg(PlainHost):
             x = constrain_last(x)
             x = tap(self, f"stage{stage}" if stage else "stem", x)
             maps.append(x)
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
         if as_maps:
             return (*maps, x)
         if self.num_classes:

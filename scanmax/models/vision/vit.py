@@ -30,7 +30,7 @@ from scanmax.models.layers import (
     partitioned,
 )
 from scanmax.models.parts.positions import FourierPositions, learned_positions
-from scanmax.models.parts.stems import HmlpStem
+from scanmax.models.parts.stems import HmlpStem, OverlappingStem
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
 from scanmax.models.vision.map_host import quarter_blocks, quarter_features
@@ -38,7 +38,7 @@ from scanmax.models.vision.token_reduction import ReducingBlock, TokenReduction
 
 POOLS = ("token", "avg")
 POSITIONS = ("learned", "sincos", "sinusoid", "fourier", "none")
-STEMS = ("patches", "hmlp", "hmlp_layer_norm")
+STEMS = ("patches", "hmlp", "hmlp_layer_norm", "overlapping")
 
 
 class VisionTransformer(nn.Module):
@@ -50,8 +50,9 @@ class VisionTransformer(nn.Module):
         is resampled.
       patch_size: side of a patch.
       stem: "patches", one linear map of each, or "hmlp", several convolutions inside each patch,
-        of a power of two on a side, with batch norms; "hmlp_layer_norm" normalises places alone.
-      frozen_statistics: the batch norms of stem "hmlp" keep their averages, in training too.
+        of a power of two on a side, with batch norms; "hmlp_layer_norm" normalises places alone;
+        "overlapping", strided convolutions with batch norms, as in DHVT.
+      frozen_statistics: the batch norms of the stem keep their averages, in training too.
       parallel: mixers side by side in a block, and MLPs behind them, each with its own norm.
       mixer: a name of MIXERS, or one per block.
       mixer_options: for any mixer's name, fields of its module.
@@ -163,8 +164,10 @@ class VisionTransformer(nn.Module):
         fields = {"name": "patch_embed", "dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.stem == "patches":
             return PatchEmbed(self.dim, self.patch_size, **fields)(images)
-        norm = "batch_norm" if self.stem == "hmlp" else "layer_norm"
-        fields |= {"norm": norm, "frozen_statistics": self.frozen_statistics}
+        fields |= {"frozen_statistics": self.frozen_statistics}
+        if self.stem == "overlapping":
+            return OverlappingStem(self.dim, self.patch_size, **fields)(images, train)
+        fields |= {"norm": "batch_norm" if self.stem == "hmlp" else "layer_norm"}
         return HmlpStem(self.dim, self.patch_size, **fields)(images, train)
 
     @property

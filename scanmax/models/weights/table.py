@@ -96,7 +96,8 @@ class Row:
       tied: the tensor must repeat the array that another row puts at its path.
       ndim: axes of the tensor, where one name is of a kernel here and of a norm there.
       part: (index, axis): the tensor is that slice of our array, which other tensors complete, as
-        keys and values do that are one array of ours and two of the source's.
+        keys and values do that are one array of ours and two of the source's. Several indices share
+        the tensor's first axis, in that order.
     """
 
     pattern: str
@@ -104,7 +105,7 @@ class Row:
     transform: Transform = same
     tied: bool = False
     ndim: int | None = None
-    part: tuple[int, int] | None = None
+    part: tuple[int | tuple[int, ...], int] | None = None
 
     def targets(self, name: str) -> tuple[str, ...] | None:
         """Where the tensor of that name goes; None when this row is not about it."""
@@ -276,10 +277,14 @@ def convert(
             if row.part is not None:
                 (target,), (index, axis) = targets, row.part
                 shape = (*shapes[target][:axis], *shapes[target][axis + 1 :])
-                filled = slices.setdefault(target, {})
-                if index in filled:
-                    raise ValueError(f"slice {index} of {target} is already filled")
-                filled[index], axes[target] = row.transform(tensor, shape), axis
+                filled, axes[target] = slices.setdefault(target, {}), axis
+                indices = index if isinstance(index, tuple) else (index,)
+                if tensor.shape[0] % len(indices):
+                    raise ValueError(f"has shape {tensor.shape}: not {len(indices)} of one size")
+                for index, share in zip(indices, np.split(tensor, len(indices))):
+                    if index in filled:
+                        raise ValueError(f"slice {index} of {target} is already filled")
+                    filled[index] = row.transform(share, shape)
                 continue
             if len(targets) == 1 and targets[0] in adapters:
                 natural = row.transform(tensor, None)

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, op, require
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    check_choice,
+    check_rank,
+    check_shape,
+    op,
+    require,
+)
 
 
 def _check_gates(gates: Array, **sizes: int) -> None:
@@ -30,13 +37,15 @@ def _rank(gates: Array) -> Array:
     return jnp.cumsum((gates != 0).astype(jnp.int32), axis=-2, dtype=jnp.int32)
 
 
-@op("top_k", "capacity", "normalize")
+@op("top_k", "capacity", "normalize", "scores")
 def expert_gates(
     logits: Float[Array, "*B T E"],
+    selection: Float[Array, "*B T E"] | None = None,
     *,
     top_k: int,
     capacity: int | None = None,
     normalize: bool = True,
+    scores: str = "softmax",
 ) -> Float[Array, "*B T E"]:
     """The gate of every expert for each token: its top_k probabilities, while experts have room.
 
@@ -46,16 +55,20 @@ def expert_gates(
 
     Args:
       logits: [*B, T, E].
+      selection: what tokens choose by, where it is not the logits: a Sinkhorn plan of them, or
+        these with some experts at -inf. It has no gradient.
       top_k: experts that a token chooses; of equal ones the first.
       capacity: tokens of a sequence that an expert takes; None takes all.
       normalize: whether a token's chosen gates sum to one before any is dropped. With one expert
         the gate is then constant, and a router learns nothing from it.
+      scores: "softmax", or "sigmoid" of each logit alone, as in sigma-MoE.
 
     Returns:
       [*B, T, E] in the dtype of logits; what is not chosen, or dropped, is exactly 0.
 
     Raises:
-      ValueError: top_k is not in 1..E, or capacity is below 1.
+      ValueError: top_k is not in 1..E, capacity is below 1, selection is not shaped as logits, or
+        scores has no such value.
 
     Example:
       >>> import jax.numpy as jnp
@@ -68,8 +81,11 @@ def expert_gates(
     Reference: sparsely-gated-moe
     """
     _check_gates(logits, top_k=top_k, capacity=1 if capacity is None else capacity)
-    p = jax.nn.softmax(logits.astype(accumulator_dtype(logits)), axis=-1)
-    places = lax.top_k(p, top_k)[1]
+    check_choice("scores", scores, ("softmax", "sigmoid"))
+    check_shape("selection", selection, logits.shape, "[*B, T, E]")
+    score = jax.nn.softmax if scores == "softmax" else jax.nn.sigmoid
+    p = score(logits.astype(accumulator_dtype(logits)))
+    places = lax.top_k(p if selection is None else lax.stop_gradient(selection), top_k)[1]
     numbers = jnp.arange(p.shape[-1], dtype=places.dtype).reshape((1,) * places.ndim + (-1,))
     p = jnp.where(jnp.any(places[..., None] == numbers, -2), p, jnp.zeros_like(p))
     if normalize:

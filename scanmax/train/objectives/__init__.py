@@ -8,10 +8,12 @@ from scanmax.train.objectives.classification import Classification
 from scanmax.train.objectives.contrastive import Clip, MaxMargin, Siglip
 from scanmax.train.objectives.cosine_classification import CosineClassification
 from scanmax.train.objectives.language_model import LanguageModel
+from scanmax.train.objectives.mv_mr import MvMr
 from scanmax.train.objectives.named import DualHeadOptimization, SharedVectors
 from scanmax.train.objectives.regression import Regression
 from scanmax.train.objectives.sequence_labels import SequenceLabels
 from scanmax.train.objectives.simclr import SimClr
+from scanmax.train.objectives.text_alignment import TextAlignment
 from scanmax.train.objectives.text_classification import TextClassification
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -23,11 +25,13 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dual_head": DualHeadOptimization,
     "language_model": LanguageModel,
     "max_margin": MaxMargin,
+    "mv_mr": MvMr,
     "regression": Regression,
     "sequence_labels": SequenceLabels,
     "shared_vectors": SharedVectors,
     "siglip": Siglip,
     "simclr": SimClr,
+    "text_alignment": TextAlignment,
     "text_classification": TextClassification,
 }
 

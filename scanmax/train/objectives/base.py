@@ -12,7 +12,7 @@ from scanmax.models.taps import read_taps
 from scanmax.train.config import Config, ObjectiveConfig
 from scanmax.train.losses import Loss, make_loss
 from scanmax.train.metrics import is_correct
-from scanmax.train.teachers import Teacher, Told
+from scanmax.train.teachers import Teacher, Told, replaced_tap
 from scanmax.train.terms.base import Term
 
 Batch = dict[str, Array]
@@ -104,8 +104,13 @@ class Objective(nn.Module):
 
     @staticmethod
     def beside(batch: Batch) -> Batch:
-        """What model and teachers read besides, by keyword."""
+        """What the model reads besides, by keyword."""
         return {}
+
+    @classmethod
+    def told_beside(cls, batch: Batch) -> Batch:
+        """What teachers read besides, by keyword: what the model does."""
+        return cls.beside(batch)
 
     @staticmethod
     def judge(outputs: Any, batch: Batch) -> dict[str, Array]:
@@ -220,7 +225,40 @@ class Objective(nn.Module):
         outputs = self.model(inputs, train=train, **given)
         if not self.reads_taps:
             return Told(outputs, {})
-        return Told(outputs, read_taps(self.model.variables.get("intermediates", {})))
+        sown = self.model.variables.get("intermediates", {})
+
+        def resume(path: str, value: Array) -> Told:
+            return self.resume(inputs, sown, path, value, train, **given)
+
+        return Told(outputs, read_taps(sown), resume)
+
+    def resume(
+        self, inputs: Array, sown: Any, path: str, value: Array, train: bool, **given: Array
+    ) -> Told:
+        """What the model says of the inputs if the activation at a path is `value`.
+
+        Its statistics stay, and what it loses and counts beside its answer is left out.
+
+        Args:
+          inputs: what it reads.
+          sown: its intermediates of these inputs.
+          path: of a tap.
+          value: of that tap's shape.
+          train: whether dropout and batch statistics work as in training.
+          given: what it reads by keyword.
+        """
+        left_out = ("intermediates", "losses", "metrics")
+        variables = {k: v for k, v in self.model.variables.items() if k not in left_out}
+        rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
+        outputs, found = self.model.clone(parent=None).apply(
+            {**variables, "replaced": replaced_tap(sown, path, value)},
+            inputs,
+            train=train,
+            rngs=rngs,
+            mutable=[*left_out, "batch_stats"],
+            **given,
+        )
+        return Told(outputs, read_taps(found["intermediates"]))
 
     def add_terms(
         self,
@@ -242,7 +280,7 @@ class Objective(nn.Module):
         inputs = self.inputs(batch) if inputs is None else inputs
         asked = sorted({index for term in self.terms for index in term.teachers})
         places = batch.get("index")
-        beside = self.beside(batch)
+        beside = self.told_beside(batch)
         told = {
             index: self.teachers[index](teachers[index], inputs, places, **beside)
             for index in asked

@@ -19,17 +19,27 @@ from scanmax.train.objectives.classification import classified
 from scanmax.train.objectives.contrastive import teacher_towers, types_of
 
 
-class TaughtByNames(Objective):
+class Labelled(Objective):
+    """What objectives share that learn classes of images with texts; a label of -1 says nothing."""
+
+    data_kind: ClassVar[str] = "image_text"
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
+
+    def labelled(self, logits: Float[Array, "B C"], labels: Int[Array, " B"]) -> Array:
+        """The loss of labels [B], 0 where there is none."""
+        loss = self.label_loss(logits, jnp.maximum(labels, 0))
+        return jnp.where(labels >= 0, loss, 0)
+
+
+class TaughtByNames(Labelled):
     """What objectives share whose teachers tell classes by captions, which the data bring.
 
-    A label of -1 says nothing. A teacher's vectors of classes are found anew in each step.
+    A teacher's vectors of classes are found once, when a run begins.
 
     What a subclass says of itself:
       hears_whole: whether a teacher gives `Named`, not logits alone.
     """
 
-    data_kind: ClassVar[str] = "image_text"
-    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
     headless: ClassVar[bool] = True
     hears_whole: ClassVar[bool] = False
 
@@ -44,11 +54,6 @@ class TaughtByNames(Objective):
             raise UserError(f"{field} tells classes by their captions, and these data hold none")
         fields = {"captions": Captions(pipeline.class_tokens), "whole": cls.hears_whole}
         return teacher_towers(model, options, field, pipeline, ZeroShot, **fields)
-
-    def labelled(self, logits: Float[Array, "B C"], labels: Int[Array, " B"]) -> Array:
-        """The loss of labels [B], 0 where there is none."""
-        loss = self.label_loss(logits, jnp.maximum(labels, 0))
-        return jnp.where(labels >= 0, loss, 0)
 
 
 class DualHeadOptimization(TaughtByNames):

@@ -7,17 +7,22 @@ from scanmax.train.terms.attention_transfer import AttentionTransfer
 from scanmax.train.terms.base import Term
 from scanmax.train.terms.channelwise import Channelwise
 from scanmax.train.terms.clip_kd import ClipKd
+from scanmax.train.terms.cross_arch import CrossArch
 from scanmax.train.terms.crosskd import CrossKd
 from scanmax.train.terms.cskd import Cskd
 from scanmax.train.terms.deviation_aware import DeviationAware
 from scanmax.train.terms.discriminator import Discriminator
 from scanmax.train.terms.dist import Dist
+from scanmax.train.terms.distance_correlation import DistanceCorrelation
+from scanmax.train.terms.diswot import DisWot
 from scanmax.train.terms.dkd import Dkd
 from scanmax.train.terms.hard import Hard
 from scanmax.train.terms.hint import Hint
 from scanmax.train.terms.kd import Kd
+from scanmax.train.terms.m2mkd import M2mKd
 from scanmax.train.terms.nd_loss_kd import NdLossKd
 from scanmax.train.terms.ofa import Ofa
+from scanmax.train.terms.proc_kd import ProcKd
 from scanmax.train.terms.relations import Congruence, Rkd, Similarity
 from scanmax.train.terms.scalekd import ScaleKd
 from scanmax.train.terms.selective_fusion import SelectiveFusion
@@ -32,17 +37,22 @@ TERMS: dict[str, type[Term]] = {
     "channelwise": Channelwise,
     "clip_kd": ClipKd,
     "congruence": Congruence,
+    "cross_arch": CrossArch,
     "crosskd": CrossKd,
     "cskd": Cskd,
     "deviation_aware": DeviationAware,
     "discriminator": Discriminator,
     "dist": Dist,
+    "distance_correlation": DistanceCorrelation,
+    "diswot": DisWot,
     "dkd": Dkd,
     "hard": Hard,
     "hint": Hint,
     "kd": Kd,
+    "m2mkd": M2mKd,
     "nd_loss_kd": NdLossKd,
     "ofa": Ofa,
+    "proc_kd": ProcKd,
     "rkd": Rkd,
     "scalekd": ScaleKd,
     "selective_fusion": SelectiveFusion,

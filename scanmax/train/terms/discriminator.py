@@ -1,5 +1,8 @@
 """A discriminator that tells answers of the teacher from the student's, which fools it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
@@ -29,19 +32,28 @@ class Discriminator(Term):
     @nn.compact
     def __call__(self, student: Told, teacher: Told, batch: dict[str, Array]) -> Float[Array, "B"]:
         """[B]"""
-        init = nn.initializers.lecun_normal()
         own = accumulated(student.logits)
-        widths = (self.width, self.width, 1)
-        axes = (("embed", "mlp"), ("mlp", "embed"), ("embed", None))
-        layers = [
-            Dense(width, names, kernel_init=init, dtype=own.dtype, name=f"fc{index}")
-            for index, (width, names) in enumerate(zip(widths, axes))
-        ]
-
-        def judge(logits):
-            return layers[2](nn.relu(layers[1](nn.relu(layers[0](logits)))))[..., 0]
-
-        # The value is the student's, its gradient the other way.
-        turned = 2 * jax.lax.stop_gradient(own) - own
+        judge = make_judge(self.width, own.dtype)
         told = judge(accumulated(teacher.logits))
-        return (jax.nn.softplus(-told) + jax.nn.softplus(judge(turned))) / 2
+        return (jax.nn.softplus(-told) + jax.nn.softplus(judge(turned(own)))) / 2
+
+
+def make_judge(width: int, dtype: Any) -> Callable[[Array], Array]:
+    """A net of three layers, "fc0" to "fc2" of the module that calls: [..., D] -> [...]."""
+    init = nn.initializers.lecun_normal()
+    widths = (width, width, 1)
+    axes = (("embed", "mlp"), ("mlp", "embed"), ("embed", None))
+    layers = [
+        Dense(width, names, kernel_init=init, dtype=dtype, name=f"fc{index}")
+        for index, (width, names) in enumerate(zip(widths, axes))
+    ]
+
+    def judge(x: Float[Array, "... D"]) -> Float[Array, "..."]:
+        return layers[2](nn.relu(layers[1](nn.relu(layers[0](x)))))[..., 0]
+
+    return judge
+
+
+def turned(x: Array) -> Array:
+    """x, whose gradient is the other way."""
+    return 2 * jax.lax.stop_gradient(x) - x

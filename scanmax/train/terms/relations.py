@@ -83,7 +83,7 @@ class Rkd(Relations):
             def of_vertex(vertex):
                 cosines = []
                 for here, x in zip(vertex, (own, told)):
-                    sides = _unit(x - here[None])
+                    sides = unit_rows(x - here[None])
                     cosines.append(sides @ sides.T)
                 both = kept[None] & kept[:, None]
                 return jnp.sum(jnp.where(both, huber(*cosines), 0))
@@ -103,7 +103,7 @@ class Similarity(Relations):
         self, own: Float[Array, "B D"], told: Float[Array, "B E"], kept: Bool[Array, "B"]
     ) -> Float[Array, "B"]:
         """[B]"""
-        rows = [_unit(jnp.where(kept[None], x @ x.T, 0)) for x in (own, told)]
+        rows = [unit_rows(jnp.where(kept[None], x @ x.T, 0)) for x in (own, told)]
         return jnp.sum(jnp.square(rows[0] - rows[1]), -1) / jnp.maximum(jnp.sum(kept), 1)
 
 
@@ -131,7 +131,7 @@ class Congruence(Relations):
         """[B]"""
         kernels = []
         for x in (own, told):
-            product = 2 * self.gamma * (_unit(x) @ _unit(x).T)
+            product = 2 * self.gamma * (unit_rows(x) @ unit_rows(x).T)
             term = total = jnp.ones_like(product)
             for power in range(1, self.order + 1):
                 term = term * product / power
@@ -147,20 +147,21 @@ def huber(x: Array, y: Array) -> Array:
     return jnp.where(size < 1, 0.5 * size * size, size - 0.5)
 
 
-def _norm(x):
+def row_norms(x: Float[Array, "... D"]) -> Float[Array, "..."]:
     """|x| over the last axis, 0 with no gradient where x is 0."""
     square = jnp.sum(x * x, -1)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
-def _unit(x):
-    norm = _norm(x)[..., None]
+def unit_rows(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """Vectors of length 1; 0 stays, with no gradient."""
+    norm = row_norms(x)[..., None]
     return x / jnp.where(norm > 0, norm, 1)
 
 
 def _distances(x, kept):
     """[B, B], over the mean of those of two different examples that count."""
-    distances = _norm(x[:, None] - x[None])
+    distances = row_norms(x[:, None] - x[None])
     pairs = kept[:, None] & kept[None] & (distances > 0)
     mean = jnp.sum(jnp.where(pairs, distances, 0)) / jnp.maximum(jnp.sum(pairs), 1)
     return distances / jnp.where(mean > 0, mean, 1)

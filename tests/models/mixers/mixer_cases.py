@@ -60,6 +60,7 @@ CASES = {
         generates=({"max_length": 6},),
         reach="prefix",
     ),
+    "cond_conv": MixerCase(options={"experts": 2}, depth=2),
     "context_cluster": MixerCase(options={"region_size": 2}, reach="prefix"),
     "conv_additive": MixerCase(),
     "conv_projection": MixerCase(depth=2),
@@ -87,6 +88,7 @@ CASES = {
         reach="prefix",
     ),
     "fourier": MixerCase(options={"modes": (2, 2), "factorization": "tucker"}, depth=2),
+    "fourier_tokens": MixerCase(),
     "gated_attention": MixerCase(causal=True, depth=2),
     "gated_delta": MixerCase(causal=True, generates=({},)),
     "gla": MixerCase(options={"gate_rank": 3}, causal=True, generates=({},)),
@@ -101,6 +103,7 @@ CASES = {
         reach="prefix",
         depth=2,
     ),
+    "head_tokens": MixerCase(order="permutation"),
     "heterogeneous": MixerCase(order="permutation"),
     "hyena": MixerCase(options={"filter_hidden": 4}, causal=True, generates=({},)),
     "hyper_zzw": MixerCase(
@@ -149,6 +152,7 @@ CASES = {
     "mamba_bidirectional": MixerCase(options={"d_state": 3}),
     "mamba_four_way": MixerCase(options={"d_state": 2}),
     "mamba_multi_scale": MixerCase(options={"d_state": 2, "reduction": 2}, depth=2),
+    "mix_shift": MixerCase(options={"sizes": (1, 1, 3, 3, 3)}, reach="prefix", depth=2),
     "moh": MixerCase(
         # with two heads, one of them picked: rescaled, its gate would be constant
         options={"rescale": False},
@@ -157,6 +161,9 @@ CASES = {
         generates=({"shared_heads": 1, "normalizer": "stablemax"},),
     ),
     "msa_conv": MixerCase(order="translation", margin=1, reach="prefix"),
+    "multi_axis": MixerCase(
+        options={"block_size": (2, 2), "grid_size": (2, 3)}, reach="prefix", depth=2
+    ),
     "nc_ssd": MixerCase(order="permutation", order_options={"conv_size": 1}),
     "neighborhood": MixerCase(
         options={"kernel_size": 3},
@@ -164,6 +171,9 @@ CASES = {
         margin=1,
         reach="prefix",
         depth=2,
+    ),
+    "one_way_conv": MixerCase(
+        options={"rank": 4}, order="translation", margin=1, reach="prefix", depth=2
     ),
     "oversized": MixerCase(options={"global_size": 3, "kernel_size": 3}, depth=2),
     "per_head_window": MixerCase(
@@ -187,6 +197,9 @@ CASES = {
     "rmt_decomposed": MixerCase(depth=2),
     "scaling": MixerCase(order="permutation", causal=True, generates=({},)),
     "sgconv": MixerCase(options={"kernel_dim": 8, "max_length": 32}, causal=True, generates=({},)),
+    "scale_aware": MixerCase(
+        options={"scales": 2}, order="translation", margin=2, reach="prefix", depth=2
+    ),
     "selective_channel": MixerCase(
         options={"d_state": 2, "step_width": 2},
         order="permutation",
@@ -195,6 +208,7 @@ CASES = {
         reach=None,
         pool="avg",
     ),
+    "shift_conv": MixerCase(order="translation", margin=1, reach="prefix", depth=2),
     "shifted_window": MixerCase(
         options={"window_size": 2},
         order="translation",

@@ -12,6 +12,7 @@ import pytest
 import scanmax
 from scanmax.errors import UserError
 from scanmax.models.parts.experts import ExpertMlp
+from scanmax.models.parts.memory import ProductKeyMemory
 from scanmax.testing.model_suite import COMPILER_OPTIONS
 from scanmax.testing.prng import QUICK_PRNG
 
@@ -130,3 +131,103 @@ def test_a_language_model_of_experts_generates_what_it_reads(scan):
     # A value of each layer.
     assert sum(leaf.size for leaf in jax.tree.leaves(sown["losses"])) == 4
     assert sum(leaf.size for leaf in jax.tree.leaves(sown["metrics"])) == 2
+
+
+def numbers(model, x, seed=0):
+    """Random parameters."""
+    rng = np.random.default_rng(seed)
+    shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), x))
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
+
+
+def test_sigmoid_gates_without_dropping_are_a_sum_over_chosen_experts():
+    """sigma-MoE: the same sums through places and sorted, with gradients, and its balance."""
+    fields = {
+        "router": "sigmoid", "balance": "entropy", "activation": "relu", "use_bias": False,
+        "capacity_factor": None, "balance_weight": 1.0,
+    }  # fmt: skip
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, T, D)), jnp.float32)
+    variables = numbers(ExpertMlp(8, E, **fields), x)
+
+    def run(variables, x, dropless):
+        model = ExpertMlp(8, E, dropless=dropless, **fields)
+        y, sown = model.apply(variables, x, train=True, mutable=["losses", "metrics"])
+        return jnp.sum(y**2), (y, sown)
+
+    run = jax.jit(jax.grad(run, (0, 1), has_aux=True), static_argnums=2)
+    (grads, (y, sown)), (others, (z, _)) = run(variables, x, True), run(variables, x, False)
+    chex.assert_trees_all_close((y, grads), (z, others), rtol=1e-4, atol=1e-4)
+    params = jax.tree.map(np.asarray, variables["params"])
+    logits = np.asarray(x) @ params["router"]["kernel"]
+    hidden = np.maximum(np.einsum("btd,edf->btef", x, params["fc1_kernel"]), 0)
+    each = np.einsum("btef,efd->bted", hidden, params["fc2_kernel"])
+    chosen = np.argsort(np.argsort(-logits, -1), -1) < 2
+    expected = np.sum((chosen / (1 + np.exp(-logits)))[..., None] * each, -2)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    p = np.mean(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True), (0, 1))
+    np.testing.assert_allclose(sown["losses"]["load_balance"][0], np.sum(p * np.log(p)), rtol=1e-5)
+
+
+def test_routers_choose_otherwise_in_training_alone():
+    rng = np.random.default_rng(2)
+    # All tokens prefer the first experts.
+    x = jnp.asarray(rng.normal(0.3, 0.1, size=(1, 8, D)), jnp.float32)
+    shares = {}
+    for router, fields in {
+        "sigmoid": {}, "sinkhorn": {}, "noisy": {"balance": "importance_load"},
+        "sigmoid_dropout": {"router": "sigmoid", "expert_dropout": 0.5},
+    }.items():  # fmt: skip
+        fields = {"router": router, "top_k": 1, "capacity_factor": None, **fields}
+        model = ExpertMlp(4, E, **fields)
+        variables = numbers(model, x, seed=3)
+        # Every expert says its number alone.
+        variables["params"] |= {
+            "router": {"kernel": jnp.tile(jnp.array([3.0, 2.0, 1.0, 0.0]) / 2, (D, 1))},
+            "fc2_kernel": jnp.zeros((E, 4, D)),
+            "fc2_bias": jnp.eye(E, D),
+        }
+
+        def chosen(train, model=model, variables=variables):
+            rngs = {"dropout": jax.random.key(0)}
+            y, sown = model.apply(variables, x, train, rngs=rngs, mutable=["losses", "metrics"])
+            return np.sum(np.asarray(y)[0, :, :E] > 0, 0), sown
+
+        shares[router], sown = chosen(True)
+        still, _ = chosen(False)
+        assert still.tolist() == [8, 0, 0, 0]
+        if router == "noisy":
+            assert float(sown["losses"]["load_balance"][0]) > 0
+    assert shares["sigmoid"].tolist() == [8, 0, 0, 0]
+    assert (shares["sinkhorn"] > 0).sum() > 1
+    assert (shares["noisy"] > 0).sum() > 1
+    assert (shares["sigmoid_dropout"] > 0).sum() > 1
+
+
+def test_a_router_starts_with_columns_of_one_norm_and_names_are_checked():
+    x = jnp.zeros((1, T, D))
+    params = ExpertMlp(8, E, dense_start=True).init(jax.random.key(0), x)["params"]
+    norms = jnp.linalg.norm(nn.meta.unbox(params)["router"]["kernel"], axis=0)
+    np.testing.assert_allclose(norms, norms[0], rtol=1e-5)
+    for fields, message in (
+        ({"router": "sigmod"}, "did you mean 'sigmoid'"),
+        ({"balance": "none"}, "balance='none'"),
+        ({"dropless": True, "dropout_rate": 0.1}, "no dropout within"),
+    ):
+        with pytest.raises(UserError, match=message):
+            jax.eval_shape(functools.partial(ExpertMlp(8, E, **fields).init, jax.random.key(0)), x)
+
+
+def test_a_memory_that_reads_all_rows_is_an_mlp_of_product_keys():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
+    model = ProductKeyMemory(3, top_k=9, heads=2)
+    params = numbers(model, x)["params"]
+    expected = 0
+    for head in range(2):
+        first = np.asarray(x)[..., :2] @ params["first"]["kernel"][:, head]
+        second = np.asarray(x)[..., 2:] @ params["second"]["kernel"][:, head]
+        scores = (first[..., :, None] + second[..., None, :]).reshape(2, 3, 9)
+        expected = expected + np.maximum(scores, 0) @ params["values"]
+    np.testing.assert_allclose(model.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="halves its width, 3"):
+        model.init(jax.random.key(0), x[..., 1:])

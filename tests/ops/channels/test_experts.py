@@ -29,14 +29,22 @@ class ExpertGatesTest(OpSuite):
         OpCase(length=7, batch=(2,), options={"top_k": 2, "capacity": 3}, full=True),
         OpCase(length=1, options={"top_k": 4}),
         OpCase(length=9, batch=(1, 2), options={"top_k": 1, "capacity": 2, "normalize": False}),
+        OpCase(
+            length=3, options={"top_k": 2, "normalize": False, "scores": "sigmoid"}, selects=True
+        ),
     )
     errors = (
+        ({"selection": jnp.ones((7, 4))}, ValueError, r"selection has shape \(7, 4\)"),
+        ({"scores": "relu"}, ValueError, "scores='relu' is not one of"),
         ({"top_k": 5}, ValueError, r"top_k=5 with gates of shape \(2, 7, 4\)"),
         ({"capacity": 0}, ValueError, "capacity=0"),
     )
 
     def make_args(self, rng, case):
-        return {"logits": draw_logits(rng, case.batch, case.length, 4)}
+        args = {"logits": draw_logits(rng, case.batch, case.length, 4)}
+        if getattr(case, "selects", False):
+            args["selection"] = draw_logits(rng, case.batch, case.length, 4)
+        return args
 
     def test_an_expert_takes_its_first_tokens_and_no_more(self):
         logits = jnp.tile(jnp.array([3.0, 2.0, 1.0]), (5, 1))

@@ -11,6 +11,11 @@ from scanmax.testing import ObjectiveSuite, SmallNet
 from scanmax.train.config import ObjectiveConfig
 from scanmax.train.teachers import Told
 from scanmax.train.terms.dist import Dist
+from scanmax.train.terms.distance_correlation import (
+    DistanceCorrelation,
+    distance_correlation,
+)
+from scanmax.train.terms.diswot import DisWot, classifier_slope
 from scanmax.train.terms.relations import Congruence, Rkd, Similarity
 
 DIST = {"beta": 0.5, "gamma": 2.0, "temperature": 3.0}
@@ -78,6 +83,41 @@ def congruence(own, told):
     return ((both[0] - both[1]) ** 2).sum() / len(own) ** 2
 
 
+def slopes(logits, features, labels):
+    """The gradient of the mean cross-entropy by the kernel that made the logits, row by row."""
+    total = 0.0
+    for row, label in enumerate(labels):
+        shares = jnp.exp(logits[row]) / jnp.exp(logits[row]).sum()
+        wrong = jnp.stack([share - (label == c) for c, share in enumerate(shares)])
+        total += wrong[:, None] * features[row][None] / len(labels)
+    return total
+
+
+def diswot(own, told, labels):
+    angles = []
+    for logits, features in (own, told):
+        found = unit(slopes(logits, features, labels))
+        angles.append(jnp.stack([jnp.stack([sum(a * b) for b in found]) for a in found]))
+    semantic = ((angles[0] - angles[1]) ** 2).sum() / len(angles[0])
+    return 2 * semantic + 0.5 * similarity(own[1], told[1])
+
+
+def correlated(x, y):
+    count, centred = len(x), []
+    for rows in (x, y):
+        far = [[jnp.sqrt(sum((a - b) ** 2) + (i == j)) - (i == j) for j, b in enumerate(rows)]
+               for i, a in enumerate(rows)]  # fmt: skip
+        means = [sum(row) / count for row in far]
+        whole = sum(means) / count
+        centred.append({
+            (i, j): far[i][j] - means[i] - means[j] + whole
+            for i, j in itertools.product(range(count), repeat=2)
+        })  # fmt: skip
+    a, b = centred
+    shared, own, other = (sum(p[k] * q[k] for k in a) for p, q in ((a, b), (a, a), (b, b)))
+    return jnp.sqrt(shared / jnp.sqrt(own * other))
+
+
 def unit(x):
     return x / jnp.sqrt((x * x).sum(-1, keepdims=True))
 
@@ -110,13 +150,15 @@ def wcord(own, told, params):
 
 
 class BatchTermsSuite(ObjectiveSuite):
-    """All five at once, on layers of different widths."""
+    """All at once, on layers of different widths."""
 
     terms = (
         ("dist", {"weight": 0.1, **DIST}),
         ("rkd", {"weight": 0.1, **RKD, **TAPS}),
         ("similarity", {"weight": 0.4, **TAPS}),
         ("congruence", {"weight": 3.0, "order": 3, **TAPS}),
+        ("diswot", {"weight": 0.2, "semantic": 2.0, "relation": 0.5, **TAPS}),
+        ("distance_correlation", {"weight": 2.0, **TAPS}),
         ("wcord", {"width": 8, "temperature": 0.5, "epsilon": 0.3, "iterations": 8, **TAPS}),
     )
     fields = {"objective": ObjectiveConfig(weight=0.0, terms=terms)}
@@ -138,6 +180,9 @@ class BatchTermsSuite(ObjectiveSuite):
         (logits, tap), (told_logits, told_tap) = found
         compared = dist(logits, told_logits) + rkd(tap, told_tap) + 4 * similarity(tap, told_tap)
         total = 0.1 * compared + 3 * congruence(tap, told_tap)
+        both = (logits, tap), (told_logits, told_tap)
+        total += 0.2 * diswot(*both, batch["label"][kept])
+        total += 2 * (1 - correlated(tap, told_tap))
         return total + wcord(tap, told_tap, variables["params"]["wcord"])
 
 
@@ -163,7 +208,7 @@ def test_relations_are_blind_to_turns_and_scale():
     with jax.enable_x64(True):
         teacher, turn = told(1), jnp.linalg.qr(told(3, 5).logits)[0]
         turned = teacher._replace(taps={"pre_logits": 3 * teacher.logits @ turn})
-        for term in (Rkd(), Similarity(), Congruence()):
+        for term in (Rkd(), Similarity(), Congruence(), DistanceCorrelation()):
             assert jnp.abs(term(turned, teacher, MASK)).max() < 1e-12
             assert term(told(2), teacher, MASK).min() > 1e-3
 
@@ -180,9 +225,11 @@ def test_a_long_series_is_the_gaussian_kernel():
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("term", [Dist(), Rkd(), Similarity(), Congruence()])
+@pytest.mark.parametrize(
+    "term", [Dist(), Rkd(), Similarity(), Congruence(), DistanceCorrelation(), DisWot()]
+)
 def test_rows_that_do_not_count_reach_nothing(term):
-    mask = {"mask": jnp.arange(6) < 4}
+    mask = {"mask": jnp.arange(6) < 4, "label": jnp.arange(6) % 5}
 
     def total(x, filler):
         x = jnp.where(mask["mask"][:, None], x, filler)
@@ -197,8 +244,36 @@ def test_rows_that_do_not_count_reach_nothing(term):
         assert np.isfinite(slope).all()
 
 
-@pytest.mark.parametrize("term", [Rkd(), Similarity(), Congruence()])
+@pytest.mark.parametrize("term", [Rkd(), Similarity(), Congruence(), DistanceCorrelation()])
 def test_equal_examples_have_gradients(term):
     x = jnp.ones((6, 5))
     slope = jax.grad(lambda x: term(Told(x, {"pre_logits": x}), told(1), MASK).sum())(x)
     assert np.isfinite(slope).all()
+
+
+def test_the_classes_of_diswot_are_those_of_the_classifiers_gradient():
+    """Examples that do not count left out; a student that is its teacher has nothing to learn."""
+    rng, kept = np.random.default_rng(0), jnp.arange(6) < 5
+    features, kernel = (jnp.asarray(rng.normal(size=shape)) for shape in ((6, 5), (5, 3)))
+    labels = jnp.array([0, 2, 1, 1, 0, 2])
+
+    def loss(kernel):
+        logs = jax.nn.log_softmax(features @ kernel)[jnp.arange(6), labels]
+        return -jnp.sum(jnp.where(kept, logs, 0)) / 5
+
+    found = classifier_slope(features @ kernel, features, labels, kept)
+    np.testing.assert_allclose(found, jax.grad(loss)(kernel).T, rtol=1e-5, atol=1e-7)
+    student = Told(features @ kernel, {"pre_logits": features})
+    batch = {"mask": kept, "label": labels}
+    np.testing.assert_array_equal(DisWot()(student, student, batch), 0)
+    wider = jnp.asarray(rng.normal(size=(6, 9)))
+    teacher = Told(wider[:, :3], {"pre_logits": wider})
+    assert DisWot(relation=0.0)(student, teacher, batch).min() > 0.01
+
+
+def test_distances_of_independent_examples_are_not_correlated():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 2)).astype(np.float32)
+    assert distance_correlation(x, rng.normal(size=(300, 3)).astype(np.float32)) < 0.2
+    # No line joins them, and yet one is known of the other.
+    assert distance_correlation(x[:, :1], x[:, :1] ** 2) > 0.45

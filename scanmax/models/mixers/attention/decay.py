@@ -112,14 +112,14 @@ class Manhattan(Mixer):
         options = {"use_bias": self.use_bias, "dtype": self.dtype, "param_dtype": self.param_dtype}
         # Xavier's normal start, smaller by 2^-2.5
         inward = nn.initializers.normal(2**-2.5 * dim**-0.5)
-        qkv = Dense(
+        query, key, value = Dense(
             (3, self.heads, width),
             ("embed", None, "heads", "kv"),
             kernel_init=inward,
+            apart=True,
             name="qkv",
             **options,
         )(x)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if self.rotary:
             turn = {"layout": "interleaved", "endpoint": True}
             query, key = (

@@ -141,6 +141,7 @@ class Attention(Mixer):
             return weights if loudness is None else weights * loudness.swapaxes(1, 2)[:, :, None]
 
         self.sow_attention(query.shape[1], matrix)
+        self.sow_projections(query, key, value)
         if bias is None and mask is None:
             return ops.context_attention(query, key, value, **keywords)
         y = ops.dot_product_attention(query, key, value, bias, mask, **keywords)
@@ -183,12 +184,11 @@ class Attention(Mixer):
         width, groups = self.head_dim(x.shape[-1]), self.kv_heads or self.heads
         axes = ("embed", None, "heads", "kv")
         if groups == self.heads:
-            qkv = self.dense((3, self.heads, width), axes, "qkv")(x)
-            query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+            dense = self.dense((3, self.heads, width), axes, "qkv", apart=True)
+            query, key, value = dense(x)
         else:
             query = self.dense((self.heads, width), ("embed", "heads", "kv"), "query")(x)
-            both = self.dense((2, groups, width), axes, "key_value")(x)
-            key, value = both[:, :, 0], both[:, :, 1]
+            key, value = self.dense((2, groups, width), axes, "key_value", apart=True)(x)
         if self.qk_norm:
             norm = {"axis": "kv", "dtype": self.dtype, "param_dtype": self.param_dtype}
             query = LayerNorm(name="query_norm", **norm)(query)

@@ -66,7 +66,8 @@ class Gpsa(Mixer):
         width, bias = self.head_dim(dim), self.use_bias if self.qkv_bias is None else self.qkv_bias
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         axes = ("embed", None, "heads", "kv")
-        both = Dense((2, heads, width), axes, use_bias=bias, name="query_key", **dtypes)(x)
+        dense = Dense((2, heads, width), axes, 1, bias, apart=True, name="query_key", **dtypes)
+        query, key = dense(x)
         value = Dense(
             (heads, width),
             ("embed", "heads", "kv"),
@@ -81,7 +82,6 @@ class Gpsa(Mixer):
             zeros = partitioned(zeros_init, ("heads",))
             self.param("position_bias", zeros, (heads,), self.param_dtype)
         gate = self.param("gate", partitioned(ones_init, ("heads",)), (heads,), self.param_dtype)
-        query, key = both[:, :, 0], both[:, :, 1]
         keywords = {"grid": grid, "prefix_tokens": self.prefix_tokens}
         self.sow_attention(
             x.shape[1], lambda: ops.gpsa_matrix(query, key, position, gate, **keywords)

@@ -48,8 +48,8 @@ class Heterogeneous(Mixer):
         dim = x.shape[-1]
         options = {"use_bias": self.use_bias, "dtype": self.dtype, "param_dtype": self.param_dtype}
         shape = (3, self.heads, self.head_dim(dim))
-        qkv = Dense(shape, ("embed", None, "heads", "kv"), name="qkv", **options)(x)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        dense = Dense(shape, ("embed", None, "heads", "kv"), apart=True, name="qkv", **options)
+        query, key, value = dense(x)
         axes, shape = (("heads",), (self.heads,)) if self.granularity == "head" else ((), ())
         alpha = self.param("alpha", partitioned(ones_init, axes), shape, self.param_dtype)
         alpha = alpha.astype(self.dtype)

@@ -58,14 +58,14 @@ class MixtureOfHeads(Mixer):
     ):
         dim, heads, width = x.shape[-1], self.heads, self.head_dim(x.shape[-1])
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        qkv = Dense(
+        query, key, value = Dense(
             (3, heads, width),
             ("embed", None, "heads", "kv"),
             use_bias=self.use_bias if self.qkv_bias is None else self.qkv_bias,
+            apart=True,
             name="qkv",
             **dtypes,
         )(x)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         axes = ("batch", "length", "heads", "kv")
         query, gates = constrain(query, axes), self.gates(x, train)
         if state is None:

@@ -76,8 +76,8 @@ class LinearAttention(Mixer):
         dim = x.shape[-1]
         options = {"use_bias": self.use_bias, "dtype": self.dtype, "param_dtype": self.param_dtype}
         shape = (3, self.heads, self.head_dim(dim))
-        qkv = Dense(shape, ("embed", None, "heads", "kv"), name="qkv", **options)(x)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        dense = Dense(shape, ("embed", None, "heads", "kv"), apart=True, name="qkv", **options)
+        query, key, value = dense(x)
         # Without a normaliser the mean over all tokens keeps outputs of size one; a causal mixer
         # does not know how many tokens come.
         scale = None if self.normalize or self.is_causal else 1.0 / x.shape[1]

@@ -25,8 +25,8 @@ class Fused(Mixer):
         dim = x.shape[-1]
         options = {"use_bias": self.use_bias, "dtype": self.dtype, "param_dtype": self.param_dtype}
         shape = (3, self.heads, self.head_dim(dim))
-        qkv = Dense(shape, ("embed", None, "heads", "kv"), name="qkv", **options)(x)
-        y, state = self.mix(x, grid, qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], state)
+        dense = Dense(shape, ("embed", None, "heads", "kv"), apart=True, name="qkv", **options)
+        y, state = self.mix(x, grid, *dense(x), state)
         y = Dense(dim, ("heads", "kv", "embed"), contract=2, name="out", **options)(y)
         return y if state is None else (y, state)
 

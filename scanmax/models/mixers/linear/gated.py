@@ -23,6 +23,7 @@ class GatedAttention(Mixer):
       rotary_base: base of the rotary positions, in two dimensions on a grid; None leaves them out.
       lepe_size: side of the depthwise convolution of the values; 0 leaves it out, None is 5, and
         0 in the causal form.
+      lepe_deviation: of its first taps.
       gate: multiply by o before the last projection.
     """
 
@@ -33,6 +34,7 @@ class GatedAttention(Mixer):
 
     rotary_base: float | None = 10000.0
     lepe_size: int | None = None
+    lepe_deviation: float = 0.02
     gate: bool = True
 
     @nn.compact
@@ -74,7 +76,8 @@ class GatedAttention(Mixer):
         if size:
             prefix, tokens = jnp.split(value, [self.prefix_tokens], axis=1)
             maps = tokens.reshape(x.shape[0], *grid, dim)
-            maps = Conv(dim, size, groups=dim, name="lepe", **dtypes)(maps)
+            init = {"kernel_init": nn.initializers.normal(self.lepe_deviation)}
+            maps = Conv(dim, size, groups=dim, name="lepe", **init, **dtypes)(maps)
             tokens = maps.reshape(tokens.shape)
             y = y + jnp.concatenate([jnp.zeros_like(prefix), tokens], axis=1)
         if self.gate:

@@ -40,8 +40,8 @@ class LocalMixer(Mixer):
         grid, (B, T, D), P = self.grid_or_line(x, grid), x.shape, self.prefix_tokens
         width = self.head_dim(D)
         shape = (3, self.heads, width)
-        qkv = self.dense(shape, ("embed", None, "heads", "kv"), "qkv")(x)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        dense = self.dense(shape, ("embed", None, "heads", "kv"), "qkv", apart=True)
+        query, key, value = dense(x)
         attend, matrix = self.pattern(grid, width)
 
         def maps(x):

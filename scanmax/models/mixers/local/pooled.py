@@ -27,8 +27,7 @@ class _Reduced(Mixer):
         dim, width = x.shape[-1], self.head_dim(x.shape[-1])
         query = self.dense((self.heads, width), ("embed", "heads", "kv"), "query")(x)
         shape, axes = (2, self.heads, width), ("embed", None, "heads", "kv")
-        both = self.dense(shape, axes, "key_value")(source)
-        key, value = both[:, :, 0], both[:, :, 1]
+        key, value = self.dense(shape, axes, "key_value", apart=True)(source)
         if cells is not None:
             self.sow_attention(
                 x.shape[1],

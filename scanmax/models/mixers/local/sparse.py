@@ -44,8 +44,7 @@ class _Gathered(Mixer):
         dim, width, groups = x.shape[-1], self.head_dim(x.shape[-1]), self.kv_heads or self.heads
         query = self.dense((self.heads, width), ("embed", "heads", "kv"), "query")(x)
         axes = ("embed", None, "heads", "kv")
-        both = self.dense((2, groups, width), axes, "key_value")(x)
-        key, value = both[:, :, 0], both[:, :, 1]
+        key, value = self.dense((2, groups, width), axes, "key_value", apart=True)(x)
         if self.rotary_base is not None:
             positions = None if state is None else state.position + jnp.arange(x.shape[1])
             query = ops.rotary(query, positions, base=self.rotary_base)

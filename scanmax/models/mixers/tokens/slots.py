@@ -58,10 +58,8 @@ class Slots(Mixer):
         scale = self.param("slot_scale", partitioned(start, ()), (), self.param_dtype)
         logits = ops.slot_logits(x, self.first_slots(maps), scale=scale.astype(self.dtype))
         slots = ops.aggregate_tokens(x, logits)
-        qkv = Dense((3, self.heads, width), ("embed", None, "heads", "kv"), name="qkv", **options)(
-            slots
-        )
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        shape, axes = (3, self.heads, width), ("embed", None, "heads", "kv")
+        query, key, value = Dense(shape, axes, apart=True, name="qkv", **options)(slots)
         self.sow_attention(
             x.shape[1], lambda: ops.slot_matrix(logits, ops.attention_matrix(query, key))
         )

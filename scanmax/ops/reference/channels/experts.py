@@ -21,10 +21,10 @@ def _places(gates, capacity):
     return jax.nn.one_hot(place - 1, capacity, dtype=gates.dtype)
 
 
-def expert_gates(logits, *, top_k, capacity=None, normalize=True):
+def expert_gates(logits, selection=None, *, top_k, capacity=None, normalize=True, scores="softmax"):
     """p = top_k(softmax(logits)), normalised, 0 where the expert has its tokens."""
-    p = jax.nn.softmax(logits, -1)
-    p = jnp.where(_is_chosen(p, top_k), p, 0.0)
+    p = jax.nn.softmax(logits, -1) if scores == "softmax" else 1 / (1 + jnp.exp(-logits))
+    p = jnp.where(_is_chosen(p if selection is None else selection, top_k), p, 0.0)
     if normalize:
         p = p / jnp.sum(p, -1, keepdims=True)
     if capacity is not None:
