@@ -78,6 +78,7 @@ FAMILY_MODULES = (
     "vision.vgg",
     "vision.vit",
     "vision.vssd",
+    "vision.wavemix",
     "vision.xcit",
 )
 
