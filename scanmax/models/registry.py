@@ -79,6 +79,7 @@ FAMILY_MODULES = (
     "vision.vgg",
     "vision.vit",
     "vision.vssd",
+    "vision.wavemix",
     "vision.xcit",
 )
 

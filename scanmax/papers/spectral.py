@@ -3,7 +3,6 @@
 from scanmax.papers.paper import Paper
 
 _MIXERS = "tests/models/mixers/test_mixers.py"
-_SIZES = "tests/models/mixers/test_published_sizes.py"
 
 LEDGER = (
     Paper(
@@ -34,22 +33,27 @@ LEDGER = (
     Paper(
         "wavemix",
         covers="the Haar transform of any number of levels and any size with its exact inverse, "
-        "transposed convolution, and the block at every level as a mixer; not the networks",
+        "transposed convolution, the block at every level as a mixer, and the ten classifiers of "
+        "the release, of whose both stems the authors' code gives the same numbers; not the "
+        "recipes, trained weights or networks of segmentation and super-resolution",
         where=(
             "scanmax.ops.haar_dwt2",
             "scanmax.ops.haar_idwt2",
             "scanmax.ops.conv_transpose2d",
             "scanmax.models.mixers.WaveMix",
+            "scanmax.models.vision.wavemix.WaveMix",
         ),
         tests=(
             "tests/ops/spectral/test_wavelet.py::HaarDwt2Test",
             "tests/ops/spectral/test_wavelet.py::HaarIdwt2Test",
             "tests/ops/conv/test_transposed.py::ConvTranspose2dTest",
             _MIXERS,
+            "tests/models/vision/test_wavemix.py",
+            "tests/models/vision/test_authors.py",
         ),
         reproduced="nothing is lost, neither digits nor energy: "
-        "tests/ops/spectral/test_wavelet.py::test_nothing_is_lost; parameters of 16 blocks of one, "
-        f"two and three levels: {_SIZES}::test_wavemix_of_sixteen_blocks",
+        "tests/ops/spectral/test_wavelet.py::test_nothing_is_lost; parameters of all ten: "
+        "tests/models/vision/test_wavemix.py",
     ),
     Paper(
         "affnet",

@@ -226,6 +226,8 @@ MODELS = {
         },
         64,
     ),
+    "wavemix": ("wavemix", {"dim": 8, "depth": 2}, 32),
+    "wavemix_lite": ("wavemix_lite_144_7_cifar10", {"dim": 8, "depth": 1}, 8),
     "ravlt": ("ravlt_t", {**GATED, "mixer": ("rala", "gated_attention")}, 24),
 }
 

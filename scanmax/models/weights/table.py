@@ -46,6 +46,13 @@ def conv(x: np.ndarray, shape: Shape | None) -> np.ndarray:
     return x.transpose(2, 3, 1, 0)
 
 
+def conv_transpose(x: np.ndarray, shape: Shape | None) -> np.ndarray:
+    """A transposed convolution, torch's [in, out, ky, kx] to [ky, kx, in, out]."""
+    if shape is not None:
+        _expect(x.ndim == 4 and tuple(x.shape[axis] for axis in (2, 3, 0, 1)) == shape, x, shape)
+    return x.transpose(2, 3, 0, 1)
+
+
 def pointwise(x: np.ndarray, shape: Shape) -> np.ndarray:
     """A 1x1 convolution or a linear layer, [out, in] or [out, in, 1, 1], to either form of ours."""
     matrix = x.reshape(x.shape[:2])

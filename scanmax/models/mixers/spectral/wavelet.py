@@ -27,6 +27,8 @@ class WaveMix(MapMixer):
       mlp_ratio: width of the hidden layers over D.
       features: channels before the transposed convolutions; None is D.
       dropout_rate: of the hidden layers.
+      norm_momentum: weight of the old averages of the batch norms at each training step.
+      frozen_statistics: batch norms keep their averages, in training too.
     """
 
     formula: ClassVar[str] = "y = f_1([b_1, f_2([b_2, ...])]),  f = BN(deconv(MLP)),  b = DWT(W x)"
@@ -37,12 +39,16 @@ class WaveMix(MapMixer):
     mlp_ratio: float = 2.0
     features: int | None = None
     dropout_rate: float = 0.5
+    norm_momentum: float = 0.9
+    frozen_statistics: bool = False
 
     @nn.nowrap
     def mixed(self, maps: Float[Array, "B Y X D"], train: bool) -> Float[Array, "B Y X D"]:
         dim = maps.shape[-1]
         if dim % 4:
             raise UserError(f"WaveMix transforms a quarter of the width, {dim}: 4 must divide it")
+        if self.levels < 1:
+            raise UserError(f"levels={self.levels}: WaveMix reads the bands of at least one")
         low, grids, bands = self.dense(dim // 4, ("embed", "mlp"), "reduction")(maps), [], []
         for _ in range(self.levels):
             grids.append(low.shape[1:3])
@@ -58,7 +64,13 @@ class WaveMix(MapMixer):
             up = Enlarge(dim // 2 if level else dim, name=f"up_{level + 1}", **self.dtypes)
             rows, columns = grids[level]
             y = up(x)[:, :rows, :columns]
-            y = BatchNorm(name=f"norm_{level + 1}", **self.dtypes)(y, train)
+            norm = BatchNorm(
+                momentum=self.norm_momentum,
+                frozen_statistics=self.frozen_statistics,
+                name=f"norm_{level + 1}",
+                **self.dtypes,
+            )
+            y = norm(y, train)
         return y
 
 
