@@ -108,7 +108,7 @@ def test_a_drop_path_rate_of_each_layer():
 
     def note(next_fun, args, kwargs, context):
         if type(context.module).__name__ == "DropPath":
-            rates.append(float(args[1]))
+            rates.append(float(args[1] or 0.0))
         return next_fun(*args, **kwargs)
 
     with nn.intercept_methods(note):
