@@ -1,5 +1,7 @@
 """Shared modules: axes that cannot be misspelt, constraints, drop path, statistics."""
 
+import functools
+
 import chex
 import flax.linen as nn
 import jax
@@ -142,3 +144,23 @@ def test_gelu_is_the_exact_one():
     chex.assert_trees_all_close(
         layers.activation("gelu")(narrow), jax.nn.gelu(narrow, False), atol=2e-2
     )
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_maps_apart_are_those_of_one_product(monkeypatch, use_bias):
+    # A TPU takes a product for each map; the numbers and gradients are those of one.
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 6)), jnp.float32)
+    fields = {"features": (3, 2, 4), "axes": ("embed", None, "heads", "kv"), "use_bias": use_bias}
+    whole, apart = layers.Dense(**fields), layers.Dense(**fields, apart=True)
+    variables = nn.unbox(whole.init(jax.random.key(0), x))
+
+    def loss(module, stack):
+        return lambda *given: jnp.sum(jnp.sin(stack(module.apply(*given))))
+
+    expected = jax.value_and_grad(loss(whole, lambda y: y), (0, 1))(variables, x)
+    for platform in ("cpu", "tpu"):
+        monkeypatch.setattr(layers, "platform", lambda platform=platform: platform)
+        assert [y.shape for y in apart.apply(variables, x)] == [(2, 5, 2, 4)] * 3
+        stack = functools.partial(jnp.stack, axis=2)
+        found = jax.value_and_grad(loss(apart, stack), (0, 1))(variables, x)
+        chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -344,7 +344,7 @@ def conv2d(
     kernel = kernel.astype(x.dtype)
     patches = tuple(window) == stride and dilation == (1, 1) and groups == 1
     # A TPU lays few channels out along lanes that stay empty: patches of an image are a product
-    # there too, with 4% less memory to move in a step of DeiT-S.
+    # there too, with 2% fewer bytes to move in a step of DeiT-S.
     if platform() != "cpu" and not (platform() == "tpu" and patches and inputs < 8):
         y = _lax_conv(y, kernel, stride, pads, dilation, groups, precision)
     elif groups == features == x.shape[-1] and groups > 1:
