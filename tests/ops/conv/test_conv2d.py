@@ -70,12 +70,14 @@ class Conv2dTest(ConvSuite):
         ({"implementation": "cuda"}, ValueError, "implementation='cuda'"),
     )
 
-    def test_other_backends_use_xlas_convolution(self):
+    def test_other_backends_use_xlas_convolution_but_for_patches_of_images(self):
         for case in self.cases:
             arrays, options = self.inputs(case)
-            with mock.patch.object(jax, "default_backend", return_value="gpu"):
-                actual = self.op.__wrapped__(**arrays, **options)
-            compare.assert_relative(actual, self.expected(arrays, options), tolerances.FORWARD_F64)
+            expected = self.expected(arrays, options)
+            for backend in ("gpu", "tpu"):
+                with mock.patch.object(jax, "default_backend", return_value=backend):
+                    actual = self.op.__wrapped__(**arrays, **options)
+                compare.assert_relative(actual, expected, tolerances.FORWARD_F64)
 
 
 class DepthwiseConv2dTest(ConvSuite):
