@@ -1,6 +1,7 @@
 """Compiled programs that are kept between runs: a run like one before starts without compiling."""
 
 import hashlib
+import os
 import pathlib
 import platform
 
@@ -12,8 +13,8 @@ from scanmax.errors import UserError
 OFF = "off"
 # What is kept is dropped, longest unused first, beyond this many bytes.
 LARGEST = 4 * 2**30
-# Programs that compile sooner are not worth a file, in seconds.
-WORTH = 0.5
+# Programs that compile sooner are not worth a file, in seconds, unless JAX is told otherwise.
+WORTH, TOLD = 0.5, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
 def define_flag(values: flags.FlagValues) -> None:
@@ -30,7 +31,8 @@ def define_flag(values: flags.FlagValues) -> None:
 def keep_programs(folder: str = "") -> pathlib.Path | None:
     """Turns on JAX's persistent cache of compiled programs, for this process.
 
-    What JAX is told already, as by JAX_COMPILATION_CACHE_DIR, stays as it is.
+    Those that took half a second or longer to compile are kept. What JAX is told already stays as
+    it is, by JAX_COMPILATION_CACHE_DIR or JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS.
 
     Args:
       folder: where they are kept; "" is $XDG_CACHE_HOME/scanmax/programs, mostly under ~/.cache;
@@ -62,7 +64,8 @@ def keep_programs(folder: str = "") -> pathlib.Path | None:
         return None
     drop_unused(path, LARGEST)
     jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH)
+    if TOLD not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH)
     return path
 
 

@@ -30,6 +30,16 @@ def test_they_lie_in_the_users_cache_by_processor(tmp_path, monkeypatch, untold)
     assert programs.keep_programs(str(tmp_path / "own")).parent == tmp_path / "own"
 
 
+def test_how_long_a_kept_program_compiled_is_the_users_to_say(tmp_path, monkeypatch, untold):
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 7.0)
+    monkeypatch.setenv(programs.TOLD, "7")
+    programs.keep_programs(str(tmp_path))
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 7.0
+    monkeypatch.delenv(programs.TOLD)
+    programs.keep_programs(str(tmp_path))
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == programs.WORTH
+
+
 def test_off_keeps_none(tmp_path, monkeypatch, untold):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert programs.keep_programs("off") is None
