@@ -5,6 +5,8 @@
 `python -m benchmarks zoo` is all networks of images, against timm, on two threads.
 `python -m benchmarks claims [NAME ...]` measures the claims of papers again, and writes them into
 docs/claims.md.
+`python -m benchmarks pod [NAME ...]` compiles training steps for a TPU, which need not be there,
+and prints what they move, keep and could use of it.
 `python -m benchmarks zoo-digits [FAMILY ...] [--seeds 0,1,2]` trains the smallest model of each
 family of image models on digits, where that is not measured yet, and writes docs/zoo.md; --again
 measures the named families anew, --page only writes the page.
@@ -42,6 +44,8 @@ def main(argv=None) -> int:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     if options.case[:1] == ["claims"]:
         return measure_claims(options.case[1:], options)
+    if options.case[:1] == ["pod"]:
+        return compile_for_pod(options.case[1:], options)
     if options.case[:1] == ["zoo-digits"]:
         return measure_zoo(options.case[1:], options)
     folder = pathlib.Path(__file__).parent
@@ -103,6 +107,27 @@ def measure_claims(names, options) -> int:
             print(f"benchmarks: no claim {name!r}; claims: {listed}", file=sys.stderr)
             return 2
     return 0 if claims.run_claims(names, quick=options.quick) else 1
+
+
+def compile_for_pod(names, options) -> int:
+    """Prints what training steps take of a TPU, all of them without names."""
+    from benchmarks import pod
+    from scanmax.errors import UserError
+
+    if options.list:
+        print("\n".join(pod.STEPS))
+        return 0
+    for name in names:
+        if name not in pod.STEPS:
+            print(f"benchmarks: no step {name!r}; steps: {', '.join(pod.STEPS)}", file=sys.stderr)
+            return 2
+    try:
+        for line in pod.rows(names or pod.STEPS):
+            print(line, flush=True)
+    except UserError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def numbers(text: str) -> tuple[int, ...]:

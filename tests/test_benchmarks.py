@@ -4,13 +4,15 @@ import csv
 import io
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks import __main__ as cli
-from benchmarks import harness, tables
+from benchmarks import harness, pod, tables
 from benchmarks.harness import Contender, Row, benchmark, jax_contender, measure
+from scanmax.errors import UserError
 
 
 def instant(name, value, memory=None):
@@ -183,3 +185,40 @@ def test_keeping_takes_whole_measurements(capsys):
     with pytest.raises(SystemExit):
         cli.main(["softmax", "--keep", "--quick"])
     assert "--keep is for whole measurements" in capsys.readouterr().err
+
+
+def test_a_step_is_compiled_at_the_largest_batch_that_fits(monkeypatch, capsys):
+    monkeypatch.setattr(pod, "topology_devices", lambda topology: jax.devices()[:4])
+    kwargs = {"depth": 1, "dim": 32, "heads": 2, "num_classes": 10}
+    step = pod.Step("deit_small_patch16_224", (10**9, 2), kwargs, peer=("peer 1.0", 2.0, 3000))
+    compiled, asked = pod.compile_step, []
+
+    def compile_step(step, batch):
+        asked.append(batch)
+        if batch == 10**9:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room")
+        return compiled(step, batch)
+
+    monkeypatch.setattr(pod, "compile_step", compile_step)
+    monkeypatch.setitem(pod.STEPS, "small", step)
+    assert cli.main(["pod", "small"]) == 0
+    name, batch, moved, scratch, peak, peer = (
+        capsys.readouterr().out.splitlines()[2].split("|")[1:7]
+    )
+    assert (asked, name, batch, peer) == ([10**9, 2], " `small` ", " 2 ", " peer 1.0: 2.0, 3,000 ")
+    # The images alone are 1.1 MiB; a step of two cannot fill a chip.
+    assert float(moved) > 0.001
+    assert float(scratch) > 1
+    assert 0 < int(peak.strip(" %")) < 50
+    assert cli.main(["pod", "smal"]) == 2
+    assert "no step 'smal'; steps: vit_s16, " in capsys.readouterr().err
+
+
+def test_without_a_tpu_compiler_a_pod_is_one_line(monkeypatch, capsys):
+    def none(topology):
+        raise UserError("--compile_for needs the TPU compiler")
+
+    monkeypatch.setattr(pod, "topology_devices", none)
+    assert cli.main(["pod"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "benchmarks: --compile_for needs the TPU compiler\n")

@@ -137,7 +137,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
         return list(topologies.get_topology_desc(topology, "tpu").devices)
     except RuntimeError as error:  # no compiler, or what it refuses (JaxRuntimeError)
         text = " ".join(str(error).split())
-        if "libtpu" in text or "plugin" in text:
+        if any(word in text for word in ("libtpu", "plugin", "not installed")):
             raise UserError(
                 "--compile_for needs the TPU compiler: pip install 'scanmax[tpu-compile]'"
             ) from error
