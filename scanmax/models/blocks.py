@@ -1,6 +1,6 @@
 """The pre-norm residual block and its repetition: plain, rematerialised, or scanned over layers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -25,6 +25,7 @@ from scanmax.models.parts.channel_attention import create_channel_attention
 from scanmax.models.parts.experts import ExpertMlp
 from scanmax.models.parts.group_norm import GroupNorm
 from scanmax.models.taps import tap
+from scanmax.ops.contract import kept, platform, what_is_dear
 
 NORMS = {
     "affine": Affine,
@@ -105,7 +106,7 @@ class Block(nn.Module):
             mixed, state = mixer(y, train=train, state=state, **given)
         mixed = self.gate_channels(mixed, grid, train)
         mixed = nn.Dropout(self.dropout_rate, deterministic=not train)(mixed)
-        x = self.add_branch(x, mixed, 1, drop_path_rate, train)
+        x = kept(self.add_branch(x, mixed, 1, drop_path_rate, train))
         x = self.add_mlp(x, drop_path_rate, grid, train)
         x = tap(self, "output", x)
         return x if state is None else (x, state)
@@ -387,6 +388,9 @@ def apply_blocks(
         # A stage may be what shrinks the map alone.
         return x, [], states
     # Arguments count from self: grid and train are static.
+    if scan_layers and train and states is None and not remat and platform() == "tpu":
+        # All that the loop keeps is written out for every layer, and a TPU waits for its memory.
+        remat = what_is_dear
     block = rematerialised(block, remat, static=(4, 5), scanned=scan_layers)
     packed = () if segment_ids is None else (segment_ids,)
     if scan_layers:
@@ -407,7 +411,7 @@ def apply_blocks(
 
 def rematerialised(
     module: type[nn.Module],
-    remat: bool | str,
+    remat: bool | str | Callable[..., bool],
     *,
     static: tuple[int, ...] = (2,),
     scanned: bool = False,
@@ -416,7 +420,8 @@ def rematerialised(
 
     Args:
       module: a class of modules, (x, train) unless `static` says otherwise.
-      remat: whether; a string names a jax.checkpoint_policies entry that says what is kept.
+      remat: whether; a string names a jax.checkpoint_policies entry that says what is kept, and a
+        function is one.
       static: arguments that are no arrays, counted from self.
       scanned: the module runs inside a scan, where XLA merges nothing anyway.
 
@@ -425,7 +430,7 @@ def rematerialised(
     """
     if not remat:
         return module
-    policy = None
+    policy = remat if callable(remat) else None
     if isinstance(remat, str):
         policies = [name for name in dir(jax.checkpoint_policies) if not name.startswith("_")]
         if remat not in policies:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from scanmax import ops
 from scanmax.errors import suggest
 from scanmax.models.statistics import at_least_float32, running_statistics
-from scanmax.ops.contract import platform, recomputed, spread
+from scanmax.ops.contract import kept, platform, recomputed, spread
 
 # Axes of parameters. Sharding presets map each of them to a mesh axis or to None.
 PARAMETER_AXES = (
@@ -450,7 +450,7 @@ class Mlp(nn.Module):
             "param_dtype": self.param_dtype,
         }
         act = activation(self.activation)
-        hidden = Dense(self.hidden, ("embed", "mlp"), name="fc1", **options)(x)
+        hidden = kept(Dense(self.hidden, ("embed", "mlp"), name="fc1", **options)(x))
         if self.gated:
             gate = Dense(self.hidden, ("embed", "mlp"), name="gate", **options)(x)
             hidden = act(gate) * hidden

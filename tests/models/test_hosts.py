@@ -9,7 +9,7 @@ import pytest
 
 from scanmax import ops
 from scanmax.errors import UserError
-from scanmax.models import create_model
+from scanmax.models import blocks, create_model
 from scanmax.models.blocks import Block, stack_blocks, unstack_blocks
 
 VIT = {"img_size": 8, "patch_size": 2, "dim": 8, "depth": 3, "heads": 2, "num_classes": 3}
@@ -223,6 +223,39 @@ def test_scanned_blocks_draw_their_own_masks():
         lambda v: model.apply(v, inputs, train=True, rngs={"dropout": jax.random.key(0)})
     )(variables)
     assert len({tuple(row) for row in pooled.round(3).tolist()}) > 16
+
+
+@pytest.mark.parametrize(("mixer", "most"), [("attention", 0.75), ("ssd", 0.35)])
+def test_a_loop_on_a_tpu_keeps_what_is_dear(mixer, most, monkeypatch):
+    fields = {**VIT, "dim": 32, "mixer": mixer, "scan_layers": True, "drop_path_rate": 0.2}
+    inputs = images(2, 8, 8, 1)
+    model = create_model("vit_tiny_patch16_224", **fields)
+    variables = initialised(model, inputs)
+
+    def loss(variables, dtype):
+        own = {"train": True, "rngs": {"dropout": jax.random.key(0)}}
+        with jax.numpy_dtype_promotion("standard"):
+            return model.clone(dtype=dtype).apply(variables, inputs, **own).astype("float32").sum()
+
+    def gradient(variables):
+        return jax.jit(jax.grad(lambda v: loss(v, jnp.float32)))(variables)
+
+    def kept_bytes():
+        leaves = []
+        jax.eval_shape(
+            lambda v: leaves.extend(
+                jax.tree.leaves(jax.vjp(lambda v: loss(v, jnp.bfloat16), v)[1])
+            ),
+            variables,
+        )
+        # of each layer and image
+        stacked = [leaf for leaf in leaves if leaf.shape[:2] == (3, 2)]
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in stacked)
+
+    expected, before = gradient(variables), kept_bytes()
+    monkeypatch.setattr(blocks, "platform", lambda: "tpu")
+    chex.assert_trees_all_close(gradient(variables), expected, rtol=1e-5, atol=1e-5)
+    assert kept_bytes() < most * before
 
 
 def test_blocks_stack_and_come_back():

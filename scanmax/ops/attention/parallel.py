@@ -11,7 +11,7 @@ from jax import lax
 
 from scanmax.ops.attention.normalizer import Softmax, row_scores
 from scanmax.ops.attention.streaming import visible_keys
-from scanmax.ops.contract import accumulator_dtype, platform, recomputed
+from scanmax.ops.contract import accumulator_dtype, kept, platform, recomputed
 from scanmax.ops.softmax.softmax import divide
 
 
@@ -157,7 +157,7 @@ def _exponentials(logits, level, dtype):
 def _exponentials_jvp(dtype, primals, tangents):
     # What the backward pass keeps are the rounded scores, and what it writes out, once, is the
     # gradient of the logits as the products with queries and keys read it.
-    scores, total = _exponentials(*primals, dtype)
+    scores, total = map(kept, _exponentials(*primals, dtype))
     slope = lax.optimization_barrier(tangents[0].astype(dtype))
 
     @recomputed

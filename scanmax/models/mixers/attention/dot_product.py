@@ -10,6 +10,7 @@ from scanmax import ops
 from scanmax.errors import UserError
 from scanmax.models.layers import Dense, LayerNorm, constrain
 from scanmax.models.mixers.base import Mixer
+from scanmax.ops.contract import kept
 from scanmax.ops.segments import quarantine, same_segment, segment_starts, spoil
 
 SCALES = ("head", "model")
@@ -64,7 +65,7 @@ class Attention(Mixer):
         segment_ids: Int[Array, "B T"] | None = None,
     ):
         dim = x.shape[-1]
-        query, key, value = self.project(x)
+        query, key, value = map(kept, self.project(x))
         hidden = None
         if isinstance(state, PaddedCache):
             state, hidden = state
@@ -88,8 +89,8 @@ class Attention(Mixer):
             runs = jnp.cumsum(segment_starts(segment_ids), -1)
             others = runs != runs[:, -1:]
             hidden = jnp.sum(others, -1, dtype=state.position.dtype)
-            kept = (jnp.where(others[..., None, None], 0, x) for x in (key, value))
-            state = PaddedCache(ops.extend_kv_cache(state, *kept), hidden)
+            last = (jnp.where(others[..., None, None], 0, x) for x in (key, value))
+            state = PaddedCache(ops.extend_kv_cache(state, *last), hidden)
         elif state is not None:
             y, state = self.mix_cached(query, key, value, state, hidden)
             state = state if hidden is None else PaddedCache(state, hidden)
