@@ -25,6 +25,8 @@ from scanmax.errors import UserError, suggest
 from scanmax.fields import check_fields, describe_fields
 
 HELP_CONFIG = "--help_config"
+# Platforms of JAX, and the extras that bring what drives them.
+EXTRAS = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
 PACKAGED = pathlib.Path(__file__).parent / "configs"
 
 
@@ -56,6 +58,32 @@ def run_main(main: Callable[[list[str]], int | None], argv: Sequence[str] | None
         # Permissions, a full disk, a missing path: the operating system's own words name it.
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (AssertionError, RuntimeError):
+        told = missing_device()
+        if not told:
+            raise
+        print("error:", told, file=sys.stderr)
+        return 2
+
+
+def missing_device() -> str:
+    """What is wrong where JAX finds none of the devices that JAX_PLATFORMS names, else ""."""
+    jax = sys.modules.get("jax")
+    platforms = jax.config.jax_platforms if jax else None
+    if not platforms:
+        return ""
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:
+        # Of a CUDA that is not there JAX says nothing at all.
+        words = str(error).partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+        extra = next((EXTRAS[name] for name in platforms.split(",") if name in EXTRAS), "")
+        told = f"JAX finds no device of JAX_PLATFORMS={platforms}" + (f": {words}" if words else "")
+        told += "; without the variable it takes what is there"
+        return told + (
+            f', and pip install "scanmax[{extra}]" brings what it lacks' if extra else ""
+        )
+    return ""
 
 
 def leave(status: int) -> NoReturn:

@@ -3,6 +3,7 @@
 import dataclasses
 import unittest
 import warnings
+from collections.abc import Callable
 
 import chex
 import jax
@@ -238,22 +239,33 @@ def test_a_reference_that_takes_no_numpy_arrays_fails():
     assert not failures
 
 
-def test_mixed_dtypes_and_ranks_fail():
-    def mixed(x, decay, mask, *, initial_state=None, return_state=False, form=None, chunk_size=4):
-        y = decayed_sum(x, decay, mask) * jnp.ones((), jnp.bfloat16)
-        return (y, initial_state) if return_state else y
+def scaled(one) -> Callable:
+    """The sound op times what `one(x)` makes, as a newcomer writes it."""
 
-    failures = run(with_op(op(*STATIC)(mixed)), "level_1_equals")
-    assert "TypePromotionError" in failures["test_level_1_equals_the_reference"]
+    def call(x, decay, mask, *, initial_state=None, return_state=False, form=None, chunk_size=4):
+        told = {"initial_state": initial_state, "return_state": return_state}
+        found = decayed_sum(x, decay, mask, form=form, chunk_size=chunk_size, **told)
+        return (found[0] * one(x), found[1]) if return_state else found * one(x)
 
-    def broadcast(
-        x, decay, mask, *, initial_state=None, return_state=False, form=None, chunk_size=4
-    ):
-        y = decayed_sum(x, decay, mask) * jnp.ones(x.shape[-1:], x.dtype)
-        return (y, initial_state) if return_state else y
+    return op(*STATIC)(call)
 
-    failures = run(with_op(op(*STATIC)(broadcast)), "level_1_equals")
-    assert "rank_promotion" in failures["test_level_1_equals_the_reference"]
+
+def test_mixed_dtypes_and_ranks_fail_and_say_what_switches_it():
+    mixed = with_op(scaled(lambda x: jnp.ones((), jnp.bfloat16)))
+    broadcast = with_op(scaled(lambda x: jnp.ones(x.shape[-1:], x.dtype)))
+    test = "test_level_1_equals_the_reference"
+    told = run(mixed, "level_1_equals")[test]
+    assert "TypePromotionError" in told
+    assert told.count("strict promotion is on: cast, as x.astype(y.dtype) does, or set") == 1
+    told = run(broadcast, "level_1_equals")[test]
+    assert "jax_numpy_rank_promotion" in told
+    assert told.count("or set rank_promotion = 'allow' in the suite") == 1
+    # So does an equation that fails for it.
+    narrow = {"reference": scaled(lambda x: jnp.ones(x.shape[-1:], x.dtype)).__wrapped__}
+    told = run(type("Narrow", (DecayedSumSuite,), narrow), "level_1_equals")[test]
+    assert "or set rank_promotion = 'allow' in the suite" in told
+    mixed.promotion, broadcast.rank_promotion = "standard", "allow"
+    assert run(mixed, "level_1_equals") == run(broadcast, "level_1") == {}
 
 
 def test_an_op_without_batching_fails():

@@ -15,7 +15,7 @@ import dataclasses
 import fnmatch
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -98,6 +98,25 @@ FIELD_RANGES = {
     **dict.fromkeys(("channel_expand", "expand"), _FACTOR),
     **dict.fromkeys(("mlp_ratio", "norm_epsilon"), _COUNT),
 }
+
+
+# What other libraries call it: what it is here, or which field, of those that the model has.
+OTHER_NAMES: dict[str, str | tuple[str, ...]] = {
+    "pretrained": "weights are read by scanmax.load_weights(model, source), docs/weights.md",
+    "checkpoint_path": "weights are read by scanmax.load_weights(model, source), docs/weights.md",
+    "in_chans": "channels are those of the images [B, Y, X, C] that init is given",
+    "in_channels": "channels are those of the images [B, Y, X, C] that init is given",
+    "embed_dim": ("dim", "dims"),
+    "embed_dims": ("dims", "dim"),
+    "hidden_size": ("dim", "dims"),
+    "num_heads": ("heads",),
+    "num_layers": ("depth", "depths"),
+    "drop_rate": ("dropout_rate",),
+    "global_pool": ("pool",),
+    "features_only": 'maps are given by model.apply(variables, x, method="features")',
+}
+# Where a model has none of those fields.
+POOLED = 'num_classes=0 gives the pooled features, method="features" the maps before'
 
 
 class Feature(NamedTuple):
@@ -230,12 +249,26 @@ def create_model(name: str, num_classes: int | None = None, **overrides: Any) ->
     for field in overrides:
         if field not in fields:
             raise UserError(
-                f"model {name!r} has no field {field!r}; {suggest(field, fields, limit=40)}"
+                f"model {name!r} has no field {field!r}; "
+                + (hint_of(field, fields) or suggest(field, fields, limit=40))
             )
         check_value(f"model {name!r}: {field}", overrides[field], _range_of(family.module, field))
     config = {**variant.config, **overrides}
     # Module fields are static under jit and hence hashable; config files write lists.
     return family.module(**{key: _hashable(value) for key, value in config.items()})
+
+
+def hint_of(field: str, fields: Sequence[str]) -> str:
+    """What a field of another library is here, "" where nobody knows it.
+
+    >>> hint_of("embed_dim", ["dim", "depth"])
+    'it is dim= here'
+    """
+    known = OTHER_NAMES.get(field, "")
+    if isinstance(known, str):
+        return known
+    ours = next((name for name in known if name in fields), "")
+    return f"it is {ours}= here" if ours else POOLED if field == "global_pool" else ""
 
 
 def list_models(pattern: str = "*", family: str | None = None) -> list[str]:

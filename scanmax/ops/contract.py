@@ -12,13 +12,44 @@ from jax.ad_checkpoint import checkpoint_name
 Function = TypeVar("Function", bound=Callable)
 
 
-def op(*static: str) -> Callable[[Function], Function]:
+def op(*static: str, forward_mode: str = "") -> Callable[[Function], Function]:
     """Jits a public op with the keyword options named in `static` fixed at trace time.
 
     Name, signature and docstring stay, so that `help(op)`, the API test and type checkers see the
     function.
+
+    Args:
+      *static: names of options.
+      forward_mode: the only value of `form` whose derivative is also taken forwards; where JAX
+        refuses another one, the error names it. JAX itself speaks where the caller has jitted what
+        is differentiated.
     """
-    return functools.partial(jax.jit, static_argnames=static)
+    jit = functools.partial(jax.jit, static_argnames=static)
+    if not forward_mode:
+        return jit
+
+    def decorate(function: Function) -> Function:
+        jitted = jit(function)
+
+        @functools.wraps(jitted)
+        def call(*args, **kwargs):
+            try:
+                return jitted(*args, **kwargs)
+            except TypeError as error:
+                if "forward-mode" not in str(error):
+                    raise
+                raise TypeError(
+                    f"{function.__name__}: forward mode (jax.jvp, jax.jacfwd) goes through "
+                    f'form="{forward_mode}" alone, reverse mode (jax.vjp, jax.grad) through every '
+                    "form."
+                ) from error
+
+        # What else a jitted function offers.
+        for name in ("lower", "trace", "eval_shape", "clear_cache"):
+            setattr(call, name, getattr(jitted, name))
+        return call
+
+    return decorate
 
 
 def recomputed(function, *kept: str):

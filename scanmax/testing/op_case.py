@@ -24,6 +24,17 @@ BACKEND_OPTIONS = ("form", "chunk_size", "implementation", "mesh", "axis_name", 
 SEQUENCE_OPTIONS = (*BACKEND_OPTIONS, "is_causal", "return_state")
 # Lengths around the default chunk, and the degenerate ones.
 LENGTHS = (1, 2, 7, 63, 64, 65, 200)
+# What JAX says where the suite's strictness refuses something: what to do, and what switches it.
+STRICT = {
+    "no available implicit dtype promotion path": (
+        "strict promotion is on: cast, as x.astype(y.dtype) does, or set promotion = 'standard' in "
+        "the suite"
+    ),
+    "jax_numpy_rank_promotion='raise'": (
+        "rank promotion is off: give the array of fewer axes some of size 1 (align and spread of "
+        "scanmax.ops.contract do), or set rank_promotion = 'allow' in the suite"
+    ),
+}
 # Compiling a primitive alone takes about as long as compiling so many within one program.
 ALONE = 12
 
@@ -98,6 +109,8 @@ class OpTestCase(chex.TestCase):
     accumulated: Sequence[int] = ()
     errors: Sequence[tuple[Mapping[str, Any], type[Exception], str]] = ()
     tolerances: Tolerances = DEFAULT
+    promotion: str = "strict"
+    rank_promotion: str = "raise"
 
     def make_args(self, rng: np.random.Generator, case: OpCase) -> dict[str, np.ndarray]:
         """Arrays by argument name for one case."""
@@ -158,8 +171,8 @@ class OpTestCase(chex.TestCase):
     def setUp(self):
         super().setUp()
         self.enterContext(jax.enable_x64(True))
-        self.enterContext(jax.numpy_dtype_promotion("strict"))
-        self.enterContext(jax.numpy_rank_promotion("raise"))
+        self.enterContext(jax.numpy_dtype_promotion(self.promotion))
+        self.enterContext(jax.numpy_rank_promotion(self.rank_promotion))
         self.enterContext(jax.default_matmul_precision("highest"))
         self.enterContext(warnings.catch_warnings())
         warnings.simplefilter("error")
@@ -247,9 +260,10 @@ class OpTestCase(chex.TestCase):
         leaves, structure = jax.tree.flatten(args)
         shapes = tuple((np.shape(leaf), leaf.dtype) for leaf in leaves)
         key = (name, tuple(sorted(options.items())), structure, shapes)
-        if key not in self._compiled:
-            self._compiled[key] = compiled_if_quicker(function, args)
-        return self._compiled[key](*args)
+        with explained():
+            if key not in self._compiled:
+                self._compiled[key] = compiled_if_quicker(function, args)
+            return self._compiled[key](*args)
 
     def compiled(self, options: dict, form: str | None = None) -> Callable:
         """The op under one outer jit, kept for all tests of the class."""
@@ -302,11 +316,25 @@ class OpTestCase(chex.TestCase):
     def noting(self, case: OpCase, **details):
         """Adds the case to the traceback of whatever fails inside."""
         try:
-            yield
+            with explained():
+                yield
         except Exception as error:
             listed = "".join(f", {name}={value!r}" for name, value in details.items())
             error.add_note(f"in {case!r}{listed}")
             raise
+
+
+@contextlib.contextmanager
+def explained():
+    """Adds to an error of the suite's strictness what to do about it."""
+    try:
+        yield
+    except Exception as error:
+        told = " ".join(str(error).split())
+        for said, remedy in STRICT.items():
+            if said in told and remedy not in getattr(error, "__notes__", ()):
+                error.add_note(remedy)
+        raise
 
 
 def compiled_if_quicker(function: Callable, args: tuple) -> Callable:

@@ -68,6 +68,9 @@ class OpSuite(OpTestCase):
       accumulated: places among the outputs of those that stay in accumulator precision whatever
         the inputs, as losses and tables do.
       step: the one-token form, `step(state, *arrays at t, **options) -> (y_t, state)`.
+      promotion, rank_promotion: "strict" and "raise", as the project's own ops are held: dtypes are
+        cast and axes are added by hand, and what fails for it is told so. "standard" and "allow"
+        let JAX do both.
       errors: tuples (changes, exception, regex): the first full case's arguments and options with
         `changes` applied (a function of the argument, or a new value) must raise so.
     Hooks: `init_state`, `step_call`, `poison`, `empty_rows`.

@@ -104,6 +104,7 @@ def export(
         "outputs": outputs,
         "class_names": trained.data["class_names"],
         "preprocessing": trained.data.get("preprocessing"),
+        "tokenizer": trained.data.get("tokenizer"),
         "platforms": list(exported.platforms),
         "jax": jax.__version__,
     }

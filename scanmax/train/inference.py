@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import logging
 import math
 import pathlib
 import sys
@@ -10,7 +11,6 @@ import types
 import typing
 from typing import Any, NamedTuple
 
-import absl.logging
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -384,13 +384,15 @@ def read_metrics(folder: pathlib.Path) -> dict[str, float]:
 
 def read_arrays(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
     """The trees of these names in a checkpoint's state, as numpy arrays; others are not read."""
-    # Orbax warns of a file that checkpoints of ours never have.
-    before = absl.logging.get_verbosity()
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    # Orbax warns of a file that checkpoints of ours never have. Not by absl's set_verbosity, after
+    # which its logger would warn of what a run that goes on has hushed.
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         return _read_arrays(folder, names)
     finally:
-        absl.logging.set_verbosity(before)
+        logger.setLevel(before)
 
 
 def _read_arrays(folder: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:

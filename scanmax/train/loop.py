@@ -25,7 +25,7 @@ from scanmax.train.log import Log, NoLog, open_log
 from scanmax.train.loggers.outcome import tell_outcome
 from scanmax.train.pipelines import Pipeline
 from scanmax.train.processes import agree, is_preempted, telling_others
-from scanmax.train.record import write_record
+from scanmax.train.record import prepared, write_record
 from scanmax.train.remote import mirrored
 from scanmax.train.report import write_report
 from scanmax.train.starting import start_state
@@ -261,8 +261,6 @@ def checkpoint_meta(
 ) -> dict[str, Any]:
     """What a checkpoint holds beside its arrays. Data are a pure function of (seed, step)."""
     config, example = run.config, run.example
-    prepare = getattr(run.pipeline, "preprocessing", None)
-    tokenizer = getattr(run.pipeline, "tokenizer", None)
     return {
         "step": step,
         "best": best,
@@ -276,9 +274,7 @@ def checkpoint_meta(
             "num_classes": run.pipeline.num_classes,
             "vocab_size": getattr(run.pipeline, "vocab_size", 0),
             "text_length": getattr(run.pipeline, "text_length", 0),
-            "class_names": list(run.pipeline.class_names),
-            "preprocessing": prepare.to_dict() if prepare else None,
-            "tokenizer": tokenizer.to_dict() if tokenizer else None,
+            **prepared(run.pipeline),
         },
         "config": to_dict(config),
     }

@@ -1,7 +1,7 @@
 """What a run is and ran on: `run.json`, which the report and the table of a sweep read.
 
-It holds the size of the model and, for each part of a run that was continued, the command, the
-versions, the commit and the devices.
+It holds the size of the model, what lies between a file and a logit and, for each part of a run
+that was continued, the command, the versions, the commit and the devices.
 """
 
 import importlib.metadata
@@ -42,7 +42,10 @@ def write_record(workdir: pathlib.Path, run: Run, step: int, multiply_adds: int)
         "multiply_adds": multiply_adds,
         "kind": run.pipeline.kind,
         "input": list(run.example.shape[1:]),
+        "data": prepared(run.pipeline),
     }
+    # What the words are, not the words: a tokenizer's file has megabytes.
+    told["data"]["tokenizer"] = without_text(told["data"]["tokenizer"])
     before = read_record(workdir).get("parts", [])
     parts = [part for part in before if part["step"] < step]
     part = {
@@ -56,6 +59,22 @@ def write_record(workdir: pathlib.Path, run: Run, step: int, multiply_adds: int)
     write_whole(workdir / NAME, json.dumps({**told, "parts": [*parts, part]}, indent=2) + "\n")
 
 
+def prepared(pipeline: Any) -> dict[str, Any]:
+    """All that lies between a file and a logit: names of classes, preprocessing, tokenizer."""
+    prepare = getattr(pipeline, "preprocessing", None)
+    tokenizer = getattr(pipeline, "tokenizer", None)
+    return {
+        "class_names": list(pipeline.class_names),
+        "preprocessing": prepare.to_dict() if prepare else None,
+        "tokenizer": tokenizer.to_dict() if tokenizer else None,
+    }
+
+
+def without_text(tokenizer: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a tokenizer tells of itself but for the words of its file."""
+    return tokenizer and {key: value for key, value in tokenizer.items() if key != "text"}
+
+
 def read_record(workdir: pathlib.Path) -> dict[str, Any]:
     """What `write_record` wrote, {} where there is none or it is damaged."""
     try:
@@ -63,6 +82,7 @@ def read_record(workdir: pathlib.Path) -> dict[str, Any]:
         is_well = all(isinstance(part["step"], int) for part in found["parts"])
         counts = found["parameters"], found["multiply_adds"], *found["input"]
         is_well = is_well and all(isinstance(count, int) for count in counts)
+        is_well = is_well and isinstance(found.get("data", {}), dict)
     except (OSError, ValueError, TypeError, KeyError):
         return {}
     return found if is_well else {}

@@ -214,8 +214,16 @@ def _alone(local: pathlib.Path, url: Any) -> Iterator[None]:
 
 
 def _written(url: Any) -> str:
-    """As it was typed: a pathlib path has lost a slash."""
-    return _PROTOCOL.sub(r"\1://", str(url), count=1)
+    """As it was typed: a pathlib path has lost a slash, or two of a place on this machine.
+
+    >>> _written("gs:/bucket/run"), _written("file:/mnt/run"), _written("file:///mnt/run")
+    ('gs://bucket/run', 'file:///mnt/run', 'file:///mnt/run')
+    """
+
+    def slashes(match: re.Match) -> str:
+        return f"{match[1]}:///" if match[1] in ("file", "local") else f"{match[1]}://"
+
+    return _PROTOCOL.sub(slashes, str(url), count=1)
 
 
 def _signature(file: pathlib.Path) -> tuple[int, int]:

@@ -293,6 +293,7 @@ def render(
         )
     if record:
         parts += ["<h2>Run</h2>", fields_of(run_rows(record))]
+        parts += data_parts(record.get("data") or {})
     if config:
         table = config_rows(config)
         parts.append("<h2>Config</h2><p>What differs from the defaults.</p>")
@@ -365,6 +366,32 @@ def run_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         versions = part.get("versions", {}).items()
         found.append(("versions", ", ".join(f"{name} {value}" for name, value in versions)))
     return found
+
+
+def data_parts(data: Mapping[str, Any]) -> list[str]:
+    """All that lies between a file and a logit; [] of a record from before it was told."""
+    names = [str(name) for name in data.get("class_names") or ()]
+    rows = [(name, in_words(value)) for name, value in (data.get("preprocessing") or {}).items()]
+    tokenizer = (data.get("tokenizer") or {}).items()
+    rows += [(f"tokenizer: {name}", in_words(value)) for name, value in tokenizer]
+    if names:
+        few = ", ".join(names) if len(names) <= LISTED else f"{len(names):,}"
+        rows.append(("classes", few))
+    if not rows:
+        return []
+    parts = ["<h2>From a file to the model</h2>", fields_of(rows)]
+    if len(names) > LISTED:
+        parts.append(folded(f"All {len(names)} names, in order", html.escape(", ".join(names))))
+    return parts
+
+
+def in_words(value: Any) -> str:
+    """A number, a word or a list of numbers.
+
+    >>> in_words([0.485, 1.0])
+    '0.485, 1'
+    """
+    return ", ".join(f"{each:.6g}" for each in value) if isinstance(value, list) else str(value)
 
 
 def main(argv: list[str]) -> int:

@@ -29,6 +29,7 @@ from scanmax.train.loggers.outcome import tell_outcome
 from scanmax.train.loop import Skips, Window, checkpoint_meta, is_due, load_teachers
 from scanmax.train.pipelines import Pipeline
 from scanmax.train.record import write_record
+from scanmax.train.remote import mirrored
 from scanmax.train.report import write_report
 from scanmax.train.starting import start_state
 from scanmax.train.workdir import open_workdir
@@ -48,7 +49,7 @@ def train_seeds(
 
     Args:
       config: the config; its own seed does not count.
-      workdirs: seed -> folder of that seed's run, as `train` would leave it.
+      workdirs: seed -> folder of that seed's run, as `train` would leave it, here or remote.
       pipelines: seed -> data of one's own; None loads config.data.
       model: a module of one's own; None makes config.model.
 
@@ -62,7 +63,8 @@ def train_seeds(
     for seed, own in configs.items():
         own.seed = seed
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(open_workdir(workdirs[s], configs[s])) for s in configs]
+        here = {seed: stack.enter_context(mirrored(workdirs[seed])) for seed in configs}
+        held = [stack.enter_context(open_workdir(here[seed], configs[seed])) for seed in configs]
         folders = [workdir.path for workdir in held]
         runs = [
             build(own, pipeline=None if pipelines is None else pipelines[seed], model=model)

@@ -27,6 +27,7 @@ from scanmax.errors import UserError
 from scanmax.files import write_whole
 from scanmax.train.config import Config
 from scanmax.train.programs import define_flag, keep_programs
+from scanmax.train.remote import mirrored
 
 # Columns of the table, where runs have them.
 METRICS = ("loss", "accuracy", "bits_per_byte", "knn_accuracy", "probe_accuracy")
@@ -57,14 +58,15 @@ def main(argv: list[str]) -> int:
         raise UserError("--workdir=DIR is required")
     runs = [split_run(text) for text in values["run"].value] or [[]]
     plan = make_plan(config_words(argv), runs, parse_seeds(values["seeds"].value))
-    workdir = pathlib.Path(values["workdir"].value)
-    check_plan(plan, workdir)
-    keep_programs(values["compile_cache"].value)
-    failures, ended = train_all(plan, workdir, together=values["together"].value)
-    found = {name: list(by_seed) for name, by_seed in plan.items()}
-    table = write_sweep(workdir, found, failures)
+    workdir = values["workdir"].value.rstrip("/")
+    with mirrored(workdir) as folder:
+        check_plan(plan, folder)
+        keep_programs(values["compile_cache"].value)
+        failures, ended = train_all(plan, folder, together=values["together"].value)
+        found = {name: list(by_seed) for name, by_seed in plan.items()}
+        table = write_sweep(folder, found, failures)
     print(table)
-    print(f"report       {workdir / 'sweep.html'}")
+    print(f"report       {workdir}/sweep.html")
     if not ended:
         print("stopped by a signal; the same command continues", file=sys.stderr)
     return 1 if failures else 0

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import pathlib
-import re
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -53,12 +52,6 @@ def open_workdir(path: str | pathlib.Path, config: Config) -> Iterator[Workdir]:
     Raises:
       UserError: the folder cannot be written, is in use, or belongs to another config.
     """
-    if re.match(r"[a-z][a-z0-9]+:/", str(path)):
-        # As a path it would be a folder of that name, here.
-        raise UserError(
-            f"--workdir={path}: single runs write there, a sweep to a file system; mount the "
-            "bucket, with gcsfuse or s3fs, and name its folder"
-        )
     path = pathlib.Path(path).absolute()
     if jax.process_index() != 0:
         yield Workdir(path, config)

@@ -6,7 +6,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import zipfile
 
 import pytest
 
@@ -29,7 +28,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory):
-    """A folder that holds what the wheel holds, as pip installs it, and nothing of the checkout."""
+    """A folder into which pip has installed the wheel, and nothing of the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
@@ -41,25 +40,31 @@ def installed(tmp_path_factory):
     build = ("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
     subprocess.run([sys.executable, *build, "--wheel-dir", folder, source], check=True)
     (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
+    install = ("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile")
+    subprocess.run([sys.executable, *install, "--target", folder / "site", wheel], check=True)
     return folder / "site"
 
 
 @pytest.fixture
 def type_in(tmp_path, installed):
-    """Types a module and its words, or "-c" and code, in a fresh folder: (status, what it said)."""
+    """Types a module and its words, a console script, or "-c" and code, in a fresh folder.
+
+    Gives (status, what it said); variables of the environment may be set.
+    """
     paths = {"PYTHONPATH": str(installed), "XDG_CACHE_HOME": str(tmp_path / ".cache")}
     # One device, as a user has.
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     paths["XLA_FLAGS"] = " ".join(flags)
 
-    def call(*words: str) -> tuple[int, str]:
-        words = words if words[0] == "-c" else ("-m", *words)
+    def call(*words: str, **variables: str) -> tuple[int, str]:
+        if words[0].startswith("scanmax-"):
+            words = (installed / "bin" / words[0], *words[1:])
+        else:
+            words = (sys.executable, "-P", *(() if words[0] == "-c" else ("-m",)), *words)
         done = subprocess.run(
-            [sys.executable, "-P", *words],
+            words,
             cwd=tmp_path,
-            env={**os.environ, **paths},
+            env={**os.environ, **paths, **variables},
             capture_output=True,
             text=True,
         )

@@ -3,7 +3,11 @@
 
 def test_the_wheel_is_what_runs(type_in, installed):
     assert (installed / "scanmax" / "py.typed").exists()
-    status, told = type_in("scanmax.train", "--config=nothing", "--workdir=run")
+    scripts = {path.name.removeprefix("scanmax-") for path in (installed / "bin").iterdir()}
+    assert scripts == {
+        "data", "evaluate", "export", "generate", "models", "predict", "report", "sweep", "train",
+    }  # fmt: skip
+    status, told = type_in("scanmax-train", "--config=nothing", "--workdir=run")
     assert (status, told.count("\n")) == (2, 1)
     assert "no config file 'nothing'; known: " in told or "did you mean" in told
 

@@ -29,10 +29,11 @@ def test_pages_train_a_model_that_goes_on(type_in, type_all, tmp_path, monkeypat
     assert "180 training documents of " in told
     trained = re.search(r"bits_per_byte (\S+)  loss", told)[1]
     say = ("scanmax.train.generate", "run", "--temperature=0", "--max_new_tokens=9")
-    evaluated, said, predicted = type_all(
+    evaluated, said, predicted, exported = type_all(
         ("scanmax.train.evaluate", "run", "--out=found.json"),
         (*say, "--prompt=abcabca"),
         ("scanmax.train.predict", "run", "pages.jsonl"),
+        ("scanmax.train.export", "run", "--output=exported"),
     )
     assert evaluated[0] == 0, evaluated
     assert f"{json.loads((tmp_path / 'found.json').read_text())['bits_per_byte']:.4f}" == trained
@@ -40,3 +41,7 @@ def test_pages_train_a_model_that_goes_on(type_in, type_all, tmp_path, monkeypat
     status, told = predicted
     assert (status, told.count("\n")) == (2, 1)
     assert "predict() is of classifiers of images; this run is 'language_model'" in told
+    assert exported[0] == 0, exported
+    told = json.loads((tmp_path / "exported/model.json").read_text())
+    assert told["tokenizer"] == {"kind": "bytes", "ends": True}
+    assert "<td>tokenizer: ends</td><td>True</td>" in (tmp_path / "run/report.html").read_text()

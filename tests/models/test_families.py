@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from scanmax import models
+from scanmax.errors import UserError
 from scanmax.models import Variant, create_model, list_models, model_info, register_family, registry
 
 
@@ -73,3 +74,31 @@ def test_a_wrong_table_is_refused():
         register_family("vit", Own, {})
     with pytest.raises(ValueError, match="'own_tiny' of 'other' is a model of 'own'"):
         register_family("other", Own, {"own_tiny": row()})
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "told"),
+    [
+        ("deit_tiny_patch16_224", "pretrained", "weights are read by scanmax.load_weights"),
+        ("resnet18", "in_chans", "channels are those of the images"),
+        ("deit_tiny_patch16_224", "embed_dim", "it is dim= here"),
+        ("swin_tiny_patch4_window7_224", "embed_dim", "it is dims= here"),
+        ("deit_tiny_patch16_224", "global_pool", "it is pool= here"),
+        ("convnext_tiny", "global_pool", "num_classes=0 gives the pooled features"),
+        ("lm_tiny", "num_heads", "it is heads= here"),
+        ("resnet18", "num_heads", "did you mean 'num_classes'"),
+    ],
+)
+def test_words_of_other_libraries_are_answered(name, field, told):
+    with pytest.raises(UserError, match=f"has no field '{field}'; {told}"):
+        create_model(name, **{field: 64})
+
+
+def test_what_the_answers_name_is_a_field_of_some_family():
+    fields = {
+        field
+        for family in registry._load().values()
+        for field in registry._field_names(family.module)
+    }
+    for known in registry.OTHER_NAMES.values():
+        assert isinstance(known, str) or set(known) <= fields

@@ -2,6 +2,7 @@
 
 from unittest import mock
 
+import fsspec
 import pytest
 from toy_run import MODEL, ToyData, last_state, shared_build, toy_config
 
@@ -24,3 +25,14 @@ def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
     held_out = train(toy_config(), workdir, pipeline=ToyData(), model=MODEL)
     return workdir, held_out, last_state(workdir, toy_config())[0]
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """An empty bucket, and a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+    yield files
+    files.store.clear()

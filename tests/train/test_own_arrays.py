@@ -50,6 +50,8 @@ def test_arrays_of_a_notebook_train(tmp_path):
         "mean": [0.5],
         "std": [0.5],
     }
+    assert record["data"]["preprocessing"] == trained.data["preprocessing"]
+    assert "<td>resize</td><td>bicubic</td>" in page
     assert read_config(tmp_path)["data"]["name"] == "arrays"
     # The caller's own is not written into.
     assert config.data.name == "digits"

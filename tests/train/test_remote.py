@@ -2,7 +2,7 @@
 
 import shutil
 
-import fsspec
+import fsspec.core
 import numpy as np
 import pytest
 from toy_run import MODEL, ToyData, copy, rows, toy_config
@@ -17,17 +17,6 @@ from scanmax.train.report import main as report
 from scanmax.train.starting import run_of
 
 URL = "memory://bucket/run"
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """An empty bucket, and a cache of its own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    files = fsspec.filesystem("memory")
-    files.store.clear()
-    files.pseudo_dirs[:] = [""]
-    yield files
-    files.store.clear()
 
 
 def test_a_run_goes_on_in_a_bucket_and_is_read_from_there(bucket, undisturbed, tmp_path, capsys):
@@ -125,3 +114,11 @@ def test_a_path_that_lost_a_slash_is_the_same_place():
     assert is_remote("gs:/bucket/run")
     assert local_of("gs:/bucket/run") == local_of("gs://bucket/run/")
     assert local_of("gs://bucket/run").name == "run"
+
+
+def test_a_place_on_this_machine_is_where_it_says(bucket, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "..")
+    for url in ((tmp_path / "share/run").as_uri(), f"file:{tmp_path / 'share/run'}"):
+        work(url)
+        assert (tmp_path / "share/run/kept").read_text() == "1"
+        (tmp_path / "share/run/kept").unlink()

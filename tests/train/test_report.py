@@ -64,6 +64,12 @@ def write_run(workdir, kind="image", inputs=(224, 224, 3)):
     parts = [{"step": 0, **part}, {"step": 10, **part, "devices": "16 x TPU"}]
     told = {"parameters": 5717416, "multiply_adds": 1_258_000_000, "kind": kind}
     told |= {"input": list(inputs), "parts": parts}
+    names = [f"name {index}" for index in range(30)]
+    prepare = {"size": [224, 224], "crop": 0.875, "resize": "bicubic", "mean": [0.485, 0.5, 0.25]}
+    told["data"] = {"class_names": names, "preprocessing": prepare, "tokenizer": None}
+    if kind == "tokens":
+        tokenizer = {"kind": "bytes", "ends": True}
+        told["data"] = {"class_names": [], "preprocessing": None, "tokenizer": tokenizer}
     (workdir / "run.json").write_text(json.dumps(told))
 
 
@@ -99,6 +105,10 @@ def test_report_of_images_is_whole_and_self_contained(tmp_path, classes, channel
     assert "<td>8 x TPU" in page
     assert "<td>16 x TPU" in page
     assert "jax 0.9" in page
+    # What lies between a file and the model.
+    for name, value in (("size", "224, 224"), ("resize", "bicubic"), ("mean", "0.485, 0.5, 0.25")):
+        assert f"<td>{name}</td><td>{value}</td>" in page
+    assert "All 30 names, in order</summary>name 0, name 1," in page
     # The five mistakes, by class and by pair, the names whole.
     label = np.load(tmp_path / "predictions.npz")["labels"][0]
     assert f"<td>class &lt;{label}&gt;</td><td>class &lt;{(label + 1) % classes}&gt;" in page
@@ -119,6 +129,7 @@ def test_report_of_text_has_the_baseline_and_the_sample(tmp_path):
     assert "(x): &amp; so" in page
     assert "order-3 byte model 2.031" in page
     assert "tokens per second</span><b>230,400" in page
+    assert "<td>tokenizer: kind</td><td>bytes</td>" in page
     assert not (tmp_path / "report" / "confusion.png").exists()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import urllib.parse
 
 import chex
@@ -135,6 +136,29 @@ def test_a_run_may_name_its_seed(sweep, tmp_path):
     status, _, err = sweep(*short[:2], "--run=seed=5")
     assert status == 2
     assert "1 of 1 runs cannot be trained: seed=5: --workdir=" in err.splitlines()[-1]
+
+
+def test_a_sweep_goes_on_in_a_bucket(sweep, bucket, tmp_path):
+    url = "memory://bucket/rates"
+    small = ("--config.duration=1 step", "--config.model.kwargs.dim=8", "--config.log.report=False")
+    words = (f"--workdir={url}", *small, "--run=optim.lr=1e-2")
+    status, out, err = sweep(*words)
+    assert status == 0, err
+    assert out.splitlines()[-1] == f"report       {url}/sweep.html"
+    names = {name.removeprefix("/bucket/rates/") for name in bucket.find("/bucket")}
+    run = "optim.lr=1e-2/seed_0"
+    assert {"sweep.html", "sweep.json", "sweep.png", f"{run}/config.json"} <= names
+    assert {name.split("/")[3] for name in names if "/checkpoints/" in name} == {"1"}
+    assert b"<h1>rates</h1>" in bucket.cat("/bucket/rates/sweep.html")
+    # Another machine has none of it but the bucket, and goes on from there.
+    shutil.rmtree(tmp_path / "cache")
+    status, again, err = sweep(*words)
+    assert (status, again) == (0, out)
+    assert "resuming at step 1" in err
+    # A mistake leaves nothing there.
+    status, _, err = sweep(*words[1:], "--workdir=memory://bucket/others", "--run=model.name=vit")
+    assert status == 2
+    assert not bucket.exists("/bucket/others")
 
 
 def test_seeds_in_one_step_equal_runs_of_their_own(tmp_path, undisturbed):

@@ -69,7 +69,15 @@ def _query_and_key(query, key, temperature, query_embedding, num_keys, is_causal
     return query, unit_vectors(key.astype(accumulator_dtype(key))).astype(key.dtype)
 
 
-@op("is_causal", "normalizer", "form", "chunk_size", "precision", "implementation")
+@op(
+    "is_causal",
+    "normalizer",
+    "form",
+    "chunk_size",
+    "precision",
+    "implementation",
+    forward_mode="parallel",
+)
 def length_scaled_cosine_attention(
     query: Float[Array, "*B T H K"],
     key: Float[Array, "*B S G K"],

@@ -74,7 +74,7 @@ def attention_rollout(
     return rollout.astype(matrices[0].dtype)
 
 
-@op("num_queries", "prefix_tokens", "form", "precision")
+@op("num_queries", "prefix_tokens", "form", "precision", forward_mode="parallel")
 def global_local_cross_attention(
     query: Float[Array, "*B T H K"],
     key: Float[Array, "*B S G K"],
@@ -138,7 +138,7 @@ def global_local_cross_attention(
     return y, token
 
 
-@op("form", "precision")
+@op("form", "precision", forward_mode="parallel")
 def pairwise_cross_attention(
     query: Float[Array, "*B T H K"],
     key: Float[Array, "*B S G K"],
@@ -205,7 +205,7 @@ def pairwise_cross_attention(
     )
 
 
-@op("form", "precision")
+@op("form", "precision", forward_mode="parallel")
 def conditional_cross_attention(
     queries: Float[Array, "A Q H K"],
     condition: Int[Array, "*B"],

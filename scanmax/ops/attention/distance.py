@@ -143,6 +143,7 @@ def _terms(query, key, log_decay, query_positions, key_positions):
     "form",
     "chunk_size",
     "precision",
+    forward_mode="parallel",
 )
 def distance_attention(
     query: Float[Array, "*B T H K"],

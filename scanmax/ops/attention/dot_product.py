@@ -45,6 +45,7 @@ Window = int | tuple[int | None, int | None] | None
     "chunk_size",
     "precision",
     "implementation",
+    forward_mode="parallel",
 )
 def dot_product_attention(
     query: Float[Array, "*B T H K"],

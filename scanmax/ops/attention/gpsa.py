@@ -57,7 +57,7 @@ def _checked(query, position_weight, gate, grid, prefix_tokens):
     return down, across, share
 
 
-@op("grid", "prefix_tokens", "form", "precision")
+@op("grid", "prefix_tokens", "form", "precision", forward_mode="parallel")
 def gpsa(
     query: Float[Array, "*B T H K"],
     key: Float[Array, "*B T G K"],

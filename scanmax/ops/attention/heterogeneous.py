@@ -21,7 +21,7 @@ def _share(query, key, alpha, dtype):
     return alpha.astype(dtype).reshape(shape)
 
 
-@op("epsilon", "form", "chunk_size", "precision")
+@op("epsilon", "form", "chunk_size", "precision", forward_mode="parallel")
 def heterogeneous_attention(
     query: Float[Array, "*B T H K"],
     key: Float[Array, "*B T H K"],

@@ -98,6 +98,7 @@ def _with_prefix(prefix_tokens, lines):
     "form",
     "chunk_size",
     "precision",
+    forward_mode="parallel",
 )
 def manhattan_attention(
     query: Float[Array, "*B T H K"],

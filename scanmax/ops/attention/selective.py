@@ -99,7 +99,15 @@ def _times(name, temperature, x):
     return (x.astype(dtype) * temperature.astype(dtype).reshape(shape)[..., None]).astype(x.dtype)
 
 
-@op("is_causal", "normalizer", "form", "chunk_size", "precision", "implementation")
+@op(
+    "is_causal",
+    "normalizer",
+    "form",
+    "chunk_size",
+    "precision",
+    "implementation",
+    forward_mode="parallel",
+)
 def selective_attention(
     query: Float[Array, "*B T H K"],
     key: Float[Array, "*B S G K"],

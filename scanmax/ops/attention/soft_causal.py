@@ -14,7 +14,7 @@ def _terms(query, key, strength):
     return strength, None, None
 
 
-@op("placement", "normalizer", "form", "chunk_size", "precision")
+@op("placement", "normalizer", "form", "chunk_size", "precision", forward_mode="parallel")
 def soft_causal_attention(
     query: Float[Array, "*B T H K"],
     key: Float[Array, "*B S G K"],

@@ -61,7 +61,7 @@ def khatri_rao(left: Float[Array, "*B N D"], right: Float[Array, "*B M D"]):
     return lax.collapse(left[..., :, None, :] * right[..., None, :, :], -3, -1)
 
 
-@op("is_causal", "form", "chunk_size", "precision")
+@op("is_causal", "form", "chunk_size", "precision", forward_mode="parallel")
 def tensor_attention(
     query: Float[Array, "*B T H K"],
     first_key: Float[Array, "*B S H K"],

@@ -242,6 +242,28 @@ class TransformationTest(chex.TestCase):
             )
 
 
+class ForwardModeTest(chex.TestCase):
+    def test_the_form_that_has_it_is_named(self):
+        (x,) = arrays((1, 9, 2, 4), dtype=jnp.float32)
+        ones = jnp.ones
+        calls = {
+            "dot_product_attention": lambda x, **form: ops.dot_product_attention(x, x, x, **form),
+            "manhattan_attention": lambda x, **form: ops.manhattan_attention(
+                x, x, x, -ones(2), grid=(3, 3), **form
+            ),
+            "tensor_attention": lambda x, **form: ops.tensor_attention(x, x, x, x, x, **form),
+        }
+        for name, call in calls.items():
+            jax.jvp(lambda x, call=call: call(x, form="parallel"), (x,), (x,))
+            for take in (jax.jacfwd, lambda f: lambda x: jax.jvp(f, (x,), (x,))):
+                told = rf'^{name}: forward mode .* goes through form="parallel" alone'
+                with self.assertRaisesRegex(TypeError, told):
+                    take(lambda x, call=call: call(x, form="chunked"))(x)
+        # Another mistake stays what it is.
+        with self.assertRaisesRegex(TypeError, "unexpected keyword argument 'causal'"):
+            ops.dot_product_attention(x, x, x, causal=True)
+
+
 class MemoryTest(chex.TestCase):
     def temporary_bytes(self, T, heads=1, bias=False, **options):
         def loss(x, bias, cotangent):
