@@ -216,8 +216,8 @@ def _alone(local: pathlib.Path, url: Any) -> Iterator[None]:
 def _written(url: Any) -> str:
     """As it was typed: a pathlib path has lost a slash, or two of a place on this machine.
 
-    >>> _written("gs:/bucket/run"), _written("file:/mnt/run"), _written("file:///mnt/run")
-    ('gs://bucket/run', 'file:///mnt/run', 'file:///mnt/run')
+    >>> _written("gs:/bucket/run"), _written("file:/share/run"), _written("file:///share/run")
+    ('gs://bucket/run', 'file:///share/run', 'file:///share/run')
     """
 
     def slashes(match: re.Match) -> str:
