@@ -268,10 +268,11 @@ class MistakesTest(chex.TestCase):
             sorted(line.strip() for line in lines),
             [
                 "blocks.0.attn.mystery: no row of the key table knows this tensor",
-                "blocks.0.norm1.weight: has shape (31,), ours is (32,)",
+                "blocks.0.norm1.weight: has shape (31,), ours is (32,) "
+                "(params/block_00/norm1/scale)",
                 "blocks.7.norm1.weight: the model has no params/block_07/norm1/scale",
                 "fc_norm.bias: the model has no params/fc_norm/bias",
-                "params/block_01/mlp/fc1/bias: no tensor fills it",
+                "params/block_01/mlp/fc1/bias: no tensor fills it, blocks.1.mlp.fc1.bias there",
             ],
         )
 

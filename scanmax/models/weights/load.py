@@ -16,6 +16,7 @@ import numpy as np
 
 from scanmax import ops
 from scanmax.errors import UserError
+from scanmax.models.weights.mismatch import explained
 from scanmax.models.weights.sources import Tensors, read_tensors
 from scanmax.models.weights.table import (
     Adapter,
@@ -143,7 +144,8 @@ def fit_weights(
     table = key_table(model)
     boxed = isinstance(source, Mapping) and "params" in source
     tensors = read_tensors(nn.unbox(source) if boxed else source, params_from)
-    if any(name.startswith("params/") for name in tensors):
+    own = any(name.startswith("params/") for name in tensors)
+    if own:
         tensors, clashes = _own_layout(tensors, params_from or "params")
         rows: Sequence[Row] = (Row(r"(.*)", "{0}", _as_is),)
     else:
@@ -163,7 +165,7 @@ def fit_weights(
     adapted: set[str] = set()
     adapters = {path: _noting(path, adapter, adapted) for path, adapter in adapters.items()}
     arrays, problems = convert(tensors, rows, shapes, adapters)
-    problems = clashes + problems
+    problems = clashes + explained(problems, tensors, None if own else table, shapes)
     fresh, dropped = set(), ()
     replaced = [table.head] * ("head" in adapt) + [MIXER] * ("mixer" in adapt)
     if replaced:
