@@ -110,7 +110,8 @@ def prepare(name: str, data_dir: str = "", subset: str = "") -> str:
     if name in sources.BUILDERS:
         # Ours take a second; three progress bars would only hide the line that says where.
         hide_progress()
-    else:
+    elif not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        # What a user has downloaded by hand needs no network; TFDS says where it belongs.
         check_network(builder.url_infos)
     try:
         builder.download_and_prepare(file_format="array_record")

@@ -1,13 +1,16 @@
 """The source "arrays": images and labels from .npz, .npy or .safetensors files, or a notebook's.
 
     images.npz                        image [N, Y, X] or [N, Y, X, C], label [N]
-    images/image.npy images/label.npy the same, read from the disk as they are asked for
+    images.safetensors                the same, read from the disk as they are asked for
+    images/image.npy images/label.npy so these
 
 `eval_image` and `eval_label` are the held-out part, else a share of each class is; `class_names`
 names the classes.
 """
 
 import dataclasses
+import json
+import mmap
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +25,13 @@ from scanmax.errors import UserError, suggest
 from scanmax.fields import ranged
 
 NAMES = ("image", "label", "eval_image", "eval_label", "class_names")
+# Names in .safetensors of types that images and labels may have.
+DTYPES = {
+    "BOOL": np.dtype(bool),
+    **{f"{letter}{bits}": np.dtype(f"<{kind}{bits // 8}") for letter, kind, sizes in (
+        ("U", "u", (8, 16, 32, 64)), ("I", "i", (8, 16, 32, 64)), ("F", "f", (16, 32, 64)),
+    ) for bits in sizes},
+}  # fmt: skip
 WHAT = "a .npz or .safetensors file, or a folder of image.npy and label.npy"
 
 
@@ -55,13 +65,27 @@ class Rows:
         return {"image": image[..., None] if image.ndim == 2 else image, "label": self.label[place]}
 
     def __getstate__(self) -> dict[str, Any]:
-        lies = isinstance(self.image, np.memmap)
-        return {**vars(self), "image": self.image.filename if lies else self.image}
+        return {**vars(self), "image": sent(self.image)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        image = state["image"]
-        image = image if isinstance(image, np.ndarray) else np.load(image, mmap_mode="r")
-        vars(self).update(state, image=image)
+        vars(self).update(state, image=received(state["image"]))
+
+
+def sent(array: np.ndarray) -> Any:
+    """What another process is sent of an array: where it lies, if in a file."""
+    # Part of a mapped array does not know where in the file it begins.
+    if not (isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap)):
+        return array
+    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+    return array.filename, array.dtype, array.offset, array.shape, order
+
+
+def received(array: Any) -> np.ndarray:
+    """The array again."""
+    if not isinstance(array, tuple):
+        return array
+    filename, dtype, offset, shape, order = array
+    return np.memmap(filename, dtype, "r", offset, shape, order)
 
 
 def open_source(config: DataConfig) -> Source:
@@ -89,10 +113,37 @@ def read_files(path: pathlib.Path, names: Sequence[str] = NAMES) -> dict[str, np
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
     if path.suffix == ".safetensors":
-        from safetensors.numpy import load_file
-
-        return load_file(path)
+        return map_safetensors(path)
     raise UserError(f"{path} is not {WHAT}")
+
+
+def map_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a .safetensors file, read from the disk as they are asked for.
+
+    Raises:
+      UserError: arrays of a type that numpy has not.
+    """
+    from safetensors import safe_open
+
+    # Which checks the file; numbers lie behind a header of so many bytes.
+    with safe_open(path, "numpy"), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    arrays = {}
+    for name, told in header.items():
+        if name == "__metadata__":
+            continue
+        if told["dtype"] not in DTYPES:
+            raise UserError(f"{path}: {name} is {told['dtype']}; expected {', '.join(DTYPES)}")
+        begin, end = told["data_offsets"]
+        shape, dtype = tuple(told["shape"]), DTYPES[told["dtype"]]
+        empty = begin == end
+        arrays[name] = (
+            np.zeros(shape, dtype)
+            if empty
+            else np.memmap(path, dtype, "r", 8 + length + begin, shape)
+        )
+    return arrays
 
 
 def from_arrays(

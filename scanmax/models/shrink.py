@@ -105,7 +105,7 @@ def _shrink(key: str, value: Any, divisor: int) -> Any:
     if key in _RATES:
         return 0.0
     if key == "layer_scale":
-        return value if value is None else max(value, 1.0)
+        return _each(value, lambda scale: max(scale, 1.0))
     if key in _WIDTHS or key.endswith(("dim", "dims")):
         return _each(value, lambda width: -(-width // divisor))
     if key in _DEPTHS:

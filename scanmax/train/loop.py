@@ -28,7 +28,7 @@ from scanmax.train.processes import agree, is_preempted, telling_others
 from scanmax.train.record import prepared, write_record
 from scanmax.train.remote import mirrored
 from scanmax.train.report import write_report
-from scanmax.train.starting import start_state
+from scanmax.train.starting import continuation, start_state
 from scanmax.train.stored import teacher_variables
 from scanmax.train.throughput import (
     HostClock,
@@ -116,8 +116,8 @@ def train(
             for line in told:
                 log.say(line)
             log.say(f"{'resuming at step' if start else 'starting at step'} {start}")
-            if start and held.changed:
-                log.say(f"from here on {', '.join(held.changed)}")
+            for line in continuation(run, held.before, held.changed, start):
+                log.say(line)
             rows = sharding.batch_sharding(mesh)
             feed = Feed(run.pipeline.train_iterator(start), rows, config.prefetch, run.check)
             stack.callback(feed.close)
@@ -208,15 +208,16 @@ def train(
                 if stopping:
                     return leave(step)
 
-            if start >= durations.total:
+            end = max(start, durations.total)
+            if start == durations.total:
                 held.record()
             checkpointer.wait()
             try:
                 if not held_out:
                     held_out = evaluate(run, state, is_last=True)
-                tell_outcome(log, durations.total, save_outcome(run, state, workdir))
+                tell_outcome(log, end, save_outcome(run, state, workdir))
             except Stopped:
-                return leave(durations.total)
+                return leave(end)
             if is_first and config.log.report:
                 write_report(workdir)
         return held_out

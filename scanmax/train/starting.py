@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,8 +16,10 @@ from scanmax.errors import UserError
 from scanmax.models.weights import Fit, fit_weights
 from scanmax.train import sharding
 from scanmax.train.build import Run
-from scanmax.train.inference import read_optimizer, read_run
+from scanmax.train.config import Config, resolve_durations
+from scanmax.train.inference import from_dict, read_optimizer, read_run
 from scanmax.train.remote import fetched, is_remote
+from scanmax.train.schedules import make_schedule
 from scanmax.train.state import TrainState
 
 # Paths that a line names of those that started afresh.
@@ -50,6 +53,37 @@ def start_state(run: Run) -> tuple[TrainState, list[str]]:
         return state, [*lines, f"optimizer    afresh: {why}"]
     told = f"optimizer    {workdir}: its moments; the schedule begins anew"
     return dataclasses.replace(state, opt_state=carried), [*lines, told]
+
+
+def continuation(
+    run: Run, before: Mapping[str, Any], changed: Sequence[str], start: int
+) -> list[str]:
+    """Lines of a run that goes on: what is another setting now, and what that does to the rate.
+
+    Args:
+      run: as it is now.
+      before: the config of its workdir, as nested dicts.
+      changed: "path: old -> new" of the fields that differ.
+      start: its step.
+    """
+    if not start or not changed:
+        return []
+    lines = [f"from here on {', '.join(changed)}"]
+    config, total = run.config, run.durations.total
+    old = from_dict(Config, before)
+    durations = resolve_durations(old, run.pipeline.num_train)
+    if start > total:
+        told = f"the run has taken {start} steps, and {config.duration!r} are {total}"
+        return [*lines, f"{told}: nothing is trained, and its config stays"]
+    if start == total or (durations, old.optim.lr) == (run.durations, config.optim.lr):
+        return lines
+    rate = make_schedule(config.schedule, config.optim.lr, run.durations)(start)
+    last = make_schedule(old.schedule, old.optim.lr, durations)(start - 1)
+    over = f"{config.schedule.name} over {total} steps"
+    if durations.total != total:
+        over += f", not {durations.total}"
+    told = f"step {start + 1} is at {float(rate):.3g}, step {start} was at {float(last):.3g}"
+    return [*lines, f"schedule     {over}: {told}"]
 
 
 def fitting_optimizer(run: Run, own: Any, found: dict[str, Any]) -> tuple[Any, str]:

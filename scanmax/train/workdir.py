@@ -8,7 +8,7 @@ import os
 import pathlib
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,11 +28,13 @@ class Workdir:
       path: the folder.
       config: the run's config.
       changed: "path: old -> new" of what the config changes in the run that the folder holds.
+      before: that run's config, as nested dicts; empty where it is the first.
     """
 
     path: pathlib.Path
     config: Config
     changed: Sequence[str] = ()
+    before: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def record(self) -> None:
         """Writes `config.json`, once the first step is ready: a refused config leaves no trace."""
@@ -74,7 +76,8 @@ def open_workdir(path: str | pathlib.Path, config: Config) -> Iterator[Workdir]:
         except OSError as error:
             raise UserError(f"cannot lock --workdir={path}: {error.strerror or error}") from error
         # The system drops the lock of a process that ends, however it ends: none is ever stale.
-        changed = changed_fields(read_config(path), to_dict(config)) if steps_of(path) else {}
+        before = read_config(path) if steps_of(path) else {}
+        changed = changed_fields(before, to_dict(config)) if before else {}
         refused = [told for field, told in changed.items() if not may_change(field)]
         if refused:
             more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
@@ -91,7 +94,7 @@ def open_workdir(path: str | pathlib.Path, config: Config) -> Iterator[Workdir]:
             raise UserError(
                 f"cannot write to --workdir={path}: {error.strerror or error}"
             ) from error
-        yield Workdir(path, config, tuple(changed.values()))
+        yield Workdir(path, config, tuple(changed.values()), before)
 
 
 def steps_of(workdir: pathlib.Path) -> list[int]:

@@ -54,13 +54,41 @@ def test_files_and_memory_hold_the_same(tmp_path, save):
     assert str(tmp_path) in source.notes[0]
 
 
-def test_a_folder_is_read_from_the_disk_in_workers_too(tmp_path):
-    np.save(tmp_path / "image.npy", np.zeros((2000, 20, 20, 3), np.uint8))
-    np.save(tmp_path / "label.npy", np.arange(2000) % 2)
-    source = opened(tmp_path)
+@pytest.mark.parametrize("kind", ["npy", "safetensors", "fortran"])
+def test_files_are_mapped_not_held(tmp_path, kind):
+    images = np.random.default_rng(0).integers(0, 255, (2000, 20, 20, 3)).astype(np.uint8)
+    labels, path = np.arange(2000) % 2, tmp_path
+    if kind == "safetensors":
+        path = tmp_path / "a.safetensors"
+        # What stands in front of the images in the file.
+        save_file({"image": images, "label": labels, "eval_label": labels[:3],
+                   "eval_image": images[:3]}, path)  # fmt: skip
+    else:
+        np.save(tmp_path / "image.npy", np.asfortranarray(images) if kind == "fortran" else images)
+        np.save(tmp_path / "label.npy", labels)
+    source = opened(path)
+    assert isinstance(source.train._elements.image, np.memmap)
     sent = pickle.dumps(source.train)
-    assert len(sent) < 2000 * 20 * 20
-    assert pickle.loads(sent)[3]["image"].shape == (20, 20, 3)
+    assert len(sent) < 100_000
+    for number in (0, 3, 99):
+        place = source.train._elements.places[number]
+        for rows in (source.train, pickle.loads(sent)):
+            np.testing.assert_array_equal(rows[number]["image"], images[place])
+
+
+def test_part_of_a_mapped_array_is_that_part_in_workers_too(tmp_path):
+    np.save(tmp_path / "image.npy", IMAGES)
+    part = np.load(tmp_path / "image.npy", mmap_mode="r")[5:]
+    train = opened(data=(part, LABELS[5:])).train
+    assert seen(pickle.loads(pickle.dumps(train))) == seen(train)
+
+
+def test_types_that_numpy_has_not_are_told(tmp_path):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    file = tmp_path / "a.safetensors"
+    save_file({"image": IMAGES.astype(ml_dtypes.bfloat16), "label": LABELS}, file)
+    with pytest.raises(UserError, match="image is BF16; expected BOOL, U8"):
+        opened(file)
 
 
 def test_a_held_out_part_and_names_of_its_own(tmp_path):

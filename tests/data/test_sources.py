@@ -109,6 +109,9 @@ def test_without_a_network_a_line_says_so_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("urllib.request.getproxies", dict)
     with pytest.raises(UserError, match=r"offline: www\.cs\.toronto\.edu cannot be reached"):
         prepare("cifar10", str(tmp_path))
+    # What was downloaded by hand needs none.
+    with pytest.raises(UserError, match=r"manual_dir should contain .*ILSVRC2012_img_train\.tar"):
+        prepare("imagenet2012", str(tmp_path))
 
 
 def test_list_says_what_is_ready(data_dir, capsys):

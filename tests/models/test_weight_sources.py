@@ -1,5 +1,6 @@
 """Weights: every kind of source, and what is no source told in one line."""
 
+import argparse
 import pathlib
 import sys
 import tempfile
@@ -186,6 +187,32 @@ class SourcesTest(parameterized.TestCase):
         self.enterContext(pytest.MonkeyPatch.context()).setitem(sys.modules, "torch", None)
         with self.assertRaisesRegex(UserError, r"a \.pth file needs torch \(pip install torch\)"):
             load_weights(self.model, self.folder / "w.pth")
+
+    def test_files_of_training_scripts(self):
+        """What timm's script writes, DeiT's, torchvision's and a compiled module's state."""
+        torch = pytest.importorskip("torch")
+        state = {name: torch.from_numpy(value) for name, value in self.tensors.items()}
+        average = {name: value / 2 for name, value in state.items()}
+        half = load_weights(self.model, {name: x / 2 for name, x in self.tensors.items()})
+        args = argparse.Namespace(lr=1e-3, output=pathlib.PosixPath("runs"), data=["a"])
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))]).state_dict()
+        timm = {"epoch": 3, "arch": "deit", "state_dict": state, "optimizer": optimizer}
+        timm |= {"args": args, "version": 2, "metric": np.float64(81.2), "amp_scaler": {}}
+        wrapped = {f"module._orig_mod.{name}": value for name, value in state.items()}
+        counted = {f"module.{name}": value for name, value in average.items()}
+        counted["n_averaged"] = torch.tensor(7)
+        for name, content, expected in (
+            ("model_best.pth.tar", timm, self.variables),
+            ("last.pth.tar", timm | {"state_dict_ema": average}, half),
+            ("checkpoint.pth", {"model": state, "args": args, "scaler": {}}, self.variables),
+            ("best_checkpoint.pth", {"model": state, "model_ema": average, "args": args}, half),
+            ("compiled.pt", {"model": wrapped}, self.variables),
+            ("model_9.pth", {"model": state, "model_ema": counted, "args": args}, half),
+        ):
+            torch.save(content, self.folder / name)
+            self.assert_loads(self.folder / name, None, expected)
+        taken = load_weights(self.model, self.folder / "last.pth.tar", params_from="state_dict")
+        chex.assert_trees_all_equal(taken, self.variables)
 
     @parameterized.parameters("w.safetensors", "w.npz")
     def test_our_own_files(self, name):

@@ -226,6 +226,31 @@ class AdaptationTest(chex.TestCase):
             nn.unbox(back)["params"]["head"]["kernel"], whole["params"]["head"]["kernel"]
         )
 
+    def test_a_state_space_mixer_starts_from_attention(self):
+        """Values, keys and queries are x, B and C where the sizes are the attention's."""
+        sizes = {"expand": 1.0, "groups": 2, "state_size": 16}
+        own = nn.unbox(self.variables)
+        for mixer, source in (("nc_ssd", own), ("ssd", self.tensors)):
+            scanned = source is self.tensors
+            model = deit(mixer=mixer, mixer_options={mixer: sizes}, scan_layers=scanned)
+            variables, fit = fit_weights(model, source, adapt="mixer", key=jax.random.key(1))
+            path = "params/block_01/mixer/in_proj/kernel"
+            self.assertIn(path, fit.adapted)
+            self.assertNotIn(path, fit.fresh)
+            self.assertIn("params/block_01/mixer/A_log", fit.fresh)
+            self.assertFalse(fit.dropped)
+            params = nn.unbox(variables)["params"]
+            block = jax.tree.map(lambda leaf: leaf[1], params["blocks"]) if scanned else None
+            found = (block or params["block_01"])["mixer"]
+            gate, x, B, C, dt = np.split(found["in_proj"]["kernel"], (32, 64, 96, 128), axis=1)
+            query, key, value = np.split(self.tensors["blocks.1.attn.qkv.weight"].T, 3, axis=1)
+            for ours, theirs in ((x, value), (B, key), (C, query)):
+                np.testing.assert_array_equal(ours, theirs)
+            self.assertGreater(np.abs(gate).min(), 0)
+            self.assertEqual(dt.shape, (32, 2))
+            out = self.tensors["blocks.1.attn.proj.weight"].T
+            np.testing.assert_array_equal(found["out_proj"]["kernel"], out)
+
     def test_input_channels(self):
         kernel = self.variables["params"]["patch_embed"]["kernel"]
         with self.assertRaisesRegex(UserError, r"adapt=\['input_channels'\]"):
@@ -268,10 +293,11 @@ class MistakesTest(chex.TestCase):
             sorted(line.strip() for line in lines),
             [
                 "blocks.0.attn.mystery: no row of the key table knows this tensor",
-                "blocks.0.norm1.weight: has shape (31,), ours is (32,)",
+                "blocks.0.norm1.weight: has shape (31,), ours is (32,) "
+                "(params/block_00/norm1/scale)",
                 "blocks.7.norm1.weight: the model has no params/block_07/norm1/scale",
                 "fc_norm.bias: the model has no params/fc_norm/bias",
-                "params/block_01/mlp/fc1/bias: no tensor fills it",
+                "params/block_01/mlp/fc1/bias: no tensor fills it, blocks.1.mlp.fc1.bias there",
             ],
         )
 

@@ -13,8 +13,9 @@ import tolerances
 import scanmax
 from scanmax.models.analysis import soonest_traced
 from scanmax.models.weights import load_weights
+from scanmax.models.weights.layout import template_of
 from scanmax.models.weights.load import key_table, named_leaves, taken_apart
-from scanmax.models.weights.save import laid_out_like
+from scanmax.models.weights.save import laid_out, laid_out_like, one_by_one
 from scanmax.models.weights.sources import flatten
 from scanmax.models.weights.table import convert
 from scanmax.testing import compare
@@ -53,15 +54,45 @@ def published_shapes(name):
     return {path: shape for layers in leaves for path, shape in layers}
 
 
+def assert_same_names(table, shapes, tensors) -> None:
+    """The names and shapes of the layout that a table names first are those of a peer's tensors."""
+    layout = next(iter(table.layouts))
+    template, unnamed = template_of(table, shapes, layout)
+    assert not unnamed, unnamed
+    found, expected = (
+        {name: tuple(x.shape) for name, x in each.items()} for each in (template, tensors)
+    )
+    assert found == expected
+
+
+def assert_read_back(model, shapes, layouts) -> None:
+    """Arrays of these shapes, every number another one, are what they were behind a layout."""
+    ours, count = {}, 0
+    for path, shape in shapes.items():
+        size = int(np.prod(shape))
+        ours[path] = np.arange(count, count + size, dtype=np.float64).reshape(shape)
+        count += size
+    for layout in layouts:
+        written = laid_out(ours, layout, model)
+        back, problems = convert(written, key_table(model).rows, shapes)
+        assert not problems, (layout, problems[:3])
+        assert set(back) == set(ours)
+        for path, array in ours.items():
+            np.testing.assert_array_equal(back[path], array, f"{layout}: {path}")
+
+
 def assert_agrees(model, run, vanishing: str = r"(?!)") -> None:
     """Loads run.weights and compares logits, parameter gradients and the input gradient.
 
-    Written back in the peer's layout they are what they were, bit for bit. Gradients of paths like
-    `vanishing` are 0 up to rounding: of both, beside the largest of all.
+    Written back in the peer's layout they are what they were, bit for bit, and the layout by its
+    name is that of the peer. Gradients of paths like `vanishing` are 0 up to rounding: of both,
+    beside the largest of all.
     """
     variables = loaded(model, run)
     kept = {name: nn.unbox(tree) for name, tree in variables.items()}
-    written = laid_out_like(run.weights, flatten(kept), model)
+    table, ours = key_table(model), one_by_one(flatten(kept))
+    assert_same_names(table, {path: x.shape for path, x in ours.items()}, run.weights)
+    written = laid_out_like(run.weights, ours, table.rows, "like=...")
     assert set(written) == set(run.weights)
     for name, tensor in run.weights.items():
         np.testing.assert_array_equal(written[name], tensor, name)
@@ -118,7 +149,7 @@ def assert_maps_agree(model, run, indices=None) -> None:
 
 
 def assert_every_tensor_has_its_place(peers, name, tensors=None) -> None:
-    """Names and shapes of a peer's tensors against our model of that name, without a number.
+    """Names and shapes of a peer's tensors against our model of that name, there and back.
 
     None are those of timm's model of that name.
     """
@@ -127,6 +158,7 @@ def assert_every_tensor_has_its_place(peers, name, tensors=None) -> None:
         key: np.broadcast_to(np.float16(0), shape)
         for key, shape in (tensors or peers.state_shapes(name)).items()
     }
-    rows = key_table(scanmax.create_model(name)).rows
-    _, problems = convert(tensors, rows, published_shapes(name))
+    table, shapes = key_table(scanmax.create_model(name)), published_shapes(name)
+    _, problems = convert(tensors, table.rows, shapes)
     assert not problems, problems
+    assert_same_names(table, shapes, tensors)

@@ -148,6 +148,31 @@ def test_a_workdir_is_one_run_of_one_config(undisturbed, tmp_path):
         train(toy_config(), tmp_path / "file" / "run", pipeline=ToyData(), model=MODEL)
 
 
+@pytest.mark.parametrize(
+    ("duration", "told"),
+    [
+        ("11 steps", "cosine over 11 steps, not 10: step 11 is at "),
+        ("4 steps", "the run has taken 10 steps, and '4 steps' are 4: nothing is trained"),
+    ],
+)
+def test_a_longer_or_a_shorter_run_says_what_becomes_of_it(
+    undisturbed, tmp_path, capsys, duration, told
+):
+    workdir = copy(undisturbed, tmp_path)
+    config = toy_config(duration=duration)
+    held_out = train(config, workdir, pipeline=ToyData(), model=MODEL)
+    said = capsys.readouterr()
+    assert f"from here on duration: '10 steps' -> '{duration}'" in said.out + said.err
+    assert told in said.out + said.err
+    state, _ = last_state(workdir, config)
+    kept = json.loads((workdir / "config.json").read_text())["duration"]
+    if duration == "4 steps":
+        # Nothing is lost by a mistake: neither steps nor what the run was.
+        assert (held_out, int(state.step), kept) == (undisturbed[1], 10, "10 steps")
+    else:
+        assert (int(state.step), kept) == (11, "11 steps")
+
+
 def test_an_error_in_the_data_ends_the_run_with_its_own_words(tmp_path):
     class Broken(ToyData):
         def train_iterator(self, start_step=0):

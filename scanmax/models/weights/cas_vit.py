@@ -1,6 +1,6 @@
 """CAS-ViT: the names of the authors' checkpoints."""
 
-from scanmax.models.weights.network import BETWEEN, BLOCK, SHARED, before_stage, of_block
+from scanmax.models.weights.network import BETWEEN, BLOCK, before_stage, of_block, shared
 from scanmax.models.weights.table import KeyTable, Row, conv, linear, norm_rows, projection
 
 _LOCAL, _MIXER = BLOCK + r"local_perception\.network\.", BLOCK + r"attn\."
@@ -42,11 +42,12 @@ TABLE = KeyTable(
         Row(_MIXER + r"dwc\.bias", of_block("mixer/bias")),
         Row(_MIXER + r"proj\.weight", of_block("mixer/out/kernel"), conv),
         Row(_MIXER + r"proj\.bias", of_block("mixer/out/bias")),
-        *SHARED,
+        *shared(projection),
         *norm_rows(r"norm", "norm"),
         Row(r"dist_head\.weight", "params/head_dist/kernel", linear),
         Row(r"dist_head\.bias", "params/head_dist/bias"),
     ),
     head=r"params/head(_dist)?/.*",
     stem=r"params/stem0/conv/kernel",
+    layouts={"authors": "first"},
 )

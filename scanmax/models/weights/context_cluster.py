@@ -1,7 +1,15 @@
 """Context clusters: the names of the authors' checkpoints."""
 
-from scanmax.models.weights.network import BETWEEN, BLOCK, SHARED, before_stage, of_block
-from scanmax.models.weights.table import KeyTable, Row, bias, conv, projection
+from scanmax.models.weights.network import BETWEEN, BLOCK, before_stage, of_block, shared
+from scanmax.models.weights.table import (
+    KeyTable,
+    Row,
+    bias,
+    conv,
+    linear,
+    projection,
+    projection_of_heads,
+)
 
 _MIXER = BLOCK + r"token_mixer\."
 
@@ -17,14 +25,15 @@ TABLE = KeyTable(
         Row(_MIXER + r"f\.bias", of_block("mixer/feature/bias"), bias),
         Row(_MIXER + r"v\.weight", of_block("mixer/value/kernel"), projection),
         Row(_MIXER + r"v\.bias", of_block("mixer/value/bias"), bias),
-        Row(_MIXER + r"proj\.weight", of_block("mixer/out/kernel"), projection),
+        Row(_MIXER + r"proj\.weight", of_block("mixer/out/kernel"), projection_of_heads),
         Row(_MIXER + r"proj\.bias", of_block("mixer/out/bias")),
-        Row(_MIXER + r"sim_alpha", of_block("mixer/alpha")),
-        Row(_MIXER + r"sim_beta", of_block("mixer/beta")),
+        Row(_MIXER + r"sim_alpha", of_block("mixer/alpha"), lead=1),
+        Row(_MIXER + r"sim_beta", of_block("mixer/beta"), lead=1),
         Row(BLOCK + r"layer_scale_([12])", of_block("layer_scale{0}/scale")),
-        *SHARED,
+        *shared(linear),
         Row(r"norm\.weight", "params/norm/scale"),
         Row(r"norm\.bias", "params/norm/bias"),
     ),
     head=r"params/head/.*",
+    layouts={"authors": "first"},
 )

@@ -1,5 +1,8 @@
 """ConvBERT: the names of transformers, of the model alone or with its head of classification."""
 
+import dataclasses
+
+import flax.linen as nn
 import numpy as np
 
 from scanmax.models.weights.squeezebert import embedding_rows, layer_norm_rows
@@ -10,6 +13,7 @@ from scanmax.models.weights.table import (
     bias,
     causal_conv,
     linear,
+    of_shape,
     pointwise,
     same,
 )
@@ -20,11 +24,13 @@ _SELF = _LAYER + r"attention\.self\."
 _OURS = "params/block_{0:02d}/"
 
 
+@of_shape(lambda ours: (ours[3], 1, ours[0]))
 def _depthwise(x: np.ndarray, shape: Shape) -> np.ndarray:
     """torch's [channels, 1, width] to a kernel over tokens, [width, 1, 1, channels]."""
     return causal_conv(x, (shape[0], shape[-1])).reshape(shape)
 
 
+@of_shape(lambda ours: ours if len(ours) == 3 else ours[::-1])
 def _maybe_grouped(x: np.ndarray, shape: Shape) -> np.ndarray:
     """A linear layer, or a grouped one, which lies as ours does."""
     return same(x, shape) if len(shape) == 3 else linear(x, shape)
@@ -52,8 +58,9 @@ TABLE = KeyTable(
             _SELF + r"key_conv_attn_layer\.pointwise\.weight",
             _OURS + "span_pointwise/kernel",
             pointwise,
+            trail=1,
         ),
-        Row(_SELF + r"key_conv_attn_layer\.bias", _OURS + "span_pointwise/bias"),
+        Row(_SELF + r"key_conv_attn_layer\.bias", _OURS + "span_pointwise/bias", trail=1),
         *_linear_rows(_SELF + r"conv_kernel_layer", _OURS + "taps"),
         *_linear_rows(_SELF + r"conv_out_layer", _OURS + "conv_value"),
         *_linear_rows(_LAYER + r"attention\.output\.dense", _OURS + "out_proj"),
@@ -67,4 +74,12 @@ TABLE = KeyTable(
         Row(r"(?:generator|discriminator)_.*", ()),
     ),
     head=r"params/(?:pooler|head)/.*",
+    layouts={"transformers": "first"},
 )
+
+
+def table(model: nn.Module) -> KeyTable:
+    """The rows; without a head the layout is that of the model alone, whose names are shorter."""
+    return dataclasses.replace(
+        TABLE, layouts={"transformers": "first" if model.num_classes else "last"}
+    )

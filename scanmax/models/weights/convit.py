@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear
+from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear, linear_of_heads
 
 _BLOCK = r"blocks\.(\d+)\."
 
@@ -22,8 +22,8 @@ def table(model: nn.Module) -> KeyTable:
 
     return KeyTable(
         rows=(
-            Row(r"cls_token", "params/cls_token"),
-            Row(r"pos_embed", "params/pos_embed"),
+            Row(r"cls_token", "params/cls_token", lead=1),
+            Row(r"pos_embed", "params/pos_embed", lead=1),
             Row(r"patch_embed\.proj\.weight", "params/patch_embed/kernel", conv),
             Row(r"patch_embed\.proj\.bias", "params/patch_embed/bias"),
             Row(_BLOCK + r"norm([12])\.weight", block("norm{0}/scale")),
@@ -39,7 +39,7 @@ def table(model: nn.Module) -> KeyTable:
             Row(_BLOCK + r"attn\.rel_indices", ()),
             Row(_BLOCK + r"attn\.qkv\.weight", block("mixer/qkv/kernel"), linear),
             Row(_BLOCK + r"attn\.qkv\.bias", block("mixer/qkv/bias"), bias),
-            Row(_BLOCK + r"attn\.proj\.weight", block("mixer/out/kernel"), linear),
+            Row(_BLOCK + r"attn\.proj\.weight", block("mixer/out/kernel"), linear_of_heads),
             Row(_BLOCK + r"attn\.proj\.bias", block("mixer/out/bias")),
             Row(_BLOCK + r"mlp\.fc([12])\.weight", block("mlp/fc{0}/kernel"), linear),
             Row(_BLOCK + r"mlp\.fc([12])\.bias", block("mlp/fc{0}/bias")),
@@ -51,4 +51,5 @@ def table(model: nn.Module) -> KeyTable:
         head=r"params/head/.*",
         positions=r"params/pos_embed",
         stem=r"params/patch_embed/kernel",
+        layouts={"timm": "first", "authors": "first"},
     )

@@ -12,7 +12,7 @@ TABLE = KeyTable(
         Row(_BLOCK + r"0\.fn\.0\.weight", "params/block_{0:02d}/depthwise/kernel", conv),
         Row(_BLOCK + r"0\.fn\.0\.bias", "params/block_{0:02d}/depthwise/bias"),
         *norm_rows(_BLOCK + r"0\.fn\.2", "block_{0:02d}/act1/norm"),
-        Row(_BLOCK + r"1\.weight", "params/block_{0:02d}/pointwise/kernel", pointwise),
+        Row(_BLOCK + r"1\.weight", "params/block_{0:02d}/pointwise/kernel", pointwise, trail=2),
         Row(_BLOCK + r"1\.bias", "params/block_{0:02d}/pointwise/bias"),
         *norm_rows(_BLOCK + r"3", "block_{0:02d}/act2/norm"),
         Row(r"head\.weight", "params/head/kernel", linear),
@@ -20,4 +20,5 @@ TABLE = KeyTable(
     ),
     head=r"params/head/.*",
     stem=r"params/patch_embed/kernel",
+    layouts={"timm": "first"},
 )

@@ -31,4 +31,5 @@ TABLE = KeyTable(
     ),
     head=r"params/head/.*",
     stem=r"params/patch_embed/kernel",
+    layouts={"timm": "first", "authors": "last"},
 )

@@ -1,6 +1,6 @@
 """CrossViT: the names of timm and of the original release."""
 
-from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear
+from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear, linear_of_heads
 
 _BLOCK = r"blocks\.(\d+)\.blocks\.(\d)\.(\d+)\."
 _OURS = "params/stage{0}_branch{1}_block_{2:02d}/"
@@ -22,7 +22,7 @@ def _attention() -> list[Row]:
     rows = [
         Row(pattern + r"norm1\.weight", _FUSION + "norm/scale"),
         Row(pattern + r"norm1\.bias", _FUSION + "norm/bias"),
-        Row(pattern + r"attn\.proj\.weight", _FUSION + "attention/out/kernel", linear),
+        Row(pattern + r"attn\.proj\.weight", _FUSION + "attention/out/kernel", linear_of_heads),
         Row(pattern + r"attn\.proj\.bias", _FUSION + "attention/out/bias"),
     ]
     for letter, name in (("q", "query"), ("k", "key"), ("v", "value")):
@@ -44,8 +44,8 @@ def _stems() -> list[Row]:
 
 TABLE = KeyTable(
     rows=(
-        Row(r"cls_token[._](\d)", "params/cls_token_{0}"),
-        Row(r"pos_embed[._](\d)", "params/pos_embed_{0}"),
+        Row(r"cls_token[._](\d)", "params/cls_token_{0}", lead=1),
+        Row(r"pos_embed[._](\d)", "params/pos_embed_{0}", lead=1),
         Row(r"patch_embed\.(\d)\.proj\.weight", "params/patch_embed_{0}/kernel", conv),
         Row(r"patch_embed\.(\d)\.proj\.bias", "params/patch_embed_{0}/bias"),
         *_stems(),
@@ -53,7 +53,7 @@ TABLE = KeyTable(
         Row(_BLOCK + r"norm([12])\.bias", _OURS + "norm{3}/bias"),
         Row(_BLOCK + r"attn\.qkv\.weight", _OURS + "mixer/qkv/kernel", linear),
         Row(_BLOCK + r"attn\.qkv\.bias", _OURS + "mixer/qkv/bias", bias),
-        Row(_BLOCK + r"attn\.proj\.weight", _OURS + "mixer/out/kernel", linear),
+        Row(_BLOCK + r"attn\.proj\.weight", _OURS + "mixer/out/kernel", linear_of_heads),
         Row(_BLOCK + r"attn\.proj\.bias", _OURS + "mixer/out/bias"),
         Row(_BLOCK + r"mlp\.fc([12])\.weight", _OURS + "mlp/fc{3}/kernel", linear),
         Row(_BLOCK + r"mlp\.fc([12])\.bias", _OURS + "mlp/fc{3}/bias"),
@@ -68,4 +68,5 @@ TABLE = KeyTable(
     head=r"params/head\d/.*",
     positions=r"params/pos_embed_\d",
     stem=r"params/patch_embed_\d/(conv0/)?kernel",
+    layouts={"timm": "last", "authors": "first"},
 )

@@ -1,6 +1,14 @@
 """CvT: the names of transformers and of the original release."""
 
-from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear, norm_rows
+from scanmax.models.weights.table import (
+    KeyTable,
+    Row,
+    bias,
+    conv,
+    linear,
+    linear_of_heads,
+    norm_rows,
+)
 
 _STAGE = r"(?:cvt\.encoder\.stages\.|stage)(\d)\."
 _EMBED = _STAGE + r"(?:embedding\.convolution_embeddings|patch_embed)\."
@@ -52,7 +60,7 @@ TABLE = KeyTable(
     rows=(
         *_embedding(),
         *_projections(),
-        Row(_STAGE + r"cls_token", "params/cls_token"),
+        Row(_STAGE + r"cls_token", "params/cls_token", lead=1),
         Row(_BLOCK + r"(?:layernorm_before|norm1)\.weight", _PARAMS + "norm1/scale"),
         Row(_BLOCK + r"(?:layernorm_before|norm1)\.bias", _PARAMS + "norm1/bias"),
         Row(_BLOCK + r"(?:layernorm_after|norm2)\.weight", _PARAMS + "norm2/scale"),
@@ -60,7 +68,7 @@ TABLE = KeyTable(
         Row(
             _BLOCK + r"(?:attention\.output\.dense|attn\.proj)\.weight",
             _PARAMS + "mixer/out/kernel",
-            linear,
+            linear_of_heads,
         ),
         Row(_BLOCK + r"(?:attention\.output\.dense|attn\.proj)\.bias", _PARAMS + "mixer/out/bias"),
         Row(
@@ -76,4 +84,5 @@ TABLE = KeyTable(
     ),
     head=r"params/head/.*",
     stem=r"params/patch_embed/kernel",
+    layouts={"transformers": "first", "authors": "last"},
 )

@@ -19,13 +19,13 @@ def _stem(tail: str):
 TABLE = dataclasses.replace(
     vit.TABLE,
     rows=(
-        Row(_AFFINE.format("pre") + "alpha", "params/patch_embed/before/scale"),
-        Row(_AFFINE.format("pre") + "beta", "params/patch_embed/before/bias"),
-        Row(_AFFINE.format("post") + "alpha", "params/patch_embed/behind/scale"),
-        Row(_AFFINE.format("post") + "beta", "params/patch_embed/behind/bias"),
+        Row(_AFFINE.format("pre") + "alpha", "params/patch_embed/before/scale", lead=1, trail=2),
+        Row(_AFFINE.format("pre") + "beta", "params/patch_embed/before/bias", lead=1, trail=2),
+        Row(_AFFINE.format("post") + "alpha", "params/patch_embed/behind/scale", lead=1, trail=2),
+        Row(_AFFINE.format("post") + "beta", "params/patch_embed/behind/bias", lead=1, trail=2),
         Row(_STEM + r"0\.weight", _stem("params/patch_embed/conv{}/conv/kernel"), conv),
         *norm_rows(_STEM + "1", _stem("patch_embed/conv{}/norm")),
-        Row(_BLOCK + r"attn\.pos_embed", f"params/{_OURS}mixer/position"),
+        Row(_BLOCK + r"attn\.pos_embed", f"params/{_OURS}mixer/position", lead=1),
         Row(_BLOCK + r"attn\.ht_proj\.weight", f"params/{_OURS}mixer/project/kernel", linear),
         Row(_BLOCK + r"attn\.ht_proj\.bias", f"params/{_OURS}mixer/project/bias", bias),
         Row(_BLOCK + r"attn\.ht_norm\.weight", f"params/{_OURS}mixer/norm/scale"),
@@ -44,4 +44,5 @@ TABLE = dataclasses.replace(
         *vit.TABLE.rows,
     ),
     stem=r"params/patch_embed/conv0/conv/kernel",
+    layouts={"authors": "first"},
 )

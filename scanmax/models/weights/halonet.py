@@ -2,13 +2,27 @@
 
 import numpy as np
 
-from scanmax.models.weights.table import KeyTable, Row, Shape, conv, linear, norm_rows, pointwise
+from scanmax.models.weights.table import (
+    KeyTable,
+    Row,
+    Shape,
+    conv,
+    linear,
+    norm_rows,
+    of_shape,
+    pointwise,
+    projection,
+)
 
 _BLOCK = r"stages\.(\d)\.(\d+)\."
 _OURS = "stage{0}_block_{1:02d}/"
+# Those beside are of one pixel.
+_CONV = _BLOCK + r"conv(?:([13])_1x1|(2)_kxk)\."
 _ATTENTION = f"params/{_OURS}attention/"
+_GATE, _GATED = _BLOCK + r"attn\.", f"params/{_OURS}channel_attention/"
 
 
+@of_shape(projection.theirs)
 def _heads(x: np.ndarray, shape: Shape) -> np.ndarray:
     """A 1x1 convolution to a linear map onto heads."""
     return linear(x.reshape(x.shape[:2]), shape)
@@ -21,13 +35,13 @@ TABLE = KeyTable(
         *norm_rows(r"stem\.conv(\d)\.bn", lambda i: f"stem{i - 1}/norm"),
         Row(_BLOCK + r"shortcut\.conv\.weight", f"params/{_OURS}shortcut/conv/kernel", conv),
         *norm_rows(_BLOCK + r"shortcut\.bn", _OURS + "shortcut/norm"),
-        Row(_BLOCK + r"conv(\d)_\w+\.conv\.weight", f"params/{_OURS}conv{{2}}/conv/kernel", conv),
-        *norm_rows(_BLOCK + r"conv(\d)_\w+\.bn", _OURS + "conv{2}/norm"),
-        Row(_BLOCK + r"attn\.fc1\.weight", f"params/{_OURS}channel_attention/squeeze", pointwise),
-        Row(_BLOCK + r"attn\.fc1\.bias", f"params/{_OURS}channel_attention/squeeze_bias"),
-        Row(_BLOCK + r"attn\.fc2\.weight", f"params/{_OURS}channel_attention/excite", pointwise),
-        Row(_BLOCK + r"attn\.fc2\.bias", f"params/{_OURS}channel_attention/excite_bias"),
-        Row(_BLOCK + r"attn\.conv\.weight", f"params/{_OURS}channel_attention/kernel"),
+        Row(_CONV + r"conv\.weight", f"params/{_OURS}conv{{2}}{{3}}/conv/kernel", conv),
+        *norm_rows(_CONV + r"bn", _OURS + "conv{2}{3}/norm"),
+        Row(_GATE + r"fc1\.weight", _GATED + "squeeze", pointwise, trail=2),
+        Row(_GATE + r"fc1\.bias", _GATED + "squeeze_bias"),
+        Row(_GATE + r"fc2\.weight", _GATED + "excite", pointwise, trail=2),
+        Row(_GATE + r"fc2\.bias", _GATED + "excite_bias"),
+        Row(_GATE + r"conv\.weight", _GATED + "kernel", lead=2),
         Row(_BLOCK + r"self_attn\.q\.weight", _ATTENTION + "query/kernel", _heads),
         Row(_BLOCK + r"self_attn\.kv\.weight", _ATTENTION + "key_value/kernel", _heads),
         Row(_BLOCK + r"self_attn\.pos_embed\.height_rel", _ATTENTION + "relative_rows"),
@@ -40,4 +54,5 @@ TABLE = KeyTable(
     ),
     head=r"params/head/.*",
     stem=r"params/stem0/conv/kernel",
+    layouts={"timm": "first"},
 )

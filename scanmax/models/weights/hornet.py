@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from scanmax.models.weights import convnext
-from scanmax.models.weights.table import KeyTable, Row, Shape, conv, projection
+from scanmax.models.weights.table import KeyTable, Row, Shape, conv, of_shape, projection
 
 _BLOCK = r"stages\.(\d+)\.(\d+)\."
 _MIXER = _BLOCK + r"gnconv\."
@@ -17,6 +17,7 @@ def _gate(kind: str) -> Callable[..., str]:
     return lambda stage, block, index: _OURS.format(stage, block) + f"mixer/gate_{kind}{index + 1}"
 
 
+@of_shape(lambda ours: (ours[2], ours[0], ours[1], ours[3]))
 def channels_last(x: np.ndarray, shape: Shape) -> np.ndarray:
     """[C, rows, columns, 2] to [rows, columns, C, 2]."""
     if x.ndim != 4 or (*x.shape[1:3], x.shape[0], x.shape[3]) != tuple(shape):
@@ -43,4 +44,5 @@ TABLE = KeyTable(
     ),
     head=convnext.TABLE.head,
     stem=convnext.TABLE.stem,
+    layouts={"authors": "last"},
 )

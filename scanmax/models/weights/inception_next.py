@@ -1,6 +1,6 @@
 """InceptionNeXt: the names of timm."""
 
-from scanmax.models.weights.table import KeyTable, Row, conv, linear, norm_rows, pointwise
+from scanmax.models.weights.table import KeyTable, Row, conv, linear, norm_rows, projection
 
 _BLOCK = r"stages\.(\d+)\.blocks\.(\d+)\."
 _OURS = "stage{0}_block_{1:02d}/"
@@ -21,7 +21,7 @@ TABLE = KeyTable(
         Row(_BLOCK + r"token_mixer\.dwconv_h\.weight", _MIXER + "column_kernel", conv),
         Row(_BLOCK + r"token_mixer\.dwconv_h\.bias", _MIXER + "column_bias"),
         *norm_rows(_BLOCK + r"norm", _OURS + "norm"),
-        Row(_BLOCK + r"mlp\.fc([12])\.weight", f"params/{_OURS}mlp/fc{{2}}/kernel", pointwise),
+        Row(_BLOCK + r"mlp\.fc([12])\.weight", f"params/{_OURS}mlp/fc{{2}}/kernel", projection),
         Row(_BLOCK + r"mlp\.fc([12])\.bias", f"params/{_OURS}mlp/fc{{2}}/bias"),
         Row(_BLOCK + r"gamma", f"params/{_OURS}layer_scale/scale"),
         Row(r"head\.fc1\.weight", "params/head_fc/kernel", linear),
@@ -33,4 +33,5 @@ TABLE = KeyTable(
     ),
     head=r"params/head(_fc|_norm)?/.*",
     stem=r"params/patch_embed/kernel",
+    layouts={"timm": "first"},
 )

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from scanmax.models.weights import vit
-from scanmax.models.weights.table import Row, Shape, bias
+from scanmax.models.weights.table import Row, Shape, bias, of_shape
 
 # Grouped 1x1 convolutions with an activation between.
 _TAPS = r"blocks\.(\d+)\.attn\.residual\.([02])\."
@@ -15,6 +15,7 @@ def _ours(leaf: str):
     return lambda block, place: f"params/block_{block:02d}/mixer/residual{1 + place // 2}/{leaf}"
 
 
+@of_shape(lambda ours: (ours[0] * ours[2], ours[1], 1))
 def _grouped(x: np.ndarray, shape: Shape) -> np.ndarray:
     """torch's [H out, in, 1] to [H, in, out]."""
     heads, width, features = shape
@@ -30,4 +31,5 @@ TABLE = dataclasses.replace(
         Row(_TAPS + "bias", _ours("bias"), bias),
         *vit.TABLE.rows,
     ),
+    layouts={"authors": "first"},
 )

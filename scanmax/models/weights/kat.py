@@ -10,4 +10,5 @@ _FUNCTION = r"blocks\.(\d+)\.mlp\.act([12])\.weight_(numerator|denominator)"
 TABLE = dataclasses.replace(
     vit.TABLE,
     rows=(Row(_FUNCTION, "params/block_{0:02d}/mlp/act{1}/{2}"), *vit.TABLE.rows),
+    layouts={"authors": "first"},
 )

@@ -16,6 +16,8 @@ import numpy as np
 
 from scanmax import ops
 from scanmax.errors import UserError
+from scanmax.models.weights.linearised import Overlay, scans, start_scan
+from scanmax.models.weights.mismatch import UNFILLED, explained
 from scanmax.models.weights.sources import Tensors, read_tensors
 from scanmax.models.weights.table import (
     Adapter,
@@ -62,8 +64,9 @@ def load_weights(
         model lacks is dropped), "positions" (resampled to the model's grid or window) and
         "input_channels" (one channel becomes the sum; more repeat, keeping the scale) and "mixer"
         (of a model with another token mixer: what the mixers share by name and shape is kept, the
-        rest of the model's starts afresh, the rest of the source's is dropped) and "smaller" (of
-        our own files: evenly spaced blocks and the first channels of a larger model).
+        rest of the model's starts afresh, the rest of the source's is dropped; state-space mixers
+        as wide as the source's attention take its values, keys and queries for x, B and C) and
+        "smaller" (of our own files: evenly spaced blocks and the first channels of a larger model).
       position_grid: (Y, X), the grid that the source's positions lie on, for "positions". A table
         does not tell it: None takes it for a square, and as it is where it has as many places as
         the model; where both could be, or neither is, it has to be said.
@@ -143,7 +146,8 @@ def fit_weights(
     table = key_table(model)
     boxed = isinstance(source, Mapping) and "params" in source
     tensors = read_tensors(nn.unbox(source) if boxed else source, params_from)
-    if any(name.startswith("params/") for name in tensors):
+    own = any(name.startswith("params/") for name in tensors)
+    if own:
         tensors, clashes = _own_layout(tensors, params_from or "params")
         rows: Sequence[Row] = (Row(r"(.*)", "{0}", _as_is),)
     else:
@@ -162,20 +166,30 @@ def fit_weights(
     adapters = _adapters(model, table, shapes, example.shape, adapt, position_grid)
     adapted: set[str] = set()
     adapters = {path: _noting(path, adapter, adapted) for path, adapter in adapters.items()}
-    arrays, problems = convert(tensors, rows, shapes, adapters)
-    problems = clashes + problems
+    mixers = scans(shapes) if "mixer" in adapt else []
+    attention = {path: shape for scan in mixers for path, shape in scan.attention().items()}
+    arrays, problems = convert(tensors, rows, {**attention, **shapes}, adapters)
+    problems = [(p, line) for p, line in problems if p not in attention or UNFILLED not in line]
+    begun = {p: put for scan in mixers for p, put in start_scan(scan, arrays, shapes).items()}
+    unused = {path for path in arrays if path not in shapes} if not begun else set()
+    arrays = {path: array for path, array in arrays.items() if path in shapes}
+    adapted |= set(begun)
+    problems = clashes + explained(problems, tensors, None if own else table, shapes)
     fresh, dropped = set(), ()
     replaced = [table.head] * ("head" in adapt) + [MIXER] * ("mixer" in adapt)
     if replaced:
         may_differ = re.compile("|".join(f"(?:{pattern})" for pattern in replaced)).fullmatch
-        dropped = sorted({path for path, _ in problems if may_differ(path) and path not in shapes})
+        odd = {path for path, _ in problems if may_differ(path) and path not in shapes}
+        dropped = sorted(odd | unused)
         problems = [problem for problem in problems if not may_differ(problem[0])]
         fresh = {path for path in shapes if path not in arrays and may_differ(path)}
     if problems:
         raise UserError(_report(model, source, table, problems))
-    variables = _assemble(model, skeleton, arrays, fresh, example, key)
+    variables = _assemble(model, skeleton, arrays, fresh, begun, example, key)
+    fresh -= set(begun)
+    taken = sorted({*arrays, *begun})
     return variables, Fit(
-        tuple(sorted(arrays)), tuple(sorted(adapted)), tuple(sorted(fresh)), (*dropped, *left)
+        tuple(taken), tuple(sorted(adapted)), tuple(sorted(fresh)), (*dropped, *left)
     )
 
 
@@ -355,23 +369,29 @@ def _assemble(
     skeleton: Any,
     arrays: Mapping[str, np.ndarray],
     fresh: set[str],
+    begun: Mapping[str, Overlay],
     example: jax.ShapeDtypeStruct,
     key: jax.Array | None,
 ) -> dict[str, Any]:
     """Fills the skeleton: layers stacked where it stacks them, dtypes and logical axes its own."""
-    drawn: Mapping[str, jax.Array] = {}
+    drawn: dict[str, jax.Array] = {}
     if fresh:
         # Only what is returned is computed.
         def init(key: jax.Array) -> dict[str, jax.Array]:
             variables = model.init(key, jnp.zeros(example.shape, example.dtype))
-            return {path: leaf for path, leaf in named_leaves(variables) if path in fresh}
+            return {
+                path: layer
+                for name, leaf in named_leaves(variables)
+                for (path, _), layer in zip(taken_apart(name, leaf.shape), _layers(name, leaf))
+                if path in fresh
+            }
 
         drawn = jax.jit(init)(jax.random.key(0) if key is None else key)
+        drawn |= {path: put(np.asarray(drawn[path])) for path, put in begun.items()}
 
     def fill(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        if name in drawn:
-            return drawn[name]
-        layers = [arrays[path] for path, _ in taken_apart(name, leaf.shape)]
+        paths = [path for path, _ in taken_apart(name, leaf.shape)]
+        layers = [drawn[path] if path in drawn else arrays[path] for path in paths]
         stacked = np.stack(layers) if _STACKED.fullmatch(name) else layers[0]
         largest = np.abs(stacked).max(initial=0)
         if largest > float(jnp.finfo(leaf.dtype).max):
@@ -381,6 +401,11 @@ def _assemble(
     values = [fill(name, leaf) for name, leaf in named_leaves(skeleton)]
     structure = jax.tree_util.tree_structure(skeleton)
     return jax.tree_util.tree_unflatten(structure, values)
+
+
+def _layers(name: str, leaf: jax.Array) -> Sequence[jax.Array]:
+    """The layers of a stacked array, or the array alone."""
+    return leaf if _STACKED.fullmatch(name) else [leaf]
 
 
 def _report(

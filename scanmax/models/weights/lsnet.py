@@ -12,6 +12,7 @@ from scanmax.models.weights.table import (
     conv,
     linear,
     norm_rows,
+    of_shape,
     projection,
 )
 
@@ -19,6 +20,7 @@ from scanmax.models.weights.table import (
 _BLOCK = r"blocks(\d)\.(\d+)\."
 
 
+@of_shape(lambda ours: (ours[0], math.prod(ours[1:])))
 def _distances(x: np.ndarray, shape: Shape) -> np.ndarray:
     """[H, rows columns] to [H, rows, columns]."""
     if x.ndim != 2 or x.shape != (shape[0], math.prod(shape[1:])):
@@ -105,4 +107,5 @@ def table(model) -> KeyTable:
         ),
         head=r"(params|batch_stats)/head(_dist)?(_norm)?/.*",
         stem=r"params/stem0/conv/kernel",
+        layouts={"authors": "first"},
     )

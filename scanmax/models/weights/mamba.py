@@ -22,4 +22,5 @@ TABLE = KeyTable(
         Row(r"lm_head\.weight", "params/head/kernel", linear),
         Row(r"lm_head\.weight", "params/embed/embedding", tied=True),
     ),
+    layouts={"transformers": "first", "authors": "last"},
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from scanmax.models.weights.table import Row, linear, pointwise
+from scanmax.models.weights.table import Row, Transform, linear
 
 # (place of the stage, block), and the place of what stands before a stage.
 BLOCK = r"network\.(\d)\.(\d+)\."
@@ -23,10 +23,11 @@ def before_stage(tail: str, collection: str = "params/") -> Callable[..., str]:
     return lambda place: f"{collection}downsample{(place + 1) // 2}{tail}"
 
 
-# MLPs, of linear layers or of 1x1 convolutions, and the head.
-SHARED = (
-    Row(BLOCK + r"mlp\.fc([12])\.weight", of_block("mlp/fc{0}/kernel"), pointwise),
-    Row(BLOCK + r"mlp\.fc([12])\.bias", of_block("mlp/fc{0}/bias")),
-    Row(r"head\.weight", "params/head/kernel", linear),
-    Row(r"head\.bias", "params/head/bias"),
-)
+def shared(mlp: Transform) -> tuple[Row, ...]:
+    """Rows of MLPs, which are `linear` or a `projection`, and of the head."""
+    return (
+        Row(BLOCK + r"mlp\.fc([12])\.weight", of_block("mlp/fc{0}/kernel"), mlp),
+        Row(BLOCK + r"mlp\.fc([12])\.bias", of_block("mlp/fc{0}/bias")),
+        Row(r"head\.weight", "params/head/kernel", linear),
+        Row(r"head\.bias", "params/head/bias"),
+    )

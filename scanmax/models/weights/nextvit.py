@@ -4,7 +4,16 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear, norm_rows, pointwise
+from scanmax.models.weights.table import (
+    KeyTable,
+    Row,
+    bias,
+    conv,
+    linear,
+    linear_of_heads,
+    norm_rows,
+    projection,
+)
 
 _BLOCK = r"stages\.(\d)\.blocks\.(\d+)\."
 
@@ -57,16 +66,16 @@ def table(model: nn.Module) -> KeyTable:
             *conv_norm("projection", "projection"),
             Row(_BLOCK + r"mhca\.group_conv3x3\.weight", params("heads/conv/kernel"), conv),
             *norm_rows(_BLOCK + r"mhca\.norm", block("heads/norm")),
-            Row(_BLOCK + r"mhca\.projection\.weight", params("heads_out/kernel"), pointwise),
+            Row(_BLOCK + r"mhca\.projection\.weight", params("heads_out/kernel"), projection),
             *norm_rows(_BLOCK + r"norm", block("norm")),
             *norm_rows(_BLOCK + r"norm([12])", block("norm{0}")),
             *norm_rows(_BLOCK + r"e_mhsa\.norm", block("mixer/norm")),
             Row(_BLOCK + r"e_mhsa\.q\.weight", params("mixer/query/kernel"), linear),
             Row(_BLOCK + r"e_mhsa\.q\.bias", params("mixer/query/bias"), bias),
             *joint,
-            Row(_BLOCK + r"e_mhsa\.proj\.weight", params("mixer/out/kernel"), linear),
+            Row(_BLOCK + r"e_mhsa\.proj\.weight", params("mixer/out/kernel"), linear_of_heads),
             Row(_BLOCK + r"e_mhsa\.proj\.bias", params("mixer/out/bias")),
-            Row(_BLOCK + r"mlp\.fc([12])\.weight", params("mlp/fc{0}/kernel"), pointwise),
+            Row(_BLOCK + r"mlp\.fc([12])\.weight", params("mlp/fc{0}/kernel"), projection),
             Row(_BLOCK + r"mlp\.fc([12])\.bias", params("mlp/fc{0}/bias")),
             *norm_rows(r"norm", "norm"),
             Row(r"head\.fc\.weight", "params/head/kernel", linear),
@@ -74,4 +83,5 @@ def table(model: nn.Module) -> KeyTable:
         ),
         head=r"params/head/.*",
         stem=r"params/stem0/conv/kernel",
+        layouts={"timm": "first"},
     )

@@ -1,6 +1,15 @@
 """RMT, MAViT and RAVLT: what names of the authors' checkpoints share."""
 
-from scanmax.models.weights.table import KeyTable, Row, bias, conv, norm_rows, pointwise, projection
+from scanmax.models.weights.table import (
+    KeyTable,
+    Row,
+    bias,
+    conv,
+    linear,
+    norm_rows,
+    projection,
+    projection_of_heads,
+)
 
 BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
 OURS = "params/stage{0}_block_{1:02d}/"
@@ -12,8 +21,21 @@ def _before_stage(tail: str):
     return lambda stage: tail.format(stage + 1)
 
 
-def table_of(*own: Row, norms: tuple[str, str]) -> KeyTable:
-    """The whole table: rows of a family's mixers, and what it calls the norms of its blocks."""
+def table_of(
+    *own: Row,
+    norms: tuple[str, str],
+    is_last: bool,
+) -> KeyTable:
+    """The whole table of a family.
+
+    Args:
+      *own: rows of its mixers.
+      norms: what it calls the norms of its blocks.
+      is_last: channels are the last axis of its maps: MLPs are linear layers, and its depthwise
+        convolutions stand in modules of their own.
+    """
+    depthwise, mlp = (r"conv\.", linear) if is_last else ("", projection)
+    scales = {"lead": 3} if is_last else {"lead": 1, "trail": 2}
     rows = []
     for index, pattern in enumerate(norms, 1):
         rows += [
@@ -42,23 +64,24 @@ def table_of(*own: Row, norms: tuple[str, str]) -> KeyTable:
             *norm_rows(_DOWN + r"norm", _before_stage("downsample{0}/norm")),
             *rows,
             *own,
-            Row(BLOCK + r"pos\.(?:conv\.)?weight", OURS + "position_conv1/kernel", conv),
-            Row(BLOCK + r"pos\.(?:conv\.)?bias", OURS + "position_conv1/bias"),
-            Row(BLOCK + r"ffn\.fc([12])\.weight", OURS + "mlp/fc{2}/kernel", pointwise),
+            Row(BLOCK + rf"pos\.{depthwise}weight", OURS + "position_conv1/kernel", conv),
+            Row(BLOCK + rf"pos\.{depthwise}bias", OURS + "position_conv1/bias"),
+            Row(BLOCK + r"ffn\.fc([12])\.weight", OURS + "mlp/fc{2}/kernel", mlp),
             Row(BLOCK + r"ffn\.fc([12])\.bias", OURS + "mlp/fc{2}/bias"),
-            Row(BLOCK + r"ffn\.dwconv\.(?:conv\.)?weight", OURS + "mlp/conv/kernel", conv),
-            Row(BLOCK + r"ffn\.dwconv\.(?:conv\.)?bias", OURS + "mlp/conv/bias"),
-            Row(BLOCK + r"gamma_([12])", OURS + "layer_scale{2}/scale"),
+            Row(BLOCK + rf"ffn\.dwconv\.{depthwise}weight", OURS + "mlp/conv/kernel", conv),
+            Row(BLOCK + rf"ffn\.dwconv\.{depthwise}bias", OURS + "mlp/conv/bias"),
+            Row(BLOCK + r"gamma_([12])", OURS + "layer_scale{2}/scale", **scales),
             # Constants of positions and decays: computed here.
             Row(r"layers\.\d+\.(?:Relpos|RoPE)\.\w+", ()),
-            Row(r"proj\.weight", "params/projection/kernel", pointwise),
+            Row(r"proj\.weight", "params/projection/kernel", mlp),
             Row(r"proj\.bias", "params/projection/bias"),
             *norm_rows(r"norm", "norm"),
-            Row(r"head\.weight", "params/head/kernel", pointwise),
+            Row(r"head\.weight", "params/head/kernel", mlp),
             Row(r"head\.bias", "params/head/bias"),
         ),
         head=r"params/head/.*",
         stem=r"params/stem0/conv/kernel",
+        layouts={"authors": "first"},
     )
 
 
@@ -69,7 +92,8 @@ def gated_table() -> KeyTable:
         Row(BLOCK + r"attn\.qkvo\.bias", OURS + "mixer/qkvo/bias", bias),
         Row(BLOCK + r"attn\.lepe\.weight", OURS + "mixer/lepe/kernel", conv),
         Row(BLOCK + r"attn\.lepe\.bias", OURS + "mixer/lepe/bias"),
-        Row(BLOCK + r"attn\.proj\.weight", OURS + "mixer/out/kernel", projection),
+        Row(BLOCK + r"attn\.proj\.weight", OURS + "mixer/out/kernel", projection_of_heads),
         Row(BLOCK + r"attn\.proj\.bias", OURS + "mixer/out/bias"),
         norms=(r"norm1\.norm", r"norm2\.norm"),
+        is_last=False,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear
+from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear, linear_of_heads
 
 # The release counts stages from 1, and a stage's patches to it.
 BLOCK = r"(?:stages\.(\d)\.blocks|block(\d))\.(\d+)\."
@@ -27,10 +27,10 @@ def _named(pattern: str) -> Callable[..., str]:
 
 TABLE = KeyTable(
     rows=(
-        Row(r"patch_embed1?\.proj\.weight", "params/patch_embed/kernel", conv),
-        Row(r"patch_embed1?\.proj\.bias", "params/patch_embed/bias"),
-        Row(r"patch_embed1?\.norm\.weight", "params/patch_embed_norm/scale"),
-        Row(r"patch_embed1?\.norm\.bias", "params/patch_embed_norm/bias"),
+        Row(r"patch_embed(?:|1)\.proj\.weight", "params/patch_embed/kernel", conv),
+        Row(r"patch_embed(?:|1)\.proj\.bias", "params/patch_embed/bias"),
+        Row(r"patch_embed(?:|1)\.norm\.weight", "params/patch_embed_norm/scale"),
+        Row(r"patch_embed(?:|1)\.norm\.bias", "params/patch_embed_norm/bias"),
         Row(_DOWN + r"proj\.weight", _named("downsample{0}/kernel"), conv),
         Row(_DOWN + r"proj\.bias", _named("downsample{0}/bias")),
         Row(_DOWN + r"norm\.weight", _named("downsample{0}_norm/scale")),
@@ -43,7 +43,7 @@ TABLE = KeyTable(
         Row(BLOCK + r"attn\.q\.bias", of_block("mixer/query/bias"), bias),
         Row(BLOCK + r"attn\.kv\.weight", of_block("mixer/key_value/kernel"), linear),
         Row(BLOCK + r"attn\.kv\.bias", of_block("mixer/key_value/bias"), bias),
-        Row(BLOCK + r"attn\.proj\.weight", of_block("mixer/out/kernel"), linear),
+        Row(BLOCK + r"attn\.proj\.weight", of_block("mixer/out/kernel"), linear_of_heads),
         Row(BLOCK + r"attn\.proj\.bias", of_block("mixer/out/bias")),
         Row(BLOCK + r"attn\.sr\.weight", of_block("mixer/reduce/kernel"), conv),
         Row(BLOCK + r"attn\.sr\.bias", of_block("mixer/reduce/bias")),
@@ -51,11 +51,12 @@ TABLE = KeyTable(
         Row(BLOCK + r"attn\.norm\.bias", of_block("mixer/norm/bias")),
         Row(BLOCK + r"mlp\.fc([12])\.weight", of_block("mlp/fc{0}/kernel"), linear),
         Row(BLOCK + r"mlp\.fc([12])\.bias", of_block("mlp/fc{0}/bias")),
-        Row(BLOCK + r"mlp\.dwconv\.(?:dwconv\.)?weight", of_block("mlp/conv/kernel"), conv),
-        Row(BLOCK + r"mlp\.dwconv\.(?:dwconv\.)?bias", of_block("mlp/conv/bias")),
+        Row(BLOCK + r"mlp\.dwconv\.(?:|dwconv\.)weight", of_block("mlp/conv/kernel"), conv),
+        Row(BLOCK + r"mlp\.dwconv\.(?:|dwconv\.)bias", of_block("mlp/conv/bias")),
         Row(r"head\.weight", "params/head/kernel", linear),
         Row(r"head\.bias", "params/head/bias"),
     ),
     head=r"params/head/.*",
     stem=r"params/patch_embed/kernel",
+    layouts={"timm": "first", "authors": "last"},
 )

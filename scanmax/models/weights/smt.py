@@ -11,7 +11,9 @@ from scanmax.models.weights.table import (
     bias,
     conv,
     linear,
+    linear_of_heads,
     norm_rows,
+    of_shape,
     projection,
 )
 
@@ -19,6 +21,7 @@ from scanmax.models.weights.table import (
 _BLOCK, _DOWN = r"block(\d)\.(\d+)\.", r"patch_embed([2-4])\."
 
 
+@of_shape(lambda ours: (ours[1] * ours[2], ours[0], 1, 1))
 def _aggregation(x: np.ndarray, shape: Shape) -> np.ndarray:
     """A grouped 1x1 convolution [G E, H, 1, 1] to [H, G, E]."""
     heads, width, outputs = shape
@@ -75,7 +78,7 @@ def table(model) -> KeyTable:
             Row(attention + r"kv\.bias", ours("mixer/qkvo/bias"), bias, part=((1, 2), 0)),
             Row(attention + r"local_conv\.weight", ours("mixer/lepe/kernel"), conv),
             Row(attention + r"local_conv\.bias", ours("mixer/lepe/bias")),
-            Row(attention + r"proj\.weight", ours("mixer/out/kernel"), linear),
+            Row(attention + r"proj\.weight", ours("mixer/out/kernel"), linear_of_heads),
             Row(attention + r"proj\.bias", ours("mixer/out/bias")),
             Row(_BLOCK + r"mlp\.fc([12])\.weight", ours("mlp/fc{0}/kernel"), linear),
             Row(_BLOCK + r"mlp\.fc([12])\.bias", ours("mlp/fc{0}/bias")),
@@ -89,4 +92,5 @@ def table(model) -> KeyTable:
         ),
         head=r"params/head/.*",
         stem=r"params/stem0/conv/kernel",
+        layouts={"authors": "first"},
     )

@@ -1,5 +1,7 @@
 """Where weights come from: files, folders and hub ids, all read into one flat dict of arrays."""
 
+import argparse
+import contextlib
 import json
 import logging
 import os
@@ -13,12 +15,29 @@ import numpy as np
 from scanmax.checksum import damaged_arrays, describe_damage
 from scanmax.errors import UserError, suggest
 
-SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
+# ".tar" is torch's too: timm and others write checkpoints as model_best.pth.tar.
+SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".tar")
 # Tensors of a training checkpoint may sit below one of these names, or several: the first counts.
 WRAPPERS = ("model_ema", "state_dict_ema", "model", "state_dict", "module", "_orig_mod")
 INDEX = "model.safetensors.index.json"
 HUB_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 HUB_ID = re.compile(r"(hf_hub:|hf-hub:|hf://)?(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+
+# What training scripts of timm and DeiT keep beside the weights: options, and figures of numpy's.
+HARMLESS = (
+    argparse.Namespace,
+    pathlib.PosixPath,
+    np.dtype,
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.float32)),
+    type(np.dtype(np.int64)),
+    *(
+        (np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar")
+        for core in ("core", "_core")
+    ),
+)
+# Of torch's averages of models: how many there were.
+COUNT = "n_averaged"
 
 Tensors = dict[str, np.ndarray]
 _log = logging.getLogger(__name__)
@@ -152,8 +171,10 @@ def _read_torch(path: pathlib.Path, params_from: str | None) -> Tensors:
             "or convert it to .safetensors where torch is installed."
         ) from error
     try:
-        # Nothing but tensors is unpickled: a checkpoint cannot run code.
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # Nothing but tensors, and what options and figures are kept as, is unpickled: a checkpoint
+        # cannot run code.
+        with _allowing(torch, *HARMLESS):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"weights {str(path)!r} cannot be read: {_line(error)}") from error
     told = f"weights {str(path)!r}"
@@ -161,7 +182,14 @@ def _read_torch(path: pathlib.Path, params_from: str | None) -> Tensors:
         raise UserError(f"{told}: holds {type(state).__name__}, not named tensors.")
     state = _unwrapped(state, told, params_from)
     # What a trainer keeps beside the weights (a step, options) is no tensor.
-    return flatten({k: v for k, v in state.items() if isinstance(v, torch.Tensor)}, told)
+    kept = {k: v for k, v in state.items() if isinstance(v, torch.Tensor) and k != COUNT}
+    return flatten(kept, told)
+
+
+def _allowing(torch: Any, *types: Any) -> contextlib.AbstractContextManager:
+    """Lets torch unpickle types of no harm; versions that know no such list refuse them."""
+    allow = getattr(torch.serialization, "safe_globals", None)
+    return allow(list(types)) if allow else contextlib.nullcontext()
 
 
 def _read_folder(path: pathlib.Path) -> Tensors:

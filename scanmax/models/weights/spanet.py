@@ -1,6 +1,6 @@
 """SPANet: the names of the authors' checkpoints."""
 
-from scanmax.models.weights.network import BETWEEN, BLOCK, SHARED, before_stage, of_block
+from scanmax.models.weights.network import BETWEEN, BLOCK, before_stage, of_block, shared
 from scanmax.models.weights.table import KeyTable, Row, conv, projection
 
 _MIXER = BLOCK + r"token_mixer\."
@@ -29,10 +29,11 @@ TABLE = KeyTable(
         # Circles that are drawn, not learned.
         Row(_MIXER + r"sps\.\d\.filter", ()),
         Row(BLOCK + r"res_scale([12])\.scale", of_block("residual_scale{0}/scale")),
-        *SHARED,
+        *shared(projection),
         Row(r"norm\.weight", "params/norm/scale"),
         Row(r"norm\.bias", "params/norm/bias"),
     ),
     head=r"params/head/.*",
     stem=r"params/patch_embed/kernel",
+    layouts={"authors": "first"},
 )

@@ -1,8 +1,11 @@
 """SqueezeBERT: the names of transformers, of the model alone or with its head of classification."""
 
+import dataclasses
+
+import flax.linen as nn
 import numpy as np
 
-from scanmax.models.weights.table import KeyTable, Row, Shape, linear, pointwise
+from scanmax.models.weights.table import KeyTable, Row, Shape, linear, of_shape, pointwise
 
 _EMBED = r"(?:transformer\.)?embeddings\."
 _LAYER = r"(?:transformer\.)?encoder\.layers\.(\d+)\."
@@ -17,6 +20,7 @@ _PARTS = (
 )
 
 
+@of_shape(lambda ours: (ours[0] * ours[2], ours[1], 1) if len(ours) == 3 else (*ours[::-1], 1))
 def grouped(x: np.ndarray, shape: Shape) -> np.ndarray:
     """torch's grouped [out, in / groups, 1] to [groups, in / groups, out / groups]."""
     if len(shape) == 2:
@@ -69,4 +73,12 @@ TABLE = KeyTable(
         Row(r"cls\..*", ()),
     ),
     head=r"params/head/.*",
+    layouts={"transformers": "first"},
 )
+
+
+def table(model: nn.Module) -> KeyTable:
+    """The rows; without a head the layout is that of the model alone, whose names are shorter."""
+    return dataclasses.replace(
+        TABLE, layouts={"transformers": "first" if model.num_classes else "last"}
+    )

@@ -2,7 +2,15 @@
 
 from collections.abc import Callable
 
-from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear, relative_bias
+from scanmax.models.weights.table import (
+    KeyTable,
+    Row,
+    bias,
+    conv,
+    linear,
+    linear_of_heads,
+    relative_bias,
+)
 
 _BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
 
@@ -35,7 +43,7 @@ TABLE = KeyTable(
         ),
         Row(_BLOCK + r"attn\.qkv\.weight", _ours("mixer/qkv/kernel"), linear),
         Row(_BLOCK + r"attn\.qkv\.bias", _ours("mixer/qkv/bias"), bias),
-        Row(_BLOCK + r"attn\.proj\.weight", _ours("mixer/out/kernel"), linear),
+        Row(_BLOCK + r"attn\.proj\.weight", _ours("mixer/out/kernel"), linear_of_heads),
         Row(_BLOCK + r"attn\.proj\.bias", _ours("mixer/out/bias")),
         Row(_BLOCK + r"mlp\.fc([12])\.weight", _ours("mlp/fc{0}/kernel"), linear),
         Row(_BLOCK + r"mlp\.fc([12])\.bias", _ours("mlp/fc{0}/bias")),
@@ -47,4 +55,5 @@ TABLE = KeyTable(
     head=r"params/head/.*",
     relative_positions=r"params/stage\d+_block_\d+/(first|second)/mixer/relative_bias",
     stem=r"params/patch_embed/kernel",
+    layouts={"timm": "first"},
 )

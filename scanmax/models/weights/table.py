@@ -3,7 +3,8 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +17,21 @@ _INNER_WRAPPERS = r"(^|\.)(?:(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapp
 # Our path ("" when there is none), and one line.
 Problems = list[tuple[str, str]]
 Transform = Callable[[np.ndarray, Shape], np.ndarray]
+# `Row.having` of names that are read and not written.
+NEVER = ""
 
 
+def of_shape(theirs: Callable[[Shape], Shape]) -> Callable[[Transform], Transform]:
+    """Says which shape of theirs a transform lays out as one of ours, for the way back."""
+
+    def mark(transform: Transform) -> Transform:
+        transform.theirs = theirs
+        return transform
+
+    return mark
+
+
+@of_shape(lambda ours: ours)
 def same(x: np.ndarray, shape: Shape | None) -> np.ndarray:
     """The same axes in the same order; axes of size one come and go."""
     if shape is None:
@@ -26,6 +40,7 @@ def same(x: np.ndarray, shape: Shape | None) -> np.ndarray:
     return x.reshape(shape)
 
 
+@of_shape(lambda ours: (math.prod(ours[1:]), ours[0]))
 def linear(x: np.ndarray, shape: Shape) -> np.ndarray:
     """torch's [out, in] to [in, out]; either may be several axes of ours, as heads and width."""
     prefixes = {math.prod(shape[:split]) for split in range(1, len(shape))}
@@ -33,12 +48,20 @@ def linear(x: np.ndarray, shape: Shape) -> np.ndarray:
     return x.T.reshape(shape)
 
 
+@of_shape(lambda ours: (ours[-1], math.prod(ours[:-1])))
+def linear_of_heads(x: np.ndarray, shape: Shape) -> np.ndarray:
+    """`linear`, where the axes of ours in front of the last are what torch calls in."""
+    return linear(x, shape)
+
+
+@of_shape(lambda ours: (math.prod(ours),))
 def bias(x: np.ndarray, shape: Shape) -> np.ndarray:
     """torch's [out] to the several axes that out is of ours."""
     _expect(x.ndim == 1 and x.size == math.prod(shape), x, shape)
     return x.reshape(shape)
 
 
+@of_shape(lambda ours: (ours[3], ours[2], ours[0], ours[1]))
 def conv(x: np.ndarray, shape: Shape | None) -> np.ndarray:
     """torch's [out, in, ky, kx] to [ky, kx, in, out]."""
     if shape is not None:
@@ -46,6 +69,7 @@ def conv(x: np.ndarray, shape: Shape | None) -> np.ndarray:
     return x.transpose(2, 3, 1, 0)
 
 
+@of_shape(lambda ours: (ours[2], ours[3], ours[0], ours[1]))
 def conv_transpose(x: np.ndarray, shape: Shape | None) -> np.ndarray:
     """A transposed convolution, torch's [in, out, ky, kx] to [ky, kx, in, out]."""
     if shape is not None:
@@ -53,6 +77,7 @@ def conv_transpose(x: np.ndarray, shape: Shape | None) -> np.ndarray:
     return x.transpose(2, 3, 0, 1)
 
 
+@of_shape(lambda ours: ours[:-3:-1])
 def pointwise(x: np.ndarray, shape: Shape) -> np.ndarray:
     """A 1x1 convolution or a linear layer, [out, in] or [out, in, 1, 1], to either form of ours."""
     matrix = x.reshape(x.shape[:2])
@@ -60,12 +85,20 @@ def pointwise(x: np.ndarray, shape: Shape) -> np.ndarray:
     return matrix.T.reshape(shape)
 
 
+@of_shape(lambda ours: (*linear.theirs(ours), 1, 1))
 def projection(x: np.ndarray, shape: Shape) -> np.ndarray:
     """A 1x1 convolution [out, in, 1, 1] to [in, out], either several axes of ours, as `linear`."""
     _expect(x.ndim == 4 and x.shape[2:] == (1, 1), x, shape)
     return linear(x[..., 0, 0], shape)
 
 
+@of_shape(lambda ours: (*linear_of_heads.theirs(ours), 1, 1))
+def projection_of_heads(x: np.ndarray, shape: Shape) -> np.ndarray:
+    """`projection`, where the axes of ours in front of the last are what torch calls in."""
+    return projection(x, shape)
+
+
+@of_shape(lambda ours: (ours[1] * ours[2], ours[0]))
 def relative_bias(x: np.ndarray, shape: Shape | None) -> np.ndarray:
     """Swin's [(2 w - 1) (2 w' - 1), H] to [H, 2 w - 1, 2 w' - 1].
 
@@ -79,6 +112,7 @@ def relative_bias(x: np.ndarray, shape: Shape | None) -> np.ndarray:
     return x.T.reshape(shape)[:, ::-1, ::-1]
 
 
+@of_shape(lambda ours: (ours[1], 1, ours[0]))
 def causal_conv(x: np.ndarray, shape: Shape) -> np.ndarray:
     """torch's depthwise [channels, 1, width] to [width, channels]."""
     _expect(x.ndim == 3 and x.shape[1] == 1 and (x.shape[2], x.shape[0]) == shape, x, shape)
@@ -105,6 +139,11 @@ class Row:
       part: (index, axis): the tensor is that slice of our array, which other tensors complete, as
         keys and values do that are one array of ours and two of the source's. Several indices share
         the tensor's first axis, in that order.
+      having: a path, as `paths` says it, that a model must have for its arrays to be written under
+        this row's name; where one name has several spellings, or shapes, in one layout.
+      lacking: a path that it must not have.
+      lead: axes of size one that the tensor has in front of those that `transform` knows.
+      trail: those behind them.
     """
 
     pattern: str
@@ -113,17 +152,43 @@ class Row:
     tied: bool = False
     ndim: int | None = None
     part: tuple[int | tuple[int, ...], int] | None = None
+    having: str | Callable[..., str] | None = None
+    lacking: str | Callable[..., str] | None = None
+    lead: int = 0
+    trail: int = 0
 
     def targets(self, name: str) -> tuple[str, ...] | None:
         """Where the tensor of that name goes; None when this row is not about it."""
         match = re.fullmatch(self.pattern, name)
-        if match is None:
+        try:
+            return None if match is None else self.places(match.groups(""))
+        except IndexError:
+            # A stage that the model has not.
             return None
-        groups = [int(group) if group.isdigit() else group for group in match.groups("")]
-        if callable(self.paths):
-            return (self.paths(*groups),)
-        paths = (self.paths,) if isinstance(self.paths, str) else self.paths
-        return tuple(path.format(*groups) for path in paths)
+
+    def places(self, groups: Sequence[str]) -> tuple[str, ...]:
+        """Where a tensor goes whose name has these groups."""
+        return _filled(self.paths, groups)
+
+    def is_written(self, groups: Sequence[str], ours: Container[str]) -> bool:
+        """Whether a model of these paths is written under this row's names."""
+        having, lacking = (
+            () if path is None else _filled(path, groups) for path in (self.having, self.lacking)
+        )
+        return all(path in ours for path in having) and not any(path in ours for path in lacking)
+
+    def theirs(self, shapes: Sequence[Shape]) -> Shape:
+        """The shape of the tensor whose arrays have these shapes; of a part, the whole array's."""
+        count = 1
+        if self.part is not None:
+            index, axis = self.part
+            count = len(index) if isinstance(index, tuple) else 1
+            shapes = [(*shape[:axis], *shape[axis + 1 :]) for shape in shapes]
+        found = [self.transform.theirs(shape) for shape in shapes]
+        shape = found[0]
+        if len(found) > 1 or count > 1:
+            shape = (count * sum(each[0] for each in found), *shape[1:])
+        return (1,) * self.lead + shape + (1,) * self.trail
 
     def apply(self, x: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
         """Cuts x into the shares of its targets and lays each of them out.
@@ -143,6 +208,14 @@ class Row:
         return [self.transform(share, shape) for share, shape in zip(shares, shapes)]
 
 
+def _filled(paths: str | tuple[str, ...] | Callable[..., str], groups: Sequence[str]):
+    values = [int(group) if group.isdigit() else group for group in groups]
+    if callable(paths):
+        return (paths(*values),)
+    paths = (paths,) if isinstance(paths, str) else paths
+    return tuple(path.format(*values) for path in paths)
+
+
 # Of a batch norm, parameters and averages.
 _NORM = (
     (r"weight", "params", "scale"),
@@ -152,7 +225,7 @@ _NORM = (
 )
 
 
-def norm_rows(pattern: str, path: str | Callable[..., str]) -> tuple[Row, ...]:
+def norm_rows(pattern: str, path: str | Callable[..., str], **fields: Any) -> tuple[Row, ...]:
     """Rows of a batch norm, a path below the collection; the count of its steps has no place."""
 
     def place(collection: str, leaf: str) -> str | Callable[..., str]:
@@ -160,7 +233,7 @@ def norm_rows(pattern: str, path: str | Callable[..., str]) -> tuple[Row, ...]:
             return lambda *groups: f"{collection}/{path(*groups)}/{leaf}"
         return f"{collection}/{path}/{leaf}"
 
-    rows = tuple(Row(rf"{pattern}\.{name}", place(*where)) for name, *where in _NORM)
+    rows = tuple(Row(rf"{pattern}\.{name}", place(*where), **fields) for name, *where in _NORM)
     return *rows, Row(rf"{pattern}\.num_batches_tracked", ())
 
 
@@ -174,6 +247,8 @@ class KeyTable:
       positions: path of the table of grid positions [N, D].
       relative_positions: paths of tables [H, 2 w - 1, 2 w' - 1] over differences in a window.
       stem: path of the kernel whose third axis is the image's channels.
+      layouts: name of each layout that the rows read, and which of them it is where names differ:
+        that of the "first" of alternatives in a pattern, and of rows for one path, or the "last".
     """
 
     rows: tuple[Row, ...]
@@ -181,6 +256,7 @@ class KeyTable:
     positions: str = r"(?!)"
     relative_positions: str = r"(?!)"
     stem: str = r"(?!)"
+    layouts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def bare_names(
@@ -243,6 +319,19 @@ def row_of(
     return next(iter(fitting + found), (None, ()))
 
 
+def _both_told(
+    name: str, error: str, row: Row, targets: Sequence[str], shapes: Mapping[str, Shape]
+) -> str:
+    """A line about a tensor and an array of ours: a shape that does not fit in either notation."""
+    line = f"{name}: {error}"
+    if name in targets or "ours is" not in error:
+        return line
+    ours = [tuple(shapes[target]) for target in targets]
+    theirs = tuple(row.theirs(ours)) if hasattr(row.transform, "theirs") else ours[0]
+    there = "" if theirs == ours[0] else f", {theirs} there"
+    return f"{line} ({', '.join(targets)}{there})"
+
+
 def convert(
     tensors: Mapping[str, np.ndarray],
     rows: Sequence[Row],
@@ -299,7 +388,7 @@ def convert(
             else:
                 shares = row.apply(tensor, [shapes[target] for target in targets])
         except ValueError as error:
-            problems.append((targets[0], f"{name}: {error}"))
+            problems.append((targets[0], _both_told(name, str(error), row, targets, shapes)))
             shares = [None] * len(targets)
         for target, share in zip(targets, shares):
             if row.tied:

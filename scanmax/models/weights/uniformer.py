@@ -2,7 +2,16 @@
 
 from collections.abc import Callable
 
-from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear, norm_rows, pointwise
+from scanmax.models.weights.table import (
+    KeyTable,
+    Row,
+    bias,
+    conv,
+    linear,
+    linear_of_heads,
+    norm_rows,
+    projection,
+)
 
 # Stages count from 1; what shrinks the map belongs to the stage behind it.
 _BLOCK, _DOWN = r"blocks(\d)\.(\d+)\.", r"patch_embed([2-4])\."
@@ -24,6 +33,9 @@ def _stem(tail: str, collection: str = "params/") -> Callable[..., str]:
     return lambda place: f"{collection}stem{place // 3}/{tail}"
 
 
+_MLP = _BLOCK + r"mlp\.fc([12])\.weight"
+_LOCAL = _block("mixer/value/kernel")
+
 TABLE = KeyTable(
     rows=(
         Row(r"patch_embed1\.proj\.weight", "params/patch_embed/kernel", conv),
@@ -44,17 +56,24 @@ TABLE = KeyTable(
         Row(_BLOCK + r"pos_embed\.weight", _block("position_conv1/kernel"), conv),
         Row(_BLOCK + r"pos_embed\.bias", _block("position_conv1/bias")),
         *norm_rows(_BLOCK + r"norm([12])", _block("norm{0}", "")),
-        Row(_BLOCK + r"conv1\.weight", _block("mixer/value/kernel"), pointwise),
+        Row(_BLOCK + r"conv1\.weight", _block("mixer/value/kernel"), projection),
         Row(_BLOCK + r"conv1\.bias", _block("mixer/value/bias")),
-        Row(_BLOCK + r"conv2\.weight", _block("mixer/out/kernel"), pointwise),
-        Row(_BLOCK + r"conv2\.bias", _block("mixer/out/bias")),
+        Row(_BLOCK + r"conv2\.weight", _block("mixer/out/kernel"), projection, having=_LOCAL),
+        Row(_BLOCK + r"conv2\.bias", _block("mixer/out/bias"), having=_LOCAL),
         Row(_BLOCK + r"attn\.weight", _block("mixer/affinity/kernel"), conv),
         Row(_BLOCK + r"attn\.bias", _block("mixer/affinity/bias")),
         Row(_BLOCK + r"attn\.qkv\.weight", _block("mixer/qkv/kernel"), linear),
         Row(_BLOCK + r"attn\.qkv\.bias", _block("mixer/qkv/bias"), bias),
-        Row(_BLOCK + r"attn\.proj\.weight", _block("mixer/out/kernel"), linear),
-        Row(_BLOCK + r"attn\.proj\.bias", _block("mixer/out/bias")),
-        Row(_BLOCK + r"mlp\.fc([12])\.weight", _block("mlp/fc{0}/kernel"), pointwise),
+        Row(
+            _BLOCK + r"attn\.proj\.weight",
+            _block("mixer/out/kernel"),
+            linear_of_heads,
+            lacking=_LOCAL,
+        ),
+        Row(_BLOCK + r"attn\.proj\.bias", _block("mixer/out/bias"), lacking=_LOCAL),
+        # Of 1x1 convolutions beside local relations.
+        Row(_MLP, _block("mlp/fc{0}/kernel"), projection, ndim=4, having=_LOCAL),
+        Row(_MLP, _block("mlp/fc{0}/kernel"), linear, ndim=2, lacking=_LOCAL),
         Row(_BLOCK + r"mlp\.fc([12])\.bias", _block("mlp/fc{0}/bias")),
         Row(_BLOCK + r"gamma_([12])", _block("layer_scale{0}/scale")),
         *norm_rows(r"norm", "norm"),
@@ -63,4 +82,5 @@ TABLE = KeyTable(
     ),
     head=r"params/head/.*",
     stem=r"params/(patch_embed|stem0/conv)/kernel",
+    layouts={"authors": "first"},
 )

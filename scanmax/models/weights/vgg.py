@@ -5,9 +5,19 @@ import re
 import flax.linen as nn
 import numpy as np
 
-from scanmax.models.weights.table import KeyTable, Row, Shape, conv, linear, norm_rows, pointwise
+from scanmax.models.weights.table import (
+    KeyTable,
+    Row,
+    Shape,
+    conv,
+    linear,
+    norm_rows,
+    of_shape,
+    pointwise,
+)
 
 
+@of_shape(lambda ours: (ours[3], ours[2] * ours[0] * ours[1]))
 def _flattened(x: np.ndarray, shape: Shape) -> np.ndarray:
     """A linear layer of a flattened map [C, Y, X] as the convolution over it."""
     if x.ndim != 2 or x.size != np.prod(shape):
@@ -33,11 +43,15 @@ def table(model: nn.Module) -> KeyTable:
         Row(r"pre_logits\.fc1\.weight", "params/hidden1/kernel", conv),
         Row(r"classifier\.0\.weight", "params/hidden1/kernel", _flattened),
         Row(r"(?:pre_logits\.fc1|classifier\.0)\.bias", "params/hidden1/bias"),
-        Row(r"(?:pre_logits\.fc2|classifier\.3)\.weight", "params/hidden2/kernel", pointwise),
+        Row(r"pre_logits\.fc2\.weight", "params/hidden2/kernel", pointwise, trail=2),
+        Row(r"classifier\.3\.weight", "params/hidden2/kernel", pointwise),
         Row(r"(?:pre_logits\.fc2|classifier\.3)\.bias", "params/hidden2/bias"),
         Row(r"(?:head\.fc|classifier\.6)\.weight", "params/head/kernel", linear),
         Row(r"(?:head\.fc|classifier\.6)\.bias", "params/head/bias"),
     ]
     return KeyTable(
-        tuple(rows), head=r"params/(hidden\d|head)/.*", stem=r"params/stage0_conv0/conv/kernel"
+        tuple(rows),
+        head=r"params/(hidden\d|head)/.*",
+        stem=r"params/stage0_conv0/conv/kernel",
+        layouts={"timm": "first", "torchvision": "last"},
     )

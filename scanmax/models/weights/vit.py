@@ -1,6 +1,14 @@
 """ViT and DeiT: the names of timm, which are those of the original DeiT too."""
 
-from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear, norm_rows
+from scanmax.models.weights.table import (
+    KeyTable,
+    Row,
+    bias,
+    conv,
+    linear,
+    linear_of_heads,
+    norm_rows,
+)
 
 _BLOCK = r"blocks\.(\d+)\."
 # Branches side by side, counted in their block; the norm and scale of a branch are its own.
@@ -18,17 +26,19 @@ def _parallel(pattern: str, branch: int) -> tuple[Row, ...]:
 
 TABLE = KeyTable(
     rows=(
-        Row(r"cls_token", "params/cls_token"),
-        Row(r"dist_token", "params/dist_token"),
-        Row(r"reg_token", "params/reg_token"),
-        Row(r"pos_embed", "params/pos_embed"),
+        Row(r"cls_token", "params/cls_token", lead=1),
+        Row(r"dist_token", "params/dist_token", lead=1),
+        Row(r"reg_token", "params/reg_token", lead=1),
+        Row(r"pos_embed", "params/pos_embed", lead=1),
         Row(r"patch_embed\.proj\.weight", "params/patch_embed/kernel", conv),
         Row(r"patch_embed\.proj\.bias", "params/patch_embed/bias"),
         Row(_BLOCK + r"norm([12])\.weight", "params/block_{0:02d}/norm{1}/scale"),
         Row(_BLOCK + r"norm([12])\.bias", "params/block_{0:02d}/norm{1}/bias"),
         Row(_BLOCK + r"attn\.qkv\.weight", "params/block_{0:02d}/mixer/qkv/kernel", linear),
         Row(_BLOCK + r"attn\.qkv\.bias", "params/block_{0:02d}/mixer/qkv/bias", bias),
-        Row(_BLOCK + r"attn\.proj\.weight", "params/block_{0:02d}/mixer/out/kernel", linear),
+        Row(
+            _BLOCK + r"attn\.proj\.weight", "params/block_{0:02d}/mixer/out/kernel", linear_of_heads
+        ),
         Row(_BLOCK + r"attn\.proj\.bias", "params/block_{0:02d}/mixer/out/bias"),
         Row(_BLOCK + r"attn\.q_norm\.weight", "params/block_{0:02d}/mixer/query_norm/scale"),
         Row(_BLOCK + r"attn\.q_norm\.bias", "params/block_{0:02d}/mixer/query_norm/bias"),
@@ -51,7 +61,7 @@ TABLE = KeyTable(
         *_parallel(_MIXER, 1),
         Row(_MIXER + r"attn\.qkv\.weight", _OURS + "mixer_{1}/qkv/kernel", linear),
         Row(_MIXER + r"attn\.qkv\.bias", _OURS + "mixer_{1}/qkv/bias", bias),
-        Row(_MIXER + r"attn\.proj\.weight", _OURS + "mixer_{1}/out/kernel", linear),
+        Row(_MIXER + r"attn\.proj\.weight", _OURS + "mixer_{1}/out/kernel", linear_of_heads),
         Row(_MIXER + r"attn\.proj\.bias", _OURS + "mixer_{1}/out/bias"),
         *_parallel(_MLP, 2),
         Row(_MLP + r"mlp\.fc([12])\.weight", _OURS + "mlp_{1}/fc{2}/kernel", linear),
@@ -65,4 +75,5 @@ TABLE = KeyTable(
     head=r"params/head(_dist)?/.*",
     positions=r"params/pos_embed",
     stem=r"params/patch_embed/(conv0/)?kernel",
+    layouts={"timm": "first", "authors": "first"},
 )

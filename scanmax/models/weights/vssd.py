@@ -1,6 +1,6 @@
 """VSSD: the names of the authors' checkpoints."""
 
-from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear
+from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear, linear_of_heads
 
 # Place of each of the stem's convolutions.
 _STEM = {0: r"conv1", 1: r"conv2\.0", 2: r"conv2\.1", 3: r"conv3\.0", 4: r"conv3\.1"}
@@ -57,7 +57,7 @@ TABLE = KeyTable(
         Row(_BLOCK + r"attn\.norm\.bias", _OURS + "mixer/norm/bias"),
         Row(_BLOCK + r"attn\.to_qkv\.weight", _OURS + "mixer/qkv/kernel", linear),
         Row(_BLOCK + r"attn\.to_qkv\.bias", _OURS + "mixer/qkv/bias", bias),
-        Row(_BLOCK + r"attn\.to_out\.weight", _OURS + "mixer/out/kernel", linear),
+        Row(_BLOCK + r"attn\.to_out\.weight", _OURS + "mixer/out/kernel", linear_of_heads),
         Row(_BLOCK + r"attn\.to_out\.bias", _OURS + "mixer/out/bias"),
         Row(_BLOCK + r"mlp\.fc([12])\.weight", _OURS + "mlp/fc{2}/kernel", linear),
         Row(_BLOCK + r"mlp\.fc([12])\.bias", _OURS + "mlp/fc{2}/bias"),
@@ -68,4 +68,5 @@ TABLE = KeyTable(
     ),
     head=r"params/head/.*",
     stem=r"params/stem0/kernel",
+    layouts={"authors": "first"},
 )

@@ -1,6 +1,15 @@
 """XCiT: the names of timm and of the original release."""
 
-from scanmax.models.weights.table import KeyTable, Row, bias, conv, linear, norm_rows, pointwise
+from scanmax.models.weights.table import (
+    KeyTable,
+    Row,
+    bias,
+    conv,
+    linear,
+    linear_of_heads,
+    norm_rows,
+    projection,
+)
 
 _BLOCK = r"blocks\.(\d+)\."
 _OURS = "block_{0:02d}/"
@@ -30,21 +39,21 @@ def _class_projection(index: int, letter: str) -> tuple[Row, Row]:
 
 TABLE = KeyTable(
     rows=(
-        Row(r"cls_token", "params/cls_token"),
+        Row(r"cls_token", "params/cls_token", lead=1),
         *_stem(),
         Row(
             r"pos_embed(?:er)?\.token_projection\.weight",
             "params/pos_projection/kernel",
-            pointwise,
+            projection,
         ),
         Row(r"pos_embed(?:er)?\.token_projection\.bias", "params/pos_projection/bias"),
         Row(_BLOCK + r"norm([123])\.weight", _PARAMS + "norm{1}/scale"),
         Row(_BLOCK + r"norm([123])\.bias", _PARAMS + "norm{1}/bias"),
         Row(_BLOCK + r"gamma([123])", _PARAMS + "layer_scale{1}/scale"),
-        Row(_BLOCK + r"attn\.temperature", _PARAMS + "mixer/temperature"),
+        Row(_BLOCK + r"attn\.temperature", _PARAMS + "mixer/temperature", trail=2),
         Row(_BLOCK + r"attn\.qkv\.weight", _PARAMS + "mixer/qkv/kernel", linear),
         Row(_BLOCK + r"attn\.qkv\.bias", _PARAMS + "mixer/qkv/bias", bias),
-        Row(_BLOCK + r"attn\.proj\.weight", _PARAMS + "mixer/out/kernel", linear),
+        Row(_BLOCK + r"attn\.proj\.weight", _PARAMS + "mixer/out/kernel", linear_of_heads),
         Row(_BLOCK + r"attn\.proj\.bias", _PARAMS + "mixer/out/bias"),
         Row(_BLOCK + r"local_mp\.conv([12])\.weight", _PARAMS + "local/conv{1}/kernel", conv),
         Row(_BLOCK + r"local_mp\.conv([12])\.bias", _PARAMS + "local/conv{1}/bias"),
@@ -58,7 +67,7 @@ TABLE = KeyTable(
         Row(_CLASS + r"attn\.qkv\.weight", tuple(path + "kernel" for path in _QKV), linear),
         Row(_CLASS + r"attn\.qkv\.bias", tuple(path + "bias" for path in _QKV), bias),
         *(row for index, letter in enumerate("qkv") for row in _class_projection(index, letter)),
-        Row(_CLASS + r"attn\.proj\.weight", _LATE + "attention/out/kernel", linear),
+        Row(_CLASS + r"attn\.proj\.weight", _LATE + "attention/out/kernel", linear_of_heads),
         Row(_CLASS + r"attn\.proj\.bias", _LATE + "attention/out/bias"),
         Row(_CLASS + r"mlp\.fc([12])\.weight", _LATE + "mlp/fc{1}/kernel", linear),
         Row(_CLASS + r"mlp\.fc([12])\.bias", _LATE + "mlp/fc{1}/bias"),
@@ -69,4 +78,5 @@ TABLE = KeyTable(
     ),
     head=r"params/head/.*",
     stem=r"params/stem0/conv/kernel",
+    layouts={"timm": "last", "authors": "first"},
 )
