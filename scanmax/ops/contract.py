@@ -1,13 +1,19 @@
 """What every op shares: how it is jitted, how it accumulates, and how it refuses bad arguments."""
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import AxisType, PartitionSpec
+
+# Mesh axes that split heads rather than rows, where they divide them: that of heads, and that of
+# tokens, which a kernel needs whole.
+HEAD_AXES = ("tensor", "context")
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -199,6 +205,57 @@ def axis_devices(mesh, axis_name: str) -> int:
     return dict(zip(mesh.axis_names, mesh.axis_sizes)).get(axis_name, 1)
 
 
+def free_axes(mesh) -> dict[str, int]:
+    """The axes, with their sizes, that the compiler splits arrays over, not a shard_map around."""
+    sizes = dict(zip(mesh.axis_names, mesh.axis_sizes))
+    return {axis: size for axis, size in sizes.items() if axis not in mesh.manual_axes}
+
+
+def over_mesh(local: Callable, by_heads: Sequence, by_rows: Sequence = ()):
+    """local(*by_heads, *by_rows), each device of the mesh in use on its own rows and heads.
+
+    The compiler cannot split a kernel, and how arrays lie is not known where it is called: a mesh
+    axis splits rows where it divides them, else heads, and the other way round where it is one of
+    `HEAD_AXES`; what neither divides is done on each of its devices. Arrays that lie otherwise are
+    moved.
+
+    Args:
+      local: a function of the arrays of one device, whose results are [B, H, ...].
+      by_heads: arrays [B, G, ...], each of H heads or of groups that divide them. Where there are
+        fewer groups than devices, each device holds the one that its heads read.
+      by_rows: arrays [B, ...].
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    free = free_axes(mesh)
+    if not free or (math.prod(free.values()) == 1 and not mesh.manual_axes):
+        return local(*by_heads, *by_rows)
+    rows, groups = by_heads[0].shape[0], [x.shape[1] for x in by_heads]
+    split, ways = {"rows": [], "heads": []}, {"rows": 1, "heads": 1}
+    for axis, size in free.items():
+        for kind in ("heads", "rows") if axis in HEAD_AXES else ("rows", "heads"):
+            count = ways[kind] * size
+            needed = count if kind == "rows" else math.lcm(count, *groups)
+            if (rows if kind == "rows" else max(groups)) % needed == 0:
+                split[kind].append(axis)
+                ways[kind] = count
+                break
+    by_heads = [
+        x if G % ways["heads"] == 0 else jnp.repeat(x, math.lcm(G, ways["heads"]) // G, axis=1)
+        for x, G in zip(by_heads, groups)
+    ]
+    over_rows, over_heads = (tuple(split[kind]) or None for kind in ("rows", "heads"))
+    both = PartitionSpec(over_rows, over_heads)
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(*(both for _ in by_heads), *(PartitionSpec(over_rows) for _ in by_rows)),
+        out_specs=both,
+        axis_names=set(free),
+        # a kernel does not say over which axes its output varies
+        check_vma=False,
+    )(*by_heads, *by_rows)
+
+
 def check_grid(name: str, grid) -> None:
     """Refuses what is not a pair of positive integers."""
     fits = isinstance(grid, tuple) and len(grid) == 2 and all(isinstance(n, Integral) for n in grid)
@@ -208,8 +265,37 @@ def check_grid(name: str, grid) -> None:
     )
 
 
-def check_implementation(op_name: str, implementation, available: Sequence[str]) -> None:
+def kernel_obstacles(*arrays, interpreted: bool) -> list[str]:
+    """What about machine, mesh and arrays keeps a TPU kernel from a call.
+
+    On a CPU it can be `interpreted`: right, and slow.
+    """
+    machine, mesh = platform(), jax.sharding.get_abstract_mesh()
+    here = machine == "tpu" or (machine == "cpu" and interpreted)
+    dtypes = sorted({str(x.dtype) for x in arrays})
+    served = set(dtypes) <= {"bfloat16", "float32"}
+    return [
+        obstacle
+        for is_there, obstacle in (
+            (not here, f"the backend {machine!r}"),
+            (not served, f"dtype {', '.join(dtypes)} (only bfloat16 and float32)"),
+            (any(x.size == 0 for x in arrays), "empty arrays"),
+            (any(kind == AxisType.Explicit for kind in mesh.axis_types), "a mesh of explicit axes"),
+            (any(map(_varying_axes, arrays)), "shard_map with check_vma=True"),
+        )
+        if is_there
+    ]
+
+
+def check_implementation(
+    op_name: str,
+    implementation,
+    available: Sequence[str],
+    obstacles: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Refuses a named backend that cannot serve this call; None always passes.
+
+    `obstacles` says of backends what they do not serve of it.
 
     Raises:
       ValueError: a name that no op knows.
@@ -222,7 +308,18 @@ def check_implementation(op_name: str, implementation, available: Sequence[str])
         check_choice("implementation", name, ("xla", "cudnn", "pallas"))
     if not any(name in available for name in names):
         served = ", ".join(repr(name) for name in available)
+        reasons = "".join(
+            f" {name} does not serve {', '.join(obstacles[name])}."
+            for name in names
+            if obstacles and name in obstacles
+        )
         raise NotImplementedError(
             f"{op_name}: implementation={implementation!r} cannot serve this call here; "
-            f"available: {served}."
+            f"available: {served}.{reasons}"
         )
+
+
+def first_available(implementation, available: Sequence[str]) -> str:
+    """The first of the backends asked for that serves, after `check_implementation`."""
+    names = (implementation,) if isinstance(implementation, str) else implementation
+    return next(name for name in names if name in available)

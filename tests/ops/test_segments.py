@@ -65,7 +65,12 @@ def shift(is_causal=True):
     return call
 
 
+def attention(q, k, v, a, **options):
+    return ops.dot_product_attention(q, k[:, :1], v[:, :1], **options)
+
+
 CALLS = {
+    "attention, both ways": attention,
     "linear, head, recurrent": linear("head"),
     "linear, normalised": linear("head", normalize=True),
     "linear, channel": linear("channel"),
@@ -197,6 +202,7 @@ def test_a_broken_state_spoils_the_first_segment_and_a_broken_token_the_last_sta
 
 
 MATRICES = {
+    "attention": lambda q, k, a: ((q, k[:, :1]), {"is_causal": True}),
     "linear": lambda q, k, a: ((q, k), {"log_decay": a}),
     "delta_rule": lambda q, k, a: ((q, k, jnp.abs(a[..., 0])), {"log_decay": a[..., 0]}),
     "ssd": lambda q, k, a: ((-a[..., 0], -jnp.ones(HEADS), k[:, :1], q[:, :1]), {}),

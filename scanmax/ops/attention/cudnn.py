@@ -7,7 +7,7 @@ from scanmax.ops.attention.normalizer import Softmax
 from scanmax.ops.contract import accumulator_dtype
 
 
-def cudnn_obstacles(query, key, value, normalizer):
+def cudnn_obstacles(query, key, value, normalizer, window):
     """What about the arrays and the machine keeps cuDNN from serving this call.
 
     Masks and lengths are kept from it too: its fully masked rows are not zero.
@@ -19,22 +19,15 @@ def cudnn_obstacles(query, key, value, normalizer):
         obstacle
         for is_there, obstacle in (
             (backend != "gpu", f"the backend {backend!r}"),
-            (normalizer != Softmax(), f"the normalizer {normalizer}"),
+            (normalizer != Softmax(), f"normalizer={normalizer}"),
             (not half, f"dtype {dtype} (only bfloat16 and float16)"),
             (width != value.shape[-1], "values of another width than keys"),
             (width % 8 != 0 or width > 128, f"heads of width {width} (only 8, 16, ... 128)"),
             (query.shape[-3] != key.shape[-3], "T != S"),
+            (window != (None, None) and window[1] != 0, "a window that looks ahead"),
         )
         if is_there
     ]
-
-
-def chosen(implementation, form, available):
-    """The backend of a call: the first asked for that serves; unasked, cuDNN unless a form is."""
-    if implementation is None:
-        return "cudnn" if "cudnn" in available and form is None else "xla"
-    names = (implementation,) if isinstance(implementation, str) else implementation
-    return next(name for name in names if name in available)
 
 
 def cudnn_attention(query, key, value, scale, left, right):

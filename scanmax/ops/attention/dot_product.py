@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from scanmax.ops.attention.cudnn import chosen, cudnn_attention, cudnn_obstacles
+from scanmax.ops.attention.backends import chosen
+from scanmax.ops.attention.cudnn import cudnn_attention
 from scanmax.ops.attention.normalizer import Normalizer, get_normalizer, needs_passes
+from scanmax.ops.attention.pallas import pallas_attention
 from scanmax.ops.attention.parallel import attend, weights_of
 from scanmax.ops.attention.passes import stream_passes
-from scanmax.ops.attention.streaming import Plan, stream
+from scanmax.ops.attention.streaming import Plan, pack_mask, stream
 from scanmax.ops.contract import (
     accumulator_dtype,
     check_choice,
-    check_implementation,
     check_rank,
     check_shape,
     op,
@@ -23,6 +24,7 @@ from scanmax.ops.contract import (
     require,
     vary_like,
 )
+from scanmax.ops.segments import quarantine, same_segment, spoil, spoil_rows
 
 FORMS = (None, "parallel", "chunked")
 # form=None: up to this many logits per head the matrix costs what streaming does (CPU, 2 threads,
@@ -59,6 +61,7 @@ def dot_product_attention(
     normalizer: str | Normalizer = "softmax",
     query_seq_lengths: Int[Array, "*B"] | None = None,
     key_value_seq_lengths: Int[Array, "*B"] | None = None,
+    segment_ids: Int[Array, "*B T"] | None = None,
     logits_soft_cap: float | None = None,
     local_window_size: Window = None,
     form: str | None = None,
@@ -90,6 +93,8 @@ def dot_product_attention(
         chunked form.
       query_seq_lengths: [*B] integers; later queries give 0.
       key_value_seq_lengths: [*B] integers; later keys are masked out.
+      segment_ids: [*B, T] integers, T = S; where the number changes a new sequence starts, and no
+        token reads another sequence.
       logits_soft_cap: bounds the logits, before bias and masks.
       local_window_size: keys allowed around each query.
       form: "parallel" makes the whole matrix. "chunked" streams over blocks, skips blocks that
@@ -99,15 +104,19 @@ def dot_product_attention(
       chunk_size: the largest block of the chunked form: one integer, or (queries, keys). None
         picks it by batch and heads.
       precision: of every matrix product.
-      implementation: "xla", or "cudnn" (through jax.nn, on a GPU: softmax in half precision without
-        bias, mask, lengths or soft cap). None: cuDNN where it serves and no form is asked.
+      implementation: "xla"; "cudnn" (through jax.nn, on a GPU: softmax in half precision without
+        bias, mask, lengths, segments or soft cap); "pallas" (JAX's splash attention, on a TPU:
+        "softmax" or "softmax_one" in bfloat16 or float32, a mask only of keys, [*B, 1, 1, S]; no
+        bias; on a CPU it is interpreted, to check results by). None: what serves, where neither
+        form nor chunk_size is asked; "pallas" from 1024 queries and keys on, on one device or under
+        `jax.set_mesh`, whose axes then split rows and heads.
 
     Returns:
       [*B, T, H, V] in the dtype of value.
 
     Raises:
       ValueError: a shape, dtype or option that does not fit.
-      NotImplementedError: implementation="cudnn" where it cannot serve; the message says why.
+      NotImplementedError: a named implementation that cannot serve; the message says why.
 
     Example:
       >>> import jax.numpy as jnp
@@ -128,25 +137,28 @@ def dot_product_attention(
     normalizer = get_normalizer(normalizer, query.shape[-1])
     given_scale, scale = scale, scale_of(scale, query)
 
-    obstacles = cudnn_obstacles(query, key, value, normalizer)
-    for given, name in (
-        (bias is not None, "bias"),
-        (mask is not None, "mask"),
-        (query_seq_lengths is not None, "query_seq_lengths"),
-        (key_value_seq_lengths is not None, "key_value_seq_lengths"),
-        (logits_soft_cap is not None, "logits_soft_cap"),
-        (precision is not None, "precision"),
-        ((left, right) != (None, None) and right != 0, "a window that looks ahead"),
-        (form == "parallel", 'form="parallel"'),
-    ):
-        if given:
-            obstacles.append(name)
-    available = ("xla",) if obstacles else ("xla", "cudnn")
-    try:
-        check_implementation("dot_product_attention", implementation, available)
-    except NotImplementedError as error:
-        raise NotImplementedError(f"{error} cuDNN does not serve {', '.join(obstacles)}.") from None
-    if chosen(implementation, form, available) == "cudnn":
+    _check_segments(segment_ids, query, key)
+    backend = chosen(
+        implementation,
+        query,
+        key,
+        value,
+        mask,
+        normalizer,
+        (left, right),
+        {
+            "bias": bias is not None,
+            "mask": mask is not None,
+            "query_seq_lengths": query_seq_lengths is not None,
+            "key_value_seq_lengths": key_value_seq_lengths is not None,
+            "segment_ids": segment_ids is not None,
+            "logits_soft_cap": logits_soft_cap is not None,
+            "precision": precision is not None,
+            "chunk_size": chunk_size is not None,
+            f"form={form!r}": form is not None,
+        },
+    )
+    if backend == "cudnn":
         try:
             return cudnn_attention(query, key, value, given_scale, left, right)
         except (NotImplementedError, RuntimeError, ValueError):
@@ -154,26 +166,37 @@ def dot_product_attention(
             if implementation is not None:
                 raise
 
+    (query, key, value), _, spoiled = quarantine(
+        segment_ids, (query, key, value), factors=2, is_causal=is_causal
+    )
     key, value = clear_hidden(key, value, mask, key_value_seq_lengths)
     if query_seq_lengths is not None:
         asked = _within(query_seq_lengths, T)
         query = jnp.where(asked, query, jnp.zeros_like(query))
-    y = evaluate(
-        normalizer,
-        query,
-        key,
-        value,
-        bias,
-        mask,
-        scale,
-        (left, right),
-        key_value_seq_lengths,
-        logits_soft_cap,
-        precision,
-        form,
-        chunks,
-    )
-    return y if query_seq_lengths is None else jnp.where(asked, y, jnp.zeros_like(y))
+    if backend == "pallas":
+        options = ((left, right), logits_soft_cap, normalizer.null_logit, segment_ids)
+        visible = _visible(key, mask, key_value_seq_lengths)
+        y = pallas_attention(query, key, value, scale, *options, visible)
+    else:
+        y = evaluate(
+            normalizer,
+            query,
+            key,
+            value,
+            bias,
+            mask,
+            scale,
+            (left, right),
+            key_value_seq_lengths,
+            logits_soft_cap,
+            precision,
+            form,
+            chunks,
+            segment_ids=segment_ids,
+        )
+    if query_seq_lengths is not None:
+        y = jnp.where(asked, y, jnp.zeros_like(y))
+    return spoil(y, spoiled)
 
 
 @op("is_causal", "normalizer", "logits_soft_cap", "local_window_size", "precision")
@@ -188,6 +211,7 @@ def attention_matrix(
     normalizer: str | Normalizer = "softmax",
     query_seq_lengths: Int[Array, "*B"] | None = None,
     key_value_seq_lengths: Int[Array, "*B"] | None = None,
+    segment_ids: Int[Array, "*B T"] | None = None,
     logits_soft_cap: float | None = None,
     local_window_size: Window = None,
     precision=None,
@@ -206,6 +230,7 @@ def attention_matrix(
       normalizer: a name or a `Normalizer`.
       query_seq_lengths: [*B] integers.
       key_value_seq_lengths: [*B] integers.
+      segment_ids: [*B, T] integers.
       logits_soft_cap: bounds the logits, before bias and masks.
       local_window_size: keys allowed around each query.
       precision: of the matrix product.
@@ -231,7 +256,10 @@ def attention_matrix(
     batch, T = query.shape[:-3], query.shape[-3]
     query_seq_lengths = _check_lengths("query_seq_lengths", query_seq_lengths, batch)
     key_value_seq_lengths = _check_lengths("key_value_seq_lengths", key_value_seq_lengths, batch)
+    _check_segments(segment_ids, query, key)
+    (query, key), _, spoiled = quarantine(segment_ids, (query, key), factors=2, is_causal=is_causal)
     key, _ = clear_hidden(key, None, mask, key_value_seq_lengths)
+    mask = _with_segments(mask, segment_ids)
     if query_seq_lengths is not None:
         asked = _within(query_seq_lengths, T)  # [*B, T, 1, 1]
         query = jnp.where(asked, query, jnp.zeros_like(query))
@@ -250,7 +278,7 @@ def attention_matrix(
     )
     if query_seq_lengths is not None:
         weights = jnp.where(jnp.moveaxis(asked, -3, -2), weights, jnp.zeros_like(weights))
-    return weights.astype(dtype)
+    return spoil_rows(weights.astype(dtype), spoiled)
 
 
 def check_arrays(query, key, value, bias, mask):
@@ -304,6 +332,20 @@ def _check_lengths(name, lengths, batch):
     return lengths.astype(jnp.int32)
 
 
+def _check_segments(segment_ids, query, key):
+    if segment_ids is not None:
+        check_shape("segment_ids", segment_ids, query.shape[:-2], "[*B, T]")
+        check_shape("segment_ids", segment_ids, key.shape[:-2], "[*B, S], one for each key")
+
+
+def _with_segments(mask, segment_ids):
+    """The mask, and only pairs of one segment."""
+    if segment_ids is None:
+        return mask
+    same = same_segment(segment_ids)[..., None, :, :]
+    return same if mask is None else mask & same
+
+
 def scale_of(scale, query):
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scale = jnp.asarray(scale, None if hasattr(scale, "dtype") else accumulator_dtype(query))
@@ -354,14 +396,21 @@ def _within(lengths, size):
 
 def clear_hidden(key, value, mask, lengths):
     """Zeros in place of keys and values that no query sees: 0 * NaN would be NaN."""
-    seen = None if lengths is None else _within(lengths, key.shape[-3])
-    if mask is not None and mask.shape[-2] == 1 and mask.shape[-1] == key.shape[-3]:
-        by_mask = jnp.any(mask, (-3, -2))[..., None, None]  # [*B, S, 1, 1]
-        seen = by_mask if seen is None else seen & by_mask
+    seen = _visible(key, mask, lengths)
     if seen is None:
         return key, value
+    seen = seen[..., None, None]
     key, value = (x if x is None else jnp.where(seen, x, jnp.zeros_like(x)) for x in (key, value))
     return key, value
+
+
+def _visible(key, mask, lengths):
+    """Which keys some query may see by lengths and a mask of keys, [*B, S] or so; None for all."""
+    seen = None if lengths is None else _within(lengths, key.shape[-3])[..., 0, 0]
+    if mask is not None and mask.shape[-2] == 1 and mask.shape[-1] == key.shape[-3]:
+        by_mask = jnp.any(mask, (-3, -2))
+        seen = by_mask if seen is None else seen & by_mask
+    return seen
 
 
 def evaluate(
@@ -380,6 +429,7 @@ def evaluate(
     chunks,
     relative=None,
     terms=(),
+    segment_ids=None,
 ):
     """Either form, on checked arrays: [*B, T, H, V] in the dtype of value.
 
@@ -389,11 +439,13 @@ def evaluate(
     if form is None:
         form = "parallel" if T * S <= PARALLEL_UP_TO else "chunked"
     if form == "parallel" or T * S == 0:
+        mask = _with_segments(mask, segment_ids)
         rest = (window, lengths, cap, precision, relative, terms)
         return attend(normalizer, query, key, value, bias, mask, scale, *rest)
     plan = Plan(normalizer, *window, cap, chunks, precision, relative)
-    arrays = (query, key, value, bias, mask, scale, lengths, *terms)
+    arrays = (query, key, value, bias, pack_mask(mask, segment_ids), scale, lengths, *terms)
     # under shard_map a custom gradient must vary as its argument does: make all vary alike,
     # and the transpose of that sums the gradient of a replicated one
     by_blocks = stream_passes if needs_passes(normalizer) else stream
-    return by_blocks(plan, *(x if x is None else vary_like(x, *arrays) for x in arrays))
+    leaves = jax.tree.leaves(arrays)
+    return by_blocks(plan, *jax.tree.map(lambda x: vary_like(x, *leaves), arrays))

@@ -19,14 +19,33 @@ whose large operand has the contracted axis first is half as fast on CPU.
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array
 
 from scanmax.ops.attention.normalizer import Normalizer, needs_passes
 from scanmax.ops.contract import accumulator_dtype, vary_like
+from scanmax.ops.segments import segment_starts
 from scanmax.ops.softmax.softmax import divide
+
+
+class PackedMask(NamedTuple):
+    """A mask [*B, H, T, S] with axes of 1, or None, and the runs that each place belongs to."""
+
+    mask: Array | None
+    rows: Array  # [*B, 1, T, 1]
+    columns: Array  # [*B, 1, 1, S]
+
+
+def pack_mask(mask, segment_ids):
+    """A mask that, besides, keeps segments apart, without the matrix that says so."""
+    if segment_ids is None:
+        return mask
+    runs = jnp.cumsum(segment_starts(segment_ids), -1, dtype=jnp.int32)
+    return PackedMask(mask, runs[..., None, :, None], runs[..., None, None, :])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +82,21 @@ class _Blocks:
         self.k = self.columns(key)  # [*B, G, S, K]
         self.v = self.columns(value)
         self.bias = self.matrix(bias)
+        runs = ()
+        if isinstance(mask, PackedMask):
+            mask, *runs = mask
         self.mask = self.matrix(mask)
+        self.runs = [self.matrix(run) for run in runs]
         self.key_lengths = self.visible = None
         if key_lengths is not None:
             self.key_lengths = key_lengths.reshape(*key_lengths.shape, 1, 1, 1, 1)
         if plan.normalizer.counts_keys:
             window = (plan.left, plan.right)
-            visible = visible_keys(query, self.S, window, key_lengths, mask, self.dtype)
+            seen = mask
+            if runs:
+                same = runs[0] == runs[1]
+                seen = same if mask is None else mask & same
+            visible = visible_keys(query, self.S, window, key_lengths, seen, self.dtype)
             self.visible = self.matrix(visible, fill=1)
         self.arrays = (query, key, value, bias, mask, scale, key_lengths, *terms)
 
@@ -181,6 +208,9 @@ class _Blocks:
             conditions.append(column >= row - left)
         if self.mask is not None:
             conditions.append(self.matrix_block(self.mask, i, j))
+        if self.runs:
+            rows, columns = (self.matrix_block(run, i, j) for run in self.runs)
+            conditions.append(rows == columns)
         return functools.reduce(jnp.logical_and, conditions) if conditions else None
 
     def keys_seen(self, i):
@@ -204,7 +234,7 @@ class _Blocks:
         return first, last
 
     def carry(self, shape, fill=0.0):
-        return vary_like(jnp.full(shape, fill, self.dtype), *self.arrays)
+        return vary_like(jnp.full(shape, fill, self.dtype), *jax.tree.leaves(self.arrays))
 
 
 def visible_keys(query, S, window, key_lengths, mask, dtype):

@@ -19,7 +19,14 @@ from scanmax.ops.attention.dot_product import (
 from scanmax.ops.attention.normalizer import Normalizer, get_normalizer
 from scanmax.ops.attention.streaming import Plan
 from scanmax.ops.context.ring import Ring, ring
-from scanmax.ops.contract import axis_devices, check_choice, op, require, vary_together
+from scanmax.ops.contract import (
+    axis_devices,
+    check_choice,
+    check_implementation,
+    op,
+    require,
+    vary_together,
+)
 
 FORMS = (None, "ring", "all_to_all")
 ORDERS = ("contiguous", "zigzag")
@@ -74,6 +81,7 @@ def zigzag_order(length: int, devices: int) -> Int[Array, "T"]:
     "form",
     "chunk_size",
     "precision",
+    "implementation",
 )
 def context_attention(
     query: Float[Array, "*B T H K"],
@@ -91,6 +99,7 @@ def context_attention(
     form: str | None = None,
     chunk_size: int | tuple[int, int] | None = None,
     precision=None,
+    implementation=None,
 ) -> Float[Array, "*B T H V"]:
     """`dot_product_attention` of sequences that are split over the devices of a mesh axis.
 
@@ -122,6 +131,8 @@ def context_attention(
         where there are fewer than devices. None: "ring".
       chunk_size: the largest block of logits: one integer, or (queries, keys).
       precision: of every matrix product.
+      implementation: where nothing is split, and in "all_to_all", as in `dot_product_attention`;
+        the ring is "xla".
 
     Returns:
       [*B, T, H, V] in the dtype of value.
@@ -129,6 +140,7 @@ def context_attention(
     Raises:
       ValueError: a shape or option that does not fit; zigzag order whose T and S differ or are no
         multiple of twice the devices.
+      NotImplementedError: a named implementation that cannot serve.
 
     Example:
       >>> import jax.numpy as jnp
@@ -165,11 +177,13 @@ def context_attention(
         "local_window_size": local_window_size,
         "chunk_size": chunk_size,
         "precision": precision,
+        "implementation": implementation,
     }
     scale = scale_of(scale, query)
     if devices == 1 and order == "contiguous":
         return dot_product_attention(query, key, value, scale=scale, **options)
     if form == "ring":
+        check_implementation("context_attention with form='ring'", implementation, ("xla",))
         left, right = window_of(local_window_size, is_causal)
         rows, columns = (chunk_size,) * 2 if isinstance(chunk_size, int) else chunk_size or (0, 0)
         plan = Plan(normalizer, left, right, logits_soft_cap, (rows, columns), precision)
@@ -186,6 +200,8 @@ def context_attention(
         in_specs=(token, token, token, PartitionSpec()),
         out_specs=token,
         axis_names={axis_name},
+        # a kernel inside does not say over which axes its output varies
+        check_vma=form == "ring",
     )(*arrays, scale)
     return y[..., :T, :, :]
 

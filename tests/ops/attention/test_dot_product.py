@@ -40,6 +40,8 @@ class AttentionSuite(OpSuite):
             args["key_value_seq_lengths"] = np.resize(case.key_lengths, batch).astype(np.int32)
         if hasattr(case, "query_lengths"):
             args["query_seq_lengths"] = np.resize(case.query_lengths, batch).astype(np.int32)
+        if hasattr(case, "packed"):
+            args["segment_ids"] = np.sort(rng.integers(0, 3, size=(*batch, T)), -1)
         return args
 
     def poison(self, arrays, case):
@@ -102,6 +104,19 @@ class DotProductAttentionTest(AttentionSuite):
             options={"chunk_size": 2, "normalizer": "softmax_two_pass", "is_causal": True},
             full=True,
         ),
+        OpCase(
+            length=7,
+            batch=(2,),
+            packed=True,
+            options={"chunk_size": (4, 3), "is_causal": True},
+            full=True,
+        ),
+        OpCase(
+            length=6,
+            packed=True,
+            mask=(1, 6, 6),
+            options={"chunk_size": 4, "normalizer": "sigmoid"},
+        ),
         OpCase(length=1, options={"is_causal": True}),
         OpCase(length=2, batch=(1, 2), options={"chunk_size": 32}),
         *(
@@ -130,6 +145,8 @@ class DotProductAttentionTest(AttentionSuite):
         ({"scale": lambda x: jnp.ones(4)}, ValueError, r"scale has shape \(4,\)"),
         ({"query_seq_lengths": jnp.ones(3, jnp.int32)}, ValueError, "query_seq_lengths has shape"),
         ({"key_value_seq_lengths": jnp.ones(2)}, ValueError, "lengths has dtype float"),
+        ({"segment_ids": jnp.ones(7, jnp.int32)}, ValueError, r"segment_ids has .* \[\*B, T\]"),
+        ({"segment_ids": jnp.ones((2, 7), jnp.int32)}, ValueError, r"segment_ids has .*each key"),
         ({"normalizer": "softmin"}, ValueError, "normalizer='softmin' is not one of 'softmax'"),
         ({"local_window_size": (-1, 2)}, ValueError, "local_window_size=.* negative"),
         ({"chunk_size": 0}, ValueError, "chunk_size=0"),
@@ -170,7 +187,7 @@ class AttentionMatrixTest(AttentionSuite):
             query_lengths=(6, 4, 1),
             options={"normalizer": "sigmoid"},
         ),
-        OpCase(length=5, options={"normalizer": "stablemax", "is_causal": True}),
+        OpCase(length=5, packed=True, options={"normalizer": "stablemax", "is_causal": True}),
     )
 
     def make_args(self, rng, case):

@@ -36,7 +36,7 @@ class Alibi(Attention):
 
     @nn.nowrap
     def mix(self, query, key, value, grid, loudness):
-        for name in ("local_window_size", "logits_soft_cap"):
+        for name in ("local_window_size", "logits_soft_cap", "implementation"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name}={getattr(self, name)} is not supported by alibi.")
         tokens = query.shape[1]

@@ -12,6 +12,7 @@ from scanmax.models.layers import Dense, LayerNorm, constrain
 from scanmax.models.mixers.base import Mixer
 from scanmax.ops.contract import kept
 from scanmax.ops.segments import quarantine, same_segment, segment_starts, spoil
+from scanmax.ops.segments import segment_starts
 
 SCALES = ("head", "model")
 
@@ -39,6 +40,8 @@ class Attention(Mixer):
       rotary_base: base of rotary positions along the sequence; None leaves them out.
       local_window_size: tokens to the left (and right) that a token reads; None is all.
       logits_soft_cap: bounds the logits by cap * tanh(logits / cap); None leaves them.
+      implementation: the backend of whole sequences, "xla", "cudnn" or "pallas", as of
+        `ops.dot_product_attention`; None is the best that serves.
     """
 
     formula: ClassVar[str] = "y_t = sum_s softmax_s(q_t . k_s / sqrt K) v_s"
@@ -54,6 +57,7 @@ class Attention(Mixer):
     rotary_base: float | None = None
     local_window_size: int | tuple[int, int] | None = None
     logits_soft_cap: float | None = None
+    implementation: str | None = None
 
     @nn.compact
     def __call__(
@@ -124,29 +128,24 @@ class Attention(Mixer):
 
     @nn.nowrap
     def mix(self, query, key, value, grid, loudness, segment_ids=None):
-        """Attention over a whole sequence; over several, under a mask of [B, 1, T, T] bits."""
-        mask = None
-        if segment_ids is not None:
-            mask = same_segment(segment_ids)[:, None]
-        (query, key, value), _, spoiled = quarantine(
-            segment_ids, (query, key, value), factors=2, is_causal=self.is_causal
-        )
+        """Attention over a whole sequence, or over several in one row."""
         bias = self.bias(grid, query.shape[1])
         keywords = self.keywords() | {
             "is_causal": self.is_causal,
             "local_window_size": self.local_window_size,
         }
+        packed = {"segment_ids": segment_ids}
 
         def matrix():
-            weights = ops.attention_matrix(query, key, bias, mask, **keywords)
+            weights = ops.attention_matrix(query, key, bias, **packed, **keywords)
             return weights if loudness is None else weights * loudness.swapaxes(1, 2)[:, :, None]
 
         self.sow_attention(query.shape[1], matrix)
         self.sow_projections(query, key, value)
-        if bias is None and mask is None:
+        keywords["implementation"] = self.implementation
+        if bias is None and segment_ids is None:
             return ops.context_attention(query, key, value, **keywords)
-        y = ops.dot_product_attention(query, key, value, bias, mask, **keywords)
-        return spoil(y, spoiled)
+        return ops.dot_product_attention(query, key, value, bias, **packed, **keywords)
 
     @nn.nowrap
     def mix_cached(self, query, key, value, state, hidden=None):

@@ -52,7 +52,7 @@ class SoftCausal(Attention):
 
     @nn.nowrap
     def mix(self, query, key, value, grid, loudness):
-        for name in ("local_window_size", "logits_soft_cap"):
+        for name in ("local_window_size", "logits_soft_cap", "implementation"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name}={getattr(self, name)} is not supported by soft_causal.")
         strength = jnp.asarray(self.strength, self.dtype)

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from scanmax.ops.attention import normalizer as kinds
+from scanmax.ops.reference.segments import segment_runs
 from scanmax.ops.reference.softmax.positive import (
     relu_softmax,
     reweight_power,
@@ -78,6 +79,7 @@ def attention_matrix(
     normalizer="softmax",
     query_seq_lengths=None,
     key_value_seq_lengths=None,
+    segment_ids=None,
     logits_soft_cap=None,
     local_window_size=None,
     precision=None,
@@ -116,6 +118,9 @@ def attention_matrix(
     if key_value_seq_lengths is not None:
         length = key_value_seq_lengths[..., None, None, None].astype(s.dtype)
         where = where & (_full_rank(s, rank) < length)
+    if segment_ids is not None:
+        runs = segment_runs(segment_ids)
+        where = where & (runs[..., None, :, None] == runs[..., None, None, :])
     if isinstance(normalizer, str):
         normalizer = kinds.NORMALIZERS[normalizer]
     normalizer = normalizer.for_width(K)
@@ -134,6 +139,7 @@ def dot_product_attention(
     normalizer="softmax",
     query_seq_lengths=None,
     key_value_seq_lengths=None,
+    segment_ids=None,
     logits_soft_cap=None,
     local_window_size=None,
     precision=None,
@@ -149,6 +155,7 @@ def dot_product_attention(
         normalizer=normalizer,
         query_seq_lengths=query_seq_lengths,
         key_value_seq_lengths=key_value_seq_lengths,
+        segment_ids=segment_ids,
         logits_soft_cap=logits_soft_cap,
         local_window_size=local_window_size,
         precision=precision,

@@ -1,0 +1,224 @@
+"""Attention by JAX's kernel for TPUs, interpreted on a CPU, against the equation.
+
+`python docs/make_scaling.py attention` compiles it for TPUs.
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, PartitionSpec
+from tolerances import RMS_BF16, SHARDED
+
+import scanmax
+from scanmax import ops
+from scanmax.ops import reference
+from scanmax.testing import compare
+
+# float32 sums of some hundred terms, in another order than the equation's
+RMS = 5e-6
+
+
+def arrays(lengths, heads=(4, 2), widths=(8, 4), batch=(2,), dtype=jnp.float32):
+    """query, key, value and the gradient of the output."""
+    rng = np.random.default_rng(0)
+    (T, S), (H, G), (K, V) = lengths, heads, widths
+    shapes = (T, H, K), (S, G, K), (S, G, V), (T, H, V)
+    return [jnp.asarray(rng.normal(size=(*batch, *shape)), dtype) for shape in shapes]
+
+
+def value_and_gradients(function, given, **options):
+    *inputs, d_y = given
+    y, pull = jax.vjp(functools.partial(function, **options), *inputs)
+    return [y, *pull(d_y)]
+
+
+def segments(*shape):
+    return jnp.asarray(np.sort(np.random.default_rng(1).integers(0, 5, shape), -1))
+
+
+CASES = {
+    "causal, shared keys, padded": ({"lengths": (150, 150)}, {"is_causal": True}),
+    "causal, more keys": ({"lengths": (128, 260), "heads": (1, 1)}, {"is_causal": True}),
+    "more queries": (
+        {"lengths": (250, 120), "batch": (), "heads": (2, 1)},
+        {"local_window_size": (130, None)},
+    ),
+    "lengths": (
+        {"lengths": (130, 200), "heads": (2, 2)},
+        {
+            "key_value_seq_lengths": jnp.asarray([150, 0]),
+            "query_seq_lengths": jnp.asarray([100, 130]),
+        },
+    ),
+    "a window, lengths within it": (
+        {"lengths": (256, 256), "heads": (2, 1)},
+        {
+            "local_window_size": (30, 5),
+            "logits_soft_cap": 2.0,
+            "scale": jnp.asarray(0.7),
+            "key_value_seq_lengths": jnp.asarray([256, 90]),
+        },
+    ),
+    "one more key": (
+        {"lengths": (128, 128), "heads": (2, 1)},
+        {
+            "normalizer": ops.SoftmaxOne(0.5),
+            "key_value_seq_lengths": jnp.asarray([100, 0]),
+        },
+    ),
+    "packed, causal": (
+        {"lengths": (200, 200)},
+        {"is_causal": True, "segment_ids": segments(2, 200)},
+    ),
+    "packed, under a mask of keys": (
+        {"lengths": (250, 250), "heads": (2, 1)},
+        {
+            "segment_ids": segments(2, 250),
+            # some segments hold no key, so that their rows are empty
+            "mask": jnp.asarray(np.random.default_rng(2).random((1, 1, 1, 250)) < 0.02),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_those_of_the_equation(case):
+    sizes, options = CASES[case]
+    given = arrays(**sizes)
+    got = value_and_gradients(ops.dot_product_attention, given, implementation="pallas", **options)
+    assert got[0].dtype == jnp.float32
+    with jax.enable_x64(True):
+        exact = [jnp.asarray(np.asarray(x, np.float64)) for x in given]
+        expected = value_and_gradients(reference.dot_product_attention, exact, **options)
+    for one, other in zip(got, expected, strict=True):
+        compare.assert_rms(one, other, RMS)
+    empty = np.all(np.asarray(expected[0]) == 0, -1)
+    assert np.array_equal(np.all(np.asarray(got[0]) == 0, -1), empty)
+    assert empty.any() == (case in ("lengths", "a window, lengths within it", "one more key")) or (
+        "mask" in options
+    )
+
+
+def test_half_precision_and_no_nan_from_what_is_hidden():
+    given = arrays((160, 160), dtype=jnp.bfloat16)
+    lengths = jnp.asarray([160, 70])
+    options = {"is_causal": True, "key_value_seq_lengths": lengths, "query_seq_lengths": lengths}
+    with jax.enable_x64(True):
+        exact = [jnp.asarray(np.asarray(x, np.float64)) for x in given]
+        expected = value_and_gradients(reference.dot_product_attention, exact, **options)
+    given[:3] = [x.at[1, 70:].set(jnp.nan) for x in given[:3]]
+    got = value_and_gradients(ops.dot_product_attention, given, implementation="pallas", **options)
+    for one, other in zip(got, expected, strict=True):
+        assert one.dtype == jnp.bfloat16
+        compare.assert_rms(one, other, RMS_BF16)
+
+
+def test_rows_and_heads_over_a_mesh_and_a_batch_by_vmap():
+    """Rows over data, heads over tensor, and more devices than key heads."""
+    given = arrays((128, 128), heads=(4, 1), batch=(2, 4), dtype=jnp.float32)
+    options = {"is_causal": True, "segment_ids": segments(4, 128)}
+
+    def run(*given):
+        function = functools.partial(ops.dot_product_attention, implementation="pallas", **options)
+        y, pull = jax.vjp(jax.vmap(function), *given[:3])
+        return [y, *pull(given[3])]
+
+    types = (AxisType.Auto,) * 3
+    mesh = jax.make_mesh((2, 2, 2), ("data", "tensor", "context"), axis_types=types)
+    rows = NamedSharding(mesh, PartitionSpec(None, "data"))
+    with jax.set_mesh(mesh):
+        placed = [jax.device_put(x, rows) for x in given]
+        got = jax.jit(run)(*placed)
+    # 4 rows over 2 devices, 4 heads over 2 and 2, each with a copy of the one key head
+    shard = got[0].sharding.shard_shape(got[0].shape)
+    assert (shard[1], shard[3]) == (2, 1), shard
+    blocks = jax.vmap(functools.partial(ops.dot_product_attention, form="chunked", **options))
+    expected = value_and_gradients(blocks, given)
+    for one, other in zip(got, expected, strict=True):
+        compare.assert_relative(np.asarray(one), np.asarray(other), SHARDED)
+
+
+def tpu_mesh(**sizes):
+    device = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
+    types = (AxisType.Auto,) * len(sizes)
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), types, abstract_device=device)
+
+
+def traced(length=1024, dtype=jnp.bfloat16, **options):
+    """Whether a call on a TPU, that asks for no implementation unless told to, is the kernel."""
+    query = jax.ShapeDtypeStruct((2, length, 4, 64), dtype)
+    key = jax.ShapeDtypeStruct((2, length, 2, 64), dtype)
+
+    def call(query, key, value):
+        return ops.dot_product_attention(query, key, value, **options)
+
+    return "pallas_call" in str(jax.make_jaxpr(call)(query, key, key))
+
+
+def test_a_tpu_takes_the_kernel_where_it_serves_and_nothing_else_does():
+    assert not traced()
+    bias = jnp.zeros((1, 1, 1, 1024), jnp.bfloat16)
+    with jax.sharding.use_abstract_mesh(tpu_mesh(data=4)):
+        assert traced()
+        assert traced(is_causal=True, dtype=jnp.float32)
+        assert traced(length=1500, local_window_size=(100, 0), logits_soft_cap=30.0)
+        assert traced(segment_ids=jnp.zeros((2, 1024), jnp.int32), normalizer="softmax_one")
+        assert traced(length=300, implementation="pallas")
+        assert traced(length=300, implementation=("cudnn", "pallas", "xla"))
+        for options in (
+            {"length": 512},
+            {"dtype": jnp.float16},
+            {"normalizer": "sigmoid"},
+            {"bias": bias},
+            {"mask": jnp.ones((1, 1, 1024, 1024), bool)},
+            {"form": "chunked"},
+            {"chunk_size": 256},
+            {"precision": "highest"},
+            {"implementation": "xla"},
+        ):
+            assert not traced(**options), options
+
+
+def test_what_it_does_not_serve_is_named():
+    query, key, value, _ = arrays((128, 128))
+    for options, reasons in (
+        ({"normalizer": "sigmoid"}, r"pallas does not serve normalizer=Sigmoid\(.*\)\."),
+        ({"bias": jnp.zeros(128), "chunk_size": 64}, "serve bias, chunk_size"),
+        ({"mask": jnp.ones((128, 128), bool)}, r"a mask other than of keys, \[\*B, 1, 1, S\]"),
+        ({"form": "parallel"}, "form='parallel'"),
+        ({"precision": "highest"}, "precision"),
+    ):
+        message = rf"implementation='pallas' cannot serve.*available: 'xla'.*{reasons}"
+        with pytest.raises(NotImplementedError, match=message):
+            ops.dot_product_attention(query, key, value, implementation="pallas", **options)
+    half = [x.astype(jnp.float16) for x in (query, key, value)]
+    with pytest.raises(NotImplementedError, match="dtype float16"):
+        ops.dot_product_attention(*half, implementation="pallas")
+    options = {"local_window_size": (10, 0), "implementation": "pallas"}
+    with pytest.raises(NotImplementedError, match="a window that lies beyond the keys"):
+        ops.dot_product_attention(query, key[:, :20], value[:, :20], **options)
+    # a list falls through: nobody wants an interpreter unasked
+    several = ops.dot_product_attention(query, key, value, implementation=("pallas", "xla"))
+    compare.assert_relative(several, ops.dot_product_attention(query, key, value), 0.0)
+
+
+def test_a_language_model_trains_by_it():
+    """The field of the model, packed rows, and layers that the backward pass computes again."""
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 256, (1, 130)))
+    packed = segments(1, 130)
+    losses = []
+    for name in ("xla", "pallas"):
+        options = {"attention": {"rotary_base": 1e4, "implementation": name, "kv_heads": 1}}
+        model = scanmax.create_model("lm_tiny", depth=1, dim=16, remat=True, mixer_options=options)
+        variables = model.init(jax.random.key(0), tokens)
+
+        def loss(variables, model=model):
+            logits = model.apply(variables, tokens, segment_ids=packed)
+            return jnp.mean(jnp.square(jax.nn.log_softmax(logits)))
+
+        losses.append(jax.jit(jax.value_and_grad(loss))(variables))
+    chex.assert_trees_all_close(*losses, rtol=1e-4, atol=1e-6)
