@@ -25,7 +25,8 @@ from scanmax.models.parts.channel_attention import create_channel_attention
 from scanmax.models.parts.experts import ExpertMlp
 from scanmax.models.parts.group_norm import GroupNorm
 from scanmax.models.taps import tap
-from scanmax.ops.contract import kept, platform, what_is_dear
+from scanmax.ops.contract import platform
+from scanmax.ops.keeping import kept, what_is_dear
 
 NORMS = {
     "affine": Affine,

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 from scanmax import ops
 from scanmax.errors import suggest
 from scanmax.models.statistics import at_least_float32, running_statistics
-from scanmax.ops.contract import kept, platform, recomputed, spread
+from scanmax.ops.contract import platform, spread
+from scanmax.ops.keeping import kept, recomputed
 
 # Axes of parameters. Sharding presets map each of them to a mesh axis or to None.
 PARAMETER_AXES = (
@@ -444,11 +445,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B ... C"], train: bool = False) -> Float[Array, "B ... C"]:
-        options = {
-            "use_bias": self.use_bias,
-            "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
-        }
+        options = {"dtype": self.dtype, "param_dtype": self.param_dtype, "use_bias": self.use_bias}
         act = activation(self.activation)
         hidden = kept(Dense(self.hidden, ("embed", "mlp"), name="fc1", **options)(x))
         if self.gated:

@@ -12,10 +12,10 @@ from scanmax.ops.contract import (
     check_rank,
     check_shape,
     op,
-    recomputed,
     require,
     spread,
 )
+from scanmax.ops.keeping import recomputed
 
 
 def scaled_and_shifted(y: Array, scale: Array | None, bias: Array | None, dtype) -> Array:

@@ -11,7 +11,8 @@ from jax import lax
 
 from scanmax.ops.attention.normalizer import Softmax, row_scores
 from scanmax.ops.attention.streaming import visible_keys
-from scanmax.ops.contract import accumulator_dtype, kept, platform, recomputed
+from scanmax.ops.contract import accumulator_dtype, platform
+from scanmax.ops.keeping import kept, recomputed
 from scanmax.ops.softmax.softmax import divide
 
 

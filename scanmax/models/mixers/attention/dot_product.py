@@ -10,8 +10,7 @@ from scanmax import ops
 from scanmax.errors import UserError
 from scanmax.models.layers import Dense, LayerNorm, constrain
 from scanmax.models.mixers.base import Mixer
-from scanmax.ops.contract import kept
-from scanmax.ops.segments import quarantine, same_segment, segment_starts, spoil
+from scanmax.ops.keeping import kept
 from scanmax.ops.segments import segment_starts
 
 SCALES = ("head", "model")
