@@ -90,6 +90,7 @@ ROOMS = {
         "shrink",
         "multiply_adds",
         "analysis",
+        "roofline",
     ),
 }
 # Nothing outside of these knows the trainer.

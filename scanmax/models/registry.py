@@ -59,8 +59,10 @@ FAMILY_MODULES = (
     "vision.lsnet",
     "vision.mambamixer",
     "vision.mavit",
+    "vision.maxim",
     "vision.mixer",
     "vision.moh_vit",
+    "vision.ms_mlp",
     "vision.msvmamba",
     "vision.nextvit",
     "vision.pvt_v2",
@@ -84,6 +86,8 @@ FAMILY_MODULES = (
 )
 
 INPUT_KINDS = ("image", "tokens")
+# The field that says how wide the answers are: of a whole, of each pixel, of each token.
+WIDTHS = ("num_classes", "out_channels", "vocab_size")
 
 # What the fields of all families may hold, by their name: one name means one thing everywhere.
 # Other whole numbers only must not be negative.
@@ -97,6 +101,8 @@ FIELD_RANGES = {
     **dict.fromkeys(("drop_path_rate", "dropout_rate"), _RATE),
     **dict.fromkeys(("channel_expand", "expand"), _FACTOR),
     **dict.fromkeys(("mlp_ratio", "norm_epsilon"), _COUNT),
+    # Shifts go either way.
+    "distances": {},
 }
 
 
@@ -154,7 +160,8 @@ class ModelInfo:
       params: exact number of parameters with the default classes.
       input_size: shape of one example, (Y, X, C) for images and (T,) for tokens.
       input_kind: "image" or "tokens".
-      num_classes: width of the default head (the vocabulary for language models).
+      num_classes: width of the default head: the vocabulary for language models, the channels of
+        the images for models that make some.
       paper: id of the paper in the roster; "" for a size of our own.
       features: the maps of `method="features"`, finest first.
     """
@@ -225,7 +232,8 @@ def create_model(name: str, num_classes: int | None = None, **overrides: Any) ->
     Args:
       name: a name that list_models() shows.
       num_classes: width of the head; None keeps the variant's, 0 removes the head and gives pooled
-        features. Language models take `vocab_size=` instead.
+        features. Language models take `vocab_size=` instead, those that make images
+        `out_channels=`.
       **overrides: any field of the module: dtype, mixer, depth, img_size, remat, ...
 
     Returns:
@@ -244,7 +252,12 @@ def create_model(name: str, num_classes: int | None = None, **overrides: Any) ->
     fields = _field_names(family.module)
     if num_classes is not None:
         if "num_classes" not in fields:
-            raise UserError(f"{name} is a language model: pass vocab_size=, not num_classes.")
+            what = (
+                "makes images: pass out_channels="
+                if "out_channels" in fields
+                else ("is a language model: pass vocab_size=")
+            )
+            raise UserError(f"{name} {what}, not num_classes.")
         overrides["num_classes"] = num_classes
     for field in overrides:
         if field not in fields:
@@ -322,14 +335,15 @@ def model_info(name: str) -> ModelInfo:
 def _model_info(name: str) -> ModelInfo:
     family, variant = _find(name)
     module = create_model(name)
-    is_classifier = "num_classes" in _field_names(family.module)
+    fields = _field_names(family.module)
+    width = next(field for field in WIDTHS if field in fields)
     return ModelInfo(
         name=name,
         family=family.name,
         params=variant.params,
         input_size=variant.input_size,
         input_kind=family.input_kind,
-        num_classes=module.num_classes if is_classifier else module.vocab_size,
+        num_classes=getattr(module, width),
         paper=variant.paper,
         features=tuple(module.feature_info()),
     )

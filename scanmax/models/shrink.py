@@ -71,12 +71,15 @@ def shrink(name: str) -> Shrunk:
       The fields that differ from the variant's, and the side of its images.
 
     Raises:
-      UserError: an unknown name, or a model of tokens.
+      UserError: an unknown name, a model of tokens, or one that makes images.
     """
     info = model_info(name)
-    if info.input_kind != "image":
-        raise UserError(f"{name} reads tokens: only models of images are made small for digits")
     model = create_model(name)
+    if info.input_kind != "image" or not hasattr(model, "num_classes"):
+        does = "makes images" if info.input_kind == "image" else "reads tokens"
+        raise UserError(
+            f"{name} {does}: only models that tell them apart are made small for digits"
+        )
     fields = {
         field.name: getattr(model, field.name)
         for field in dataclasses.fields(model)

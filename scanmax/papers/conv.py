@@ -332,4 +332,23 @@ LEDGER = (
         "tests/ops/conv/test_shift.py::ShiftEightTest; the reach grows by one a block: "
         "tests/ops/conv/test_shift.py::test_the_reach_grows_by_one_a_block",
     ),
+    Paper(
+        "convfirst-block-fusion",
+        covers="the ConvFirst block and MBConv with convolutions in groups, as the author's later "
+        "library has them, and as functions the cost of a convolution, of a chain fused into one "
+        "kernel, operations a byte, and the waterline of a chain of kernels; not kernels that fuse "
+        "a block, or ConvFirstNet, whose sizes no public code tells",
+        where=(
+            "scanmax.models.parts.conv_first.ConvFirst",
+            "scanmax.models.parts.conv_first.MbConv",
+            "scanmax.models.roofline.conv_cost",
+            "scanmax.models.roofline.fused",
+            "scanmax.models.roofline.operational_intensity",
+            "scanmax.models.roofline.waterline",
+        ),
+        tests=("tests/models/parts/test_conv_first.py",),
+        reproduced="the wider the groups, the more operations a byte; three layers that wait for "
+        "memory are one kernel that does not: tests/models/parts/test_conv_first.py::"
+        "test_a_fused_block_rises_above_the_waterline",
+    ),
 )

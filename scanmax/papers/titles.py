@@ -26,6 +26,7 @@ TITLES = {
     "conditional-cross-attention": "Conditional Cross Attention Network for Multi-Space Embedding "
     "without Entanglement in Only a SINGLE Network",
     "context-cluster": "Image as Set of Points",
+    "convfirst-block-fusion": "On the Efficiency of Convolutional Neural Networks",
     "convit-gpsa": "ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
     "convmixer": "Patches Are All You Need?",
     "convnext": "A ConvNet for the 2020s",

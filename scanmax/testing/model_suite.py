@@ -87,6 +87,7 @@ class ModelSuite(chex.TestCase):
       family: the family's name; all its variants are checked.
       names: variants to check instead of all.
       small: `ModelCase`s, the models that run with numbers.
+      method: the model's whose answer reads every parameter.
       remat: the values of `remat` that must not change outputs or gradients.
       traces_scanned: whether equal blocks of a full-size model are traced once, by `scan_layers`; a
         family of few equal blocks is traced sooner without.
@@ -103,6 +104,7 @@ class ModelSuite(chex.TestCase):
     family: str | None = None
     names: Sequence[str] | None = None
     small: Sequence[ModelCase] = ()
+    method: str = "__call__"
     remat: Sequence[bool | str] = (True,)
     traces_scanned: bool = True
     gradient_fields: Mapping[str, Any] = {}
@@ -163,7 +165,7 @@ class ModelSuite(chex.TestCase):
             outputs, variables = self.shapes(name)
             counted = _count(variables["params"])
             self.assertEqual(counted, info.params, f"{name} has {counted:,} parameters")
-            lengths = info.input_size if answers_tokens(create_model(name)) else ()
+            lengths = places(create_model(name), info.input_size)
             self.assertEqual(outputs.shape, (2, *lengths, info.num_classes), name)
             self.assertEqual(outputs.dtype, jnp.float32, name)
 
@@ -233,7 +235,8 @@ class ModelSuite(chex.TestCase):
             model, inputs = self.whole(name), model_info(name).example()
             variables = nn.unbox(self.shapes(name)[1])
             paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(variables)]
-            jaxpr = jax.make_jaxpr(model.apply)(variables, inputs).jaxpr
+            apply = functools.partial(model.apply, method=self.method)
+            jaxpr = jax.make_jaxpr(apply)(variables, inputs).jaxpr
             _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
             unused = [
                 jax.tree_util.keystr(path)
@@ -405,8 +408,8 @@ class ModelSuite(chex.TestCase):
             for shape in case.other_inputs:
                 inputs = case.inputs(shape)
                 outputs = jax.eval_shape(model.apply, variables, inputs)
-                if answers_tokens(model):
-                    self.assertEqual(outputs.shape[:2], inputs.shape, f"{case.name} on {shape}")
+                if lengths := places(model, shape):
+                    self.assertEqual(outputs.shape[1:-1], lengths, f"{case.name} on {shape}")
                 else:
                     usual = self.sown(case)[0].shape
                     self.assertEqual(outputs.shape, usual, f"{case.name} on {shape}")
@@ -422,9 +425,11 @@ class ModelSuite(chex.TestCase):
             self.assertLessEqual(wanted, fields, name)
 
 
-def answers_tokens(model: nn.Module) -> bool:
-    """Whether a model says something of every token, as one of language does, or of the whole."""
-    return not hasattr(model, "num_classes")
+def places(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of the axes of an example those of the answer: tokens, pixels, none where it is of all."""
+    if hasattr(model, "num_classes"):
+        return ()
+    return shape[:2] if hasattr(model, "out_channels") else shape
 
 
 def _jit(function):

@@ -16,6 +16,8 @@ import numpy as np
 import scanmax
 
 HERE = pathlib.Path(__file__).parent
+# Arrays in a file, whose names would be most of it.
+MANY = 300
 GATED = {"dims": (8, 16), "depths": (1, 1), "heads": (1, 2), "mlp_ratio": 2.0, "projection": 12}
 AGGREGATED = {
     "mixer": ("aggregated", "cosine"),
@@ -150,6 +152,19 @@ MODELS = {
         },
         32,
     ),
+    "ms_mlp": (
+        "ms_mlp_tiny_patch4_shift5_224",
+        # Groups of 2, 2, 2, 2, 1 and of 4, 4, 4, 4, 2 channels.
+        {
+            "dims": (9, 18),
+            "depths": (1, 2),
+            "heads": (1, 1),
+            "mlp_ratio": 2.0,
+            "sizes": ((1, 1, 3, 3, 5), (1, 3, 3, 1, 5)),
+            "layer_scale": 0.5,
+        },
+        24,
+    ),
     "spanet": (
         "spanet_small",
         {
@@ -201,6 +216,19 @@ MODELS = {
         },
         32,
     ),
+    "maxim": (
+        "maxim_s2",
+        {
+            "dims": (4, 8),
+            "depth": 1,
+            "bottlenecks": 1,
+            "supervised_scales": 2,
+            "block_sizes": (4, 4, 2),
+            "grid_sizes": (2, 2, 2),
+            "out_channels": 3,
+        },
+        16,
+    ),
     "moh_vit": (
         "moh_transnext_small_75",
         {
@@ -235,8 +263,8 @@ MODELS = {
 def small_model(name, dtype=jnp.float32):
     """The model of a file."""
     registered, fields, _ = MODELS[name]
-    own = {"num_classes": 10, "dtype": dtype, "param_dtype": dtype}
-    return scanmax.create_model(registered, **fields, **own)
+    own = {} if "out_channels" in fields else {"num_classes": 10}
+    return scanmax.create_model(registered, **fields, **own, dtype=dtype, param_dtype=dtype)
 
 
 def seeded_run(name, dtype=jnp.float32):
@@ -246,7 +274,8 @@ def seeded_run(name, dtype=jnp.float32):
     model, size = small_model(name, dtype), MODELS[name][2]
     shape = (size, size, 3)
     variables = seeded.seeded_variables(model, shape, dtype)
-    return model, variables, *seeded.seeded_images(shape, 10, dtype)
+    answer = (10,) if hasattr(model, "num_classes") else (size, size, model.out_channels)
+    return model, variables, *seeded.seeded_images(shape, answer, dtype)
 
 
 def main(*names: str) -> None:
@@ -256,6 +285,8 @@ def main(*names: str) -> None:
         with jax.enable_x64(True):
             found = seeded.outputs(*seeded_run(name, jnp.float64))
         found["input_grad"] = found["input_grad"].astype(np.float32)
+        if len(found) > MANY:
+            found = seeded.packed(found)
         np.savez_compressed(HERE / f"{name}.npz", **found)
 
 

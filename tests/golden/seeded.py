@@ -32,11 +32,11 @@ def seeded_variables(model, shape, dtype=np.float32):
     return jax.tree.unflatten(jax.tree.structure(skeleton), [drawn[name] for name in paths])
 
 
-def seeded_images(shape, classes, dtype=np.float32):
-    """Two images [2, Y, X, C] and the cotangent [2, classes] of their logits."""
+def seeded_images(shape, answer, dtype=np.float32):
+    """Two images [2, Y, X, C] and the cotangent of their answers, of that shape each."""
     rng = np.random.default_rng(11505)
     images = rng.normal(size=(2, *shape)).astype(dtype)
-    return images, rng.normal(size=(2, classes)).astype(dtype)
+    return images, rng.normal(size=(2, *answer)).astype(dtype)
 
 
 def outputs(model, variables, images, cotangent):
@@ -65,3 +65,12 @@ def outputs(model, variables, images, cotangent):
 def weighed_sum(array):
     """The sum of all entries, each times its place counted from 1, over the number of entries."""
     return np.sum(array.reshape(-1) * np.arange(1, array.size + 1)) / array.size
+
+
+WHOLE = ("logits", "input_grad")
+
+
+def packed(found):
+    """The same with the numbers of all parameters as one array, in the order of their names."""
+    sums = [found[name] for name in sorted(set(found) - set(WHOLE))]
+    return {name: found[name] for name in WHOLE} | {"sums": np.array(sums)}

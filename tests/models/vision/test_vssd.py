@@ -37,7 +37,7 @@ class BatchStatisticsTest(chex.TestCase):
         fields = {"dims": (8,), "depths": (1,), "heads": (2,), "mixer": "attention"}
         model = create_model("vssd_micro", num_classes=10, **fields)
         variables = seeded.seeded_variables(model, (64, 64, 3))
-        images, _ = seeded.seeded_images((64, 64, 3), 10)
+        images, _ = seeded.seeded_images((64, 64, 3), (10,))
         train = lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"])[1]  # noqa: E731
         updates = jax.jit(train, compiler_options=COMPILER_OPTIONS)(variables, images)
         chex.assert_trees_all_equal_shapes(updates["batch_stats"], variables["batch_stats"])

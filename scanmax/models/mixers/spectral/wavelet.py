@@ -1,6 +1,6 @@
 """WaveMix: pixels meet in the bands of a wavelet transform."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.errors import UserError
-from scanmax.models.layers import BatchNorm, fan_in_uniform, gelu, partitioned, zeros_init
+from scanmax.models.layers import BatchNorm, gelu
 from scanmax.models.mixers.base import MapMixer
-from scanmax.ops.contract import spread
+from scanmax.models.parts.enlarge import Enlarge
 
 
 class WaveMix(MapMixer):
@@ -72,30 +72,3 @@ class WaveMix(MapMixer):
             )
             y = norm(y, train)
         return y
-
-
-class Enlarge(nn.Module):
-    """A transposed convolution to twice the size: 4 by 4 taps, stride 2.
-
-    Attributes:
-      features: output channels.
-    """
-
-    features: int
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B Y X C"]) -> Float[Array, "B U V F"]:
-        init = partitioned(
-            fan_in_uniform(fan_in=16 * self.features),
-            (None, None, "conv_in", "conv_out"),
-            inputs=(-4, -3, -2),
-            outputs=(-1,),
-        )
-        shape = (4, 4, x.shape[-1], self.features)
-        kernel = self.param("kernel", init, shape, self.param_dtype).astype(self.dtype)
-        init = partitioned(zeros_init, ("conv_out",))
-        bias = self.param("bias", init, (self.features,), self.param_dtype).astype(self.dtype)
-        y = ops.conv_transpose2d(x.astype(self.dtype), kernel, padding=1)
-        return y + spread(bias, y)
