@@ -13,6 +13,10 @@ from scanmax.models.weights.table import KeyTable, Row, Shape, row_of
 _SEEN, _AVERAGE = "num_batches_tracked", "running_mean"
 
 
+# Names of one row that are looked through.
+LISTED = 2_000
+
+
 def template_of(
     table: KeyTable, shapes: Mapping[str, Shape], layout: str
 ) -> tuple[Tensors, list[str]]:
@@ -32,13 +36,17 @@ def template_of(
     rows = sorted(rows, key=lambda row: row.tied)
     numbers = sorted({int(number) for path in shapes for number in re.findall(r"\d+", path)})
     # A function may count otherwise than our paths do: layers of blocks of several one by one.
-    most = max(3 * (max(numbers, default=0) + 2), len({path.split("/")[1] for path in shapes}))
+    few = 3 * (max(numbers, default=0) + 2)
+    most = max(few, len({path.split("/")[1] for path in shapes}))
     found: Tensors = {}
     filled: set[tuple[str, int]] = set()
     for row in rows:
         if not row.paths:
             continue
-        counts = range(most) if callable(row.paths) else numbers
+        counts: Sequence[int] = numbers
+        if callable(row.paths):
+            # What is numbered through a whole network has one number.
+            counts = range(most if most ** row.pattern.count(r"\d+") <= LISTED else few)
         for name, groups in spellings(row.pattern, counts, is_last):
             targets = _places(row, groups)
             if not all(path in shapes for path in targets) or not row.is_written(groups, shapes):

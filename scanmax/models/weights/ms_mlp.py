@@ -46,4 +46,5 @@ TABLE = KeyTable(
     ),
     head=r"params/head/.*",
     stem=r"params/patch_embed/kernel",
+    layouts={"authors": "first"},
 )
