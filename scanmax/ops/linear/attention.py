@@ -10,7 +10,6 @@ from scanmax.ops.contract import (
     accumulator_dtype,
     align,
     check_choice,
-    check_implementation,
     check_rank,
     check_shape,
     op,
@@ -19,6 +18,7 @@ from scanmax.ops.contract import (
 )
 from scanmax.ops.linear.feature_maps import check_feature_map, feature_width, features
 from scanmax.ops.scan.recurrence import (
+    backend_of,
     decayed_products,
     flat_batch,
     forget,
@@ -90,13 +90,14 @@ def linear_attention(
         taken and K V is at most 64 * 64, "recurrent", which is faster there.
       chunk_size: tokens per chunk (a power of two with decays per channel; rounded up).
       precision: of every matrix product, as in jax.lax.dot_general.
-      implementation: only "xla".
+      implementation: "xla" (also None), or "pallas" as in `ssd`: no decay, or one per head.
 
     Returns:
       [*B, T, H, V] in the dtype of value; with `return_state` also the state [*B, H, K, V].
 
     Raises:
       ValueError: an array of the wrong shape, an unknown name, a state without is_causal.
+      NotImplementedError: a named implementation that cannot serve; the message says why.
 
     Example:
       >>> import jax.numpy as jnp
@@ -108,7 +109,6 @@ def linear_attention(
     Reference: mamba2-ssd
     """
     check_choice("form", form, FORMS)
-    check_implementation("linear_attention", implementation, ("xla",))
     _check(query, key, value, log_decay, feature_map, 3)
     batch, (heads, width) = value.shape[:-3], value.shape[-2:]
     dim = feature_width(query.shape[-1], feature_map)
@@ -118,6 +118,11 @@ def linear_attention(
     check_shape("segment_ids", segment_ids, value.shape[:-2], "[*B, T]")
     dtype = accumulator_dtype(query, key, value, log_decay, initial_state)
     query, key = features(query, feature_map), features(key, feature_map)
+    per_channel = log_decay is not None and log_decay.ndim == query.ndim
+    arrays = (query, key, value)
+    backend = backend_of(
+        "linear_attention", implementation, form, is_causal, dtype, *arrays, per_channel=per_channel
+    )
     tokens, initial_state, spoiled = quarantine(
         segment_ids,
         (query, key, value),
@@ -140,7 +145,7 @@ def linear_attention(
         return flat_batch(forget(given, segment_ids, reverse), len(batch))
 
     if is_causal:
-        y, state = run(*inputs, decays(False), initial_state, **options)
+        y, state = run(*inputs, decays(False), initial_state, **options, backend=backend)
     elif log_decay is None and segment_ids is None:
         y, state = _global(*inputs, dtype, precision), None
     else:

@@ -14,7 +14,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from scanmax.ops.contract import align, platform, unless_differentiated, vary_together
+from scanmax.ops.contract import (
+    align,
+    check_implementation,
+    first_available,
+    kernel_obstacles,
+    over_mesh,
+    platform,
+    unless_differentiated,
+    vary_together,
+)
+from scanmax.ops.scan import pallas
 from scanmax.ops.scan.diagonal import join_blocks, join_ends, pair_decays, segment_sums
 from scanmax.ops.segments import segment_starts
 
@@ -94,12 +104,15 @@ def run(
     chunk_size,
     precision,
     dtype,
+    backend="xla",
 ):
     """The recurrence over [B, T, ...]: y [B, T, H, V] in `dtype`, and the last state [B, H, K, V].
 
     Without `diagonal`, y_t reads the decayed state before it takes token t in. A weight, [B, T, H],
-    comes with a decay per head.
+    comes with a decay per head. `backend` is that of `backend_of`.
     """
+    if backend == "pallas":
+        return _kernel(query, key, value, log_decay, state, weight, chunk_size, precision)
     options = {
         "diagonal": diagonal,
         "chunk_size": chunk_size,
@@ -113,6 +126,50 @@ def run(
         alone = functools.partial(_evaluate, form="recurrent", **options | {"chunk_size": length})
         evaluate = unless_differentiated(alone, evaluate)
     return evaluate(query, key, value, log_decay, state, weight)
+
+
+def backend_of(op_name, implementation, form, is_causal, dtype, *arrays, per_channel=False) -> str:
+    """The backend of a recurrence, "xla" unless another is asked for and serves.
+
+    Raises:
+      NotImplementedError: none that is asked for serves; the message says why.
+    """
+    obstacles = kernel_obstacles(*arrays, interpreted=implementation == "pallas")
+    for there, obstacle in (
+        (form in ("parallel", "recurrent"), f"form={form!r}"),
+        (not is_causal, "is_causal=False"),
+        (per_channel, "a decay per channel"),
+        (dtype != jnp.float32, f"sums in {dtype}"),
+    ):
+        if there:
+            obstacles.append(obstacle)
+    available = ("xla",) if obstacles else ("xla", "pallas")
+    check_implementation(op_name, implementation, available, {"pallas": obstacles})
+    return "xla" if implementation is None else first_available(implementation, available)
+
+
+def _kernel(query, key, value, log_decay, state, weight, chunk_size, precision):
+    """`run` by the kernel, in chunks of a multiple of 128 tokens."""
+    (batch, length, heads, width), dim = value.shape, query.shape[-1]
+    operands = functools.reduce(jnp.promote_types, (x.dtype for x in (query, key, value)))
+    if weight is not None:
+        value = value.astype(jnp.float32) * weight[..., None]
+    if log_decay is None:
+        log_decay = jnp.zeros((batch, length, heads), jnp.float32)
+    if state is None:
+        state = jnp.zeros((batch, heads, dim, width), jnp.float32)
+    chunk_size += -chunk_size % 128
+
+    def by_heads(x, dtype):
+        x = jnp.moveaxis(x.astype(dtype), 2, 1)
+        # tokens of zeros that do not decay leave the state as it is
+        return jnp.pad(x, [(0, 0), (0, 0), (0, -length % chunk_size)] + [(0, 0)] * (x.ndim - 3))
+
+    arrays = [by_heads(x, operands) for x in (query, key, value)]
+    arrays += [by_heads(log_decay, jnp.float32), state.astype(jnp.float32)]
+    local = functools.partial(pallas.chunked, chunk_size, precision, platform() == "cpu")
+    y, state = over_mesh(local, arrays)
+    return jnp.moveaxis(y[:, :, :length], 1, 2).astype(jnp.float32), state
 
 
 def _evaluate(

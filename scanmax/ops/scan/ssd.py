@@ -17,7 +17,15 @@ from scanmax.ops.contract import (
     spread,
 )
 from scanmax.ops.scan.diagonal import pair_decays
-from scanmax.ops.scan.recurrence import flat_batch, forget, repeat_groups, run, run_both_ways, step
+from scanmax.ops.scan.recurrence import (
+    backend_of,
+    flat_batch,
+    forget,
+    repeat_groups,
+    run,
+    run_both_ways,
+    step,
+)
 from scanmax.ops.segments import FORMS, quarantine, same_segment, spoil, spoil_rows, spoil_state
 
 # Which group of B and C a head of `nc_ssd` reads.
@@ -79,13 +87,16 @@ def ssd(
         taken and N P is at most 64 * 64, "recurrent", which is faster there.
       chunk_size: tokens per chunk.
       precision: of every matrix product, as in jax.lax.dot_general.
-      implementation: only "xla".
+      implementation: "xla" (also None), or "pallas": a kernel for TPUs that keeps the matrix of a
+        chunk in the chip's own memory; causal, chunked, of bfloat16 or float32, in chunks of a
+        multiple of 128 tokens. On a CPU it is interpreted, to check results by.
 
     Returns:
       [*B, T, H, P] in the dtype of x; with `return_state` also the state [*B, H, N, P].
 
     Raises:
       ValueError: an array of the wrong shape, an unknown form, a state without is_causal.
+      NotImplementedError: a named implementation that cannot serve; the message says why.
 
     Example:
       >>> import jax.numpy as jnp
@@ -97,7 +108,6 @@ def ssd(
     Reference: mamba2-ssd
     """
     check_choice("form", form, FORMS)
-    check_implementation("ssd", implementation, ("xla",))
     _check(x, dt, A, B, C, D, dt_bias, 3)
     batch, (heads, width), states = x.shape[:-3], x.shape[-2:], B.shape[-1]
     require_causal_states(is_causal, initial_state, return_state)
@@ -107,6 +117,7 @@ def ssd(
         segment_ids, (x, dt, B, C), state=initial_state, factors=4, is_causal=is_causal
     )
     dtype = accumulator_dtype(x, dt, A, B, C, initial_state)
+    backend = backend_of("ssd", implementation, form, is_causal, dtype, x, B, C)
     dt = time_steps(dt, dt_bias, dt_softplus, dt_limit, dtype)
     log_decay = dt * spread(A.astype(dtype), dt)
 
@@ -118,7 +129,8 @@ def ssd(
     options = {"form": form, "chunk_size": chunk_size, "precision": precision, "dtype": dtype}
     options["weight"] = flat_batch(dt, len(batch))
     if is_causal:
-        y, state = run(*inputs, decays(False), flat_batch(initial_state, len(batch)), **options)
+        initial_state = flat_batch(initial_state, len(batch))
+        y, state = run(*inputs, decays(False), initial_state, **options, backend=backend)
     else:
         y = run_both_ways(*inputs, (decays(False), decays(True)), **options)
     y = spoil(_skip(y.reshape(x.shape), x, D), spoiled)

@@ -142,6 +142,21 @@ def test_rows_and_heads_over_a_mesh_and_a_batch_by_vmap():
         compare.assert_relative(np.asarray(one), np.asarray(other), SHARDED)
 
 
+def test_tokens_exchanged_for_heads_are_read_by_it():
+    """Inside the shard_map over tokens, rows are split by another."""
+    inputs = arrays((128, 128))[:3]
+    mesh = jax.make_mesh((2, 2), ("data", "context"), axis_types=(AxisType.Auto,) * 2)
+    options = {"is_causal": True, "form": "all_to_all"}
+    with jax.set_mesh(mesh):
+        kernel, blocks = (
+            ops.context_attention(*inputs, implementation=name, **options)
+            for name in ("pallas", "xla")
+        )
+    compare.assert_relative(np.asarray(kernel), np.asarray(blocks), SHARDED)
+    with jax.set_mesh(mesh), pytest.raises(NotImplementedError, match=r"form='ring'.*'pallas'"):
+        ops.context_attention(*inputs, implementation="pallas")
+
+
 def tpu_mesh(**sizes):
     device = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
     types = (AxisType.Auto,) * len(sizes)

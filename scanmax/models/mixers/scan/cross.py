@@ -305,6 +305,7 @@ class Mamba2FourWay(Ssd):
             return merge_matrices(matrices, sequence_places(grid, self.prefix_tokens, names))
 
         self.sow_attention(length, matrix)
-        y = jax.lax.collapse(ops.ssd(x, dt, **options, **rates), 2)
+        y = ops.ssd(x, dt, implementation=self.implementation, **options, **rates)
+        y = jax.lax.collapse(y, 2)
         y = y.reshape(count, batch, *y.shape[1:])
         return from_sequences(y, grid, self.prefix_tokens, names)

@@ -1,5 +1,6 @@
 """State-space mixers: the Mamba-2 mixer (causal or in both directions) and its non-causal dual."""
 
+import functools
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -138,6 +139,8 @@ class Ssd(_StateSpace):
       groups: groups of heads that share B and C.
       dt_limit: lowest and highest step size; None bounds it by the softplus alone.
       conv_width: taps of the causal convolution.
+      implementation: the backend of whole sequences, "xla" or "pallas", as of `ops.ssd`; None is
+        "xla".
     """
 
     formula: ClassVar[str] = (
@@ -150,6 +153,7 @@ class Ssd(_StateSpace):
     packs: ClassVar[bool] = True
 
     conv_width: int = 4
+    implementation: str | None = None
 
     @nn.compact
     def __call__(
@@ -196,7 +200,9 @@ class Ssd(_StateSpace):
             ),
         )
         options = {"dt_softplus": True, "return_state": True, **rates, **packed}
-        scan = ops.context_ssd if splits_tokens() and not packed else ops.ssd
+        scan = functools.partial(ops.ssd, implementation=self.implementation)
+        if splits_tokens() and not packed and self.implementation in (None, "xla"):
+            scan = ops.context_ssd
         y, ssm = scan(x, dt, B=B, C=C, initial_state=ssm, **options)
         return y, None if state is None else {"conv": conv, "ssm": ssm}
 
@@ -209,7 +215,7 @@ class Ssd(_StateSpace):
         self.sow_attention(
             x.shape[1], lambda: ops.ssd_matrix(dt, **options, **{**rates, "D": None})
         )
-        return ops.ssd(x, dt, **options, **rates)
+        return ops.ssd(x, dt, implementation=self.implementation, **options, **rates)
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int, dim: int) -> dict[str, Array]:
