@@ -1,4 +1,7 @@
-"""Random changes of images and labels: pure functions of (rng, images, ...), numpy on the host."""
+"""Random changes of images: pure functions of (rng, image, ...), numpy and PIL on the host.
+
+Of what is left to the device, erasing and mixing, only the draws are here.
+"""
 
 import functools
 import math
@@ -10,9 +13,12 @@ from scipy import ndimage
 
 from scanmax.data import policies, randaugment
 from scanmax.data.config import AugmentConfig
+from scanmax.data.decoding import EncodedPicture, Picture, as_pil
+from scanmax.errors import UserError
 
 ERASE_AREA = (0.02, 1 / 3)
 ERASE_ASPECT = (0.3, 1 / 0.3)
+Pixels = np.ndarray | Picture
 RESIZE = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -21,11 +27,11 @@ RESIZE = {
 
 
 def resize(
-    image: np.ndarray,
+    image: Pixels,
     size: tuple[int, int],
     box: tuple[float, float, float, float] | None = None,
     method: Image.Resampling = Image.Resampling.BICUBIC,
-) -> np.ndarray:
+) -> Pixels:
     """Resizes a part of an image, averaging where it shrinks.
 
     Args:
@@ -35,29 +41,54 @@ def resize(
       method: PIL's interpolation.
 
     Returns:
-      [height, width, C] uint8.
+      [height, width, C] uint8, a Picture of a Picture.
     """
     if box is None and image.shape[:2] == tuple(size):
         return image
-    resized = to_pil(image).resize((size[1], size[0]), method, box=box)
-    return from_pil(resized, image.shape[-1])
+    if isinstance(image, EncodedPicture) and not image.is_decoded:
+        image, box = reduced(image, size, box)
+    resized = Picture(as_pil(image).resize((size[1], size[0]), method, box=box))
+    return resized if isinstance(image, Picture) else np.asarray(resized)
 
 
-def to_pil(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+def reduced(
+    image: EncodedPicture, size: tuple[int, int], box: tuple[float, float, float, float] | None
+) -> tuple[Picture, tuple[float, float, float, float]]:
+    """Decodes what a resize to `size` needs, and says where the part lies there.
+
+    A JPEG is decoded at the largest of 1, 1/2, 1/4 and 1/8 at which the part is no smaller than
+    `size`; the decoder then averages what the resize would have.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    left, top, right, bottom = box or (0, 0, *image.shape[1::-1])
+    room = min((bottom - top) / size[0], (right - left) / size[1])
+    factor = next((factor for factor in (8, 4, 2) if factor <= room), 1)
+    try:
+        pil = image.reduced(factor)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    # Other formats have no such scales, and sides need not be multiples of the factor.
+    across, down = (round(whole / side) for whole, side in zip(image.shape[1::-1], pil.size))
+    scaled = (left / across, top / down, right / across, bottom / down)
+    ends = (*pil.size, *pil.size)
+    return Picture(pil), tuple(min(value, end) for value, end in zip(scaled, ends))
 
 
-def from_pil(image: Image.Image, channels: int) -> np.ndarray:
-    array = np.asarray(image)
-    return array.reshape(*array.shape[:2], channels)
+def mirror(image: Pixels) -> Pixels:
+    """The image with left and right swapped."""
+    if isinstance(image, Picture):
+        return Picture(image.pil.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    return image[:, ::-1]
 
 
 def central_crop(
-    image: np.ndarray,
+    image: Pixels,
     size: tuple[int, int],
     keep: float = 1.0,
     method: Image.Resampling = Image.Resampling.BICUBIC,
-) -> np.ndarray:
+) -> Pixels:
     """Resizes so that `size` is the share `keep` of the shorter side, and crops the centre.
 
     Args:
@@ -67,7 +98,7 @@ def central_crop(
       method: PIL's interpolation.
 
     Returns:
-      [height, width, C] uint8.
+      [height, width, C] uint8, a Picture of a Picture.
     """
     height, width = image.shape[:2]
     if (height, width) == tuple(size) and keep == 1.0:
@@ -80,13 +111,13 @@ def central_crop(
 
 def random_resized_crop(
     rng: np.random.Generator,
-    image: np.ndarray,
+    image: Pixels,
     size: tuple[int, int],
     *,
     area: Sequence[float] = (0.08, 1.0),
     aspect: Sequence[float] = (3 / 4, 4 / 3),
     methods: Sequence[Image.Resampling] = randaugment.METHODS,
-) -> np.ndarray:
+) -> Pixels:
     """Crops a rectangle of random area and aspect and resizes it.
 
     Args:
@@ -98,7 +129,7 @@ def random_resized_crop(
       methods: PIL's interpolations, of which one is drawn: the recipe's is itself random.
 
     Returns:
-      [height, width, C] uint8.
+      [height, width, C] uint8, a Picture of a Picture.
 
     Reference: deit
     """
@@ -124,13 +155,13 @@ def random_resized_crop(
 
 def random_affine(
     rng: np.random.Generator,
-    image: np.ndarray,
+    image: Pixels,
     *,
     translate: float = 0.0,
     rotate: float = 0.0,
     zoom: float = 0.0,
     shear: float = 0.0,
-) -> np.ndarray:
+) -> Pixels:
     """Moves a small image about its centre; what comes into view is zero.
 
     With a translation alone the shift is whole pixels: a random crop of the padded image.
@@ -150,7 +181,8 @@ def random_affine(
         if not translate:
             return image
         limit = int(translate)
-        return shift(image, *(int(step) for step in rng.integers(-limit, limit + 1, 2)))
+        return shift(np.asarray(image), *(int(step) for step in rng.integers(-limit, limit + 1, 2)))
+    image = np.asarray(image)
     # The matrix takes places of the result to places of the image.
     angle = math.radians(rng.uniform(-rotate, rotate))
     size = (1 + zoom) ** rng.uniform(-1, 1)
@@ -178,11 +210,11 @@ def shift(image: np.ndarray, down: int, right: int) -> np.ndarray:
 
 def apply_policy(
     rng: np.random.Generator,
-    image: np.ndarray,
+    image: Pixels,
     policy: str,
     fill: tuple[int, ...],
     methods: Sequence[Image.Resampling] = randaugment.METHODS,
-) -> np.ndarray:
+) -> Pixels:
     """Applies a policy such as "rand-m9-mstd0.5-inc1", "original", "augmix-m5" or "ta_wide".
 
     Args:
@@ -193,15 +225,16 @@ def apply_policy(
       methods: PIL's interpolations, of which each movement draws one.
 
     Returns:
-      [Y, X, C] uint8.
+      [Y, X, C] uint8, a Picture of a coloured Picture.
 
     Raises:
       UserError: no such policy.
     """
     channels = image.shape[-1]
-    colour = Image.fromarray(image if channels == 3 else np.repeat(image, 3, axis=-1))
-    changed = np.asarray(parsed_policy(policy)(rng, colour, fill, methods))
-    return changed[..., :channels]
+    if channels != 3:
+        image = np.repeat(image, 3, axis=-1)
+    changed = Picture(parsed_policy(policy)(rng, as_pil(image), fill, methods))
+    return changed if isinstance(image, Picture) else np.asarray(changed)[..., :channels]
 
 
 @functools.cache
@@ -210,78 +243,57 @@ def parsed_policy(policy: str) -> policies.AnyPolicy:
     return (randaugment if policy.startswith("rand") else policies).parse(policy)
 
 
-def random_erasing(rng: np.random.Generator, image: np.ndarray, probability: float) -> np.ndarray:
-    """Replaces a random rectangle by standard normal noise per pixel.
+def random_erasing(
+    rng: np.random.Generator, size: tuple[int, int], probability: float
+) -> np.ndarray:
+    """Draws the rectangle that noise replaces, and the seed of the noise.
 
     Args:
       rng: source of randomness.
-      image: [Y, X, C] normalised floats.
+      size: height and width of the image.
       probability: share of images changed.
 
     Returns:
-      [Y, X, C], a copy where something was erased.
+      [5] int32, `finishing.erase`'s; zeros where nothing is erased.
 
     Reference: deit
     """
-    if rng.random() >= probability:
-        return image
-    height, width, channels = image.shape
-    for _ in range(10):
-        area = rng.uniform(*ERASE_AREA) * height * width
-        aspect = math.exp(rng.uniform(*np.log(ERASE_ASPECT)))
-        tall, wide = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < tall < height and 0 < wide < width:
-            top, left = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
-            image = image.copy()
-            noise = rng.standard_normal((tall, wide, channels), dtype=np.float32)
-            image[top : top + tall, left : left + wide] = noise
-            return image
-    return image
+    if rng.random() < probability:
+        height, width = size
+        for _ in range(10):
+            area = rng.uniform(*ERASE_AREA) * height * width
+            aspect = math.exp(rng.uniform(*np.log(ERASE_ASPECT)))
+            tall, wide = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < tall < height and 0 < wide < width:
+                top, left = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
+                seed = rng.integers(2**31)
+                return np.asarray([top, top + tall, left, left + wide, seed], np.int32)
+    return np.zeros(5, np.int32)
 
 
-def mix(
-    rng: np.random.Generator, images: np.ndarray, labels: np.ndarray, config: AugmentConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mixes each row with its neighbour, by mixup or by CutMix, with one weight for the batch.
+def mix(rng: np.random.Generator, size: tuple[int, int], config: AugmentConfig) -> np.ndarray:
+    """Draws how each row is mixed with its neighbour: mixup or CutMix, one weight for the batch.
 
     Args:
       rng: source of randomness.
-      images: [B, Y, X, C], B even.
-      labels: [B, classes] distributions.
+      size: height and width of the images.
       config: mixup, cutmix, mix_probability and cutmix_probability count.
 
     Returns:
-      Images and labels of the same shapes.
+      [6] float32, `finishing.mix`'s: the images' own weight outside of the box, the labels', and
+      the box of the neighbour (top, bottom, left, right).
     """
     cut = bool(config.cutmix) and (not config.mixup or rng.random() < config.cutmix_probability)
     alpha = config.cutmix if cut else config.mixup
     weight = rng.beta(alpha, alpha)
-    box = random_box(rng, images.shape[1:3], weight)
+    top, bottom, left, right = random_box(rng, size, weight)
     if rng.random() >= config.mix_probability:
-        return images, labels
-    return cutmix(images, labels, box) if cut else mixup(images, labels, weight)
-
-
-def mixup(images: np.ndarray, labels: np.ndarray, weight: float) -> tuple[np.ndarray, np.ndarray]:
-    """Blends rows 2i and 2i + 1: weight * own + (1 - weight) * neighbour, labels alike."""
-    weight = np.float32(weight)
-    return tuple(weight * own + (1 - weight) * neighbours(own) for own in (images, labels))
-
-
-def cutmix(
-    images: np.ndarray, labels: np.ndarray, box: tuple[int, int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pastes the neighbour's box (top, bottom, left, right); labels by the exact share of area."""
-    top, bottom, left, right = box
-    mixed = images.copy()
-    mixed[:, top:bottom, left:right] = neighbours(images)[:, top:bottom, left:right]
-    kept = np.float32(1 - (bottom - top) * (right - left) / (images.shape[1] * images.shape[2]))
-    return mixed, kept * labels + (1 - kept) * neighbours(labels)
-
-
-def neighbours(rows: np.ndarray) -> np.ndarray:
-    """Swaps rows 2i and 2i + 1."""
-    return rows.reshape(-1, 2, *rows.shape[1:])[:, ::-1].reshape(rows.shape)
+        return np.asarray([1, 1, 0, 0, 0, 0], np.float32)
+    if not cut:
+        return np.asarray([weight, weight, 0, 0, 0, 0], np.float32)
+    # Labels go by the exact share of the area.
+    kept = 1 - (bottom - top) * (right - left) / (size[0] * size[1])
+    return np.asarray([1, kept, top, bottom, left, right], np.float32)
 
 
 def random_box(

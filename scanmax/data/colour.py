@@ -10,6 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage
 
 from scanmax.data.config import AugmentConfig
+from scanmax.data.decoding import Picture, as_pil
 
 BLUR_KERNEL = 23
 BLUR_SIGMA = (0.1, 2.0)
@@ -17,7 +18,9 @@ SOLARIZE_THRESHOLD = 128
 _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
-def change(rng: np.random.Generator, image: np.ndarray, config: AugmentConfig) -> np.ndarray:
+def change(
+    rng: np.random.Generator, image: np.ndarray | Picture, config: AugmentConfig
+) -> np.ndarray | Picture:
     """Draws and applies what a config says of colours.
 
     Args:
@@ -28,6 +31,10 @@ def change(rng: np.random.Generator, image: np.ndarray, config: AugmentConfig) -
     Returns:
       [Y, X, C] uint8.
     """
+    fields = ("color_jitter", "grayscale_prob", "gaussian_blur_prob", "solarize_prob")
+    if not any(getattr(config, name) for name in fields):
+        return image
+    image = np.asarray(image)
     bare = image[..., :3]
     # Drawn only where it is on, so that it moves nothing of configs without it.
     if config.color_jitter and rng.random() < config.color_jitter_prob:
@@ -104,7 +111,3 @@ def solarize(image: np.ndarray) -> np.ndarray:
     """[Y, X, C] uint8 with what is brighter than the middle inverted."""
     solarized = ImageOps.solarize(as_pil(image), SOLARIZE_THRESHOLD)
     return np.asarray(solarized).reshape(image.shape)
-
-
-def as_pil(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

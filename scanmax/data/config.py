@@ -93,6 +93,9 @@ class DataConfig:
       eval_split: Held-out part in TFDS's notation; "" is the source's own.
       image_size: Side of the square images handed to the model; 0 keeps the source's size.
       resize: Interpolation by which images come to that size where nothing is random.
+      decode: "full", or "scaled": a JPEG of the training part may be decoded at 1/2, 1/4 or 1/8 of
+        its sides when what is cropped stays no smaller than the model reads. Faster for large
+        photographs, other numbers (docs/data.md says by how much). Evaluation decodes in full.
       eval_crop: Share of the resized image's side that the central crop keeps in evaluation.
       mean: Mean subtracted per channel, for intensities in [0, 1]; () is the source's own.
       std: Deviation divided by per channel; () is the source's own.
@@ -113,6 +116,7 @@ class DataConfig:
     eval_split: str = ""
     image_size: int = ranged(0, "[0, inf)")
     resize: str = choice("bicubic", RESIZE)
+    decode: str = choice("full", ("full", "scaled"))
     eval_crop: float = ranged(1.0, "(0, 1]")
     mean: tuple[float, ...] = ranged((), "(-inf, inf)")
     std: tuple[float, ...] = ranged((), "(0, inf)")

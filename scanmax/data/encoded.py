@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from scanmax.data.decoding import MODES, read_image
+from scanmax.data.decoding import MODES, read_picture
 from scanmax.data.source import IMAGENET_NORMALISATION, Source
 from scanmax.data.splitting import stratified
 from scanmax.errors import UserError
@@ -71,7 +71,7 @@ class Encoded:
         with open(path, "rb") as file:
             file.seek(start)
             data = file.read(int(self.size[number]))
-        image = read_image(io.BytesIO(data), self.channels, f"{path} at byte {start}")
+        image = read_picture(io.BytesIO(data), self.channels, f"{path} at byte {start}")
         return {"image": image, "label": self.labels[number]}
 
     def at(self, places: np.ndarray) -> "Encoded":

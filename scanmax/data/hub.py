@@ -15,7 +15,7 @@ import numpy as np
 
 from scanmax.data import parquet, text
 from scanmax.data.config import DataConfig
-from scanmax.data.decoding import read_image
+from scanmax.data.decoding import read_picture
 from scanmax.data.encoded import HELD_OUT_NAMES, ImageOptions, classes_of, image_source
 from scanmax.data.network import check_network
 from scanmax.data.source import Source, read_options
@@ -66,9 +66,9 @@ class Rows:
         if isinstance(found, dict):
             found = found.get("bytes") or found.get("path")
         if isinstance(found, bytes):
-            image = read_image(io.BytesIO(found), self.channels, f"row {place}")
+            image = read_picture(io.BytesIO(found), self.channels, f"row {place}")
         else:
-            image = read_image(found, self.channels)
+            image = read_picture(found, self.channels)
         return {"image": image, "label": self.labels[place]}
 
 

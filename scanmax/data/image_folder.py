@@ -20,7 +20,7 @@ import numpy as np
 
 from scanmax.data.cache import cache_place, keep_arrays, read_arrays
 from scanmax.data.config import DataConfig
-from scanmax.data.decoding import MODES, SUFFIXES, read_image
+from scanmax.data.decoding import MODES, SUFFIXES, read_picture
 from scanmax.data.source import IMAGENET_NORMALISATION, Source, find_data, read_options
 from scanmax.data.splitting import name_keys, stratified
 from scanmax.errors import UserError
@@ -94,7 +94,7 @@ class Images:
     def __getitem__(self, number: int) -> dict[str, Any]:
         place = self.places[number]
         path = self.index.path(place)
-        image = read_image(self.root / path, self.channels)
+        image = read_picture(self.root / path, self.channels)
         return {"image": image, "label": self.index.labels[place], "path": path}
 
 

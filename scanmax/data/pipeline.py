@@ -7,6 +7,7 @@ changes what a step sees.
 """
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from scanmax.data import sources, transforms
 from scanmax.data.config import DataConfig
 from scanmax.data.preprocessing import Preprocessing
-from scanmax.data.reading import Batches
+from scanmax.data.reading import Batches, TrainingBatches
 from scanmax.data.source import Source
 from scanmax.data.tokenization import Tokenizer
 from scanmax.errors import UserError
@@ -55,6 +56,9 @@ class Pipeline:
       text_length: Tokens of a text that stands beside an image.
       class_tokens: [C, P, T], captions of each class of such images; None where nobody told.
       decode: Turns tokens into text.
+      finish: What the compiled step does with a batch as `train_iterator(step).as_sent()` yields
+        it, bytes and draws; None where that is nothing.
+      sent_spec: Shapes and types of such a batch; None are those of `train_spec`.
     """
 
     kind: str
@@ -78,6 +82,8 @@ class Pipeline:
     text_length: int = 0
     class_tokens: np.ndarray | None = None
     decode: Callable[[np.ndarray], str] = str
+    finish: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    sent_spec: Spec | None = None
 
     @property
     def normalisation(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -142,26 +148,33 @@ def load(
     examples = Numbered(source.train) if numbered else source.train
     change = NumberedTransform(transform.train) if numbered else transform.train
     train = grain.MapDataset.source(examples).seed(seed % 2**32).shuffle().repeat()
-    train = reindex(train, rows.position).seed((seed + 1) % 2**32).random_map(change)
+    train = reindex(train if rows.repeats == 1 else Remembered(train), rows.position)
+    train = train.seed((seed + 1) % 2**32).random_map(change)
     local = LocalRows(batch_size, process_index, process_count)
-    train = reindex(train, local.position).batch(local.size, batch_fn=stack)
+    train = grain.MapDataset.source(TrainingRows(train, local, rows.position))
     train = train.seed((seed + 2) % 2**32).random_map(transform.train_batch)
+    finish = transform.finish
+    finished = train if finish is None else train.map(finish.on_host)
     held_out = LocalRows(eval_batch_size, process_index, process_count)
 
     def in_order(examples: Sequence[Any]) -> Iterable[Batch]:
         batches = EvalBatches(examples, transform.eval, held_out)
         return Batches(grain.MapDataset.source(batches), config)
 
+    train_spec = transform.spec(batch_size, train=True)
+    sent_spec = train_spec if finish is None else transform.sent_spec(batch_size)
+    index = {"index": jax.ShapeDtypeStruct((batch_size,), np.int32)} if numbered else {}
     return Pipeline(
         kind=source.kind,
-        train_spec=transform.spec(batch_size, train=True)
-        | ({"index": jax.ShapeDtypeStruct((batch_size,), np.int32)} if numbered else {}),
+        train_spec=train_spec | index,
+        sent_spec=sent_spec | index,
+        finish=finish,
         eval_spec=transform.spec(eval_batch_size, train=False),
         num_train=len(source.train),
         num_eval=len(source.eval),
         num_classes=source.num_classes,
         class_names=source.class_names,
-        start_training=lambda step: Batches(train[step:], config),
+        start_training=lambda step: TrainingBatches(finished[step:], train[step:], config),
         start_evaluation=lambda: in_order(source.eval),
         start_training_evaluation=lambda: in_order(source.train),
         to_display=transform.to_display,
@@ -229,6 +242,24 @@ class LocalRows:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainingRows:
+    """A process's rows of each batch, those of one example made one after another."""
+
+    rows: Sequence[Batch]
+    local: LocalRows
+    position: Callable[[int], int]
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, step: int) -> Batch:
+        size = self.local.size
+        places = [self.local.position(step * size + row) for row in range(size)]
+        made = {place: self.rows[place] for place in sorted(places, key=self.position)}
+        return stack([made[place] for place in places])
+
+
+@dataclasses.dataclass(frozen=True)
 class Reindexed:
     """A sequence without end that shows another one's elements by position(index)."""
 
@@ -265,8 +296,31 @@ class NumberedTransform:
         return self.transform(numbered["example"], rng) | {"index": numbered["index"]}
 
 
-def reindex(dataset: grain.MapDataset, position: Callable[[int], int]) -> grain.MapDataset:
-    return grain.MapDataset.source(Reindexed(dataset, position))
+class Remembered:
+    """A sequence whose last element each thread keeps: who asks for it again does not read it."""
+
+    def __init__(self, elements: Sequence[Any]):
+        self._elements, self._last = elements, threading.local()
+
+    def __reduce__(self) -> Any:
+        return Remembered, (self._elements,)
+
+    def __len__(self) -> int:
+        return len(self._elements)
+
+    def __getitem__(self, index: int) -> Any:
+        kept = self._last.__dict__
+        if kept.get("index") != index:
+            # Not both at once in memory.
+            kept.clear()
+            kept.update(element=self._elements[index], index=index)
+        return kept["element"]
+
+
+def reindex(
+    elements: Sequence[Any] | grain.MapDataset, position: Callable[[int], int]
+) -> grain.MapDataset:
+    return grain.MapDataset.source(Reindexed(elements, position))
 
 
 @dataclasses.dataclass(frozen=True)

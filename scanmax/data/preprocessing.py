@@ -30,11 +30,11 @@ class Preprocessing:
     crop: float = 1.0
     resize: str = "bicubic"
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: augment.Pixels) -> np.ndarray:
         """uint8 [Y, X, C] of any size to what the model reads, float32."""
         image = as_channels(image, self.channels)
         method = augment.RESIZE[self.resize]
-        return self.normalise(augment.central_crop(image, self.size, self.crop, method))
+        return self.normalise(np.asarray(augment.central_crop(image, self.size, self.crop, method)))
 
     def normalise(self, image: np.ndarray) -> np.ndarray:
         """uint8 to normalised float32."""

@@ -128,3 +128,31 @@ class Batches:
         # What is under way may fail, and no one asks for it any more.
         with contextlib.suppress(Exception):
             self._batches.close()
+
+
+class TrainingBatches:
+    """An iterator over training batches as a model reads them, finished on the host.
+
+    Who can finish them on a device asks for them `as_sent`, before the first one.
+    """
+
+    def __init__(self, finished: grain.MapDataset, sent: grain.MapDataset, config: DataConfig):
+        self.finished, self.sent, self._config = finished, sent, config
+        self._batches: Batches | None = None
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._batches is None:
+            self._batches = Batches(self.finished, self._config)
+        return next(self._batches)
+
+    def as_sent(self) -> Batches:
+        """The batches from the first one, as `Pipeline.finish` reads them."""
+        return Batches(self.sent, self._config)
+
+    def close(self) -> None:
+        """Ends threads and worker processes."""
+        if self._batches is not None:
+            self._batches.close()

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from scanmax.data import (
     webdataset,
 )
 from scanmax.data.config import DataConfig
+from scanmax.data.decoding import EncodedPicture
 from scanmax.data.source import IMAGENET_NORMALISATION, Source
 from scanmax.errors import UserError, suggest
 
@@ -53,11 +54,19 @@ class Guarded:
 
     What is shown depends on the data alone, not on when an element was first asked for: batches
     stay a pure function of (seed, step). Past `allowed` such elements it raises UserError; None
-    allows none, whatever the config says.
+    allows none, whatever the config says. What cannot be decoded cannot be read, unless it is
+    decoded later, as far as a crop needs it.
     """
 
-    def __init__(self, elements: Sequence[Any], name: str, allowed: int | None = None):
+    def __init__(
+        self,
+        elements: Sequence[Any],
+        name: str,
+        allowed: int | None = None,
+        decodes_later: bool = False,
+    ):
         self._elements, self._name, self._allowed = elements, name, allowed or 0
+        self._decodes_later = decodes_later
         self._may_pass = allowed is not None
         self._bad: set[int] = set()
 
@@ -68,7 +77,7 @@ class Guarded:
         for ahead in range(self._allowed + 1):
             place = (index + ahead) % len(self)
             try:
-                return self._elements[place]
+                return self._read(place)
             except UserError:
                 raise
             except (Exception, SystemExit) as error:
@@ -87,6 +96,13 @@ class Guarded:
                     print(f"warning: {what}; the next one takes its place", file=sys.stderr)
         raise UserError(f"records {index} to {place} of {self._name} cannot be read")
 
+    def _read(self, place: int) -> Any:
+        element = self._elements[place]
+        image = element.get("image") if isinstance(element, Mapping) else None
+        if isinstance(image, EncodedPicture) and not self._decodes_later:
+            image.reduced(1)
+        return element
+
 
 def open_source(config: DataConfig, data: Any = None) -> Source:
     """Opens a source by name: one of SOURCES, "hf:NAME", or an image set of TFDS.
@@ -100,10 +116,18 @@ def open_source(config: DataConfig, data: Any = None) -> Source:
         source = opener(config.name)(config)
     else:
         source = IN_MEMORY.get(config.name, arrays.from_arrays)(data, config)
+    if config.decode == "scaled" and config.max_bad_records:
+        raise UserError(
+            f"config.data.max_bad_records={config.max_bad_records}: with config.data.decode="
+            "'scaled' a record is decoded when it is cropped, and can no more be passed over"
+        )
     return dataclasses.replace(
         source,
         train=Guarded(
-            source.train, f"the training part of {config.name!r}", config.max_bad_records
+            source.train,
+            f"the training part of {config.name!r}",
+            config.max_bad_records,
+            config.decode == "scaled",
         ),
         eval=Guarded(source.eval, f"the held-out part of {config.name!r}"),
     )

@@ -11,6 +11,7 @@ import numpy as np
 from scanmax.data import augment, colour, randaugment
 from scanmax.data.config import AugmentConfig, DataConfig
 from scanmax.data.decoding import as_channels
+from scanmax.data.finishing import BLEND, BLEND_NUMBERS, ERASE, ERASE_NUMBERS, Finish
 from scanmax.data.preprocessing import Preprocessing
 from scanmax.data.source import Source
 from scanmax.data.targets import TRAINING, check_targets
@@ -175,6 +176,7 @@ class TokenTransform:
     length: int
     decode: Callable[[np.ndarray], str]
     separator: int | None = None
+    finish = None
 
     def check_rows(self, rows: int) -> None:
         pass
@@ -216,6 +218,7 @@ class TaskTransform:
     """Arrays as they are, all of the shapes of one example."""
 
     example: Batch
+    finish = None
 
     def check_rows(self, rows: int) -> None:
         pass
@@ -242,7 +245,7 @@ class TaskTransform:
 
 @dataclasses.dataclass(frozen=True)
 class ImageTransform:
-    """uint8 images of any size to normalised float32 ones of one size.
+    """Images of any size to those of one size: uint8 and draws for `finish`, float32 to evaluate.
 
     `prepare` is all that happens in evaluation. `views` and `local_views` hold what changes each
     view; a single view has no axis of its own.
@@ -265,24 +268,54 @@ class ImageTransform:
         if self.mixes and rows % 2:
             raise UserError(f"mixing pairs rows: {rows} rows per process must be an even number")
 
+    @property
+    def finish(self) -> Finish:
+        """What is left of a batch that `train_batch` gave."""
+        return Finish(self.prepare, self.num_classes)
+
     def train(self, example: dict[str, Any], rng: np.random.Generator) -> Batch:
         image = as_channels(example["image"], self.prepare.channels)
-        views = [self.view(rng, image, config, self.prepare.size) for config in self.views]
-        batch = {"image": views[0] if len(views) == 1 else np.stack(views)}
+        batch = self.drawn(rng, image, "image", self.views, self.prepare.size)
+        if len(self.views) == 1:
+            batch = {name: values[0] for name, values in batch.items()}
         if self.local_views:
-            batch["local_image"] = np.stack(
-                [self.view(rng, image, config, self.local_size) for config in self.local_views]
-            )
+            batch |= self.drawn(rng, image, "local_image", self.local_views, self.local_size)
         return batch | {"label": np.int32(example["label"])}
+
+    def drawn(
+        self,
+        rng: np.random.Generator,
+        image: augment.Pixels,
+        name: str,
+        policies: Sequence[AugmentConfig],
+        size: tuple[int, int],
+    ) -> Batch:
+        """Random views of an image and, where one of them is to lose a rectangle, these."""
+        views, boxes = [], []
+        for config in policies:
+            views.append(self.view(rng, image, config, size))
+            # What is off draws nothing.
+            boxes.append(
+                augment.random_erasing(rng, size, config.erase)
+                if config.erase
+                else np.zeros(ERASE_NUMBERS, np.int32)
+            )
+        batch = {name: np.stack(views)}
+        if self.erases(policies):
+            batch[ERASE[name]] = np.stack(boxes)
+        return batch
+
+    def erases(self, policies: Sequence[AugmentConfig]) -> bool:
+        return any(config.erase for config in policies)
 
     def view(
         self,
         rng: np.random.Generator,
-        image: np.ndarray,
+        image: augment.Pixels,
         config: AugmentConfig,
         size: tuple[int, int],
     ) -> np.ndarray:
-        """One random view, normalised."""
+        """One random view, uint8; what a source gives in another type is normalised here."""
         is_drawn = config.resize == "random"
         methods = randaugment.METHODS if is_drawn else (augment.RESIZE[config.resize],)
         if config.crop_area:
@@ -298,7 +331,7 @@ class ImageTransform:
             name = self.prepare.resize if is_drawn else config.resize
             image = augment.central_crop(image, size, method=augment.RESIZE[name])
         if config.flip and rng.random() < config.flip:
-            image = image[:, ::-1]
+            image = augment.mirror(image)
         image = augment.random_affine(
             rng,
             image,
@@ -310,11 +343,8 @@ class ImageTransform:
         policy = config.randaugment or config.auto_augment
         if policy:
             image = augment.apply_policy(rng, image, policy, self.fill(), methods)
-        image = colour.change(rng, image, config)
-        image = self.prepare.normalise(image)
-        if config.erase:
-            image = augment.random_erasing(rng, image, config.erase)
-        return image
+        image = np.asarray(colour.change(rng, image, config))
+        return image if image.dtype == np.uint8 else self.prepare.normalise(image)
 
     @property
     def local_size(self) -> tuple[int, int]:
@@ -325,9 +355,8 @@ class ImageTransform:
         if not self.mixes:
             return batch
         check_targets(batch, "image", self.num_classes, TRAINING, "data set")
-        labels = np.eye(self.num_classes, dtype=np.float32)[batch["label"]]
-        images, labels = augment.mix(rng, batch["image"], labels, self.augment)
-        return batch | {"image": images, "label": labels}
+        draws = augment.mix(rng, self.prepare.size, self.augment)
+        return batch | {BLEND: np.tile(draws, (len(batch["label"]), 1))}
 
     def eval(self, example: dict[str, Any]) -> Batch:
         return {"image": self.prepare(example["image"]), "label": np.int32(example["label"])}
@@ -355,6 +384,24 @@ class ImageTransform:
             for name, shape in shapes.items()
         }
         return {**images, "label": label, "mask": jax.ShapeDtypeStruct((batch_size,), np.bool_)}
+
+    def sent_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of training batches as they are before `finish`."""
+        spec = self.spec(batch_size, train=True)
+
+        def drawn(name, dtype, *shape):
+            spec[name] = jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+
+        for name, policies in (("image", self.views), ("local_image", self.local_views)):
+            if policies:
+                shape = spec[name].shape[1:]
+                drawn(name, np.uint8, *shape)
+                if self.erases(policies):
+                    drawn(ERASE[name], np.int32, *shape[:-3], ERASE_NUMBERS)
+        if self.mixes:
+            drawn("label", np.int32)
+            drawn(BLEND, np.float32, BLEND_NUMBERS)
+        return spec
 
     def to_display(self, images: np.ndarray) -> np.ndarray:
         shown = np.asarray(images, np.float32) * self.prepare.std + self.prepare.mean

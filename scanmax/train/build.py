@@ -377,7 +377,8 @@ def make_recipe(config: Config, objective: Objective, params: Any, pipeline: Pip
     gradient = make(
         GRADIENTS, config.optim.gradient, config.optim.gradient_kwargs, "config.optim.gradient"
     )
-    return Recipe(objective, mixes, gradient, transforms)
+    finish = getattr(pipeline, "finish", None)
+    return Recipe(objective, mixes, gradient, transforms, finish)
 
 
 def make_transforms(config: Config) -> tuple[Any, ...]:

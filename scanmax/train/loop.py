@@ -23,7 +23,7 @@ from scanmax.train.evaluation import evaluate, save_outcome, teacher_report
 from scanmax.train.feed import Feed, Stopped, giving_up
 from scanmax.train.log import Log, NoLog, open_log
 from scanmax.train.loggers.outcome import tell_outcome
-from scanmax.train.pipelines import Pipeline
+from scanmax.train.pipelines import Pipeline, sent_batches
 from scanmax.train.processes import agree, is_preempted, telling_others
 from scanmax.train.record import prepared, write_record
 from scanmax.train.remote import mirrored
@@ -119,7 +119,7 @@ def train(
             for line in continuation(run, held.before, held.changed, start):
                 log.say(line)
             rows = sharding.batch_sharding(mesh)
-            feed = Feed(run.pipeline.train_iterator(start), rows, config.prefetch, run.check)
+            feed = Feed(sent_batches(run.pipeline, start), rows, config.prefetch, run.check)
             stack.callback(feed.close)
             stack.enter_context(giving_up(stop.gives_up))
             stack.enter_context(sharding.use_mesh(mesh, config.sharding))

@@ -21,6 +21,10 @@ class Pipeline(Protocol):
     `num_classes` is the size of the vocabulary where `kind` is "tokens" or "labelled_tokens";
     "labelled_text" has a `vocab_size` besides, and "image_text" that, the `text_length` of its
     tokens and `class_tokens`, captions of each class or None.
+
+    Where there is a `finish`, the compiled step calls it with each training batch, and `as_sent` of
+    what `train_iterator` returns yields batches of `sent_spec`; of any other iterator batches are
+    finished, and `finish` leaves them as they are.
     """
 
     kind: str
@@ -95,3 +99,15 @@ def one_row(spec: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtyp
     return {
         name: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype) for name, leaf in spec.items()
     }
+
+
+def sent_batches(pipeline: Pipeline, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+    """The training batches as they go to the devices, where the step finishes them."""
+    batches = pipeline.train_iterator(start_step)
+    as_sent = getattr(batches, "as_sent", None)
+    return batches if as_sent is None else as_sent()
+
+
+def sent_spec(pipeline: Pipeline) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of what `sent_batches` yields, all processes together."""
+    return getattr(pipeline, "sent_spec", None) or pipeline.train_spec

@@ -24,7 +24,7 @@ from scanmax.train import sharding
 from scanmax.train.build import Run, build
 from scanmax.train.config import Config
 from scanmax.train.hlo import Collective, collectives
-from scanmax.train.pipelines import load_data
+from scanmax.train.pipelines import load_data, sent_spec
 from scanmax.train.step import model_variables
 from scanmax.train.throughput import step_flops
 
@@ -193,7 +193,7 @@ def compile_for(
     devices = topology_devices(topology) if devices is None else devices
     run = build(config, pipeline=shape_pipeline(config), devices=devices)
     rows = sharding.batch_sharding(run.mesh)
-    batch = sharding.batch_shapes(run.pipeline.train_spec, run.mesh)
+    batch = sharding.batch_shapes(sent_spec(run.pipeline), run.mesh)
     teachers = _teacher_shapes(run)
     with sharding.use_mesh(run.mesh, config.sharding):
         init = run.init.lower().compile()

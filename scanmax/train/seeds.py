@@ -27,7 +27,7 @@ from scanmax.train.feed import Feed
 from scanmax.train.log import Log, open_log
 from scanmax.train.loggers.outcome import tell_outcome
 from scanmax.train.loop import Skips, Window, checkpoint_meta, is_due, load_teachers
-from scanmax.train.pipelines import Pipeline
+from scanmax.train.pipelines import Pipeline, sent_batches
 from scanmax.train.record import write_record
 from scanmax.train.remote import mirrored
 from scanmax.train.report import write_report
@@ -168,7 +168,7 @@ def train_seeds(
 
 def stacked_batches(runs: Sequence[Any]) -> Any:
     """Batches of all seeds with a leading axis of seeds."""
-    for batches in zip(*(run.pipeline.train_iterator(0) for run in runs)):
+    for batches in zip(*(sent_batches(run.pipeline, 0) for run in runs)):
         for run, batch in zip(runs, batches):
             run.check(batch)
         yield {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}

@@ -33,12 +33,14 @@ class Recipe:
       mixes: changes of a batch on the device, in order.
       gradient: how a step comes by its gradient.
       transforms: changes of the parameters before use, in order.
+      finish: what becomes of a training batch before all else; None is nothing.
     """
 
     objective: Objective
     mixes: Sequence[Mix] = ()
     gradient: GradientRule = dataclasses.field(default_factory=Plain)
     transforms: Sequence[Transform] = ()
+    finish: Callable[[Batch], Batch] | None = None
 
     def variables(self, params: Any, carried: dict[str, Any]) -> dict[str, Any]:
         """What the objective is applied to."""
@@ -97,6 +99,8 @@ def train_step(
     weight: the update is that of the whole batch, whatever the mask.
     """
     objective = recipe.objective
+    if recipe.finish is not None:
+        batch = recipe.finish(batch)
     batch = without_padding(batch)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     mix_key = jax.random.fold_in(key, MIXING)

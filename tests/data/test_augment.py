@@ -15,23 +15,6 @@ def picture(size=16, channels=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (size, size, channels)).astype(np.uint8)
 
 
-def test_mixup_weighs_images_and_labels_alike():
-    images = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1)
-    labels = np.eye(4, dtype=np.float32)
-    mixed, soft = augment.mixup(images, labels, 0.75)
-    np.testing.assert_allclose(mixed.ravel(), [0.25, 0.75, 2.25, 2.75])
-    np.testing.assert_allclose(soft[0], [0.75, 0.25, 0, 0])
-    np.testing.assert_allclose(soft.sum(-1), 1, rtol=1e-6)
-
-
-def test_cutmix_labels_are_the_exact_area():
-    images = np.stack([np.full((10, 8, 1), row, np.float32) for row in range(2)])
-    mixed, soft = augment.cutmix(images, np.eye(2, dtype=np.float32), (2, 7, 3, 8))
-    np.testing.assert_allclose(soft[0, 1], mixed[0].mean(), rtol=1e-6)
-    np.testing.assert_allclose(soft[0, 1], 25 / 80, rtol=1e-6)
-    np.testing.assert_allclose(soft[1, 0], 1 - mixed[1].mean(), rtol=1e-6)
-
-
 def test_boxes_lie_inside_and_have_the_drawn_share():
     rng = np.random.default_rng(0)
     for weight in (0.5, 0.75, 1.0):
@@ -45,32 +28,34 @@ def test_boxes_lie_inside_and_have_the_drawn_share():
 
 def test_mix_draws_both_kinds_and_the_share():
     rng = np.random.default_rng(0)
-    images = np.random.default_rng(1).normal(size=(4, 6, 6, 1)).astype(np.float32)
-    labels = np.eye(4, dtype=np.float32)
     config = AugmentConfig(mixup=0.8, cutmix=1.0, mix_probability=0.5)
-    untouched = cut = 0
-    for _ in range(400):
-        mixed, soft = augment.mix(rng, images, labels, config)
-        np.testing.assert_allclose(soft.sum(-1), 1, rtol=1e-5)
-        untouched += mixed is images
-        # A cut keeps every pixel of one of two images.
-        cut += mixed is not images and np.isin(mixed, images).all()
-    assert 0.42 < untouched / 400 < 0.58
-    assert 0.17 < cut / 400 < 0.33
+    draws = np.stack([augment.mix(rng, (6, 6), config) for _ in range(400)])
+    untouched = (draws[:, :2] == 1).all(axis=1)
+    blended = draws[:, 0] < 1
+    np.testing.assert_array_equal(draws[blended, 0], draws[blended, 1])
+    assert not draws[blended, 2:].any()
+    top, bottom, left, right = draws[~blended & ~untouched, 2:].T
+    np.testing.assert_allclose(
+        draws[~blended & ~untouched, 1], 1 - (bottom - top) * (right - left) / 36, rtol=1e-6
+    )
+    # A box of no area is a cut that changes nothing.
+    assert 0.42 < untouched.mean() < 0.62
+    assert 0.17 < blended.mean() < 0.33
 
 
-def test_erasing_replaces_a_rectangle_by_noise():
+def test_erasing_draws_a_rectangle_and_a_seed():
     rng = np.random.default_rng(0)
-    image = np.full((32, 32, 3), 7, np.float32)
-    erased = [augment.random_erasing(rng, image, 0.25) for _ in range(400)]
-    assert (image == 7).all()
-    changed = [(np.abs(out - 7) > 0).any(-1) for out in erased if out is not image]
-    assert 0.18 < len(changed) / 400 < 0.32
-    shares = [mask.mean() for mask in changed]
-    assert min(shares) > 0.01
-    assert max(shares) < 0.36
-    ys, xs = np.nonzero(changed[0])
-    assert changed[0][ys.min() : ys.max() + 1, xs.min() : xs.max() + 1].all()
+    boxes = np.stack([augment.random_erasing(rng, (32, 24), 0.25) for _ in range(800)])
+    assert boxes.dtype == np.int32
+    hit = boxes[boxes[:, 1] > 0]
+    assert not boxes[boxes[:, 1] == 0].any()
+    assert 0.18 < len(hit) / 800 < 0.32
+    top, bottom, left, right, seeds = hit.T
+    assert min(top.min(), left.min()) >= 0
+    assert (bottom.max() <= 32) & (right.max() <= 24)
+    shares = (bottom - top) * (right - left) / (32 * 24)
+    assert 0.01 < shares.min() < shares.max() < 0.36
+    assert len(set(seeds.tolist())) == len(hit)
 
 
 def test_affine_without_ranges_changes_nothing():

@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 from collections import Counter
+from unittest import mock
 
 import chex
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from scanmax.configs.imagenet_deit_small import get_config
 from scanmax.data import AugmentConfig, DataConfig, load
 from scanmax.data.pipeline import LocalRows, Rows
+from scanmax.data.source import Source
+from scanmax.data.sources import SOURCES
 from scanmax.errors import UserError
 
 AUGMENT = AugmentConfig(translate=1.0, rotate=10.0, zoom=0.1, mixup=0.8, cutmix=1.0, erase=0.2)
@@ -360,3 +363,33 @@ def test_display_undoes_the_normalisation(data_dir):
     shown = pipeline.to_display(batch["image"])
     assert shown.dtype == np.uint8
     assert {0, 255} <= set(shown.ravel().tolist()) <= {round(255 / 16 * v) for v in range(17)}
+
+
+def test_an_example_is_read_once_for_its_repeats():
+    read = []
+
+    class Images(list):
+        def __getitem__(self, index):
+            read.append(index)
+            return {"image": np.full((6, 6, 1), index, np.uint8), "label": np.int32(index % 2)}
+
+        def __len__(self):
+            return 40
+
+    source = Source(kind="image", train=Images(), eval=Images(), shape=(6, 6, 1), num_classes=2,
+                    mean=(0.0,), std=(1.0,))  # fmt: skip
+    data = DataConfig(name="mine", threads=1, augment=AugmentConfig(repeats=3, translate=1.0))
+    with mock.patch.dict(SOURCES, {"mine": lambda config: source}):
+        pipeline = load(data, seed=0, batch_size=10)
+        halves = [
+            load(data, seed=0, batch_size=10, process_index=index, process_count=2)
+            for index in range(2)
+        ]
+    read.clear()
+    batches = pipeline.train_iterator()
+    first = next(batches)
+    batches.close()
+    # Four examples fill ten rows; what is read ahead are whole batches too.
+    assert len(set(read[:4])) == len(read[:4]) == len(np.unique(first["image"].max((1, 2, 3))))
+    parts = [take(half, 1)[0]["image"] for half in halves]
+    np.testing.assert_array_equal(np.concatenate(parts), first["image"])
