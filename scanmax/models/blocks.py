@@ -24,12 +24,14 @@ from scanmax.models.mixers import MIXERS, create_mixer, options_of
 from scanmax.models.parts.channel_attention import create_channel_attention
 from scanmax.models.parts.experts import ExpertMlp
 from scanmax.models.parts.group_norm import GroupNorm
+from scanmax.models.parts.length_norm import LengthNorm
 from scanmax.models.taps import tap
 
 NORMS = {
     "affine": Affine,
     "group_norm": GroupNorm,
     "layer_norm": LayerNorm,
+    "length_norm": LengthNorm,
     "rms_norm": RmsNorm,
 }
 

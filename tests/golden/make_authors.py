@@ -24,6 +24,16 @@ AGGREGATED = {
 }
 # File -> (registered name, fields that shrink it, side of its images).
 MODELS = {
+    "affnet": (
+        "affnet_base",
+        {
+            "dims": (4, 8, 8, 8, 16),
+            "depths": (1, 2, 2, 1, 1),
+            "fuse": (True, True, False),
+            "expansion": 2.0,
+        },
+        32,
+    ),
     "vssd": (
         "vssd_micro",
         {
@@ -137,6 +147,12 @@ MODELS = {
         },
         32,
     ),
+    "smpconv": (
+        "smpconv_t",
+        # The second map is smaller than its kernel.
+        {"dims": (6, 10), "depths": (1, 1), "heads": (1, 1), "kernel_sizes": (7, 9)},
+        24,
+    ),
     "smt": (
         "smt_b",
         {
@@ -147,6 +163,29 @@ MODELS = {
             "mixer": ("gated_attention",) * 2 + ("scale_aware", "gated_attention"),
             "mlp_ratio": 2.0,
             "layer_scale": 0.5,
+        },
+        32,
+    ),
+    "parcnetv2": (
+        "parcnetv2_xt",
+        {
+            "dims": (6, 10),
+            "depths": (1, 1),
+            "heads": (1, 1),
+            # Longer than the first map needs, and shorter.
+            "global_sizes": (9, 3),
+            "residual_scales": (None, 1.0),
+        },
+        16,
+    ),
+    "soft": (
+        "soft_tiny",
+        {
+            "img_size": 32,
+            "dims": (8, 12, 8, 8),
+            "depths": (1, 1, 1, 1),
+            "heads": (2, 3, 2, 2),
+            "ratios": (4, 2, 2, 1),
         },
         32,
     ),
@@ -198,6 +237,20 @@ MODELS = {
             "heads": (2, 3),
             "mlp_ratio": 3.0,
             **AGGREGATED,
+        },
+        32,
+    ),
+    "moat": (
+        "tiny_moat0_pretrain_256_1k",
+        {
+            "dims": (8, 16),
+            "depths": (1, 2),
+            "stem_dim": 6,
+            "head_size": 8,
+            "mixer": ("", "window"),
+            "window_size": (None, None),
+            # The map is larger.
+            "table_sizes": (2, 3),
         },
         32,
     ),
