@@ -410,13 +410,7 @@ class LayerScale(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch for whole examples (stochastic depth), rescaling the others.
-
-    Attributes:
-      entries: each by itself instead, which is dropout at a rate that may be traced.
-    """
-
-    entries: bool = False
+    """Drops a residual branch for whole examples (stochastic depth), rescaling the others."""
 
     @nn.compact
     def __call__(
@@ -425,7 +419,7 @@ class DropPath(nn.Module):
         if not train or rate is None or (isinstance(rate, float | int) and rate == 0):
             return x
         keep = 1.0 - rate
-        shape = x.shape if self.entries else (x.shape[0],) + (1,) * (x.ndim - 1)
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
         # At rate 1 nothing is kept; what a division by zero gives would reach the gradient.
         scale = jnp.asarray(jnp.where(keep > 0, keep, 1.0), x.dtype)
@@ -438,17 +432,12 @@ def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:
 
 
 class Mlp(nn.Module):
-    """Dense, activation, Dense; gated where asked (the first Dense then makes gate and value).
-
-    Attributes:
-      out_bias: whether the last Dense has a bias where the others have.
-    """
+    """Dense, activation, Dense; gated where asked (the first Dense then makes gate and value)."""
 
     hidden: int
     activation: str = "gelu"
     gated: bool = False
     use_bias: bool = True
-    out_bias: bool = True
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -469,7 +458,6 @@ class Mlp(nn.Module):
             hidden = act(hidden)
         hidden = constrain_last(hidden, "mlp")
         hidden = nn.Dropout(self.dropout_rate, deterministic=not train)(hidden)
-        options["use_bias"] = self.use_bias and self.out_bias
         y = Dense(x.shape[-1], ("mlp", "embed"), name="fc2", **options)(hidden)
         return nn.Dropout(self.dropout_rate, deterministic=not train)(y)
 

@@ -12,29 +12,62 @@ from jaxtyping import Array, Float
 
 from scanmax.errors import UserError
 from scanmax.models.blocks import Block
-from scanmax.models.layers import Initializer, LayerNorm, Mlp, normal_init
+from scanmax.models.layers import (
+    Dense,
+    Initializer,
+    LayerNorm,
+    activation,
+    constrain_last,
+    normal_init,
+)
 from scanmax.models.mixers import with_defaults
 from scanmax.models.registry import Variant, register_family
 from scanmax.models.vision.metaformer import MetaFormer
 
 
+class GateUnit(nn.Module):
+    """The bifurcate gate unit: W (fc1(x) * gelu(gate(x))), no bias behind the product.
+
+    Attributes:
+      hidden: width of the gates.
+    """
+
+    hidden: int
+    activation: str = "gelu"
+    use_bias: bool = True
+    dropout_rate: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], train: bool = False) -> Float[Array, "B T D"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        y, gate = (
+            Dense(self.hidden, ("embed", "mlp"), use_bias=self.use_bias, name=name, **dtypes)(x)
+            for name in ("fc1", "gate")
+        )
+        y = constrain_last(y * activation(self.activation)(gate), "mlp")
+        y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
+        out = {"use_bias": False, "name": "fc2", **dtypes}
+        y = Dense(x.shape[-1], ("mlp", "embed"), **out)(y)
+        return nn.Dropout(self.dropout_rate, deterministic=not train)(y)
+
+
 class GateUnitBlock(Block):
-    """The pre-norm block with a gated MLP whose last layer has no bias."""
+    """The pre-norm block with a gate unit in the place of its MLP."""
 
     @nn.nowrap
     def apply_mlp(
         self, x: Float[Array, "B T D"], grid, train: bool, name: str = "mlp"
     ) -> Float[Array, "B T D"]:
-        return Mlp(
+        return GateUnit(
             self.mlp_hidden,
             activation=self.activation,
-            gated=True,
             use_bias=self.use_bias,
-            out_bias=False,
             dropout_rate=self.dropout_rate,
             name=name,
             **self.dtypes,
-        )(x, train=train)
+        )(x, train)
 
 
 class ParcNetV2(MetaFormer):

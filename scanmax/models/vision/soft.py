@@ -8,6 +8,7 @@ Names are the release's; `soft_norm_*` have the normalised kernel of the second 
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -19,6 +20,22 @@ from scanmax.models.parts.conv_norm import ConvNorm
 from scanmax.models.parts.positions import learned_positions
 from scanmax.models.registry import Variant, register_family
 from scanmax.models.vision.pyramid import Pyramid
+
+
+class DropEntries(nn.Module):
+    """Dropout at a rate that may be traced, as those of scanned layers are."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B ..."], rate: float | Float[Array, ""] | None, train: bool = False
+    ) -> Float[Array, "B ..."]:
+        if not train or rate is None:
+            return x
+        keep = 1.0 - rate
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        # At rate 1 nothing is kept, and nothing is divided by.
+        scale = jnp.asarray(jnp.where(keep > 0, keep, 1.0), x.dtype)
+        return jnp.where(kept, x / scale, jnp.zeros((), x.dtype))
 
 
 class PostNormBlock(Block):
@@ -40,7 +57,8 @@ class PostNormBlock(Block):
     def add_branch(self, x, branch: Float[Array, "B T D"], index: int | str, rate, train: bool):
         if not self.post_norm:
             return super().add_branch(x, branch, index, rate, train)
-        branch = DropPath(entries=self.drops_entries)(branch, rate, train)
+        drop = DropEntries if self.drops_entries else DropPath
+        branch = drop()(branch, rate, train)
         return self.create_norm(index)(x + branch.astype(x.dtype))
 
 

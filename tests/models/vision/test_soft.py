@@ -11,7 +11,7 @@ from scanmax.errors import UserError
 from scanmax.models import create_model
 from scanmax.models.analysis import default_multiply_adds
 from scanmax.models.layers import DropPath
-from scanmax.models.vision.soft import PostNormBlock
+from scanmax.models.vision.soft import DropEntries, PostNormBlock
 from scanmax.models.weights.load import load_weights
 from scanmax.testing import ModelCase, ModelSuite
 
@@ -79,8 +79,7 @@ def test_sums_are_normed_behind_both_branches():
 
 def test_entries_of_a_branch_drop_apart():
     x = jnp.ones((64, 4, 8))
-    for entries in (False, True):
-        drop = DropPath(entries=entries)
+    for entries, drop in ((False, DropPath()), (True, DropEntries())):
         y = np.asarray(drop.apply({}, x, 0.25, True, rngs={"dropout": jax.random.key(0)}))
         kept = y != 0
         np.testing.assert_allclose(y[kept], 4 / 3, rtol=1e-6)
