@@ -24,6 +24,7 @@ from scanmax.models.mixers import MIXERS, create_mixer, options_of
 from scanmax.models.parts.channel_attention import create_channel_attention
 from scanmax.models.parts.experts import ExpertMlp
 from scanmax.models.parts.group_norm import GroupNorm
+from scanmax.models.parts.length_norm import LengthNorm
 from scanmax.models.taps import tap
 from scanmax.ops.contract import platform
 from scanmax.ops.keeping import kept, what_is_dear
@@ -32,6 +33,7 @@ NORMS = {
     "affine": Affine,
     "group_norm": GroupNorm,
     "layer_norm": LayerNorm,
+    "length_norm": LengthNorm,
     "rms_norm": RmsNorm,
 }
 

@@ -37,6 +37,10 @@ _RATES = ("drop_path_rate", "dropout_rate", "input_dropout_rate")
 
 # What the rule says otherwise of a family, for the sake of what makes it one.
 EXCEPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "affnet": (
+        "four groups in its filters, which divide all widths",
+        {"mixer_options": {"adaptive_filter": {"groups": 4}}},
+    ),
     "crossvit": (
         "patches of 4 and of 8, both of the whole image and by one product",
         {"img_scales": (1.0, 1.0), "patch_sizes": (4, 8), "conv_stem": False},

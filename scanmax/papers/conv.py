@@ -4,7 +4,6 @@ from scanmax.papers.paper import Paper
 
 _NETS = "tests/models/sequence/test_continuous_nets.py"
 _MIXERS = "tests/models/mixers/test_mixers.py"
-_SIZES = "tests/models/mixers/test_published_sizes.py"
 
 LEDGER = (
     Paper(
@@ -129,14 +128,25 @@ LEDGER = (
     Paper(
         "smpconv",
         covers="the kernel of moving points in any dimension, shared or per channel, plain or "
-        "averaged, a depthwise mixer; not the small kernel beside it, or the ImageNet networks",
-        where=("scanmax.ops.point_kernel", "scanmax.models.mixers.SmpConv"),
+        "averaged, a depthwise mixer, the block with its small kernel and norms as another, and T "
+        "and B for ImageNet, to which the authors' code gives the same numbers, with their form "
+        "after training; not the recipes or trained weights",
+        where=(
+            "scanmax.ops.point_kernel",
+            "scanmax.models.mixers.SmpConv",
+            "scanmax.models.mixers.PointReparam",
+            "scanmax.models.vision.smpconv.SmpConvNet",
+        ),
         tests=(
             "tests/ops/conv/test_long_kernels.py::PointKernelTest",
             _MIXERS,
+            "tests/models/vision/test_smpconv.py",
+            "tests/models/vision/test_authors.py",
             "tests/test_claims.py",
         ),
-        reproduced="points of one cell make any kernel: benchmarks claims smpconv-points",
+        reproduced="points of one cell make any kernel: benchmarks claims smpconv-points; "
+        "parameters and GFLOPs of both, and a network before and after: "
+        "tests/models/vision/test_smpconv.py",
     ),
     Paper(
         "spd-conv",
@@ -309,15 +319,25 @@ LEDGER = (
     ),
     Paper(
         "parcnetv2",
-        covers="oversized convolution, its taps brought to any map or used as they are, and the "
-        "gated mixer of it; the bifurcate gate unit is the gated perceptron of blocks; not the "
-        "networks with their norm",
-        where=("scanmax.ops.oversized_conv2d", "scanmax.models.mixers.Oversized"),
-        tests=("tests/ops/conv/test_oversized.py::OversizedConv2dTest", _MIXERS),
+        covers="oversized convolution, its taps brought to any map or used as they are, the "
+        "gated mixer of it, and the four networks of the release with its norm and its gate unit, "
+        "to which the authors' code gives the same numbers; not the recipes, trained weights, or "
+        "detection and segmentation",
+        where=(
+            "scanmax.ops.oversized_conv2d",
+            "scanmax.models.mixers.Oversized",
+            "scanmax.models.vision.parcnetv2.ParcNetV2",
+        ),
+        tests=(
+            "tests/ops/conv/test_oversized.py::OversizedConv2dTest",
+            _MIXERS,
+            "tests/models/vision/test_parcnetv2.py",
+            "tests/models/vision/test_authors.py",
+        ),
         reproduced="a moved object changes the mean, and no circular kernel sees it: "
         "tests/ops/conv/test_oversized.py::"
-        "test_a_moved_object_changes_the_mean_and_no_circular_kernel_sees_it; parameters of "
-        f"ParCNetV2-T: {_SIZES}::test_parcnetv2_tiny",
+        "test_a_moved_object_changes_the_mean_and_no_circular_kernel_sees_it; parameters and "
+        "GFLOPs of all four: tests/models/vision/test_parcnetv2.py",
     ),
     Paper(
         "scnet-shift-conv",

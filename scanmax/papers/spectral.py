@@ -58,17 +58,23 @@ LEDGER = (
     Paper(
         "affnet",
         covers="the adaptive frequency filter as an op and a mixer, with the released module's own "
-        "residual or without; not the networks with their inverted residuals",
+        "residual or without, and the networks, to which the authors' code gives the same numbers: "
+        "the three of the paper and the two others of the code; not the released configurations, "
+        "recipes or weights, or segmentation",
         where=(
             "scanmax.ops.adaptive_frequency_filter",
             "scanmax.models.mixers.AdaptiveFilter",
+            "scanmax.models.vision.affnet.AffNet",
         ),
         tests=(
             "tests/ops/spectral/test_adaptive_filter.py::AdaptiveFrequencyFilterTest",
             _MIXERS,
+            "tests/models/vision/test_affnet.py",
+            "tests/models/vision/test_authors.py",
         ),
         reproduced="it is the circular convolution with the mask's inverse transform: "
-        "tests/ops/spectral/test_adaptive_filter.py::AdaptiveFrequencyFilterTest",
+        "tests/ops/spectral/test_adaptive_filter.py::AdaptiveFrequencyFilterTest; parameters and "
+        "GFLOPs of the three: tests/models/vision/test_affnet.py",
     ),
     Paper(
         "spanet",

@@ -108,6 +108,7 @@ TITLES = {
     "Vision Transformer",
     "moa-sparse-attention": "MoA: Mixture of Sparse Attention for Automatic Large Language Model "
     "Compression",
+    "moat": "MOAT: Alternating Mobile Convolution and Attention Brings Strong Vision Models",
     "moe-parallel-folding": "MoE Parallel Folding: Heterogeneous Parallelism Mappings for "
     "Efficient Large-Scale MoE Model Training with Megatron Core",
     "mlp-mixer": "MLP-Mixer: An all-MLP Architecture for Vision",

@@ -120,6 +120,16 @@ LEDGER = (
         "tests/models/vision/test_inception_v3.py::test_factorised_kernels_are_lighter",
     ),
     Paper(
+        "moat",
+        covers="the nine networks of the release with positions and without, its attention in the "
+        "whole map or in windows with one table for any size; not the recipes, trained weights, or "
+        "detection and segmentation",
+        where=("scanmax.models.vision.moat.Moat", "scanmax.models.mixers.WindowAttention"),
+        tests=("tests/models/vision/test_moat.py", "tests/models/vision/test_authors.py"),
+        reproduced="parameters of all eighteen, GFLOPs of the nine without positions, and windows "
+        "that convolutions cross where attention does not: tests/models/vision/test_moat.py",
+    ),
+    Paper(
         "three-things-vit",
         covers="blocks of branches side by side (36x1, 18x2, 12x3) with weights of timm, the stem "
         "that keeps patches apart with batch norms or layer norms, attention trained alone by a "

@@ -26,6 +26,16 @@ AGGREGATED = {
 }
 # File -> (registered name, fields that shrink it, side of its images).
 MODELS = {
+    "affnet": (
+        "affnet_base",
+        {
+            "dims": (4, 8, 8, 8, 16),
+            "depths": (1, 2, 2, 1, 1),
+            "fuse": (True, True, False),
+            "expansion": 2.0,
+        },
+        32,
+    ),
     "vssd": (
         "vssd_micro",
         {
@@ -139,6 +149,12 @@ MODELS = {
         },
         32,
     ),
+    "smpconv": (
+        "smpconv_t",
+        # The second map is smaller than its kernel.
+        {"dims": (6, 10), "depths": (1, 1), "heads": (1, 1), "kernel_sizes": (7, 9)},
+        24,
+    ),
     "smt": (
         "smt_b",
         {
@@ -164,6 +180,29 @@ MODELS = {
             "layer_scale": 0.5,
         },
         24,
+    ),
+    "parcnetv2": (
+        "parcnetv2_xt",
+        {
+            "dims": (6, 10),
+            "depths": (1, 1),
+            "heads": (1, 1),
+            # Longer than the first map needs, and shorter.
+            "global_sizes": (9, 3),
+            "residual_scales": (None, 1.0),
+        },
+        16,
+    ),
+    "soft": (
+        "soft_tiny",
+        {
+            "img_size": 32,
+            "dims": (8, 12, 8, 8),
+            "depths": (1, 1, 1, 1),
+            "heads": (2, 3, 2, 2),
+            "ratios": (4, 2, 2, 1),
+        },
+        32,
     ),
     "spanet": (
         "spanet_small",
@@ -228,6 +267,20 @@ MODELS = {
             "out_channels": 3,
         },
         16,
+    ),
+    "moat": (
+        "tiny_moat0_pretrain_256_1k",
+        {
+            "dims": (8, 16),
+            "depths": (1, 2),
+            "stem_dim": 6,
+            "head_size": 8,
+            "mixer": ("", "window"),
+            "window_size": (None, None),
+            # The map is larger.
+            "table_sizes": (2, 3),
+        },
+        32,
     ),
     "moh_vit": (
         "moh_transnext_small_75",

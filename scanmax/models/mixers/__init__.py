@@ -36,6 +36,7 @@ from scanmax.models.mixers.conv.long import LongConv as LongConv
 from scanmax.models.mixers.conv.long import SgConv as SgConv
 from scanmax.models.mixers.conv.one_way import OneWayConv as OneWayConv
 from scanmax.models.mixers.conv.oversized import Oversized as Oversized
+from scanmax.models.mixers.conv.point_reparam import PointReparam as PointReparam
 from scanmax.models.mixers.conv.relation import LocalRelation as LocalRelation
 from scanmax.models.mixers.conv.reparameterized import DilatedReparam as DilatedReparam
 from scanmax.models.mixers.conv.scale_aware import ScaleAware as ScaleAware
@@ -157,6 +158,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "shift_conv": ShiftConv,
     "shifted_window": ShiftedWindowAttention,
     "slots": Slots,
+    "smp_reparam": PointReparam,
     "smpconv": SmpConv,
     "soft": Soft,
     "soft_causal": SoftCausal,

@@ -60,3 +60,13 @@ def folded(
     averages = (statistics["mean"], statistics["variance"])
     kernel, bias = ops.fold_batch_norm(kernel, *averages, norm["scale"], norm["bias"])
     return kernel.reshape(shape), bias
+
+
+def merged_conv_norm(
+    params: Mapping[str, Any], statistics: Mapping[str, Any]
+) -> tuple[dict, dict] | None:
+    """A rule: a `ConvNorm` of a batch norm becomes a convolution with a bias, in its place."""
+    if set(params) != {"conv", "norm"} or set(params["conv"]) != {"kernel"}:
+        return None
+    kernel, bias = folded(params["conv"]["kernel"], params["norm"], statistics["norm"])
+    return {"conv": {"kernel": kernel, "bias": bias}}, {}

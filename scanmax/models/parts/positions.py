@@ -17,6 +17,7 @@ def learned_positions(
     *,
     prefix_tokens: int = 0,
     name: str = "pos_embed",
+    method: str = "cubic",
 ) -> Float[Array, "T D"]:
     """A table that a module learns for the grid `fitted`, prefix tokens in front, as `grid` is.
 
@@ -27,6 +28,7 @@ def learned_positions(
       grid: (Y, X) of the tokens; another is resampled to.
       prefix_tokens: rows in front that belong to no place.
       name: of the parameter.
+      method: of resampling, "cubic" or "linear".
 
     Returns:
       [prefix + Y * X, D] in the parameter's dtype.
@@ -34,7 +36,7 @@ def learned_positions(
     init = partitioned(normal_init, (None, "embed"))
     shape = (prefix_tokens + fitted[0] * fitted[1], dim)
     table = module.param(name, init, shape, module.param_dtype)
-    return ops.resample_positions(table, fitted, grid, prefix_tokens=prefix_tokens)
+    return ops.resample_positions(table, fitted, grid, prefix_tokens=prefix_tokens, method=method)
 
 
 class FourierPositions(Dense):

@@ -64,7 +64,9 @@ class Cvt(Pyramid):
         return int(self.class_token and stage == len(self.dims) - 1)
 
     @nn.nowrap
-    def add_prefix(self, x: Float[Array, "B N D"], stage: int) -> Float[Array, "B T D"]:
+    def add_prefix(
+        self, x: Float[Array, "B N D"], stage: int, grid: tuple[int, int]
+    ) -> Float[Array, "B T D"]:
         if not self.prefix_tokens(stage):
             return x
         init, dim = partitioned(normal_init, (None, "embed")), x.shape[-1]

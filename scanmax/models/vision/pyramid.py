@@ -78,7 +78,7 @@ class Pyramid(MapHost):
                 own_rates = [own_rates[i : i + layers] for i in range(0, depth, layers)]
             tokens, _, _ = apply_blocks(
                 blocks,
-                self.add_prefix(jax.lax.collapse(x, 1, 3), stage),
+                self.add_prefix(jax.lax.collapse(x, 1, 3), stage, grid),
                 own_rates,
                 grid=grid,
                 train=train,
@@ -105,7 +105,9 @@ class Pyramid(MapHost):
         return create_norm(self.norm, epsilon=self.norm_epsilon, name=name, **self.dtypes)
 
     @nn.nowrap
-    def add_prefix(self, x: Float[Array, "B N D"], stage: int) -> Float[Array, "B T D"]:
+    def add_prefix(
+        self, x: Float[Array, "B N D"], stage: int, grid: tuple[int, int]
+    ) -> Float[Array, "B T D"]:
         """The pixels of a stage behind its prefix tokens, which its blocks must know of."""
         return x
 

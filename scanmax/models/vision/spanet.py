@@ -8,24 +8,20 @@ branches are added to has a scale.
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Array, Float
 
 from scanmax.errors import UserError
-from scanmax.models.layers import Conv, fan_in_uniform
 from scanmax.models.mixers import with_defaults
 from scanmax.models.registry import Variant, register_family
-from scanmax.models.vision.pyramid import Pyramid
+from scanmax.models.vision.metaformer import MetaFormer
 
 
-class SpaNet(Pyramid):
+class SpaNet(MetaFormer):
     """The pyramid of spectral pooling.
 
     Attributes:
       radii: up to which a frequency is low, in periods over the map, one per stage.
-      residual_scales: initial value of the scales of what branches are added to, one per stage;
-        None leaves them out.
       mixer: a name of MIXERS, or one per stage; the radii are of "spectral_pooling".
-    Others are those of `Pyramid`.
+    Others are those of `MetaFormer`.
 
     Example:
       >>> import jax, scanmax
@@ -39,44 +35,18 @@ class SpaNet(Pyramid):
 
     dims: tuple[int, ...] = (64, 128, 320, 512)
     depths: tuple[int, ...] = (4, 4, 12, 4)
-    heads: tuple[int, ...] = (1, 1, 1, 1)
     mixer: str | tuple[str, ...] = "spectral_pooling"
-    position_conv: int = 0
     norm: str = "group_norm"
     norm_epsilon: float = 1e-5
     radii: tuple[float, ...] = (2, 2, 1, 1)
-    residual_scales: tuple[float | None, ...] = (None, None, 1.0, 1.0)
-
-    @nn.nowrap
-    def stem(self, images: Float[Array, "B Yi Xi C"], train: bool) -> Float[Array, "B Y X D"]:
-        # Three more pixels than the stride, two of them before the edge.
-        stride = self.patch_size
-        return self.reduced(images, self.dims[0], stride + 3, stride, 2, "patch_embed")
-
-    @nn.nowrap
-    def downsample(self, x: Float[Array, "B Y X C"], stage: int, train: bool):
-        return self.reduced(x, self.dims[stage], 3, 2, 1, f"downsample{stage}")
-
-    @nn.nowrap
-    def reduced(self, x, dim: int, size: int, stride: int, padding: int, name: str):
-        """A smaller map, by a strided convolution."""
-        fields = {"padding": padding, "kernel_init": fan_in_uniform(), **self.dtypes}
-        return Conv(dim, size, stride=stride, name=name, **fields)(x)
 
     @nn.nowrap
     def block_fields(self, stage: int) -> list[dict[str, Any]]:
-        stages = len(self.dims)
-        if len(self.radii) < stages or len(self.residual_scales) < stages:
-            raise UserError(
-                f"radii={self.radii} and residual_scales={self.residual_scales}: expected {stages} "
-                "entries each"
-            )
+        if len(self.radii) < len(self.dims):
+            raise UserError(f"radii={self.radii}: expected {len(self.dims)} entries")
         own = {"spectral_pooling": {"radius": self.radii[stage]}}
-        extra = {
-            "mixer_options": with_defaults(own, self.mixer_options),
-            "residual_scale": self.residual_scales[stage],
-        }
-        return [fields | extra for fields in super().block_fields(stage)]
+        options = {"mixer_options": with_defaults(own, self.mixer_options)}
+        return [fields | options for fields in super().block_fields(stage)]
 
 
 def _variant(params: int, depth: int, **fields: Any) -> Variant:

@@ -56,6 +56,8 @@ def test_multiply_adds_are_the_papers(name, published):
 
 
 def test_mistakes():
-    model = create_model("spanet_small", **{**TINY, "radii": (2,)})
-    with pytest.raises(UserError, match="expected 2 entries each"):
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    for fields in ({"radii": (2,)}, {"residual_scales": (None,)}):
+        model = create_model("spanet_small", **{**TINY, **fields})
+        (name,) = fields
+        with pytest.raises(UserError, match=f"{name}=.*: expected 2 entries"):
+            jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))

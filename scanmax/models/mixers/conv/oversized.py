@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import fan_in_uniform, gelu, partitioned
+from scanmax.models.layers import Conv, Initializer, fan_in_uniform, gelu, partitioned
 from scanmax.models.mixers.base import MapMixer
 
 
@@ -23,6 +23,7 @@ class Oversized(MapMixer):
       kernel_size: side of the small kernels.
       interpolate: whether the column and the row are brought to the size of the map; otherwise they
         keep their taps, as in the released code at the size that it is trained for.
+      deviation: of the kernels at the start; None draws them as torch does.
     """
 
     formula: ClassVar[str] = "y = W (x_1 * (O(u) + DW_7x7(u))),  u = gelu(x_2),  [x_1, x_2] = V x"
@@ -32,6 +33,7 @@ class Oversized(MapMixer):
     global_size: int = 13
     kernel_size: int = 7
     interpolate: bool = True
+    deviation: float | None = None
 
     @nn.nowrap
     def mixed(self, maps: Float[Array, "B Y X D"], train: bool) -> Float[Array, "B Y X D"]:
@@ -39,10 +41,25 @@ class Oversized(MapMixer):
         x, gates = jnp.split(self.dense(2 * dim, ("embed", "mlp"), "in_proj")(maps), 2, -1)
         gates, taps = gelu(gates), []
         for name in ("column_kernel", "row_kernel"):
-            init = partitioned(fan_in_uniform(fan_in=self.global_size), (None, "mlp"), (-2,))
+            init = partitioned(self.kernel_init(self.global_size), (None, "mlp"), (-2,))
             kernel = self.param(name, init, (self.global_size, dim), self.param_dtype)
             taps.append(kernel.astype(self.dtype))
-        near = self.depthwise(dim, self.kernel_size, "local", use_bias=False)(gates)
+        near = Conv(
+            dim,
+            self.kernel_size,
+            groups=dim,
+            use_bias=False,
+            kernel_init=self.kernel_init(self.kernel_size**2),
+            name="local",
+            **self.dtypes,
+        )(gates)
         far = ops.oversized_conv2d(gates, *taps, interpolate=self.interpolate)
         out = self.dense(dim, ("mlp", "embed"), "out_proj", use_bias=False)
         return out(x * (far + near))
+
+    @nn.nowrap
+    def kernel_init(self, taps: int) -> Initializer:
+        """How kernels of so many taps start."""
+        if self.deviation is None:
+            return fan_in_uniform(fan_in=taps)
+        return nn.initializers.normal(self.deviation)

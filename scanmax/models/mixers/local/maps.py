@@ -76,7 +76,7 @@ class LocalMixer(Mixer):
         return self.param("relative_bias", init, shape, self.param_dtype).astype(self.dtype)
 
 
-def _with(op: Callable, bias: Array, options: dict[str, Any]) -> Callable:
+def _with(op: Callable, bias: Array | None, options: dict[str, Any]) -> Callable:
     return lambda *maps, **more: op(*maps, bias, **options, **more)
 
 
@@ -87,7 +87,10 @@ class WindowAttention(LocalMixer):
     is a single window.
 
     Attributes:
-      window_size: sides of a window.
+      window_size: sides of a window; None is one window, the whole map.
+      table_window: the window whose differences the table of biases holds; for others it is
+        resampled. None is the window itself.
+      use_table: whether there is such a table; without it places are not known.
       shift: by how much windows start later, or True for half a window.
       normalizer: how logits become weights.
     """
@@ -98,24 +101,36 @@ class WindowAttention(LocalMixer):
     cost: ClassVar[str] = "T w^2"
     papers: ClassVar[tuple[str, ...]] = ("stm-evaluation",)
 
-    window_size: Pair = 7
+    window_size: Pair | None = 7
+    table_window: Pair | None = None
+    use_table: bool = True
     shift: Pair | bool = False
     normalizer: str = "softmax"
 
     @nn.nowrap
     def pattern(self, grid, width):
-        window = as_pair(self.window_size)
+        window = grid if self.window_size is None else as_pair(self.window_size)
         shift: Pair = 0
         if self.shift is True:
             shift = (window[0] // 2, window[1] // 2)
         elif self.shift is not False:
             shift = self.shift
         options = {"window_size": window, "shift": shift, "normalizer": self.normalizer}
-        bias = self.relative_bias((2 * window[0] - 1, 2 * window[1] - 1))
+        bias = self.table(window) if self.use_table else None
         return (
             _with(ops.window_attention, bias, options),
             _with(ops.window_attention_matrix, bias, options),
         )
+
+    @nn.nowrap
+    def table(self, window: tuple[int, int]) -> Float[Array, "H ry rx"]:
+        """The biases of a window's differences."""
+        own = window if self.table_window is None else as_pair(self.table_window)
+        bias = self.relative_bias((2 * own[0] - 1, 2 * own[1] - 1))
+        if own == window:
+            return bias
+        sides = tuple(2 * side - 1 for side in window)
+        return jax.image.resize(bias, (self.heads, *sides), "linear", antialias=False)
 
 
 class ShiftedWindowAttention(WindowAttention):
