@@ -4,6 +4,7 @@
 TITLES = {
     "a-priori-1way-conv": "A priori compression of convolutional neural networks for wave "
     "simulators",
+    "adautomix": "Adversarial AutoMixup",
     "all-cnn": "Striving for Simplicity: The All Convolutional Net",
     "affnet": "Adaptive Frequency Filters As Efficient Global Token Mixers",
     "attentive-cutmix": "Attentive CutMix: An Enhanced Data Augmentation Approach for Deep "

@@ -2,6 +2,7 @@
 
 from scanmax.public import shown
 from scanmax.train.objectives.augmix import AugMix
+from scanmax.train.objectives.automix import AdAutoMix, AutoMix
 from scanmax.train.objectives.base import Batch, Losses, Objective
 from scanmax.train.objectives.byol import Byol
 from scanmax.train.objectives.classification import Classification
@@ -17,7 +18,9 @@ from scanmax.train.objectives.text_alignment import TextAlignment
 from scanmax.train.objectives.text_classification import TextClassification
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "adautomix": AdAutoMix,
     "augmix": AugMix,
+    "automix": AutoMix,
     "byol": Byol,
     "classification": Classification,
     "clip": Clip,
