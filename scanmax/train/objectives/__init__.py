@@ -10,7 +10,7 @@ from scanmax.train.objectives.contrastive import Clip, MaxMargin, Siglip
 from scanmax.train.objectives.cosine_classification import CosineClassification
 from scanmax.train.objectives.language_model import LanguageModel
 from scanmax.train.objectives.mv_mr import MvMr
-from scanmax.train.objectives.named import DualHeadOptimization, SharedVectors
+from scanmax.train.objectives.named import CaptionedClasses, DualHeadOptimization, SharedVectors
 from scanmax.train.objectives.regression import Regression
 from scanmax.train.objectives.sequence_labels import SequenceLabels
 from scanmax.train.objectives.simclr import SimClr
@@ -22,6 +22,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "augmix": AugMix,
     "automix": AutoMix,
     "byol": Byol,
+    "captioned_classes": CaptionedClasses,
     "classification": Classification,
     "clip": Clip,
     "cosine_classification": CosineClassification,
