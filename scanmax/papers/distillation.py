@@ -7,6 +7,7 @@ _MAPS = "tests/train/terms/test_maps.py"
 _MODULES = "tests/train/terms/test_modules.py"
 _BATCH = "tests/train/terms/test_batch_terms.py"
 _NAMED = "tests/train/test_named.py"
+_FUSION = "tests/train/test_fusion.py"
 _PROMPTS = "tests/models/parts/test_prompts.py"
 _TOWERS = "tests/train/test_towers_terms.py"
 
@@ -79,6 +80,25 @@ LEDGER = (
             f"{_ANSWERS}::AnswersSuite",
             f"{_ANSWERS}::test_weights_of_the_teachers_class_wait_until_they_count",
         ),
+    ),
+    Paper(
+        "dide-distilled-dual-encoder",
+        covers="the four blocks of a fusion encoder's attention, across modalities and within, "
+        "held by two towers' own queries and keys, padding apart; a fusion encoder made of a ViT, "
+        "and the matching of images and texts that trains it, on pairs; built from the equations, "
+        "no code being published; not its soft labels of masked words and answers, or its tasks",
+        where=(
+            "scanmax.train.terms.cross_attention.CrossAttention",
+            "scanmax.train.objectives.matching.Matching",
+            "scanmax.models.fusion.FusionEncoder",
+        ),
+        tests=(
+            f"{_FUSION}::CrossAttentionSuite",
+            f"{_FUSION}::MatchingSuite",
+            f"{_FUSION}::test_towers_that_ask_and_answer_as_the_teacher_have_nothing_to_learn",
+            f"{_FUSION}::test_padding_is_read_by_none",
+        ),
+        reproduced="towers with the teacher's queries and keys lose nothing",
     ),
     Paper(
         "diswot",

@@ -50,6 +50,7 @@ TITLES = {
     "equiangular-basis-vectors": "Equiangular Basis Vectors",
     "dho-dual-head": "Simple Semi-supervised Knowledge Distillation from Vision-Language Models "
     "via Dual-Head Optimization",
+    "dide-distilled-dual-encoder": "Distilled Dual-Encoder Model for Vision-Language Understanding",
     "diswot": "DisWOT: Student Architecture Search for Distillation WithOut Training",
     "dhvt": "Bridging the Gap Between Vision Transformers and Convolutional Neural Networks on "
     "Small Datasets",

@@ -9,6 +9,7 @@ from scanmax.train.objectives.classification import Classification
 from scanmax.train.objectives.contrastive import Clip, MaxMargin, Siglip
 from scanmax.train.objectives.cosine_classification import CosineClassification
 from scanmax.train.objectives.language_model import LanguageModel
+from scanmax.train.objectives.matching import Matching
 from scanmax.train.objectives.mv_mr import MvMr
 from scanmax.train.objectives.named import CaptionedClasses, DualHeadOptimization, SharedVectors
 from scanmax.train.objectives.regression import Regression
@@ -28,6 +29,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "cosine_classification": CosineClassification,
     "dual_head": DualHeadOptimization,
     "language_model": LanguageModel,
+    "matching": Matching,
     "max_margin": MaxMargin,
     "mv_mr": MvMr,
     "regression": Regression,
