@@ -7,6 +7,8 @@ _MAPS = "tests/train/terms/test_maps.py"
 _MODULES = "tests/train/terms/test_modules.py"
 _BATCH = "tests/train/terms/test_batch_terms.py"
 _NAMED = "tests/train/test_named.py"
+_FUSION = "tests/train/test_fusion.py"
+_PROMPTS = "tests/models/parts/test_prompts.py"
 _TOWERS = "tests/train/test_towers_terms.py"
 
 LEDGER = (
@@ -78,6 +80,25 @@ LEDGER = (
             f"{_ANSWERS}::AnswersSuite",
             f"{_ANSWERS}::test_weights_of_the_teachers_class_wait_until_they_count",
         ),
+    ),
+    Paper(
+        "dide-distilled-dual-encoder",
+        covers="the four blocks of a fusion encoder's attention, across modalities and within, "
+        "held by two towers' own queries and keys, padding apart; a fusion encoder made of a ViT, "
+        "and the matching of images and texts that trains it, on pairs; built from the equations, "
+        "no code being published; not its soft labels of masked words and answers, or its tasks",
+        where=(
+            "scanmax.train.terms.cross_attention.CrossAttention",
+            "scanmax.train.objectives.matching.Matching",
+            "scanmax.models.fusion.FusionEncoder",
+        ),
+        tests=(
+            f"{_FUSION}::CrossAttentionSuite",
+            f"{_FUSION}::MatchingSuite",
+            f"{_FUSION}::test_towers_that_ask_and_answer_as_the_teacher_have_nothing_to_learn",
+            f"{_FUSION}::test_padding_is_read_by_none",
+        ),
+        reproduced="towers with the teacher's queries and keys lose nothing",
     ),
     Paper(
         "diswot",
@@ -343,13 +364,24 @@ LEDGER = (
     ),
     Paper(
         "promptkd",
-        covers="the divergence of answers by the teacher's vectors of classes, from a projector of "
-        "two layers on a student that may be frozen, without labels; vectors are carried, and no "
-        "text tower is asked for held-out images; not the prompts of student and teacher",
+        covers="deep prompts of any isotropic image tower and of a causal text tower, learned by "
+        "labels with all else frozen (the teacher's, without PromptSRC's regularisers); the "
+        "divergence of answers by the teacher's vectors of classes, from a projector of two "
+        "layers, with the released batch norm or gelu, on a frozen student with prompts, without "
+        "labels; vectors are carried, and no text tower is asked for held-out images; not CLIP's "
+        "weights or the tables of eleven data sets",
         where=(
             "scanmax.train.objectives.named.SharedVectors",
+            "scanmax.train.objectives.named.CaptionedClasses",
             "scanmax.models.parts.heads.UnitProjection",
+            "scanmax.models.parts.prompts.PromptedBlock",
         ),
-        tests=(f"{_NAMED}::SharedVectorsSuite",),
+        tests=(
+            f"{_NAMED}::SharedVectorsSuite",
+            f"{_NAMED}::CaptionedClassesSuite",
+            f"{_NAMED}::test_a_student_begins_as_the_image_tower_of_two",
+            f"{_PROMPTS}::test_prompts_of_images_stand_behind_the_prefix_and_are_left_behind",
+            f"{_PROMPTS}::test_prompts_of_texts_stand_ahead_and_are_not_answered",
+        ),
     ),
 )

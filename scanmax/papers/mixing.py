@@ -6,7 +6,30 @@ _PLACES = "tests/train/test_mixing_places.py"
 _RELABELS = "tests/train/test_relabels.py"
 _FOLLOW = "test_labels_follow_the_attention_of_the_same_pass_and_carry_no_gradient"
 
+_AUTOMIX = "tests/train/test_automix.py"
+
 LEDGER = (
+    Paper(
+        "adautomix",
+        covers="learned masks of any number of images from a momentum teacher's maps, with the "
+        "shares as a channel, misleading and helping steps in turn by the released code's sign of "
+        "the cosines or its reverse, evenly mixed images beside plain ones, a head for each; "
+        "AutoMix with its loss of the mean mask; a tap of any model; how many are mixed is fixed, "
+        "not drawn; not SAMix, or the tables",
+        where=(
+            "scanmax.train.objectives.automix.AdAutoMix",
+            "scanmax.train.objectives.automix.AutoMix",
+            "scanmax.train.objectives.automix.MixMasks",
+        ),
+        tests=(
+            f"{_AUTOMIX}::AdAutoMixSuite",
+            f"{_AUTOMIX}::AutoMixSuite",
+            f"{_AUTOMIX}::test_two_images_that_none_misleads_are_automix",
+            f"{_AUTOMIX}::test_masks_help_and_mislead_in_turn",
+            f"{_AUTOMIX}::test_masks_sum_to_one_and_hear_the_shares",
+        ),
+        reproduced="two images that none misleads are AutoMix; masks sum to one at every pixel",
+    ),
     Paper(
         "attentive-cutmix",
         covers="cells of any grid by the map of a teacher or of the model itself, labels by the "

@@ -4,6 +4,7 @@
 TITLES = {
     "a-priori-1way-conv": "A priori compression of convolutional neural networks for wave "
     "simulators",
+    "adautomix": "Adversarial AutoMixup",
     "all-cnn": "Striving for Simplicity: The All Convolutional Net",
     "affnet": "Adaptive Frequency Filters As Efficient Global Token Mixers",
     "attentive-cutmix": "Attentive CutMix: An Enhanced Data Augmentation Approach for Deep "
@@ -50,6 +51,7 @@ TITLES = {
     "equiangular-basis-vectors": "Equiangular Basis Vectors",
     "dho-dual-head": "Simple Semi-supervised Knowledge Distillation from Vision-Language Models "
     "via Dual-Head Optimization",
+    "dide-distilled-dual-encoder": "Distilled Dual-Encoder Model for Vision-Language Understanding",
     "diswot": "DisWOT: Student Architecture Search for Distillation WithOut Training",
     "dhvt": "Bridging the Gap Between Vision Transformers and Convolutional Neural Networks on "
     "Small Datasets",

@@ -165,6 +165,9 @@ def test_two_real_steps(name, data_dir, tmp_path):
         ("shapes_clip", "clip_kd"),
         ("shapes_clip", "dual_head"),
         ("shapes_clip", "shared_vectors"),
+        ("shapes_clip", "prompts"),
+        ("shapes_clip", "promptkd"),
+        ("shapes_clip", "dide"),
     ],
 )
 def test_every_argument_traces(name, arg, data_dir):

@@ -1,6 +1,7 @@
 """Level 9: image models that learn what classes are called from two towers."""
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from small_towers import TowersSuite, two_towers, unit
 
 from scanmax.errors import UserError
-from scanmax.models.parts.heads import DualHead
+from scanmax.models.parts.heads import DualHead, UnitProjection
 from scanmax.models.towers import Captions, ZeroShot
+from scanmax.models.weights import load_weights
 from scanmax.testing import SmallMaps, SmallNet, SmallPairs, SmallText
 from scanmax.train.build import build
 from scanmax.train.config import Config, ModelConfig, ObjectiveConfig
@@ -33,9 +35,9 @@ def divergence(told, own):
     return sum(jnp.exp(t) * (t - s) for t, s in pairs)
 
 
-def named(params, images):
+def named(params, images, width=6):
     """What a teacher says of images: unit vectors of them and of classes, and its scale."""
-    wide = {"num_classes": 0, "width": 6, "dtype": jnp.float64}
+    wide = {"num_classes": 0, "width": width, "dtype": jnp.float64}
     features = SmallNet(**wide).apply({"params": params["image"]}, images)
     found = [unit(row @ params["image_projection"]["kernel"]) for row in features]
     # Each class has one caption.
@@ -79,6 +81,23 @@ class DualHeadSuite(NamedSuite):
             total += 0.7 * 4 * divergence(told, heads[1] / 2)
             if label >= 0:
                 total -= 0.3 * logarithms(heads[0])[label]
+        return total / len(kept)
+
+
+class CaptionedClassesSuite(NamedSuite):
+    """Two towers that learn their own vectors of classes."""
+
+    fields = {"objective": ObjectiveConfig(name="captioned_classes", weight=0.3)}
+    model = two_towers()
+
+    def reference(self, variables, batch, teachers):
+        found, classes, scale = named(variables["params"]["model"], batch["image"], width=8)
+        kept = [row for row in range(len(found)) if batch["mask"][row]]
+        total = 0.0
+        for row in kept:
+            if batch["label"][row] >= 0:
+                logits = [scale * (vector @ found[row]) for vector in classes]
+                total -= 0.3 * logarithms(logits)[int(batch["label"][row])]
         return total / len(kept)
 
 
@@ -203,6 +222,24 @@ def test_a_class_is_the_mean_of_its_captions():
     chex.assert_trees_all_equal_shapes(plain, variables)
 
 
+def test_a_student_begins_as_the_image_tower_of_two():
+    """What stood on the image model is dropped, and what stands there now starts afresh."""
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4, 4, 1)), jnp.float32)
+    told = nn.unbox(two_towers().init(jax.random.key(0), images))
+    student = UnitProjection(SmallNet(num_classes=0), dim=6, hidden=8, batch_norm=True)
+    with pytest.raises(UserError, match=r"image_projection/kernel.*adapt=\['head'\]"):
+        load_weights(student, told, (4, 4, 1))
+    variables = nn.unbox(load_weights(student, told, (4, 4, 1), adapt="head"))
+    chex.assert_trees_all_equal(variables["params"]["image"], told["params"]["image"])
+    found, updates = student.apply(variables, images, train=True, mutable=["batch_stats"])
+    own, image = variables["params"], {"params": told["params"]["image"]}
+    x = SmallNet(num_classes=0).apply(image, images) @ own["fc0"]["kernel"]
+    x = jnp.maximum((x - x.mean(axis=0)) / jnp.sqrt(x.var(axis=0) + 1e-5), 0)
+    expected = [unit(row @ own["fc1"]["kernel"] + own["fc1"]["bias"]) for row in x]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert updates["batch_stats"]["norm0"]
+
+
 def test_mistakes_are_one_line():
     size = {"img_size": 4, "patch_size": 2, "dim": 8, "depth": 1, "heads": 2}
     options = {"weights": "x", "kwargs": size, "towers": {"dim": 6}}
@@ -220,6 +257,7 @@ def test_mistakes_are_one_line():
             build(config, pipeline=data(16), model=SmallNet(), devices=jax.devices()[:1])
 
     refused("these data hold none", data=Unnamed)
+    refused("these data hold none", name="captioned_classes", data=Unnamed, teachers=())
     refused("learns from one teacher, and takes no terms", teachers=one * 2)
     refused("learns from one teacher, and takes no terms", terms=("kd",))
     refused("one teacher, and takes no terms", name="text_alignment", terms=("kd",))

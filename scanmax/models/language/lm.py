@@ -15,9 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scanmax import ops
+from scanmax.errors import UserError
 from scanmax.models.blocks import Block, apply_blocks, create_norm, names_per_block
 from scanmax.models.layers import Dense, Embed, constrain, drop_path_rates
 from scanmax.models.mixers import MIXERS
+from scanmax.models.parts.prompts import prompted, with_prompts, without_prompts
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.statistics import at_least_float32
 from scanmax.models.taps import tap
@@ -32,6 +34,10 @@ class LanguageModel(nn.Module):
       mlp_ratio: width of the MLPs over `dim`; 0 leaves them out.
       moe: fields of an `ExpertMlp`, such as {"num_experts": 8, "top_k": 2}: every MLP becomes a
         mixture of experts; None keeps the MLPs.
+      prompts: learned tokens ahead of the text, which steer a trained model whose other parameters
+        are frozen; none is answered. Texts that are read whole have them: not those that are packed
+        or generated.
+      prompt_depth: how many blocks have them, each its own.
       tied: the head is the embedding table.
       residual_dtype: of the stream between the blocks; None is at least float32.
       remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
@@ -51,6 +57,8 @@ class LanguageModel(nn.Module):
     gated_mlp: bool = False
     moe: Mapping[str, Any] | None = None
     use_bias: bool = False
+    prompts: int = 0
+    prompt_depth: int = 1
     tied: bool = True
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
@@ -138,10 +146,15 @@ class LanguageModel(nn.Module):
         embed = Embed(self.vocab_size, self.dim, name="embed", **dtypes)
         x = embed(tokens).astype(self.residual_dtype or at_least_float32(self.dtype))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        if self.prompts:
+            if state is not None or segment_ids is not None:
+                raise UserError("prompts are of whole texts, not of packed or generated ones")
+            x = with_prompts(self, x[:, :0], x, self.prompts)
         x = constrain(x, ("batch", "length", None))
         x = tap(self, "stem", x)
+        fields, block = prompted(self.block_fields(), Block, self.prompts, self.prompt_depth, 0)
         x, _, state = apply_blocks(
-            self.block_fields(),
+            fields,
             x,
             drop_path_rates(self.drop_path_rate, self.depth),
             states=state,
@@ -149,7 +162,9 @@ class LanguageModel(nn.Module):
             segment_ids=segment_ids,
             remat=self.remat,
             scan_layers=self.scan_layers,
+            block=block,
         )
+        x = without_prompts(x, self.prompts, 0)
         x = create_norm(self.norm, epsilon=self.norm_epsilon, name="norm", **dtypes)(x)
         x = tap(self, "pre_logits", x)
         if as_hidden:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax.models.layers import Dense
+from scanmax.models.layers import BatchNorm, Dense
 from scanmax.models.statistics import at_least_float32
 from scanmax.models.towers import unit
 
@@ -62,6 +62,7 @@ class UnitProjection(nn.Module):
       image: a model with num_classes=0.
       dim: of the space.
       hidden: width between the layers.
+      batch_norm: a batch norm and relu between them, as PromptKD has them; else gelu.
 
     Reference: promptkd
     """
@@ -69,6 +70,7 @@ class UnitProjection(nn.Module):
     image: nn.Module
     dim: int
     hidden: int
+    batch_norm: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -77,7 +79,12 @@ class UnitProjection(nn.Module):
         """In float32 or wider."""
         init = nn.initializers.lecun_normal()
         fields = {"kernel_init": init, "dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = Dense(self.hidden, ("embed", "mlp"), name="fc0", **fields)(
-            self.image(images, train=train)
-        )
-        return unit(Dense(self.dim, ("mlp", "embed"), name="fc1", **fields)(nn.gelu(x)))
+        # A norm has its own shift.
+        fc0 = {"name": "fc0", "use_bias": not self.batch_norm, **fields}
+        x = Dense(self.hidden, ("embed", "mlp"), **fc0)(self.image(images, train=train))
+        if self.batch_norm:
+            types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+            x = nn.relu(BatchNorm(name="norm0", **types)(x, train=train))
+        else:
+            x = nn.gelu(x)
+        return unit(Dense(self.dim, ("mlp", "embed"), name="fc1", **fields)(x))

@@ -30,6 +30,7 @@ from scanmax.models.layers import (
     partitioned,
 )
 from scanmax.models.parts.positions import FourierPositions, learned_positions
+from scanmax.models.parts.prompts import prompted, with_prompts, without_prompts
 from scanmax.models.parts.stems import HmlpStem, OverlappingStem
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
@@ -61,6 +62,9 @@ class VisionTransformer(nn.Module):
         logits, evaluation their mean.
       reg_tokens: learned tokens (registers) between the class token and the patches, which nothing
         reads at the end.
+      prompts: learned tokens behind the prefix and ahead of the patches, without positions, which
+        steer a trained model whose other parameters are frozen.
+      prompt_depth: how many blocks have them, each its own.
       pool: what the head reads: "token" (the class token) or "avg" (the mean patch).
       fc_norm: the last norm behind the pooling instead of in front of it, as timm has it; None is
         timm's rule, behind a mean and in front of a token. The names of the two differ, `fc_norm`
@@ -94,6 +98,8 @@ class VisionTransformer(nn.Module):
     class_token: bool = True
     distilled: bool = False
     reg_tokens: int = 0
+    prompts: int = 0
+    prompt_depth: int = 1
     pool: str = "token"
     fc_norm: bool | None = None
     positions: str = "learned"
@@ -133,26 +139,32 @@ class VisionTransformer(nn.Module):
         x = jax.lax.collapse(maps, 1, 3)
         x = self.add_positions(self.add_prefix(x), grid)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        place = self.prefix_tokens
+        if self.prompts:
+            x = with_prompts(self, x[:, :place], x[:, place:], self.prompts)
         x = constrain_last(x)
         x = tap(self, "stem", x)
         norm = (lambda x: x) if self.norms_pooled else self.last_norm("norm")
         reduces = self.token_reduction is not None
         if reduces:
             self.check_reduction(as_maps)
+        fields, block = prompted(
+            self.block_fields(), self.block_type, self.prompts, self.prompt_depth, place
+        )
         x, kept, _ = apply_blocks(
-            self.block_fields(),
+            fields,
             (x, None) if reduces else x,
             drop_path_rates(self.drop_path_rate, self.depth),
             grid=grid,
             train=train,
             remat=self.remat,
             scan_layers=self.scan_layers,
-            block=self.block_type,
+            block=block,
             keep=self.feature_blocks() if as_maps else (),
         )
-        x = x[0] if reduces else x
+        x = x[0] if reduces else without_prompts(x, self.prompts, place)
         if as_maps:
-            patches = [norm(y)[:, self.prefix_tokens :] for y in kept]
+            patches = [norm(y)[:, place + self.prompts :] for y in kept]
             return tuple(y.reshape(y.shape[0], *grid, self.dim) for y in patches)
         return self.classify(norm(x), train)
 
@@ -325,7 +337,7 @@ class VisionTransformer(nn.Module):
                 "use_bias": self.use_bias,
                 "layer_scale": self.layer_scale,
                 "channel_attention": self.channel_attention,
-                "prefix_tokens": self.prefix_tokens,
+                "prefix_tokens": self.prefix_tokens + self.prompts,
                 "dropout_rate": self.dropout_rate,
                 "dtype": self.dtype,
                 "param_dtype": self.param_dtype,

@@ -30,10 +30,17 @@ from scanmax.models.weights.table import (
 )
 from scanmax.models.weights.thinning import front, thinned
 
-ADAPTATIONS = ("head", "positions", "input_channels", "mixer", "smaller")
+ADAPTATIONS = ("head", "positions", "input_channels", "mixer", "prompts", "smaller")
 COLLECTIONS = ("params", "batch_stats")
 # What a token mixer of any host holds.
 MIXER = r"(?:.*/)?mixer/.*"
+# What steers a frozen model of any host.
+PROMPTS = r"(?:.*/)?prompts"
+# What stands on an image model in the place of a head, or beside it as a tower of text.
+BESIDE_IMAGE = (
+    r"params/(?:head|label_head|taught_head|fc0|norm0|fc1|text|image_projection|text_projection)/.*"
+    r"|params/logit_(?:scale|bias)|batch_stats/(?:norm0|text)/.*"
+)
 # Scanned layers are stacked under "blocks"; one by one they are block_00, block_01, ...
 _STACKED = re.compile(r"(?P<head>(?:.*/)?[^/]*block)s(?P<tail>/.*)")
 
@@ -65,8 +72,9 @@ def load_weights(
         "input_channels" (one channel becomes the sum; more repeat, keeping the scale) and "mixer"
         (of a model with another token mixer: what the mixers share by name and shape is kept, the
         rest of the model's starts afresh, the rest of the source's is dropped; state-space mixers
-        as wide as the source's attention take its values, keys and queries for x, B and C) and
-        "smaller" (of our own files: evenly spaced blocks and the first channels of a larger model).
+        as wide as the source's attention take its values, keys and queries for x, B and C),
+        "prompts" (start afresh, or are dropped) and "smaller" (of our own files: evenly spaced
+        blocks and the first channels of a larger model).
       position_grid: (Y, X), the grid that the source's positions lie on, for "positions". A table
         does not tell it: None takes it for a square, and as it is where it has as many places as
         the model; where both could be, or neither is, it has to be said.
@@ -176,7 +184,8 @@ def fit_weights(
     adapted |= set(begun)
     problems = clashes + explained(problems, tensors, None if own else table, shapes)
     fresh, dropped = set(), ()
-    replaced = [table.head] * ("head" in adapt) + [MIXER] * ("mixer" in adapt)
+    patterns = {"head": table.head, "mixer": MIXER, "prompts": PROMPTS}
+    replaced = [pattern for name, pattern in patterns.items() if name in adapt]
     if replaced:
         may_differ = re.compile("|".join(f"(?:{pattern})" for pattern in replaced)).fullmatch
         odd = {path for path, _ in problems if may_differ(path) and path not in shapes}
@@ -205,7 +214,8 @@ def key_table(model: nn.Module) -> KeyTable:
     name = f"scanmax.models.weights.{_family(model)}"
     if importlib.util.find_spec(name) is None:
         # Our own files need no table, and every head of ours has this name.
-        return KeyTable((), head=r"params/head/.*")
+        is_head = type(model).__module__ == "scanmax.models.parts.heads"
+        return KeyTable((), head=BESIDE_IMAGE if is_head else r"params/head/.*")
     module = importlib.import_module(name)
     return module.table(model) if hasattr(module, "table") else module.TABLE
 
@@ -414,6 +424,7 @@ def _report(
     hints: list[tuple[str, str, Callable[[str], bool]]] = [
         ("head", table.head, lambda line: True),
         ("mixer", MIXER, lambda line: True),
+        ("prompts", PROMPTS, lambda line: True),
         ("positions", table.positions, lambda line: "has shape" in line),
         ("positions", table.relative_positions, lambda line: "has shape" in line),
         ("input_channels", table.stem, lambda line: "has shape" in line),

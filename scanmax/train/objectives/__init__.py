@@ -2,14 +2,16 @@
 
 from scanmax.public import shown
 from scanmax.train.objectives.augmix import AugMix
+from scanmax.train.objectives.automix import AdAutoMix, AutoMix
 from scanmax.train.objectives.base import Batch, Losses, Objective
 from scanmax.train.objectives.byol import Byol
 from scanmax.train.objectives.classification import Classification
 from scanmax.train.objectives.contrastive import Clip, MaxMargin, Siglip
 from scanmax.train.objectives.cosine_classification import CosineClassification
 from scanmax.train.objectives.language_model import LanguageModel
+from scanmax.train.objectives.matching import Matching
 from scanmax.train.objectives.mv_mr import MvMr
-from scanmax.train.objectives.named import DualHeadOptimization, SharedVectors
+from scanmax.train.objectives.named import CaptionedClasses, DualHeadOptimization, SharedVectors
 from scanmax.train.objectives.regression import Regression
 from scanmax.train.objectives.sequence_labels import SequenceLabels
 from scanmax.train.objectives.simclr import SimClr
@@ -17,13 +19,17 @@ from scanmax.train.objectives.text_alignment import TextAlignment
 from scanmax.train.objectives.text_classification import TextClassification
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "adautomix": AdAutoMix,
     "augmix": AugMix,
+    "automix": AutoMix,
     "byol": Byol,
+    "captioned_classes": CaptionedClasses,
     "classification": Classification,
     "clip": Clip,
     "cosine_classification": CosineClassification,
     "dual_head": DualHeadOptimization,
     "language_model": LanguageModel,
+    "matching": Matching,
     "max_margin": MaxMargin,
     "mv_mr": MvMr,
     "regression": Regression,

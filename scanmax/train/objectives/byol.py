@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from scanmax.errors import UserError
 from scanmax.train.objectives.base import Batch, Losses
+from scanmax.train.objectives.momentum import asked, begun, moved
 from scanmax.train.objectives.views import Projector, TwoViews, check_widths, unit
 
 
@@ -62,36 +63,20 @@ class Byol(TwoViews):
         if self.is_initializing():
             # There is no teacher yet: `begin` makes it of what is being initialised.
             return jnp.zeros((images.shape[0], self.projector_widths[-1]), images.dtype)
-        features = self._apply("model", self.model.clone(), images, train)
+        features, _ = asked(self, "model", self.model.clone(), images, train)
         projector = Projector(tuple(self.projector_widths), self.batch_norm, parent=None)
-        return jax.lax.stop_gradient(self._apply("projector", projector, features, train))
-
-    def _apply(self, name: str, module: nn.Module, x: Array, train: bool) -> Array:
-        """The teacher's part of that name."""
-        variables = {"params": self.get_variable("momentum", name)}
-        if name in self.variables.get("batch_stats", {}):
-            variables["batch_stats"] = self.variables["batch_stats"][name]
-        if not train:
-            return module.apply(variables, x)
-        rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
-        return module.apply(variables, x, train=True, rngs=rngs, mutable=["batch_stats"])[0]
+        return jax.lax.stop_gradient(asked(self, "projector", projector, features, train)[0])
 
     @nn.nowrap
     def begin(self, params: Any, carried: dict[str, Any]) -> dict[str, Any]:
         """The teacher begins as the model and its projector are."""
-        own = {name: params[name] for name in ("model", "projector")}
-        return {**carried, "momentum": jax.tree.map(jnp.copy, own)}
+        return {**carried, "momentum": begun(params, ("model", "projector"))}
 
     @nn.nowrap
     def after_update(self, params: Any, carried: dict[str, Any], step: Array) -> dict[str, Any]:
         """The teacher takes a small step towards the model."""
         rate = teacher_rate(self.momentum, step, self.total_steps)
-        teacher = carried["momentum"]
-        own = {name: params[name] for name in teacher}
-        moved = jax.tree.map(
-            lambda old, new: (old + rate * (new - old)).astype(old.dtype), teacher, own
-        )
-        return {**carried, "momentum": moved}
+        return {**carried, "momentum": moved(carried["momentum"], params, rate)}
 
     @nn.nowrap
     def check(self) -> None:

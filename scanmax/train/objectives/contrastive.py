@@ -11,13 +11,14 @@ from jaxtyping import Array, Bool, Float
 
 from scanmax.errors import UserError, suggest
 from scanmax.fields import ranged
+from scanmax.models.fusion import FusionEncoder, fused
 from scanmax.models.towers import Pairs, TwoTowers, similarities
 from scanmax.train.config import Config
 from scanmax.train.losses.contrast import margin_contrast, sigmoid_contrast, softmax_contrast
 from scanmax.train.objectives.base import Batch, Losses, Objective, check_no_labels
 
 # What a teacher's option "towers" may say.
-TOWERS = ("text", "dim", "bias")
+TOWERS = ("text", "dim", "bias", "fused")
 TEXT = ("lm_tiny", {})
 
 
@@ -100,6 +101,9 @@ class Contrastive(Objective):
 
     @staticmethod
     def judge(outputs: Any, batch: Batch) -> dict[str, Array]:
+        if not isinstance(outputs, Pairs):
+            # Of a fusion encoder: whether it finds that a pair is one.
+            return {"matched": (outputs > 0).astype(jnp.float32)}
         return {"matched": matched(outputs, mask_of(batch))}
 
     @classmethod
@@ -119,7 +123,9 @@ class Contrastive(Objective):
 
     @classmethod
     def taught_by(cls, model: nn.Module, options: dict[str, Any], field: str, pipeline: Any) -> Any:
-        """Two towers, their text as the option "towers" says."""
+        """Two towers, their text as the option "towers" says, or a fusion encoder."""
+        if dict(options.get("towers", {})).get("fused"):
+            return fused_teacher(model, options, field, pipeline)
         return teacher_towers(model, options, field, pipeline)
 
     @nn.nowrap
@@ -221,6 +227,8 @@ def teacher_towers(
       UserError: an option that towers have not, or a model without a head to go without.
     """
     told = dict(options.get("towers", {}))
+    if told.pop("fused", False):
+        raise UserError(f"{field}: this objective asks two towers, not a fusion encoder")
     for key in told:
         if key not in TOWERS:
             raise UserError(f"{field}: towers have no option {key!r}; {suggest(key, TOWERS)}")
@@ -229,6 +237,26 @@ def teacher_towers(
     # What SigLIP learned has no highest scale.
     fields |= {"init_bias": 0.0, "max_scale": math.inf} if told.get("bias") else {}
     return towers(model.clone(num_classes=0), told, fields, f"{field}: towers", pipeline, kind)
+
+
+def fused_teacher(
+    model: nn.Module, options: Mapping[str, Any], field: str, pipeline: Any
+) -> FusionEncoder:
+    """The fusion encoder of a teacher's ViT.
+
+    Args:
+      model: the ViT.
+      options: the teacher's.
+      field: what names it in a message.
+      pipeline: the data.
+
+    Raises:
+      UserError: options of two towers beside it, or a model that is no ViT.
+    """
+    others = sorted(set(options["towers"]) - {"fused"})
+    if others:
+        raise UserError(f"{field}: towers that are fused take no option {others[0]!r}")
+    return fused(model, pipeline.vocab_size, pipeline.text_length)
 
 
 def towers(

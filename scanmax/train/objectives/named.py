@@ -1,5 +1,6 @@
 """Image models that learn from two towers what classes are called."""
 
+import dataclasses
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -9,14 +10,14 @@ from jaxtyping import Array, Float, Int
 from scanmax.errors import UserError
 from scanmax.fields import ranged
 from scanmax.models.parts.heads import DualHead, UnitProjection
-from scanmax.models.towers import Captions, ZeroShot, similarities
+from scanmax.models.towers import Captions, TwoTowers, ZeroShot, similarities
 from scanmax.train.config import Config
 from scanmax.train.losses import soft_distillation
 from scanmax.train.losses.contrast import row_contrast
 from scanmax.train.metrics import is_correct
 from scanmax.train.objectives.base import Batch, Losses, Objective, merged
 from scanmax.train.objectives.classification import classified
-from scanmax.train.objectives.contrastive import teacher_towers, types_of
+from scanmax.train.objectives.contrastive import TEXT, teacher_towers, towers, types_of
 
 
 class Labelled(Objective):
@@ -29,6 +30,70 @@ class Labelled(Objective):
         """The loss of labels [B], 0 where there is none."""
         loss = self.label_loss(logits, jnp.maximum(labels, 0))
         return jnp.where(labels >= 0, loss, 0)
+
+
+class CaptionedClasses(Labelled):
+    """weight * CE(s cos(image, caption of each class), label), by two towers, and the terms'.
+
+    Classes are told by their captions, which the text tower reads in each step, so that it learns
+    too; a label of -1 says nothing. Prompts of both towers, with all else frozen, make the teacher
+    of PromptKD: `config.model.kwargs={"prompts": 4, "prompt_depth": 9}`, the same among the fields
+    of `text`, `config.optim.freeze=("^(?!.*prompts)",)`, and `config.model.weights` of a run of
+    "clip" with `config.model.adapt=("prompts",)`. What is exported are two towers.
+
+    Attributes:
+      text: the text tower, a pair of a registered model of text and its fields.
+      dim: width of the space where towers meet.
+      scale: of the cosines at the start; it is learned.
+      max_scale: it grows no further.
+
+    Reference: promptkd
+    """
+
+    text: Any = TEXT
+    dim: int = ranged(512, "[1, inf)")
+    scale: float = ranged(1 / 0.07, "(0, inf)")
+    max_scale: float = ranged(100.0, "(0, inf)")
+
+    headless: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch, train: bool = False, teachers: Any = ()) -> Losses:
+        """Cross-entropy [B], and the terms'."""
+        student = self.ask(self.inputs(batch), train)
+        values = {"label": self.config.weight * self.labelled(student.logits, batch["label"])}
+        values = self.add_terms(values, student, batch, teachers)
+        metrics = {"accuracy": is_correct(student.logits, batch["label"])}
+        return Losses(values, student.logits, metrics)
+
+    def evaluate(self, batch: Batch) -> dict[str, Array]:
+        """Accuracy and loss."""
+        return classified(self.model(self.inputs(batch)), batch["label"], self.loss)
+
+    @classmethod
+    def read_as(cls, model: nn.Module, config: Config, pipeline: Any) -> nn.Module:
+        """The two towers around the image model, as a classifier where data bring captions.
+
+        A trained model, of whose data no more than the sizes is known, is the two towers.
+
+        Raises:
+          UserError: data without captions of classes.
+        """
+        kind, fields, own = TwoTowers, {}, config.objective
+        if hasattr(pipeline, "class_tokens"):
+            if pipeline.class_tokens is None:
+                raise UserError(
+                    f"config.objective.name={own.name!r} tells classes by their captions, and "
+                    "these data hold none"
+                )
+            kind, fields = ZeroShot, {"captions": Captions(pipeline.class_tokens)}
+        if isinstance(model, TwoTowers):
+            names = [field.name for field in dataclasses.fields(TwoTowers)]
+            told = {name: getattr(model, name) for name in names if name not in ("parent", "name")}
+            return kind(**told, **fields)
+        fields["init_scale"] = own.kwargs.get("scale", cls.scale)
+        fields["max_scale"] = own.kwargs.get("max_scale", cls.max_scale)
+        image = super().read_as(model, config, pipeline)
+        return towers(image, own.kwargs, fields, "config.objective.kwargs", pipeline, kind)
 
 
 class TaughtByNames(Labelled):
@@ -104,9 +169,11 @@ class SharedVectors(TaughtByNames):
 
     s is the teacher's scale. The image model, with two layers behind it, is what learns; classes
     that no label names are told apart by their captions too. Coherence alone, with
-    `config.objective.weight=0`, needs no labels and is PromptKD's loss; a frozen student is
-    `config.optim.freeze=("model/image/.*",)`. W is carried for held-out examples, and left behind
-    at export with the text tower.
+    `config.objective.weight=0`, needs no labels and is PromptKD's loss. A frozen student is
+    `config.optim.freeze=("model/image/.*",)`; with prompts, `config.model.kwargs={"prompts": 4,
+    "prompt_depth": 9}`, it is all but these, `freeze=("model/image/(?!.*prompts)",)`, and starts
+    from two towers by `config.model.adapt=("head", "prompts")`. W is carried for held-out
+    examples, and left behind at export with the text tower.
 
     Attributes:
       dim: width of the teacher's space.
@@ -114,6 +181,7 @@ class SharedVectors(TaughtByNames):
       coherence: weight of the answers by classes.
       mimicry: weight of the distance.
       neighbours: weight of the contrast among images.
+      batch_norm: a batch norm and relu between the layers, as PromptKD has them; else gelu.
 
     Reference: promptkd, large-vlm-distill-ood
     """
@@ -123,6 +191,7 @@ class SharedVectors(TaughtByNames):
     coherence: float = ranged(1.0, "[0, inf)")
     mimicry: float = ranged(0.0, "[0, inf)")
     neighbours: float = ranged(0.0, "[0, inf)")
+    batch_norm: bool = False
 
     hears_whole: ClassVar[bool] = True
 
@@ -134,8 +203,8 @@ class SharedVectors(TaughtByNames):
 
     @property
     def accumulates(self) -> bool:
-        """Only the contrast compares rows."""
-        return not self.neighbours
+        """Only the contrast compares rows, and a batch norm."""
+        return not (self.neighbours or self.batch_norm)
 
     def __call__(self, batch: Batch, train: bool = False, teachers: Any = ()) -> Losses:
         """The losses of each example [B], by their names."""
@@ -181,8 +250,9 @@ class SharedVectors(TaughtByNames):
             return model
         image = super().read_as(model, config, pipeline)
         own = config.objective.kwargs
-        widths = {name: own.get(name, getattr(cls, name)) for name in ("dim", "hidden")}
-        return UnitProjection(image, **widths, **types_of(image))
+        names = ("dim", "hidden", "batch_norm")
+        fields = {name: own.get(name, getattr(cls, name)) for name in names}
+        return UnitProjection(image, **fields, **types_of(image))
 
     @nn.nowrap
     def check(self) -> None:

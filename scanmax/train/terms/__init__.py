@@ -8,6 +8,7 @@ from scanmax.train.terms.base import Term
 from scanmax.train.terms.channelwise import Channelwise
 from scanmax.train.terms.clip_kd import ClipKd
 from scanmax.train.terms.cross_arch import CrossArch
+from scanmax.train.terms.cross_attention import CrossAttention
 from scanmax.train.terms.crosskd import CrossKd
 from scanmax.train.terms.cskd import Cskd
 from scanmax.train.terms.deviation_aware import DeviationAware
@@ -38,6 +39,7 @@ TERMS: dict[str, type[Term]] = {
     "clip_kd": ClipKd,
     "congruence": Congruence,
     "cross_arch": CrossArch,
+    "cross_attention": CrossAttention,
     "crosskd": CrossKd,
     "cskd": Cskd,
     "deviation_aware": DeviationAware,

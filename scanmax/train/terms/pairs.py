@@ -25,6 +25,10 @@ class OfPairs(Term):
 
     def __call__(self, student: Told, teacher: Told, batch: dict[str, Array]) -> Float[Array, "B"]:
         """[B]"""
+        if not isinstance(teacher.logits, Pairs):
+            raise UserError(
+                f"config.objective.terms: {self.name!r} asks two towers, not a fusion encoder"
+            )
         rows = len(student.logits.image)
         mask = batch.get("mask", jnp.ones(rows, bool))
         return self.between(student.logits, teacher.logits, mask)
