@@ -22,6 +22,7 @@ from scanmax.ops.attention.cross import attention_rollout as attention_rollout
 from scanmax.ops.attention.cross import conditional_cross_attention as conditional_cross_attention
 from scanmax.ops.attention.cross import global_local_cross_attention as global_local_cross_attention
 from scanmax.ops.attention.cross import pairwise_cross_attention as pairwise_cross_attention
+from scanmax.ops.attention.deformable import deformable_attention as deformable_attention
 from scanmax.ops.attention.distance import alibi_slopes as alibi_slopes
 from scanmax.ops.attention.distance import decay_mask_1d as decay_mask_1d
 from scanmax.ops.attention.distance import decay_mask_2d as decay_mask_2d

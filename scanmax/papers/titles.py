@@ -182,6 +182,8 @@ TITLES = {
     "vgg": "Very Deep Convolutional Networks for Large-Scale Image Recognition",
     "visual-transformer-vt": "Visual Transformers: Token-based Image Representation and "
     "Processing for Computer Vision",
+    "vit-comer": "ViT-CoMer: Vision Transformer with Convolutional Multi-scale Feature Interaction "
+    "for Dense Predictions",
     "vit-performs-convolution": "Can Vision Transformers Perform Convolution?",
     "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
     "wavemix": "WaveMix: A Resource-efficient Neural Network for Image Analysis",

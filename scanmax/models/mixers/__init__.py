@@ -9,6 +9,7 @@ from scanmax.models.mixers.attention.cosine import CosineAttention as CosineAtte
 from scanmax.models.mixers.attention.decay import Alibi as Alibi
 from scanmax.models.mixers.attention.decay import Manhattan as Manhattan
 from scanmax.models.mixers.attention.decay import ManhattanDecomposed as ManhattanDecomposed
+from scanmax.models.mixers.attention.deformable import Deformable as Deformable
 from scanmax.models.mixers.attention.dot_product import Attention as Attention
 from scanmax.models.mixers.attention.gpsa import Gpsa as Gpsa
 from scanmax.models.mixers.attention.head_tokens import HeadTokens as HeadTokens
@@ -103,6 +104,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "conv_additive": ConvAdditive,
     "conv_projection": ConvProjection,
     "cosine": CosineAttention,
+    "deformable": Deformable,
     "delta": Delta,
     "dilated_reparam": DilatedReparam,
     "dynamicconv": DynamicConv,

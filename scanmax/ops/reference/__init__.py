@@ -24,6 +24,9 @@ from scanmax.ops.reference.attention.cross import (
 from scanmax.ops.reference.attention.cross import (
     pairwise_cross_attention as pairwise_cross_attention,
 )
+from scanmax.ops.reference.attention.deformable import (
+    deformable_attention as deformable_attention,
+)
 from scanmax.ops.reference.attention.distance import alibi_slopes as alibi_slopes
 from scanmax.ops.reference.attention.distance import decay_mask_1d as decay_mask_1d
 from scanmax.ops.reference.attention.distance import decay_mask_2d as decay_mask_2d

@@ -65,6 +65,10 @@ CASES = {
     "conv_additive": MixerCase(),
     "conv_projection": MixerCase(depth=2),
     "cosine": MixerCase(order="permutation", causal=True, generates=({"local_window_size": 3},)),
+    # At the start offsets are the same everywhere, as far as there are points.
+    "deformable": MixerCase(
+        options={"points": 2}, order="translation", margin=3, reach="prefix", depth=2
+    ),
     "delta": MixerCase(causal=True, generates=({"negative": True},)),
     "dilated_reparam": MixerCase(
         options={"kernel_size": 5, "branches": ((3, 2),), "reduction": 2}, depth=2
