@@ -72,6 +72,7 @@ FAMILY_MODULES = (
     "vision.rmt",
     "vision.smt",
     "vision.spanet",
+    "vision.spartan",
     "vision.spectformer",
     "vision.swin",
     "vision.t2t_vit",

@@ -146,6 +146,8 @@ TITLES = {
     "soft-softmax-free": "Softmax-free Linear Transformers",
     "spanet": "SPANet: Frequency-balancing Token Mixer using Spectral Pooling Aggregation "
     "Modulation",
+    "spartan": "SpaRTAN: Spatial Reinforcement Token-based Aggregation Network for Visual "
+    "Recognition",
     "sparse-transformer": "Generating Long Sequences with Sparse Transformers",
     "sparsely-gated-moe": "Outrageously Large Neural Networks: The Sparsely-Gated "
     "Mixture-of-Experts Layer",

@@ -35,6 +35,7 @@ from scanmax.models.mixers.conv.long import BaseConv as BaseConv
 from scanmax.models.mixers.conv.long import Hyena as Hyena
 from scanmax.models.mixers.conv.long import LongConv as LongConv
 from scanmax.models.mixers.conv.long import SgConv as SgConv
+from scanmax.models.mixers.conv.multi_order import MultiOrder as MultiOrder
 from scanmax.models.mixers.conv.one_way import OneWayConv as OneWayConv
 from scanmax.models.mixers.conv.oversized import Oversized as Oversized
 from scanmax.models.mixers.conv.relation import LocalRelation as LocalRelation
@@ -141,6 +142,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "moh": MixtureOfHeads,
     "msa_conv": MsaConv,
     "multi_axis": MultiAxisMlp,
+    "multi_order": MultiOrder,
     "nc_ssd": NcSsd,
     "neighborhood": NeighborhoodAttention,
     "one_way_conv": OneWayConv,

@@ -168,6 +168,9 @@ CASES = {
     "multi_axis": MixerCase(
         options={"block_size": (2, 2), "grid_size": (2, 3)}, reach="prefix", depth=2
     ),
+    "multi_order": MixerCase(
+        options={"dense_convs": True, "reduction": 1}, reach="prefix", depth=2
+    ),
     "nc_ssd": MixerCase(order="permutation", order_options={"conv_size": 1}),
     "neighborhood": MixerCase(
         options={"kernel_size": 3},
