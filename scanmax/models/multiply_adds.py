@@ -315,6 +315,7 @@ MULTIPLY_ADDS = {
     "spanet_medium": 6_792_786_944,
     "spanet_mediumX": 8_979_607_552,
     "spanet_small": 4_605_966_336,
+    "spartan_t": 799_589_888,
     "spectformer_b": 6_610_934_784,
     "spectformer_l": 13_204_462_592,
     "spectformer_s": 4_065_720_960,

@@ -77,6 +77,7 @@ FAMILY_MODULES = (
     "vision.smt",
     "vision.soft",
     "vision.spanet",
+    "vision.spartan",
     "vision.spectformer",
     "vision.swin",
     "vision.t2t_vit",

@@ -22,6 +22,7 @@ from scanmax.ops.attention.cross import attention_rollout as attention_rollout
 from scanmax.ops.attention.cross import conditional_cross_attention as conditional_cross_attention
 from scanmax.ops.attention.cross import global_local_cross_attention as global_local_cross_attention
 from scanmax.ops.attention.cross import pairwise_cross_attention as pairwise_cross_attention
+from scanmax.ops.attention.deformable import deformable_attention as deformable_attention
 from scanmax.ops.attention.distance import alibi_slopes as alibi_slopes
 from scanmax.ops.attention.distance import decay_mask_1d as decay_mask_1d
 from scanmax.ops.attention.distance import decay_mask_2d as decay_mask_2d
@@ -101,6 +102,7 @@ from scanmax.ops.channels.routing import expert_load as expert_load
 from scanmax.ops.channels.routing import noisy_logits as noisy_logits
 from scanmax.ops.channels.routing import squared_variation as squared_variation
 from scanmax.ops.channels.selective import selective_kernel as selective_kernel
+from scanmax.ops.channels.wave import wave_aggregation as wave_aggregation
 from scanmax.ops.context.attention import context_attention as context_attention
 from scanmax.ops.context.attention import zigzag_order as zigzag_order
 from scanmax.ops.context.scan import context_diagonal_scan as context_diagonal_scan

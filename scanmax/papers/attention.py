@@ -197,6 +197,27 @@ LEDGER = (
         "its size does not; the polynomial's error by degree and entries; times near T^3 and T",
     ),
     Paper(
+        "vit-comer",
+        covers="multi-scale deformable attention by gathers, to which the release's own check "
+        "gives the same numbers and gradients, with its maps as a module and of one scale as a "
+        "mixer; not the convolutional branch, the interaction with a ViT, or detection and "
+        "segmentation",
+        where=(
+            "scanmax.ops.deformable_attention",
+            "scanmax.models.parts.deformable.DeformableAttention",
+            "scanmax.models.mixers.Deformable",
+        ),
+        tests=(
+            "tests/ops/attention/test_deformable.py::DeformableAttentionTest",
+            "tests/ops/attention/test_deformable.py::test_no_more_is_kept_for_more_points",
+            "tests/models/parts/test_deformable.py",
+            "tests/models/mixers/test_mixers.py",
+            "tests/parity/test_deformable_parity.py",
+        ),
+        reproduced="offsets of nothing read the pixel itself, and weights of nothing are a mean: "
+        "tests/models/parts/test_deformable.py",
+    ),
+    Paper(
         "vit-performs-convolution",
         covers="the weights of an attention layer over patches that convolves, exactly or as a "
         "start of training; not heads narrower than a patch or the two-phase training",

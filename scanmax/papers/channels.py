@@ -126,4 +126,26 @@ LEDGER = (
         reproduced="gates sum to one over branches: tests/ops/channels/test_selective.py::"
         "test_equal_branches_pass_whatever_the_gates",
     ),
+    Paper(
+        "spartan",
+        covers="the waves of channels as an op, with their convolution and gate as an MLP, the "
+        "convolutions of two reaches as a mixer, and the network of the release's one "
+        "configuration, to which the authors' code gives the same numbers; not the larger sizes, "
+        "which no public configuration tells, the recipe, or detection",
+        where=(
+            "scanmax.ops.wave_aggregation",
+            "scanmax.models.parts.wave_mlp.WaveMlp",
+            "scanmax.models.mixers.MultiOrder",
+            "scanmax.models.vision.spartan.Spartan",
+        ),
+        tests=(
+            "tests/ops/channels/test_wave.py::WaveAggregationTest",
+            "tests/models/mixers/test_mixers.py",
+            "tests/models/vision/test_spartan.py",
+            "tests/models/vision/test_authors.py",
+        ),
+        reproduced="the released code's 3,820,296 parameters; a pair of channels is turned and "
+        "scaled: tests/ops/channels/test_wave.py::test_a_pair_is_turned_and_scaled; 0.8 G "
+        "multiply-adds where the abstract says about 1.0",
+    ),
 )

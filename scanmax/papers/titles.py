@@ -149,6 +149,8 @@ TITLES = {
     "soft-softmax-free": "Softmax-free Linear Transformers",
     "spanet": "SPANet: Frequency-balancing Token Mixer using Spectral Pooling Aggregation "
     "Modulation",
+    "spartan": "SpaRTAN: Spatial Reinforcement Token-based Aggregation Network for Visual "
+    "Recognition",
     "sparse-transformer": "Generating Long Sequences with Sparse Transformers",
     "sparsely-gated-moe": "Outrageously Large Neural Networks: The Sparsely-Gated "
     "Mixture-of-Experts Layer",
@@ -185,6 +187,8 @@ TITLES = {
     "vgg": "Very Deep Convolutional Networks for Large-Scale Image Recognition",
     "visual-transformer-vt": "Visual Transformers: Token-based Image Representation and "
     "Processing for Computer Vision",
+    "vit-comer": "ViT-CoMer: Vision Transformer with Convolutional Multi-scale Feature Interaction "
+    "for Dense Predictions",
     "vit-performs-convolution": "Can Vision Transformers Perform Convolution?",
     "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
     "wavemix": "WaveMix: A Resource-efficient Neural Network for Image Analysis",

@@ -216,6 +216,18 @@ MODELS = {
         },
         32,
     ),
+    "spartan": (
+        "spartan_t",
+        {
+            "dims": (16, 16),
+            "depths": (1, 2),
+            "heads": (1, 1),
+            "mlp_ratio": (4, 2),
+            "layer_scale": 0.5,
+            "dense_stages": 1,
+        },
+        16,
+    ),
     "cas_vit": ("cas_vit_xs", {"dims": (8, 12), "depths": (1, 1), "heads": (1, 1)}, 24),
     "rmt": (
         "rmt_t",

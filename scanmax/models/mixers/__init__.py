@@ -9,6 +9,7 @@ from scanmax.models.mixers.attention.cosine import CosineAttention as CosineAtte
 from scanmax.models.mixers.attention.decay import Alibi as Alibi
 from scanmax.models.mixers.attention.decay import Manhattan as Manhattan
 from scanmax.models.mixers.attention.decay import ManhattanDecomposed as ManhattanDecomposed
+from scanmax.models.mixers.attention.deformable import Deformable as Deformable
 from scanmax.models.mixers.attention.dot_product import Attention as Attention
 from scanmax.models.mixers.attention.gpsa import Gpsa as Gpsa
 from scanmax.models.mixers.attention.head_tokens import HeadTokens as HeadTokens
@@ -34,6 +35,7 @@ from scanmax.models.mixers.conv.long import BaseConv as BaseConv
 from scanmax.models.mixers.conv.long import Hyena as Hyena
 from scanmax.models.mixers.conv.long import LongConv as LongConv
 from scanmax.models.mixers.conv.long import SgConv as SgConv
+from scanmax.models.mixers.conv.multi_order import MultiOrder as MultiOrder
 from scanmax.models.mixers.conv.one_way import OneWayConv as OneWayConv
 from scanmax.models.mixers.conv.oversized import Oversized as Oversized
 from scanmax.models.mixers.conv.point_reparam import PointReparam as PointReparam
@@ -104,6 +106,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "conv_additive": ConvAdditive,
     "conv_projection": ConvProjection,
     "cosine": CosineAttention,
+    "deformable": Deformable,
     "delta": Delta,
     "dilated_reparam": DilatedReparam,
     "dynamicconv": DynamicConv,
@@ -140,6 +143,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "moh": MixtureOfHeads,
     "msa_conv": MsaConv,
     "multi_axis": MultiAxisMlp,
+    "multi_order": MultiOrder,
     "nc_ssd": NcSsd,
     "neighborhood": NeighborhoodAttention,
     "one_way_conv": OneWayConv,

@@ -46,5 +46,6 @@ TABLE = KeyTable(
         Row(r"head\.bias", "params/head/bias"),
     ),
     head=r"params/head/.*",
+    layouts={"authors": "first"},
     stem=r"params/patch_embed/kernel",
 )

@@ -24,6 +24,9 @@ from scanmax.ops.reference.attention.cross import (
 from scanmax.ops.reference.attention.cross import (
     pairwise_cross_attention as pairwise_cross_attention,
 )
+from scanmax.ops.reference.attention.deformable import (
+    deformable_attention as deformable_attention,
+)
 from scanmax.ops.reference.attention.distance import alibi_slopes as alibi_slopes
 from scanmax.ops.reference.attention.distance import decay_mask_1d as decay_mask_1d
 from scanmax.ops.reference.attention.distance import decay_mask_2d as decay_mask_2d
@@ -110,6 +113,7 @@ from scanmax.ops.reference.channels.routing import expert_load as expert_load
 from scanmax.ops.reference.channels.routing import noisy_logits as noisy_logits
 from scanmax.ops.reference.channels.routing import squared_variation as squared_variation
 from scanmax.ops.reference.channels.selective import selective_kernel as selective_kernel
+from scanmax.ops.reference.channels.wave import wave_aggregation as wave_aggregation
 from scanmax.ops.reference.context.attention import context_attention as context_attention
 from scanmax.ops.reference.context.attention import zigzag_order as zigzag_order
 from scanmax.ops.reference.context.scan import context_diagonal_scan as context_diagonal_scan

@@ -65,6 +65,10 @@ CASES = {
     "conv_additive": MixerCase(),
     "conv_projection": MixerCase(depth=2),
     "cosine": MixerCase(order="permutation", causal=True, generates=({"local_window_size": 3},)),
+    # At the start offsets are the same everywhere, as far as there are points.
+    "deformable": MixerCase(
+        options={"points": 2}, order="translation", margin=3, reach="prefix", depth=2
+    ),
     "delta": MixerCase(causal=True, generates=({"negative": True},)),
     "dilated_reparam": MixerCase(
         options={"kernel_size": 5, "branches": ((3, 2),), "reduction": 2}, depth=2
@@ -163,6 +167,9 @@ CASES = {
     "msa_conv": MixerCase(order="translation", margin=1, reach="prefix"),
     "multi_axis": MixerCase(
         options={"block_size": (2, 2), "grid_size": (2, 3)}, reach="prefix", depth=2
+    ),
+    "multi_order": MixerCase(
+        options={"dense_convs": True, "reduction": 1}, reach="prefix", depth=2
     ),
     "nc_ssd": MixerCase(order="permutation", order_options={"conv_size": 1}),
     "neighborhood": MixerCase(
