@@ -63,6 +63,5 @@ TABLE = KeyTable(
         Row(r"classifier\.fc\.bias", "params/head/bias"),
     ),
     head=r"params/head/.*",
-    layouts={"authors": "first"},
     stem=r"params/stem0/conv/kernel",
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from scanmax.models.weights.table import KeyTable, Row, Shape, of_shape, same
+from scanmax.models.weights.table import KeyTable, Row, Shape, same
 
 _STAGE = r"(?:opt/target/)?stage_(\d+)_"
 _LEAF = r"/(kernel|bias|scale)"
@@ -52,7 +52,6 @@ _CROSS = {
 }
 
 
-@of_shape(lambda ours: ours)
 def turned(x: np.ndarray, shape: Shape) -> np.ndarray:
     """A transposed convolution of Flax, whose taps count from the far end."""
     return same(x, shape) if x.ndim != 4 else same(x[::-1, ::-1], shape)
@@ -131,5 +130,4 @@ def table(model) -> KeyTable:
             # The optimizer's, which the release's own reader leaves as well.
             Row(r"opt/(?!target/).*", ()),
         ),
-        layouts={"authors": "first"},
     )

@@ -90,6 +90,5 @@ TABLE = KeyTable(
         _row(r"moat/logits_head/bias", "params/head/bias"),
     ),
     head=r"params/head/.*",
-    layouts={"authors": "first"},
     stem=r"params/stem0/kernel",
 )

@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from scanmax.models.weights.table import KeyTable, Row, Shape, conv, linear, projection, same
+from scanmax.models.weights.table import (
+    KeyTable,
+    Row,
+    Shape,
+    conv,
+    linear,
+    of_shape,
+    projection,
+    same,
+)
 
 _BLOCK = r"stages\.(\d)\.(\d+)\."
 _OURS = "params/stage{0}_block_{1:02d}/"
@@ -10,8 +19,15 @@ _MIXER = _BLOCK + r"token_mixer\."
 _STEM, _DOWN = r"downsample_layers\.0\.", r"downsample_layers\.([1-3])\."
 
 
-def _taps(x: np.ndarray, shape: Shape) -> np.ndarray:
-    """A depthwise kernel [C, 1, K, 1] or [C, 1, 1, K] to [K, C]."""
+@of_shape(lambda ours: (ours[1], 1, ours[0], 1))
+def _down(x: np.ndarray, shape: Shape) -> np.ndarray:
+    """A depthwise kernel [C, 1, K, 1] to [K, C]."""
+    return same(conv(x, None), shape)
+
+
+@of_shape(lambda ours: (ours[1], 1, 1, ours[0]))
+def _across(x: np.ndarray, shape: Shape) -> np.ndarray:
+    """A depthwise kernel [C, 1, 1, K] to [K, C]."""
     return same(conv(x, None), shape)
 
 
@@ -28,8 +44,8 @@ TABLE = KeyTable(
         Row(_BLOCK + r"layer_scale([12])\.scale", _OURS + "layer_scale{2}/scale"),
         Row(_MIXER + r"pwconv1\.weight", _OURS + "mixer/in_proj/kernel", projection),
         Row(_MIXER + r"pwconv1\.bias", _OURS + "mixer/in_proj/bias"),
-        Row(_MIXER + r"dwconv1\.conv_h\.weight", _OURS + "mixer/column_kernel", _taps),
-        Row(_MIXER + r"dwconv1\.conv_w\.weight", _OURS + "mixer/row_kernel", _taps),
+        Row(_MIXER + r"dwconv1\.conv_h\.weight", _OURS + "mixer/column_kernel", _down),
+        Row(_MIXER + r"dwconv1\.conv_w\.weight", _OURS + "mixer/row_kernel", _across),
         Row(_MIXER + r"dwconv2\.weight", _OURS + "mixer/local/kernel", conv),
         Row(_MIXER + r"pwconv2\.weight", _OURS + "mixer/out_proj/kernel", projection),
         # Values first, then gates.

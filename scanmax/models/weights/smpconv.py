@@ -90,6 +90,5 @@ TABLE = KeyTable(
         Row(r"head\.bias", "params/head/bias"),
     ),
     head=r"params/head/.*",
-    layouts={"authors": "first"},
     stem=r"params/stem0/conv/kernel",
 )

@@ -11,7 +11,9 @@ from scanmax.models.weights.table import (
     bias,
     conv,
     linear,
+    linear_of_heads,
     norm_rows,
+    of_shape,
     same,
 )
 
@@ -40,6 +42,7 @@ def _param(path: Callable[..., str]) -> Callable[..., str]:
     return lambda *groups: "params/" + path(*groups)
 
 
+@of_shape(lambda ours: (1, *ours))
 def _positions(x: np.ndarray, shape: Shape | None) -> np.ndarray:
     """[1, N, D] to [N, D]; of the last stage the class token's is in front."""
     return x[0] if shape is None else same(x, shape)
@@ -54,12 +57,12 @@ TABLE = KeyTable(
         Row(_DOWN + r"0\.bias", _param(_down("conv/bias"))),
         *norm_rows(_DOWN + "1", _down("norm")),
         Row(r"pos_embed(\d)", lambda stage: f"params/pos_embed_{stage - 1}", _positions),
-        Row(r"cls_token", "params/cls_token"),
+        Row(r"cls_token", "params/cls_token", lead=1),
         Row(_SOFT + r"mha\.W_q\.weight", _block("mixer/query/kernel"), linear),
         Row(_SOFT + r"mha\.W_q\.bias", _block("mixer/query/bias"), bias),
         Row(_SOFT + r"mha\.W_v\.weight", _block("mixer/value/kernel"), linear),
         Row(_SOFT + r"mha\.W_v\.bias", _block("mixer/value/bias"), bias),
-        Row(_SOFT + r"mha\.ff\.weight", _block("mixer/out/kernel"), linear),
+        Row(_SOFT + r"mha\.ff\.weight", _block("mixer/out/kernel"), linear_of_heads),
         Row(_SOFT + r"mha\.ff\.bias", _block("mixer/out/bias")),
         Row(_KERNEL + r"Qlandmark_op\.weight", _block("mixer/landmark_conv/kernel"), conv),
         Row(_KERNEL + r"Qnorm_act\.0\.weight", _block("mixer/landmark_norm/scale")),

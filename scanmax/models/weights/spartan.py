@@ -2,16 +2,7 @@
 
 from collections.abc import Callable
 
-import numpy as np
-
-from scanmax.models.weights.table import KeyTable, Row, Shape, conv, linear, norm_rows, projection
-
-
-def _vector(x: np.ndarray, shape: Shape) -> np.ndarray:
-    """[1, C, 1, 1] or [1, 1, 1, N, 2] without its axes of one."""
-    if x.size != np.prod(shape):
-        raise ValueError(f"has shape {tuple(x.shape)}, ours is {tuple(shape)}")
-    return x.reshape(shape)
+from scanmax.models.weights.table import KeyTable, Row, conv, linear, norm_rows, projection
 
 
 def table(model) -> KeyTable:
@@ -49,8 +40,8 @@ def table(model) -> KeyTable:
             *norms(layer + "norm", "downsample", "/norm"),
             Row(layer + r"norm_([12])\.weight", block("norm{0}/scale")),
             Row(layer + r"norm_([12])\.bias", block("norm{0}/bias")),
-            Row(layer + r"scale_([12])", block("layer_scale{0}/scale"), _vector),
-            Row(spatial + r"gamma", block("mixer/contrast/scale"), _vector),
+            Row(layer + r"scale_([12])", block("layer_scale{0}/scale"), lead=1, trail=2),
+            Row(spatial + r"gamma", block("mixer/contrast/scale"), lead=1, trail=2),
             Row(spatial + r"proj_(in|out)\.weight", block("mixer/{0}_proj/kernel"), projection),
             Row(spatial + r"proj_(in|out)\.bias", block("mixer/{0}_proj/bias")),
             Row(spatial + r"h_conv\.conv\.weight", block("mixer/near/conv/kernel"), conv),
@@ -63,7 +54,7 @@ def table(model) -> KeyTable:
             Row(waves + r"theta\.bias", block("mlp/phase/bias")),
             Row(waves + r"proj\.weight", block("mlp/amplitude/kernel"), projection),
             Row(waves + r"proj\.bias", block("mlp/amplitude/bias")),
-            Row(waves + r"complex", block("mlp/rotation"), _vector),
+            Row(waves + r"complex", block("mlp/rotation"), lead=3),
             Row(waves + r"conv\.conv\.weight", block("mlp/conv/conv/kernel"), conv),
             *norms(waves + r"conv\.norm", "block", "/mlp/conv/norm"),
             *_gates(waves + "attn", block, "mlp/gate/"),

@@ -46,6 +46,9 @@ def test_every_tensor_of_the_release_has_its_place(name):
     tensors = {key: np.zeros(shape, np.float32) for key, shape in NAMES[name].items()}
     _, problems = convert(tensors, table.rows, shapes)
     assert not problems, problems
+    if not table.layouts:
+        # Names that are read and not written.
+        return
     # And back: all but what the authors' code works out itself.
     written, unnamed = template_of(table, shapes, "authors")
     assert not unnamed, unnamed
