@@ -86,7 +86,6 @@ TABLE = KeyTable(
         Row(r"head\.bias", "params/head/bias"),
     ),
     head=r"params/head/.*",
-    layouts={"authors": "first"},
     positions=r"params/pos_embed_\d",
     stem=r"params/stem0/conv/kernel",
 )
