@@ -51,13 +51,7 @@ def test_weights_of_a_notebook_go_to_timm_and_into_another_mixer(type_in, type_a
     swap = (*train, "--workdir=runs/scan", "--config.model.kwargs.mixer=nc_ssd")
     swap += ("--config.model.weights=softmax.safetensors", "--config.model.adapt=('mixer',)")
     mistake = [word.replace("('mixer',)", "()") for word in swap]
-    refused, scan, longer, shorter, more = type_all(
-        mistake,
-        swap,
-        (*swap, "--config.duration=30 steps"),
-        (*swap, "--config.duration=10 steps"),
-        (*train, "--from=runs/softmax", "--workdir=runs/more", "--config.duration=4 steps"),
-    )
+    refused, scan, longer = type_all(mistake, swap, (*swap, "--config.duration=30 steps"))
     assert refused[0] == 2
     assert "blocks.0.attn.qkv.weight: the model has no params/block_00/mixer/qkv" in refused[1]
     assert scan[0] == 0, scan[1]
@@ -69,7 +63,3 @@ def test_weights_of_a_notebook_go_to_timm_and_into_another_mixer(type_in, type_a
     assert "afresh params/block_00/mixer/A_log" in scan[1]
     assert longer[0] == 0, longer[1]
     assert "schedule     cosine over 30 steps, not 20: step 21 is at " in longer[1]
-    assert shorter[0] == 0, shorter[1]
-    assert "the run has taken 30 steps, and '10 steps' are 10: nothing is trained" in shorter[1]
-    assert more[0] == 0, more[1]
-    assert "optimizer    runs/softmax: its moments; the schedule begins anew" in more[1]

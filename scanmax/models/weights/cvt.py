@@ -1,5 +1,9 @@
 """CvT: the names of transformers and of the original release."""
 
+import dataclasses
+
+import flax.linen as nn
+
 from scanmax.models.weights.table import (
     KeyTable,
     Row,
@@ -60,7 +64,6 @@ TABLE = KeyTable(
     rows=(
         *_embedding(),
         *_projections(),
-        Row(_STAGE + r"cls_token", "params/cls_token", lead=1),
         Row(_BLOCK + r"(?:layernorm_before|norm1)\.weight", _PARAMS + "norm1/scale"),
         Row(_BLOCK + r"(?:layernorm_before|norm1)\.bias", _PARAMS + "norm1/bias"),
         Row(_BLOCK + r"(?:layernorm_after|norm2)\.weight", _PARAMS + "norm2/scale"),
@@ -86,3 +89,11 @@ TABLE = KeyTable(
     stem=r"params/patch_embed/kernel",
     layouts={"transformers": "first", "authors": "last"},
 )
+
+
+def table(model: nn.Module) -> KeyTable:
+    """The rows; the class token is the last stage's."""
+    last = len(model.dims) - 1
+    names = rf"(?:cvt\.encoder\.stages\.|stage){last}\.cls_token"
+    token = Row(names, "params/cls_token", lead=1)
+    return dataclasses.replace(TABLE, rows=(token, *TABLE.rows))
