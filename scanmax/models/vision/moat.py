@@ -138,7 +138,7 @@ class MoatBlock(Block):
 def averaged(x: Float[Array, "B Y X C"], size: int, stride: int) -> Float[Array, "B Yo Xo C"]:
     """Means over windows, of what of them lies on the map; as many as strides begin on it."""
     pads = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
-    sums = nn.avg_pool(x, (size, size), (stride, stride), pads) * size**2
+    sums = nn.pool(x, 0.0, jax.lax.add, (size, size), (stride, stride), pads)
     counts = []
     for side, (before, _), places in zip(x.shape[1:3], pads, sums.shape[1:3], strict=True):
         first = np.arange(places) * stride - before

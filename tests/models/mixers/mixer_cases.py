@@ -229,10 +229,7 @@ CASES = {
         order="permutation",
         order_options={"slot_init": "param", "conv_size": 0},
     ),
-    "smp_reparam": MixerCase(
-        options={"kernel_size": 5, "small_size": 3},
-        depth=2,
-    ),
+    "smp_reparam": MixerCase(options={"kernel_size": 5, "small_size": 3}, reach="prefix", depth=2),
     "smpconv": MixerCase(
         options={"generator_options": {"points": 32}, "max_length": 32},
         depth=2,
