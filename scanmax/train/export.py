@@ -1,9 +1,10 @@
 """python -m scanmax.train.export WORKDIR [--step=last] [--output=DIR] [--platforms=cpu,tpu]
-        [--format=stablehlo | saved_model | onnx] [--batch_size=N]
+        [--format=stablehlo | saved_model | onnx | weights] [--batch_size=N] [--layout=timm]
 
 Writes a trained model for programs that know nothing of scanmax: `model.safetensors` (weights) and
 `model.stablehlo` (the forward pass, for plain jax), or a folder `saved_model` for TensorFlow (extra
-tensorflow), or `model.onnx` (extra onnx); beside each `model.json` (what goes in and comes out).
+tensorflow), or `model.onnx` (extra onnx), or `weights.safetensors` in the names of another library;
+beside each `model.json` (what goes in and comes out).
 docs/export.md shows how they are read.
 """
 
@@ -31,6 +32,7 @@ FILES = {
     "stablehlo": ("model.safetensors", "model.stablehlo", "model.json"),
     "saved_model": ("saved_model", "model.json"),
     "onnx": ("model.onnx", "model.json"),
+    "weights": ("weights.safetensors", "model.json"),
 }
 
 
@@ -41,6 +43,7 @@ def export(
     batch_size: int = 0,
     platforms: tuple[str, ...] = (),
     format: str = "stablehlo",
+    layout: str = "",
 ) -> pathlib.Path:
     """Writes the files of a format.
 
@@ -49,7 +52,9 @@ def export(
       output: the folder, made where it is missing.
       batch_size: rows that the forward pass takes; 0 is any number, of ONNX one.
       platforms: what it is lowered for, of "cpu", "cuda", "rocm" and "tpu"; () is this machine's.
-      format: "stablehlo", "saved_model" or "onnx".
+      format: "stablehlo", "saved_model", "onnx" or "weights", which are the arrays alone.
+      layout: whose names and axes the weights have, "timm", "torchvision", "transformers" or
+        "authors", as `scanmax.save_weights` takes it; "" is ours. Of format "weights".
 
     Returns:
       The folder.
@@ -65,16 +70,53 @@ def export(
             raise UserError(f"unknown platform {platform!r}: {', '.join(PLATFORMS)} are known")
     if batch_size < 0:
         raise UserError(f"--batch_size={batch_size} must be at least 0")
-    if format == "onnx" and platforms:
-        raise UserError("--platforms is of stablehlo and saved_model: ONNX is of no platform")
-    if format != "stablehlo":
+    if format in ("onnx", "weights") and platforms:
+        raise UserError(f"--platforms is of stablehlo and saved_model: {format} is of no platform")
+    if layout and format != "weights":
+        raise UserError(f"--layout is of --format=weights: {format} is read by no other library")
+    if format in ("saved_model", "onnx"):
         package_of(format)
+    output = pathlib.Path(output)
+    told: dict[str, Any] = {
+        "model": trained.config.model.name,
+        "step": trained.step,
+        "class_names": trained.data["class_names"],
+        "preprocessing": trained.data.get("preprocessing"),
+        "tokenizer": trained.data.get("tokenizer"),
+        "jax": jax.__version__,
+    }
+    if format == "onnx":
+        batch_size = batch_size or 1
+    exported = None if format == "weights" else _lowered(trained, batch_size, platforms)
+    if exported is not None:
+        told |= {
+            "input": _type_of(exported.in_avals[-1]),
+            "outputs": [_type_of(leaf) for leaf in exported.out_avals],
+            "platforms": list(exported.platforms),
+        }
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if format == "weights":
+            file, own = output / "weights.safetensors", {"layout": layout or None}
+            save_weights(trained.variables, file, model=trained.model, **own)
+            told |= own
+        elif format == "stablehlo":
+            save_weights(trained.variables, output / "model.safetensors")
+            write_whole(output / "model.stablehlo", exported.serialize())
+        else:
+            told |= _write_for_others(trained, exported, output, batch_size, format)
+        write_whole(output / "model.json", json.dumps(told, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error.strerror or error}") from error
+    return output
+
+
+def _lowered(trained: Trained, batch_size: int, platforms: tuple[str, ...]) -> Any:
+    """The forward pass as a program of weights and of so many rows, 0 of any number."""
     names = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         for name, leaf in _named(trained.variables).items()
     }
-    if format == "onnx":
-        batch_size = batch_size or 1
     rows: Any = batch_size or jax.export.symbolic_shape("batch")[0]
     example = trained.example(1)
     inputs = jax.ShapeDtypeStruct((rows, *example.shape[1:]), example.dtype)
@@ -87,38 +129,15 @@ def export(
         return jax.vmap(lambda row: trained.model.apply(variables, row[None])[0])(inputs)
 
     try:
-        exported = jax.export.export(jax.jit(forward), platforms=platforms or None)(names, inputs)
+        return jax.export.export(jax.jit(forward), platforms=platforms or None)(names, inputs)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         hint = "; --batch_size=N fixes the number of rows" if not batch_size else ""
         raise UserError(f"the model cannot be exported: {reason}{hint}") from error
-    output = pathlib.Path(output)
-    outputs = [
-        {"shape": [str(size) for size in leaf.shape], "dtype": jnp.dtype(leaf.dtype).name}
-        for leaf in jax.tree.leaves(exported.out_avals)
-    ]
-    told = {
-        "model": trained.config.model.name,
-        "step": trained.step,
-        "input": {"shape": [str(size) for size in inputs.shape], "dtype": inputs.dtype.name},
-        "outputs": outputs,
-        "class_names": trained.data["class_names"],
-        "preprocessing": trained.data.get("preprocessing"),
-        "tokenizer": trained.data.get("tokenizer"),
-        "platforms": list(exported.platforms),
-        "jax": jax.__version__,
-    }
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        if format == "stablehlo":
-            save_weights(trained.variables, output / "model.safetensors")
-            write_whole(output / "model.stablehlo", exported.serialize())
-        else:
-            told |= _write_for_others(trained, exported, output, batch_size, format)
-        write_whole(output / "model.json", json.dumps(told, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write to {output}: {error.strerror or error}") from error
-    return output
+
+
+def _type_of(leaf: Any) -> dict[str, Any]:
+    return {"shape": [str(size) for size in leaf.shape], "dtype": jnp.dtype(leaf.dtype).name}
 
 
 def _write_for_others(
@@ -173,7 +192,8 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string("step", "last", "a step, last or best", flag_values=values)
     flags.DEFINE_string("output", None, "the folder; WORKDIR/export", flag_values=values)
     flags.DEFINE_integer("batch_size", 0, "rows; 0 is any number, of ONNX 1", flag_values=values)
-    flags.DEFINE_string("format", "stablehlo", "saved_model, onnx", flag_values=values)
+    flags.DEFINE_string("format", "stablehlo", "saved_model, onnx, weights", flag_values=values)
+    flags.DEFINE_string("layout", "", "whose names weights have, as timm", flag_values=values)
     flags.DEFINE_list("platforms", [], "cpu, cuda, rocm, tpu", flag_values=values)
     try:
         rest = values(["", *argv])[1:]
@@ -191,6 +211,7 @@ def main(argv: list[str]) -> int:
         batch_size=values["batch_size"].value,
         platforms=tuple(values["platforms"].value),
         format=values["format"].value,
+        layout=values["layout"].value,
     )
     for name in FILES[values["format"].value]:
         print(folder / name)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import scanmax
 from scanmax.errors import UserError
@@ -105,6 +106,22 @@ def test_a_missing_package_and_a_wrong_word_are_one_line(trained, tmp_path, monk
             export(trained, tmp_path / "out", format=format)
     with pytest.raises(UserError, match="unknown --format=savedmodel; did you mean 'saved_model'"):
         export(trained, tmp_path / "out", format="savedmodel")
-    with pytest.raises(UserError, match="ONNX is of no platform"):
+    with pytest.raises(UserError, match="onnx is of no platform"):
         export(trained, tmp_path / "out", format="onnx", platforms=("cpu",))
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_go_out_in_timms_names(trained, tmp_path):
+    export(trained, tmp_path, format="weights", layout="timm")
+    file = tmp_path / "weights.safetensors"
+    tensors = load_file(file)
+    qkv = trained.variables["params"]["block_00"]["mixer"]["qkv"]["kernel"].reshape(16, 48).T
+    np.testing.assert_array_equal(tensors["blocks.0.attn.qkv.weight"], qkv)
+    read = scanmax.load_weights(trained.model, file, (8, 8, 3))
+    jax.tree.map(np.testing.assert_array_equal, nn.unbox(read), trained.variables)
+    told = json.loads((tmp_path / "model.json").read_text())
+    assert (told["layout"], told["class_names"]) == ("timm", ["a", "b", "c"])
+    with pytest.raises(UserError, match="--layout is of --format=weights: onnx is read by no"):
+        export(trained, tmp_path, format="onnx", layout="timm")
+    with pytest.raises(UserError, match=r"tim.*timm"):
+        export(trained, tmp_path, format="weights", layout="tim")
