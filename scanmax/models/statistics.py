@@ -13,6 +13,15 @@ def at_least_float32(dtype: Any) -> Any:
     return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
 
 
+def averaging(module: Any, *names: str) -> dict[str, Any]:
+    """How a module's batch norms keep their averages, and fields of these names besides.
+
+    Returns:
+      The fields `norm_momentum` and `frozen_statistics`, for the layers within the module.
+    """
+    return {name: getattr(module, name) for name in (*names, "norm_momentum", "frozen_statistics")}
+
+
 def running_statistics(
     module: Any, x: Float[Array, "... C"], train: bool, mean: bool = True
 ) -> tuple[Float[Array, "C"] | None, Float[Array, "C"]]:

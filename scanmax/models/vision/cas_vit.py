@@ -21,6 +21,7 @@ from scanmax.models.layers import (
 from scanmax.models.mixers import with_defaults
 from scanmax.models.parts.conv_norm import ConvNorm
 from scanmax.models.registry import Variant, register_family
+from scanmax.models.statistics import averaging
 from scanmax.models.taps import tap
 from scanmax.models.vision.pyramid import Pyramid
 
@@ -133,10 +134,7 @@ class CasVit(Pyramid):
     @property
     def statistics(self) -> dict[str, Any]:
         """Fields of every batch norm."""
-        return {
-            "norm_momentum": self.norm_momentum,
-            "frozen_statistics": self.frozen_statistics,
-        }
+        return averaging(self)
 
     @nn.nowrap
     def stem(self, images: Float[Array, "B Yi Xi C"], train: bool) -> Float[Array, "B Y X D"]:

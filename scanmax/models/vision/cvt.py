@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from scanmax.models.layers import normal_init, partitioned
 from scanmax.models.mixers import with_defaults
 from scanmax.models.registry import Variant, register_family
+from scanmax.models.statistics import averaging
 from scanmax.models.vision.pyramid import Pyramid
 
 
@@ -82,10 +83,7 @@ class Cvt(Pyramid):
 
     @nn.nowrap
     def block_fields(self, stage: int) -> list[dict[str, Any]]:
-        statistics = {
-            "norm_momentum": self.norm_momentum,
-            "frozen_statistics": self.frozen_statistics,
-        }
+        statistics = averaging(self)
         options = with_defaults({"conv_projection": statistics}, self.mixer_options)
         extra = {"mixer_options": options, "prefix_tokens": self.prefix_tokens(stage)}
         return [fields | extra for fields in super().block_fields(stage)]

@@ -29,6 +29,7 @@ from scanmax.models.parts.channel_attention import SqueezeExcite
 from scanmax.models.parts.conv_norm import ConvNorm
 from scanmax.models.parts.merging import apply_rule, folded
 from scanmax.models.registry import Variant, register_family
+from scanmax.models.statistics import averaging
 from scanmax.models.taps import tap
 from scanmax.models.vision.pyramid import Pyramid
 
@@ -158,7 +159,7 @@ class LsBlock(Block):
     @property
     def statistics(self) -> dict[str, Any]:
         """Fields of all that has batch norms."""
-        return statistics_of(self)
+        return averaging(self, "merged")
 
     @nn.nowrap
     def normed(self, x: Float[Array, "B T D"], index: int | str, train: bool):
@@ -190,12 +191,6 @@ class LsBlock(Block):
             **self.dtypes,
         )
         return mlp(x.reshape(x.shape[0], *grid, x.shape[-1]), train).reshape(x.shape)
-
-
-def statistics_of(module: nn.Module) -> dict[str, Any]:
-    """The fields of a module that all its batch norms share, and whether they are folded."""
-    names = ("merged", "norm_momentum", "frozen_statistics")
-    return {name: getattr(module, name) for name in names}
 
 
 class LSNet(Pyramid):
@@ -296,7 +291,7 @@ class LSNet(Pyramid):
     @nn.nowrap
     def block_fields(self, stage: int) -> list[dict[str, Any]]:
         """The fields of each turn of a stage; of an odd number of layers each is its own turn."""
-        depth, statistics = self.depths[stage], statistics_of(self)
+        depth, statistics = self.depths[stage], averaging(self, "merged")
         if not depth:
             return []
         fields, *_ = super().block_fields(stage)

@@ -26,6 +26,7 @@ from scanmax.models.layers import (
 from scanmax.models.mixers import create_mixer, options_of, with_defaults
 from scanmax.models.parts.conv_norm import ConvNorm, halved
 from scanmax.models.registry import Feature, Variant, register_family
+from scanmax.models.statistics import averaging
 from scanmax.models.taps import tap
 from scanmax.models.vision.map_host import MapHost, stage_features
 
@@ -229,7 +230,7 @@ class NextVit(MapHost):
     @property
     def statistics(self) -> dict[str, Any]:
         """What every batch norm is told."""
-        return {"norm_momentum": self.norm_momentum, "frozen_statistics": self.frozen_statistics}
+        return averaging(self)
 
     @nn.nowrap
     def runs(self, stage: int) -> Iterator[tuple[str, type[nn.Module], dict[str, Any], int]]:

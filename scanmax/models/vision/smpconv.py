@@ -24,6 +24,7 @@ from scanmax.models.mixers.conv.point_reparam import merged_points
 from scanmax.models.parts.conv_norm import ConvNorm
 from scanmax.models.parts.merging import apply_rule, merged_conv_norm
 from scanmax.models.registry import Variant, register_family
+from scanmax.models.statistics import averaging
 from scanmax.models.vision.pyramid import Pyramid
 
 
@@ -135,11 +136,7 @@ class SmpConvNet(Pyramid):
     @property
     def after_training(self) -> dict[str, Any]:
         """Fields that say how norms are kept, of blocks and mixers alike."""
-        return {
-            "merged": self.merged,
-            "norm_momentum": self.norm_momentum,
-            "frozen_statistics": self.frozen_statistics,
-        }
+        return averaging(self, "merged")
 
     @nn.nowrap
     def conv_norm(self, x, train: bool, features: int, size: int, stride: int, name: str):

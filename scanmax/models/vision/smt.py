@@ -17,6 +17,7 @@ from scanmax.models.mixers import with_defaults
 from scanmax.models.parts.conv_mlp import ConvMlp
 from scanmax.models.parts.conv_norm import ConvNorm, he_init
 from scanmax.models.registry import Variant, register_family
+from scanmax.models.statistics import averaging
 from scanmax.models.vision.turns import TurnPyramid
 
 
@@ -73,10 +74,7 @@ class Smt(TurnPyramid):
     @property
     def statistics(self) -> dict[str, Any]:
         """Fields of every batch norm."""
-        return {
-            "norm_momentum": self.norm_momentum,
-            "frozen_statistics": self.frozen_statistics,
-        }
+        return averaging(self)
 
     @nn.nowrap
     def stem(self, images: Float[Array, "B Yi Xi C"], train: bool) -> Float[Array, "B Y X D"]:

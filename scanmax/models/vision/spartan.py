@@ -14,6 +14,7 @@ from scanmax.models.mixers import with_defaults
 from scanmax.models.parts.conv_norm import ConvNorm
 from scanmax.models.parts.wave_mlp import WaveMlp
 from scanmax.models.registry import Variant, register_family
+from scanmax.models.statistics import averaging
 from scanmax.models.vision.pyramid import Pyramid
 
 
@@ -82,10 +83,7 @@ class Spartan(Pyramid):
     @property
     def statistics(self) -> dict[str, Any]:
         """Fields of every batch norm."""
-        return {
-            "norm_momentum": self.norm_momentum,
-            "frozen_statistics": self.frozen_statistics,
-        }
+        return averaging(self)
 
     @nn.nowrap
     def stem(self, images: Float[Array, "B Yi Xi C"], train: bool) -> Float[Array, "B Y X D"]:

@@ -32,6 +32,7 @@ from scanmax.models.mixers import with_defaults
 from scanmax.models.mixers.conv.reparameterized import merge_dilated_branches
 from scanmax.models.parts.merging import apply_rule, folded
 from scanmax.models.registry import Variant, register_family
+from scanmax.models.statistics import averaging
 from scanmax.models.taps import tap
 from scanmax.models.vision.pyramid import Pyramid
 
@@ -175,10 +176,7 @@ class UniRepLKNet(Pyramid):
                 f"{len(sizes)} kernels of stage {stage}"
             )
         fields, *_ = super().block_fields(stage)
-        statistics = {
-            "norm_momentum": self.norm_momentum,
-            "frozen_statistics": self.frozen_statistics,
-        }
+        statistics = averaging(self)
         layers = []
         for size in sizes:
             own = {"kernel_size": size, "merged": self.merged, **statistics}
