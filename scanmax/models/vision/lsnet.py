@@ -27,7 +27,7 @@ from scanmax.models.mixers.base import MapMixer
 from scanmax.models.mixers.conv.reparameterized import merge_dilated_branches
 from scanmax.models.parts.channel_attention import SqueezeExcite
 from scanmax.models.parts.conv_norm import ConvNorm
-from scanmax.models.parts.merging import apply_rule, folded
+from scanmax.models.parts.merging import apply_rule, folded, merged_conv_norm
 from scanmax.models.registry import Variant, register_family
 from scanmax.models.statistics import averaging
 from scanmax.models.taps import tap
@@ -332,21 +332,13 @@ class LSNet(Pyramid):
         if self.merged:
             raise UserError("merge: this model is merged already")
         variables = merge_dilated_branches(variables)
-        variables, _ = apply_rule(variables, _merged_conv_norm)
+        variables, _ = apply_rule(variables, merged_conv_norm)
         params, statistics = dict(variables["params"]), dict(variables["batch_stats"])
         for name in ("head", "head_dist"):
             if f"{name}_norm" in params:
                 norm, averages = params.pop(f"{name}_norm"), statistics.pop(f"{name}_norm")
                 params[name] = _merged_head(params[name], norm, averages)
         return self.clone(merged=True), {**variables, "params": params, "batch_stats": statistics}
-
-
-def _merged_conv_norm(params, statistics):
-    """(parameters, statistics) of a `ConvNorm` with its norm inside."""
-    if set(params) != {"conv", "norm"}:
-        return None
-    kernel, bias = folded(params["conv"]["kernel"], params["norm"], statistics["norm"])
-    return {"conv": {"kernel": kernel, "bias": bias}}, {}
 
 
 def _merged_head(head, norm, averages):
