@@ -85,6 +85,7 @@ ROOMS = {
         "vision",
         "language",
         "sequence",
+        "fusion",
         "generation",
         "catalog",
         "shrink",
