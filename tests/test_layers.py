@@ -82,6 +82,7 @@ ROOMS = {
         "parts",
         "mixers",
         "blocks",
+        "prompts",
         "vision",
         "language",
         "sequence",

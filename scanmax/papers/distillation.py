@@ -8,7 +8,7 @@ _MODULES = "tests/train/terms/test_modules.py"
 _BATCH = "tests/train/terms/test_batch_terms.py"
 _NAMED = "tests/train/test_named.py"
 _FUSION = "tests/train/test_fusion.py"
-_PROMPTS = "tests/models/parts/test_prompts.py"
+_PROMPTS = "tests/models/test_prompts.py"
 _TOWERS = "tests/train/test_towers_terms.py"
 
 LEDGER = (
@@ -374,7 +374,7 @@ LEDGER = (
             "scanmax.train.objectives.named.SharedVectors",
             "scanmax.train.objectives.named.CaptionedClasses",
             "scanmax.models.parts.heads.UnitProjection",
-            "scanmax.models.parts.prompts.PromptedBlock",
+            "scanmax.models.prompts.PromptedBlock",
         ),
         tests=(
             f"{_NAMED}::SharedVectorsSuite",

@@ -19,7 +19,7 @@ from scanmax.errors import UserError
 from scanmax.models.blocks import Block, apply_blocks, create_norm, names_per_block
 from scanmax.models.layers import Dense, Embed, constrain, drop_path_rates
 from scanmax.models.mixers import MIXERS
-from scanmax.models.parts.prompts import prompted, with_prompts, without_prompts
+from scanmax.models.prompts import prompted, with_prompts, without_prompts
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.statistics import at_least_float32
 from scanmax.models.taps import tap

@@ -30,8 +30,8 @@ from scanmax.models.layers import (
     partitioned,
 )
 from scanmax.models.parts.positions import FourierPositions, learned_positions
-from scanmax.models.parts.prompts import prompted, with_prompts, without_prompts
 from scanmax.models.parts.stems import HmlpStem, OverlappingStem
+from scanmax.models.prompts import prompted, with_prompts, without_prompts
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
 from scanmax.models.vision.map_host import quarter_blocks, quarter_features
