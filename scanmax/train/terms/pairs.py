@@ -25,7 +25,8 @@ class OfPairs(Term):
 
     def __call__(self, student: Told, teacher: Told, batch: dict[str, Array]) -> Float[Array, "B"]:
         """[B]"""
-        if not isinstance(teacher.logits, Pairs):
+        # One teacher's pairs, or those of each of several.
+        if not isinstance(teacher.logits, tuple):
             raise UserError(
                 f"config.objective.terms: {self.name!r} asks two towers, not a fusion encoder"
             )
