@@ -50,7 +50,7 @@ def export(
     Args:
       trained: a model, as load_for_inference gives it.
       output: the folder, made where it is missing.
-      batch_size: rows that the forward pass takes; 0 is any number, of ONNX one.
+      batch_size: rows that the forward pass takes; 0 is any number, of ONNX one. Not of weights.
       platforms: what it is lowered for, of "cpu", "cuda", "rocm" and "tpu"; () is this machine's.
       format: "stablehlo", "saved_model", "onnx" or "weights", which are the arrays alone.
       layout: whose names and axes the weights have, "timm", "torchvision", "transformers" or
@@ -72,8 +72,10 @@ def export(
         raise UserError(f"--batch_size={batch_size} must be at least 0")
     if format in ("onnx", "weights") and platforms:
         raise UserError(f"--platforms is of stablehlo and saved_model: {format} is of no platform")
+    if batch_size and format == "weights":
+        raise UserError(f"--batch_size={batch_size} is of a forward pass: weights have no rows")
     if layout and format != "weights":
-        raise UserError(f"--layout is of --format=weights: {format} is read by no other library")
+        raise UserError(f"--layout={layout} is of --format=weights, not of --format={format}")
     if format in ("saved_model", "onnx"):
         package_of(format)
     output = pathlib.Path(output)

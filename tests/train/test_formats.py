@@ -121,7 +121,11 @@ def test_weights_go_out_in_timms_names(trained, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, nn.unbox(read), trained.variables)
     told = json.loads((tmp_path / "model.json").read_text())
     assert (told["layout"], told["class_names"]) == ("timm", ["a", "b", "c"])
-    with pytest.raises(UserError, match="--layout is of --format=weights: onnx is read by no"):
+    with pytest.raises(
+        UserError, match="--layout=timm is of --format=weights, not of --format=onnx"
+    ):
         export(trained, tmp_path, format="onnx", layout="timm")
+    with pytest.raises(UserError, match="--batch_size=4 is of a forward pass"):
+        export(trained, tmp_path, format="weights", batch_size=4)
     with pytest.raises(UserError, match=r"tim.*timm"):
         export(trained, tmp_path, format="weights", layout="tim")
