@@ -195,8 +195,6 @@ def from_arrays(
             Rows(image, label, np.flatnonzero(mask)) for mask in (~held_out, held_out)
         )
         how = f"{options.held_out:g} of each class held out by split_seed {options.split_seed}"
-    if not len(evaluation):
-        raise UserError(f"{where} leaves nothing to hold out: its classes hold one image each")
     classes = len(names) or 1 + max(int(label.max()) for _, label in parts)
     mean, std = IMAGENET_NORMALISATION if shape[-1] == 3 else ((0.5,), (0.5,))
     return Source(

@@ -173,15 +173,13 @@ def image_source(
       notes: what else a user is told.
 
     Raises:
-      UserError: nothing is left to hold out, or channels that cannot be.
+      UserError: channels that cannot be.
     """
     check_channels(options.channels)
     if not how:
         held_out = stratified(labels, keys(options.split_seed), options.held_out)
         how = f"{options.held_out:g} of each class held out by split_seed {options.split_seed}"
     train, evaluation = (at(np.flatnonzero(mask)) for mask in (~held_out, held_out))
-    if not len(evaluation):
-        raise UserError(f"{where} leaves nothing to hold out: its classes hold one image each")
     mean, std = IMAGENET_NORMALISATION if options.channels == 3 else ((0.5,), (0.5,))
     told = (
         f"{len(names)} classes, {len(train)} training and {len(evaluation)} held-out images of "

@@ -118,8 +118,6 @@ def open_source(config: DataConfig) -> Source:
     train, evaluation = (
         Images(root, index, np.flatnonzero(mask), channels) for mask in (~held_out, held_out)
     )
-    if not len(evaluation):
-        raise UserError(f"{root} leaves nothing to hold out: its classes hold one image each")
     notes = [
         f"{len(index.class_names)} classes, {len(train)} training and {len(evaluation)} held-out "
         f"images of {root} ({how})"

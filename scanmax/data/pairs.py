@@ -135,7 +135,7 @@ def from_arrays(data: Mapping[str, Any], config: DataConfig, where: str = "data"
         how = "eval_image"
     else:
         keys = np.random.default_rng(options.split_seed).random(rows)
-        places, how = split(keys, options, where)
+        places, how = split(keys, options)
     parts = {}
     for part, kept in places.items():
         own = part if has_part else ""
@@ -188,7 +188,7 @@ def from_captions(root: pathlib.Path, config: DataConfig) -> Source:
         places = {"": np.flatnonzero(~mask), "eval_": np.flatnonzero(mask)}
     else:
         keys = name_keys((os.fsencode(row[0]) for row in found), options.split_seed)
-        places, how = split(keys, options, str(root))
+        places, how = split(keys, options)
     train, held = (Paired(images.at(at), tokens[at]) for at in places.values())
     return source_of(
         train,
@@ -232,11 +232,9 @@ def caption(text: str, tokenizer: Tokenizer, length: int) -> np.ndarray:
     return np.pad(tokens.astype(np.int32), (0, length - len(tokens)))
 
 
-def split(keys: np.ndarray, options: Options, where: str) -> tuple[dict[str, np.ndarray], str]:
+def split(keys: np.ndarray, options: Options) -> tuple[dict[str, np.ndarray], str]:
     """Places of both parts, and what says which is which."""
     mask = stratified(np.zeros(len(keys), np.int32), keys, options.held_out)
-    if not mask.any():
-        raise UserError(f"{where} leaves nothing to hold out: it holds one pair")
     told = f"{options.held_out:g} held out by split_seed {options.split_seed}"
     return {"": np.flatnonzero(~mask), "eval_": np.flatnonzero(mask)}, told
 

@@ -133,13 +133,14 @@ def load(
       The pipeline.
 
     Raises:
-      UserError: unknown or unprepared data, or sizes that cannot be split.
+      UserError: unknown or unprepared data, none held out, or sizes that cannot be split.
     """
     eval_batch_size = eval_batch_size or batch_size
     for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
         if size < 1 or size % process_count:
             raise UserError(f"{name}={size} does not split over {process_count} processes")
     source = sources.open_source(config, data)
+    check_held_out(source, config)
     transform = transforms.for_source(source, config)
     rows = Rows(batch_size, config.augment.repeats if source.kind in WITH_IMAGES else 1)
     rows.check(len(source.train), config.name)
@@ -189,6 +190,20 @@ def load(
         class_tokens=source.class_tokens,
         decode=source.decode,
     )
+
+
+def check_held_out(source: Source, config: DataConfig) -> None:
+    """Says that training needs a held-out part; scores of all the data need none.
+
+    Raises:
+      UserError: nothing is held out.
+    """
+    if not len(source.eval):
+        needs = "a class needs two" if source.kind == "image" else "there have to be two"
+        raise UserError(
+            f"{config.data_dir or config.name} leaves nothing to hold out of {len(source.train)} "
+            f"examples: {needs} where no part of the data is for that"
+        )
 
 
 def is_labelled(source: Source) -> bool:

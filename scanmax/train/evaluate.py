@@ -170,7 +170,9 @@ def examples_of(source: Source, part: str) -> Iterator[Any]:
     parts = {"held_out": [source.eval], "train": [source.train]}
     sequences = parts.get(part) or [source.train, source.eval]
     if not sum(len(sequence) for sequence in sequences):
-        raise UserError(f"--part={part} holds no image")
+        others = len(source.train) + len(source.eval)
+        told = f"; --part=all holds {others}" if others else ""
+        raise UserError(f"--part={part} holds no image{told}")
     for sequence in sequences:
         for number in range(len(sequence)):
             yield sequence[number]

@@ -70,7 +70,7 @@ def small(family, name, own):
     return scanmax.create_model(name, **{**fields, **(own or {})}), jnp.zeros((1, size, size, 3))
 
 
-@pytest.mark.parametrize(("family", "name", "own"), cases())
+@pytest.mark.parametrize(("family", "name", "own"), [*cases()])
 def test_every_layout_of_every_family_is_read_back(family, name, own):
     model, example = small(family, name, own)
     variables = jax.eval_shape(model.init, jax.random.key(0), example)
@@ -144,6 +144,7 @@ def test_names_that_a_pattern_stands_for():
     last = [name for name, _ in spellings(r"a\.(?:x|y)(\d+)(?:\.z)?", [0, 12], is_last=True)]
     assert last[0] == "a.y0"
     assert [*spellings(r"(?:s(\d)|t([2-3]))w", [])][-1] == ("t3w", ("", "3"))
+    assert [name for name, _ in spellings(r"b_(\d\d)", [0, 12])] == ["b_00", "b_12"]
     with pytest.raises(ValueError, match="nobody can tell which names"):
         [*spellings(r"a\.\w+", [0])]
 

@@ -27,6 +27,10 @@ def _param(path: Callable[..., str]) -> Callable[..., str]:
     return lambda *groups: "params/" + path(*groups)
 
 
+# What every block has.
+_FIRST = _param(_block("norm1/scale"))
+
+
 def _conv_norm(pattern: str, path: Callable[[str], Callable[..., str]]) -> tuple[Row, ...]:
     """A convolution and its norm; `path` of a tail says where they go."""
     return (
@@ -54,9 +58,16 @@ TABLE = KeyTable(
         Row(_BLOCK + r"norm([12])\.bias", _param(_block("norm{0}/bias"))),
         Row(_BLOCK + r"filter\.w([12])", _param(_block("mixer/fc{0}_kernel"))),
         Row(_BLOCK + r"filter\.b([12])", _param(_block("mixer/fc{0}_bias"))),
-        # Behind the last block.
-        Row(_BLOCKS + r"global_rep\.\d+\.weight", _param(_stage("norm/scale"))),
-        Row(_BLOCKS + r"global_rep\.\d+\.bias", _param(_stage("norm/bias"))),
+        # Behind the last block, and counted like one.
+        *(
+            Row(
+                _BLOCK + theirs,
+                lambda layer, _, ours=ours: f"params/stage{layer - 1}_norm/{ours}",
+                having=lambda layer, index: _FIRST(layer, index - 1),
+                lacking=_FIRST,
+            )
+            for theirs, ours in (("weight", "scale"), ("bias", "bias"))
+        ),
         *_conv_norm(_BLOCKS + "conv_proj", lambda tail: _stage("project" + tail)),
         *_conv_norm(_BLOCKS + "fusion", lambda tail: _stage("fuse" + tail)),
         Row(r"classifier\.fc\.weight", "params/head/kernel", linear),
@@ -64,4 +75,5 @@ TABLE = KeyTable(
     ),
     head=r"params/head/.*",
     stem=r"params/stem0/conv/kernel",
+    layouts={"authors": "first"},
 )

@@ -107,7 +107,7 @@ def spellings(
 
     Args:
       pattern: of literals, "\d", "\d+", classes of single characters, groups, "|" and "?".
-      numbers: what "\d+" stands for.
+      numbers: what "\d+" stands for, and "\d\d" with a zero in front.
       is_last: the last of alternatives comes first, and what may be left out is left out first.
 
     >>> [name for name, _ in spellings(r"(norm|fc)\.(?:a|b)(\d+)?", [7])][:4]
@@ -120,15 +120,15 @@ def spellings(
 
 _TOKEN = re.compile(r"\\d|\\w|\\.|\[[^]]*\]|\(\?:|\(|\)|\||\?|\+|\*|.")
 _DIGITS = tuple("0123456789")
-# A part of a name that is a number of any size.
-_ANY_NUMBER = "number"
+# Parts of a name that are a number: of any size, or of two digits.
+_ANY_NUMBER, _TWO_DIGITS = "number", "two digits"
 
 
 @functools.lru_cache(maxsize=4096)
 def _parsed(pattern: str):
     """(alternatives, number of groups); an alternative is a sequence of parts.
 
-    A part is the texts that it may be, `_ANY_NUMBER`, or (alternatives, group or None).
+    A part is the texts that it may be, a number of some size, or (alternatives, group or None).
     """
     tokens = _TOKEN.findall(pattern)[::-1]
     groups = 0
@@ -152,6 +152,8 @@ def _parsed(pattern: str):
                 inner = alternatives()
                 tokens.pop()
                 parts.append((inner, group))
+            elif token == r"\d" and parts and parts[-1] == _DIGITS:
+                parts[-1] = _TWO_DIGITS
             elif token == r"\d":
                 parts.append(_DIGITS)
             elif token[0] == "[":
@@ -186,8 +188,9 @@ def _joined(
         yield "", {}
         return
     part, group = parts[start], None
-    if part == _ANY_NUMBER or isinstance(part[0], str):
-        texts = numbers if part == _ANY_NUMBER else part[::-1] if is_last else part
+    if isinstance(part, str) or isinstance(part[0], str):
+        known_numbers = {_ANY_NUMBER: numbers, _TWO_DIGITS: [x.zfill(2) for x in numbers]}
+        texts = known_numbers[part] if isinstance(part, str) else part[::-1] if is_last else part
         heads = [(text, {}) for text in texts]
     else:
         tree, group = part

@@ -1,10 +1,10 @@
 """MAXIM: the names of the authors' checkpoints, Flax's own behind "opt/target/"."""
 
-from collections.abc import Callable
+import re
 
 import numpy as np
 
-from scanmax.models.weights.table import KeyTable, Row, Shape, same
+from scanmax.models.weights.table import KeyTable, Row, Shape, of_shape, same
 
 _STAGE = r"(?:opt/target/)?stage_(\d+)_"
 _LEAF = r"/(kernel|bias|scale)"
@@ -19,6 +19,8 @@ _GATES = {
     r"encoder_block_(\d+)/cross_gating_block/": "gate",
     r"cross_gating_block_(\d+)/": "cross",
 }
+# What a stage has that the next one listens to.
+_SAYS = "params/stage{0}_attention{1}_gate/kernel"
 # Of a block, of its channel attention, and of a gate: theirs to ours.
 _MIXER = {
     r"LayerNorm_in": "norm1",
@@ -52,23 +54,33 @@ _CROSS = {
 }
 
 
+@of_shape(lambda ours: (1, 1, *ours) if len(ours) == 2 else ours)
+def _conv(x: np.ndarray, shape: Shape) -> np.ndarray:
+    """A convolution or its bias; one of 1x1 is a linear layer here."""
+    return same(x, shape)
+
+
+@of_shape(lambda ours: ours)
 def turned(x: np.ndarray, shape: Shape) -> np.ndarray:
     """A transposed convolution of Flax, whose taps count from the far end."""
     return same(x, shape) if x.ndim != 4 else same(x[::-1, ::-1], shape)
 
 
-def _rows(pattern: str, path: str, pairs: dict[str, str]) -> tuple[Row, ...]:
+def _rows(pattern: str, path: str, pairs: dict[str, str], **fields: str) -> tuple[Row, ...]:
     """A row for each pair; the leaf is the last group, the others fill ours in."""
-
-    def place(ours: str) -> Callable[..., str]:
-        return lambda *groups: f"{(path + ours).format(*groups)}/{groups[-1]}"
-
-    return tuple(Row(pattern + theirs + _LEAF, place(ours)) for theirs, ours in pairs.items())
+    found = []
+    for theirs, ours in pairs.items():
+        whole = pattern + theirs + _LEAF
+        place = f"{path}{ours}/{{{re.compile(whole).groups - 1}}}"
+        is_conv = re.search(r"Conv_|conv_|input_proj", theirs)
+        found.append(Row(whole, place, _conv if is_conv else same, **fields))
+    return tuple(found)
 
 
 def _unit(pattern: str, name: str) -> tuple[Row, ...]:
     block = f"params/stage{{0}}_{name}{{1}}_block_{{2:02d}}/"
-    attention = _STAGE + pattern + r"channel_attention_block_1_?(\d+)/"
+    between = "_" if name == "bottom" else ""
+    attention = _STAGE + pattern + rf"channel_attention_block_1{between}(\d+)/"
     return (
         *_rows(
             _STAGE + pattern,
@@ -81,6 +93,7 @@ def _unit(pattern: str, name: str) -> tuple[Row, ...]:
             Row(
                 f"{attention}channel_attention/Conv_{index}/{leaf}",
                 f"{block}channel_attention/{to}",
+                _conv,
             )
             for index, ours in enumerate(("squeeze", "excite"))
             for leaf, to in (("kernel", ours), ("bias", f"{ours}_bias"))
@@ -114,10 +127,21 @@ def table(model) -> KeyTable:
                     r"input_conv_(\d+)": "input{1}",
                     r"encoder_block_(\d+)/Conv_1": "shrink{1}",
                     r"supervised_attention_module_(\d+)/Conv_0": "attention{1}_value",
-                    r"supervised_attention_module_(\d+)/Conv_1": "image{1}",
                     r"supervised_attention_module_(\d+)/Conv_2": "attention{1}_gate",
-                    r"output_conv_(\d+)": "image{1}",
                 },
+            ),
+            # Of a stage's image: with what it says to the next stage, or of the last one alone.
+            *_rows(
+                _STAGE,
+                "params/stage{0}_",
+                {r"supervised_attention_module_(\d+)/Conv_1": "image{1}"},
+                having=_SAYS,
+            ),
+            *_rows(
+                _STAGE,
+                "params/stage{0}_",
+                {r"output_conv_(\d+)": "image{1}"},
+                lacking=_SAYS,
             ),
             *(
                 Row(_STAGE + f"{pattern}ConvTranspose_0" + _LEAF, path, turned)
@@ -126,8 +150,9 @@ def table(model) -> KeyTable:
                     (r"cross_gating_block_(\d+)/", "params/stage{0}_enlarge{1}/{2}"),
                 )
             ),
-            Row(r"(?:opt/target/)?UpSampleRatio_(\d+)/Conv_0" + _LEAF, brought),
+            Row(r"(?:opt/target/)?UpSampleRatio_(\d+)/Conv_0" + _LEAF, brought, _conv),
             # The optimizer's, which the release's own reader leaves as well.
             Row(r"opt/(?!target/).*", ()),
         ),
+        layouts={"authors": "last"},
     )

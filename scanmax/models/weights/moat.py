@@ -8,7 +8,9 @@ Averages of the weights have a suffix there: keep these or the others, and drop 
 
 from collections.abc import Callable
 
-from scanmax.models.weights.table import KeyTable, Row
+import numpy as np
+
+from scanmax.models.weights.table import KeyTable, Row, Shape, of_shape, same
 
 _BLOCK = r"moat/block_(\d\d)_(\d\d)/"
 _STEM = r"(?:moat/stem/)?"
@@ -42,11 +44,18 @@ def _norm(name: str, ours: str) -> tuple[Row, ...]:
     )
 
 
-def _layer(name: str, ours: str, kernel: str = "kernel") -> tuple[Row, ...]:
+def _layer(name: str, ours: str, kernel: str = "kernel", lead: int = 2) -> tuple[Row, ...]:
+    """A layer, of 1x1 convolutions where the kernel has axes in front."""
     return (
-        _row(_BLOCK + f"{name}/{kernel}", _block(f"{ours}/kernel")),
+        _row(_BLOCK + f"{name}/{kernel}", _block(f"{ours}/kernel"), lead=lead),
         _row(_BLOCK + f"{name}/bias", _block(f"{ours}/bias")),
     )
+
+
+@of_shape(lambda ours: (*ours[:2], ours[3], ours[2]))
+def _depthwise(x: np.ndarray, shape: Shape) -> np.ndarray:
+    """[ky, kx, channels, 1] to [ky, kx, 1, channels]."""
+    return same(x, shape)
 
 
 TABLE = KeyTable(
@@ -66,8 +75,12 @@ TABLE = KeyTable(
         *_layer("se/expand_conv2d", "conv/excite"),
         *_layer("shrink_conv", "conv/project"),
         *_layer("shortcut_conv", "shortcut"),
-        *_layer("attention/o", "mixer/out", "weight"),
-        _row(_BLOCK + "depthwise_conv/depthwise_kernel", _block("conv/conv/kernel")),
+        *_layer("attention/o", "mixer/out", "weight", 0),
+        _row(
+            _BLOCK + "depthwise_conv/depthwise_kernel",
+            _block("conv/conv/kernel"),
+            transform=_depthwise,
+        ),
         _row(
             _BLOCK + "attention/relative_position_embedding",
             _block("mixer/relative_bias"),
@@ -86,9 +99,10 @@ TABLE = KeyTable(
         ),
         _row(r"moat/final_layer_norm/gamma", "params/norm/scale"),
         _row(r"moat/final_layer_norm/beta", "params/norm/bias"),
-        _row(r"moat/logits_head/kernel", "params/head/kernel"),
+        _row(r"moat/logits_head/kernel", "params/head/kernel", lead=2),
         _row(r"moat/logits_head/bias", "params/head/bias"),
     ),
     head=r"params/head/.*",
     stem=r"params/stem0/kernel",
+    layouts={"authors": "last"},
 )

@@ -197,17 +197,19 @@ def laid_out_like(template: Tensors, ours: Tensors, rows: Sequence[Row], told_as
 def put_back(row: Row, shape: Shape, arrays: list[np.ndarray]) -> np.ndarray:
     """The tensor of that shape which a row lays out as these arrays.
 
-    A row moves numbers about and changes none: laid out by it, the places of the tensor's numbers
-    say where each of ours came from.
+    A row moves numbers about, and may turn their signs: laid out by it, the places of the tensor's
+    numbers, counted from one, say where each of ours came from.
 
     Raises:
       ValueError: shapes that do not fit, or a row that computes something.
     """
     size = int(np.prod(shape))
-    places = row.apply(np.arange(size, dtype=np.float64).reshape(shape), [x.shape for x in arrays])
+    counted = np.arange(1, size + 1, dtype=np.float64)
+    places = row.apply(counted.reshape(shape), [x.shape for x in arrays])
     flat = np.concatenate([place.ravel() for place in places])
-    if flat.size != size or not np.array_equal(np.sort(flat), np.arange(size)):
+    if flat.size != size or not np.array_equal(np.sort(np.abs(flat)), counted):
         raise ValueError("its layout is no rearrangement of ours")
     tensor = np.empty(size, arrays[0].dtype)
-    tensor[flat.astype(np.int64)] = np.concatenate([np.ravel(x) for x in arrays])
+    values = np.concatenate([np.ravel(x) for x in arrays])
+    tensor[np.abs(flat).astype(np.int64) - 1] = np.where(flat < 0, -values, values)
     return tensor.reshape(shape)

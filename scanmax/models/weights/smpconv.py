@@ -4,15 +4,31 @@ from collections.abc import Callable
 
 import numpy as np
 
-from scanmax.models.weights.table import KeyTable, Row, Shape, conv, linear, norm_rows, same
+from scanmax.models.weights.table import (
+    KeyTable,
+    Row,
+    Shape,
+    conv,
+    linear,
+    norm_rows,
+    of_shape,
+    same,
+)
 
 # Mixers and MLPs are counted together, by turns.
 _PART = r"stages\.(\d)\.blocks\.(\d+)\."
 _POINTS = _PART + r"large_kernel\.smp\.conv\."
 
 
-def _block(tail: str) -> Callable[..., str]:
-    return lambda stage, index: f"stage{stage}_block_{index // 2:02d}/{tail}"
+def _block(tail: str, half: int = 0) -> Callable[..., str]:
+    """A path within a mixer, or (half 1) within an MLP."""
+
+    def path(stage: int, index: int) -> str:
+        if index % 2 != half:
+            raise IndexError(index)
+        return f"stage{stage}_block_{index // 2:02d}/{tail}"
+
+    return path
 
 
 def _param(tail: str) -> Callable[..., str]:
@@ -24,11 +40,13 @@ def _layer(number: int, leaf: str) -> Callable[..., str]:
     mixer = "mixer/in_proj" if number == 1 else "mixer/out_proj"
 
     def path(stage: int, index: int) -> str:
-        return _block((f"mlp/fc{number}" if index % 2 else mixer) + leaf)(stage, index)
+        half = index % 2
+        return _block((f"mlp/fc{number}" if half else mixer) + leaf, half)(stage, index)
 
     return path
 
 
+@of_shape(lambda ours: (1, *ours))
 def _positions(x: np.ndarray, shape: Shape) -> np.ndarray:
     """[1, P, 2] to [P, 2]: theirs go right and up from what is made, ours down and right from it.
 
@@ -40,6 +58,7 @@ def _positions(x: np.ndarray, shape: Shape) -> np.ndarray:
     return np.stack([x[0, :, 1], -x[0, :, 0]], axis=-1)
 
 
+@of_shape(lambda ours: (1, *ours[::-1]))
 def _transposed(x: np.ndarray, shape: Shape) -> np.ndarray:
     """[1, C, P] to [P, C]."""
     if x.shape != (1, *shape[::-1]):
@@ -60,7 +79,7 @@ TABLE = KeyTable(
         Row(_DOWN + r"conv\.weight", lambda *g: "params/" + _shrinking("conv/kernel")(*g), conv),
         *norm_rows(_DOWN + "bn", _shrinking("norm")),
         *norm_rows(_PART + "prelkb_bn", _block("norm1")),
-        *norm_rows(_PART + "preffn_bn", _block("norm2")),
+        *norm_rows(_PART + "preffn_bn", _block("norm2", 1)),
         *(
             row
             for number in (1, 2)
@@ -74,7 +93,7 @@ TABLE = KeyTable(
             )
         ),
         Row(_POINTS + r"weight_coord", _param("mixer/points/positions"), _positions),
-        Row(_POINTS + r"radius", _param("mixer/points/radius"), same),
+        Row(_POINTS + r"radius", _param("mixer/points/radius"), same, lead=1, trail=2),
         Row(_POINTS + r"weights", _param("mixer/points/weights"), _transposed),
         # Where the kernel is sampled, which its size says.
         Row(_POINTS + r"kernel_coord", ()),
@@ -91,4 +110,5 @@ TABLE = KeyTable(
     ),
     head=r"params/head/.*",
     stem=r"params/stem0/conv/kernel",
+    layouts={"authors": "first"},
 )

@@ -62,24 +62,30 @@ TABLE = KeyTable(
         Row(_SOFT + r"mha\.W_q\.bias", _block("mixer/query/bias"), bias),
         Row(_SOFT + r"mha\.W_v\.weight", _block("mixer/value/kernel"), linear),
         Row(_SOFT + r"mha\.W_v\.bias", _block("mixer/value/bias"), bias),
-        Row(_SOFT + r"mha\.ff\.weight", _block("mixer/out/kernel"), linear_of_heads),
-        Row(_SOFT + r"mha\.ff\.bias", _block("mixer/out/bias")),
         Row(_KERNEL + r"Qlandmark_op\.weight", _block("mixer/landmark_conv/kernel"), conv),
         Row(_KERNEL + r"Qnorm_act\.0\.weight", _block("mixer/landmark_norm/scale")),
         Row(_KERNEL + r"Qnorm_act\.0\.bias", _block("mixer/landmark_norm/bias")),
         Row(_KERNEL + r"conv\.weight", _block("mixer/conv_kernel"), conv),
-        Row(_SOFT + r"ff([12])\.weight", _block("mlp/fc{0}/kernel"), linear),
-        Row(_SOFT + r"ff([12])\.bias", _block("mlp/fc{0}/bias")),
-        Row(_BLOCK + r"(?:att\.)?norm([12])\.weight", _block("norm{0}/scale")),
-        Row(_BLOCK + r"(?:att\.)?norm([12])\.bias", _block("norm{0}/bias")),
+        # Of the last stage's blocks, which attend as usual, the names are others.
+        *(
+            Row(f"{name}\\.{theirs}", _block(ours), transform, having=_block(only))
+            for norm, layer, out, only in (
+                (_SOFT + "norm", _SOFT + "ff", _SOFT + r"mha\.ff", "mixer/query/kernel"),
+                (_BLOCK + "norm", _BLOCK + r"mlp\.fc", _BLOCK + r"attn\.proj", "mixer/qkv/kernel"),
+            )
+            for name, theirs, ours, transform in (
+                (norm + "([12])", "weight", "norm{0}/scale", same),
+                (norm + "([12])", "bias", "norm{0}/bias", same),
+                (layer + "([12])", "weight", "mlp/fc{0}/kernel", linear),
+                (layer + "([12])", "bias", "mlp/fc{0}/bias", same),
+                (out, "weight", "mixer/out/kernel", linear_of_heads),
+                (out, "bias", "mixer/out/bias", same),
+            )
+        ),
         Row(_BLOCK + r"attn\.q\.weight", _block("mixer/qkv/kernel"), linear, part=(0, 1)),
         Row(_BLOCK + r"attn\.q\.bias", _block("mixer/qkv/bias"), bias, part=(0, 0)),
         Row(_BLOCK + r"attn\.kv\.weight", _block("mixer/qkv/kernel"), linear, part=((1, 2), 1)),
         Row(_BLOCK + r"attn\.kv\.bias", _block("mixer/qkv/bias"), bias, part=((1, 2), 0)),
-        Row(_BLOCK + r"attn\.proj\.weight", _block("mixer/out/kernel"), linear),
-        Row(_BLOCK + r"attn\.proj\.bias", _block("mixer/out/bias")),
-        Row(_BLOCK + r"mlp\.fc([12])\.weight", _block("mlp/fc{0}/kernel"), linear),
-        Row(_BLOCK + r"mlp\.fc([12])\.bias", _block("mlp/fc{0}/bias")),
         Row(r"norm\.weight", "params/norm/scale"),
         Row(r"norm\.bias", "params/norm/bias"),
         Row(r"head\.weight", "params/head/kernel", linear),
@@ -88,4 +94,5 @@ TABLE = KeyTable(
     head=r"params/head/.*",
     positions=r"params/pos_embed_\d",
     stem=r"params/stem0/conv/kernel",
+    layouts={"authors": "first"},
 )
