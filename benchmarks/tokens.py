@@ -61,7 +61,7 @@ def _cluster_dense(features, values, grid):
     mask = jax.nn.one_hot(jnp.argmax(near, -2), 4, axis=-2)
     near = near * mask
     total = (near[..., None] * worth[..., None, :, :]).sum(-2) + centers(values)
-    clusters = total / (mask.sum(-1, keepdims=True) + 1)
+    clusters = total / (near.sum(-1, keepdims=True) + 1)
     y = (near[..., None] * clusters[..., None, :]).sum(-3)
     return jnp.moveaxis(y, 1, 2)
 
