@@ -90,7 +90,8 @@ def linear_attention(
         taken and K V is at most 64 * 64, "recurrent", which is faster there.
       chunk_size: tokens per chunk (a power of two with decays per channel; rounded up).
       precision: of every matrix product, as in jax.lax.dot_general.
-      implementation: "xla" (also None), or "pallas" as in `ssd`: no decay, or one per head.
+      implementation: "xla" (also None), or "pallas" as in `ssd`, whose chunks are of a multiple of
+        128 tokens, of 64 with decays per channel.
 
     Returns:
       [*B, T, H, V] in the dtype of value; with `return_state` also the state [*B, H, K, V].
@@ -118,11 +119,8 @@ def linear_attention(
     check_shape("segment_ids", segment_ids, value.shape[:-2], "[*B, T]")
     dtype = accumulator_dtype(query, key, value, log_decay, initial_state)
     query, key = features(query, feature_map), features(key, feature_map)
-    per_channel = log_decay is not None and log_decay.ndim == query.ndim
     arrays = (query, key, value)
-    backend = backend_of(
-        "linear_attention", implementation, form, is_causal, dtype, *arrays, per_channel=per_channel
-    )
+    backend = backend_of("linear_attention", implementation, form, is_causal, dtype, *arrays)
     tokens, initial_state, spoiled = quarantine(
         segment_ids,
         (query, key, value),

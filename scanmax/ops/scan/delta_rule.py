@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Int
 from scanmax.ops.contract import (
     accumulator_dtype,
     check_choice,
-    check_implementation,
     check_rank,
     check_shape,
     op,
@@ -19,7 +18,8 @@ from scanmax.ops.contract import (
     vary_together,
 )
 from scanmax.ops.scan.diagonal import join_blocks, segment_sums
-from scanmax.ops.scan.recurrence import flat_batch, forget, one_by_one
+from scanmax.ops.scan.kernel_chunks import delta_rule_kernel
+from scanmax.ops.scan.recurrence import backend_of, by_heads, flat_batch, forget, one_by_one
 from scanmax.ops.segments import FORMS, quarantine, spoil, spoil_rows, spoil_state
 
 # Tokens of one system at most. What they write is summed before it cancels in the state, so that
@@ -79,13 +79,15 @@ def delta_rule(
         taken and K V is at most 64 * 64, "recurrent", which is faster there.
       chunk_size: tokens per chunk, at most 256; 32 trains fastest on CPU.
       precision: of every matrix product, as in jax.lax.dot_general.
-      implementation: only "xla".
+      implementation: "xla" (also None), or "pallas": a kernel for TPUs (interpreted on a CPU) of
+        causal sequences in chunks of a multiple of 64 tokens, whose gradient keeps one state each.
 
     Returns:
       [*B, T, H, V] in the dtype of value; with `return_state` also the state [*B, H, K, V].
 
     Raises:
       ValueError: an array of the wrong shape, an unknown form, a state without is_causal.
+      NotImplementedError: a named implementation that cannot serve; the message says why.
 
     Example:
       >>> import jax.numpy as jnp
@@ -98,7 +100,6 @@ def delta_rule(
     Reference: zoology-mqar
     """
     check_choice("form", form, FORMS)
-    check_implementation("delta_rule", implementation, ("xla",))
     _check(query, key, value, beta, log_decay, 3)
     batch, (heads, width), dim = value.shape[:-3], value.shape[-2:], query.shape[-1]
     require_causal_states(is_causal, initial_state, return_state)
@@ -117,10 +118,16 @@ def delta_rule(
     if initial_state is None:
         initial_state = jnp.zeros((*batch, heads, dim, width), dtype)
     log_decay = jnp.zeros(beta.shape, dtype) if log_decay is None else log_decay.astype(dtype)
+    arrays = (query, key, value)
+    backend = backend_of("delta_rule", implementation, form, is_causal, dtype, *arrays)
     options = {"form": form, "chunk_size": chunk_size, "precision": precision}
 
     def rule(reverse=False):
         decay = log_decay if segment_ids is None else forget(log_decay, segment_ids, reverse)
+        if backend == "pallas":
+            flat = [flat_batch(x, len(batch)) for x in (query, key, value, beta, decay)]
+            kernel = delta_rule_kernel(precision, min(chunk_size, LARGEST_CHUNK))
+            return by_heads(kernel, flat, flat_batch(initial_state, len(batch)))
         tokens = [x.astype(dtype) for x in (query, key, value, beta, decay)]
         *tokens, state = vary_together(
             *(flat_batch(x, len(batch)) for x in tokens),

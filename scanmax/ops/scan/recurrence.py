@@ -26,6 +26,7 @@ from scanmax.ops.contract import (
 )
 from scanmax.ops.scan import pallas
 from scanmax.ops.scan.diagonal import join_blocks, join_ends, pair_decays, segment_sums
+from scanmax.ops.scan.kernel_chunks import channels_kernel
 from scanmax.ops.segments import segment_starts
 
 # Numbers in a head's state, K V, up to which tokens one by one outrun chunks on a CPU. Forward
@@ -112,6 +113,9 @@ def run(
     comes with a decay per head. `backend` is that of `backend_of`.
     """
     if backend == "pallas":
+        if log_decay is not None and log_decay.ndim == value.ndim:
+            kernel = channels_kernel(diagonal, precision, chunk_size)
+            return by_heads(kernel, [query, key, value, log_decay], state)
         return _kernel(query, key, value, log_decay, state, weight, chunk_size, precision)
     options = {
         "diagonal": diagonal,
@@ -128,7 +132,7 @@ def run(
     return evaluate(query, key, value, log_decay, state, weight)
 
 
-def backend_of(op_name, implementation, form, is_causal, dtype, *arrays, per_channel=False) -> str:
+def backend_of(op_name, implementation, form, is_causal, dtype, *arrays) -> str:
     """The backend of a recurrence, "xla" unless another is asked for and serves.
 
     Raises:
@@ -138,7 +142,6 @@ def backend_of(op_name, implementation, form, is_causal, dtype, *arrays, per_cha
     for there, obstacle in (
         (form in ("parallel", "recurrent"), f"form={form!r}"),
         (not is_causal, "is_causal=False"),
-        (per_channel, "a decay per channel"),
         (dtype != jnp.float32, f"sums in {dtype}"),
     ):
         if there:
@@ -146,6 +149,15 @@ def backend_of(op_name, implementation, form, is_causal, dtype, *arrays, per_cha
     available = ("xla",) if obstacles else ("xla", "pallas")
     check_implementation(op_name, implementation, available, {"pallas": obstacles})
     return "xla" if implementation is None else first_available(implementation, available)
+
+
+def by_heads(kernel, arrays, state):
+    """A kernel of arrays [B, T, H, ...]: y [B, T, H, V] and the state [B, H, K, V], in float32."""
+    (batch, _, heads, width), dim = arrays[2].shape, arrays[0].shape[-1]
+    if state is None:
+        state = jnp.zeros((batch, heads, dim, width), jnp.float32)
+    y, state = kernel.run([jnp.moveaxis(x, 2, 1) for x in arrays], state, jnp.float32)
+    return jnp.moveaxis(y, 1, 2), state
 
 
 def _kernel(query, key, value, log_decay, state, weight, chunk_size, precision):
@@ -160,13 +172,13 @@ def _kernel(query, key, value, log_decay, state, weight, chunk_size, precision):
         state = jnp.zeros((batch, heads, dim, width), jnp.float32)
     chunk_size += -chunk_size % 128
 
-    def by_heads(x, dtype):
+    def heads_first(x, dtype):
         x = jnp.moveaxis(x.astype(dtype), 2, 1)
         # tokens of zeros that do not decay leave the state as it is
         return jnp.pad(x, [(0, 0), (0, 0), (0, -length % chunk_size)] + [(0, 0)] * (x.ndim - 3))
 
-    arrays = [by_heads(x, operands) for x in (query, key, value)]
-    arrays += [by_heads(log_decay, jnp.float32), state.astype(jnp.float32)]
+    arrays = [heads_first(x, operands) for x in (query, key, value)]
+    arrays += [heads_first(log_decay, jnp.float32), state.astype(jnp.float32)]
     local = functools.partial(pallas.chunked, chunk_size, precision, platform() == "cpu")
     y, state = over_mesh(local, arrays)
     return jnp.moveaxis(y[:, :, :length], 1, 2).astype(jnp.float32), state

@@ -11,7 +11,6 @@ from scanmax.ops.contract import (
     accumulator_dtype,
     align,
     check_choice,
-    check_implementation,
     check_rank,
     check_shape,
     op,
@@ -22,7 +21,8 @@ from scanmax.ops.contract import (
     vary_together,
 )
 from scanmax.ops.scan.diagonal import scan_leading, segment_sums
-from scanmax.ops.scan.recurrence import flat_batch
+from scanmax.ops.scan.kernel_chunks import selective_kernel
+from scanmax.ops.scan.recurrence import backend_of, flat_batch
 from scanmax.ops.scan.ssd import time_steps, with_skip
 from scanmax.ops.segments import (
     FORMS,
@@ -33,6 +33,9 @@ from scanmax.ops.segments import (
     spoil_rows,
     spoil_state,
 )
+
+# Channels of one program of the kernel.
+BLOCK = 512
 
 
 @op("dt_softplus", "is_causal", "return_state", "form", "chunk_size", "implementation")
@@ -81,13 +84,15 @@ def selective_scan(
         scan, chunk after chunk; "parallel" scans all T at once, and keeps [*B, T, D, N].
         None: "recurrent" on CPU, where it is the fastest, else "chunked".
       chunk_size: tokens between the states kept for the backward pass, which recomputes the rest.
-      implementation: only "xla".
+      implementation: "xla" (also None), or "pallas": a kernel for TPUs (interpreted on a CPU) of
+        causal sequences, which keeps a state every 16 tokens whatever chunk_size is.
 
     Returns:
       [*B, T, D] in the dtype of x; with `return_state` also the state [*B, D, N].
 
     Raises:
       ValueError: an array of the wrong shape, an unknown form, a state without is_causal.
+      NotImplementedError: a named implementation that cannot serve; the message says why.
 
     Example:
       >>> import jax.numpy as jnp
@@ -99,7 +104,6 @@ def selective_scan(
     Reference: hidden-mamba-attention
     """
     check_choice("form", form, FORMS)
-    check_implementation("selective_scan", implementation, ("xla",))
     _check(x, dt, A, B, C, D, dt_bias, 2)
     batch, length, (dim, states) = x.shape[:-2], x.shape[-2], A.shape
     require_causal_states(is_causal, initial_state, return_state)
@@ -109,6 +113,7 @@ def selective_scan(
         segment_ids, (x, dt, B, C), state=initial_state, factors=4, is_causal=is_causal
     )
     dtype = accumulator_dtype(x, dt, A, B, C, initial_state)
+    backend = backend_of("selective_scan", implementation, form, is_causal, dtype, x, dt, B, C)
     if initial_state is None:
         initial_state = jnp.zeros((*batch, dim, states), dtype)
     if form is None:
@@ -126,6 +131,9 @@ def selective_scan(
             tokens = [y if y is None else jnp.flip(y, 1) for y in tokens]
         # [B, N, D]: the channels vectorise
         state = flat_batch(initial_state.astype(dtype), len(batch)).swapaxes(1, 2)
+        if backend == "pallas":
+            y, state = _by_kernel(*tokens, state, A.astype(dtype).T)
+            return y.reshape(x.shape), state
         *tokens, keep, state, rates = vary_together(*tokens, state, A.astype(dtype).T)
         y, state = _run(*tokens, state, rates, keep, form, chunk_size)
         return (jnp.flip(y, 1) if reverse else y).reshape(x.shape), state
@@ -164,6 +172,27 @@ def _run(x, dt, B, C, state, A, keep, form, chunk_size):
         state, y = lax.scan(body, state, chunks)
     y = lax.collapse(y, 0, 2).swapaxes(0, 1)
     return y[:, :length], state
+
+
+def _by_kernel(x, dt, B, C, keep, state, A):
+    """`_run` by the kernel, in blocks of up to `BLOCK` channels."""
+    batch, length, dim = x.shape
+    # blocks of whole rows of the chip's memory, but for a single one
+    dims = dim + (-dim % 128 if dim > 128 else 0)
+    block = max((n for n in range(128, BLOCK + 1, 128) if dims % n == 0), default=dims)
+    blocks = dims // block
+
+    def split(y):
+        y = jnp.pad(y, [(0, 0)] * (y.ndim - 1) + [(0, dims - dim)])
+        return jnp.moveaxis(y.reshape(*y.shape[:-1], blocks, block), -2, 1)
+
+    starts = jnp.zeros((batch, length, 1), x.dtype) if keep is None else 1 - keep
+    starts = jnp.broadcast_to(starts[:, None, :, 0], (batch, blocks, length))
+    rates = jnp.broadcast_to(A, (batch, *A.shape))
+    arrays = [split(x), split(dt), B[:, None], C[:, None], starts, split(rates)]
+    y, state = selective_kernel().run(arrays, split(state), jnp.float32)
+    y, state = (jnp.moveaxis(each, 1, -2) for each in (y, state))
+    return tuple(lax.collapse(each, each.ndim - 2)[..., :dim] for each in (y, state))
 
 
 def _associative(A, h, chunk):

@@ -7,13 +7,12 @@ from scanmax.ops.contract import (
     accumulator_dtype,
     align,
     check_choice,
-    check_implementation,
     check_rank,
     check_shape,
     op,
     require_causal_states,
 )
-from scanmax.ops.scan.recurrence import decayed_products, flat_batch, forget, run, step
+from scanmax.ops.scan.recurrence import backend_of, decayed_products, flat_batch, forget, run, step
 from scanmax.ops.segments import (
     FORMS,
     quarantine,
@@ -69,13 +68,15 @@ def wkv6(
         taken and K V is at most 64 * 64, "recurrent", which is faster there.
       chunk_size: tokens per chunk, rounded up to a power of two.
       precision: of every matrix product, as in jax.lax.dot_general.
-      implementation: only "xla".
+      implementation: "xla" (also None), or "pallas": a kernel for TPUs (interpreted on a CPU) of
+        causal sequences in chunks of a multiple of 64 tokens, whose gradient keeps one state each.
 
     Returns:
       [*B, T, H, V] in the dtype of value; with `return_state` also the state [*B, H, K, V].
 
     Raises:
       ValueError: an array of the wrong shape, an unknown form, a state without is_causal.
+      NotImplementedError: a named implementation that cannot serve; the message says why.
 
     Example:
       >>> import jax.numpy as jnp
@@ -87,7 +88,6 @@ def wkv6(
     Reference: rwkv-clip
     """
     check_choice("form", form, FORMS)
-    check_implementation("wkv6", implementation, ("xla",))
     _check(query, key, value, log_decay, bonus, 3)
     require_causal_states(is_causal, initial_state, return_state)
     batch, (heads, width), dim = value.shape[:-3], value.shape[-2:], key.shape[-1]
@@ -105,7 +105,10 @@ def wkv6(
     dtype = accumulator_dtype(query, key, value, log_decay, bonus, initial_state)
     inputs = [flat_batch(x, len(batch)) for x in (query, key, value, log_decay, segment_ids)]
     initial_state = flat_batch(initial_state, len(batch))
+    arrays = (query, key, value)
+    backend = backend_of("wkv6", implementation, form, is_causal, dtype, *arrays)
     options = {"form": form, "chunk_size": chunk_size, "precision": precision, "dtype": dtype}
+    options["backend"] = backend
     y, state = _past(*inputs, initial_state, options)
     if not is_causal:
         flipped = [None if x is None else jnp.flip(x, 1) for x in inputs]

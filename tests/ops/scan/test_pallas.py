@@ -117,9 +117,6 @@ def test_what_it_does_not_serve_is_named():
     half = arrays | {"x": arrays["x"].astype(jnp.float16)}
     with pytest.raises(NotImplementedError, match="dtype float16, float32"):
         ops.ssd(**half, implementation="pallas")
-    x = arrays["x"]
-    with pytest.raises(NotImplementedError, match="a decay per channel"):
-        ops.linear_attention(x, x, x, log_decay=-x * x, implementation="pallas")
 
 
 def test_a_language_model_trains_by_it():

@@ -25,8 +25,10 @@ def attend(
 ):
     """An op of the linear family on arrays [B, T, ...], whole or from a state on: (y, state).
 
-    Causal linear attention of unpacked tokens that a mesh splits exchanges states alone.
+    Causal linear attention of unpacked tokens that a mesh splits exchanges states alone, unless
+    `options` name another implementation than XLA's.
     """
+    implementation = options.pop("implementation", None)
     if state is not None and arrays["value"].shape[1] == 1:
         token = {name: x if x is None else x[:, 0] for name, x in arrays.items()}
         y, state = step(state, **token, **options)
@@ -35,11 +37,14 @@ def attend(
         op is ops.linear_attention
         and is_causal
         and "segment_ids" not in options
+        and implementation in (None, "xla")
         and splits_tokens()
     ):
         op = ops.context_linear_attention
     else:
         options["is_causal"] = is_causal or state is not None
+        if implementation is not None:
+            options["implementation"] = implementation
     if state is None:
         return op(**arrays, **options), None
     return op(**arrays, initial_state=state, return_state=True, **options)

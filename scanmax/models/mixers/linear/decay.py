@@ -20,7 +20,14 @@ from scanmax.models.statistics import at_least_float32
 
 
 class Decayed(Recurrent):
-    """Linear attention with a decay, whole or from a state on."""
+    """Linear attention with a decay, whole or from a state on.
+
+    Attributes:
+      implementation: the backend of whole sequences, "xla" or "pallas", as of
+        `ops.linear_attention`; None is "xla".
+    """
+
+    implementation: str | None = None
 
     @nn.nowrap
     def linear(self, query, key, value, log_decay, state, packed):
@@ -32,7 +39,12 @@ class Decayed(Recurrent):
         )
         arrays = {"query": query, "key": key, "value": value, "log_decay": log_decay}
         return attend(
-            ops.linear_attention, ops.linear_attention_step, arrays, state=state, **options
+            ops.linear_attention,
+            ops.linear_attention_step,
+            arrays,
+            state=state,
+            implementation=self.implementation,
+            **options,
         )
 
 

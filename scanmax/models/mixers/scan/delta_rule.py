@@ -36,6 +36,8 @@ class Delta(Recurrent):
       key_factor, value_factor: widths of keys and values over the model's.
       conv_width: taps of the causal convolution.
       negative: beta in (0, 2), with which a state may turn over, instead of (0, 1).
+      implementation: the backend of whole sequences, "xla" or "pallas", as of
+        `ops.delta_rule`; None is "xla".
     """
 
     formula: ClassVar[str] = "S_t = (I - b_t k_t k_t^T) S_(t-1) + b_t k_t (x) v_t,  y_t = S_t^T q_t"
@@ -47,6 +49,7 @@ class Delta(Recurrent):
     value_factor: float = 1.0
     conv_width: int = 4
     negative: bool = False
+    implementation: str | None = None
 
     @nn.nowrap
     def widths(self, dim: int) -> tuple[int, int]:
@@ -119,6 +122,7 @@ class Delta(Recurrent):
         if not self.is_causal:
             options["is_causal"] = False
         self.sow_attention(length, lambda: ops.delta_rule_matrix(query, key, beta, **options))
+        options["implementation"] = self.implementation
         if memory is None:
             return ops.delta_rule(*arrays, **options), None
         if length == 1:

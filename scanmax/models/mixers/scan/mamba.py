@@ -29,6 +29,8 @@ class Mamba(Mixer):
       dt_rank: width through which the step sizes go; None is the model's width / 16, rounded up.
       conv_bias: a bias in the convolution.
       out_scale: factor on the initial output projection; a host of depth L gives 1 / sqrt(L).
+      implementation: the backend of whole sequences, "xla" or "pallas", as of
+        `ops.selective_scan`; None is "xla".
 
     Reference: hidden-mamba-attention
     """
@@ -49,6 +51,7 @@ class Mamba(Mixer):
     dt_rank: int | None = None
     conv_bias: bool = True
     out_scale: float = 1.0
+    implementation: str | None = None
 
     @nn.compact
     def __call__(
@@ -67,7 +70,12 @@ class Mamba(Mixer):
         )(x)
         inputs, gate = jnp.split(projected, 2, axis=-1)
         ssm = SelectiveSsm(
-            self.heads, self.d_state, self.dt_rank or -(-dim // 16), name="ssm", **dtypes
+            self.heads,
+            self.d_state,
+            self.dt_rank or -(-dim // 16),
+            implementation=self.implementation,
+            name="ssm",
+            **dtypes,
         )
         kernel, bias = self.filter(inner)
         packed = self.packed(segment_ids, state)

@@ -33,6 +33,8 @@ class SelectiveSsm(nn.Module):
       dt_rank: width through which dt goes; None is channels / 16, rounded up.
       dt_min, dt_max: the steps of a zero input start log-uniformly between them.
       dt_scale: factor on the initial kernel of `dt_proj`, uniform in +- dt_scale / sqrt(dt_rank).
+      implementation: the backend of whole sequences, "xla" or "pallas", as of
+        `ops.selective_scan`; None is "xla".
     """
 
     heads: int = 1
@@ -41,6 +43,7 @@ class SelectiveSsm(nn.Module):
     dt_min: float = 1e-3
     dt_max: float = 1e-1
     dt_scale: float = 1.0
+    implementation: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -64,10 +67,11 @@ class SelectiveSsm(nn.Module):
             "initial_state": initial_state,
             "return_state": return_state or initial_state is not None,
         }
-        if is_causal and segment_ids is None and splits_tokens():
+        by_context = self.implementation in (None, "xla") and splits_tokens()
+        if is_causal and segment_ids is None and by_context:
             return ops.context_selective_scan(x, **arrays, **options)
         options |= {"segment_ids": segment_ids, "is_causal": is_causal}
-        return ops.selective_scan(x, **arrays, **options)
+        return ops.selective_scan(x, **arrays, **options, implementation=self.implementation)
 
     def matrix(
         self,

@@ -198,6 +198,8 @@ class Wkv6(_Rwkv):
       mix_rank: rank of the mixing weights that depend on the token.
       decay_rank: rank of the decay's dependence on the token.
       norm_epsilon: of the norm over heads.
+      implementation: the backend of whole sequences, "xla" or "pallas", as of `ops.wkv6`; None is
+        "xla".
     """
 
     formula: ClassVar[str] = (
@@ -211,6 +213,7 @@ class Wkv6(_Rwkv):
     mix_rank: int = 32
     decay_rank: int = 64
     norm_epsilon: float = 1e-5
+    implementation: str | None = None
 
     @nn.compact
     def __call__(
@@ -242,10 +245,10 @@ class Wkv6(_Rwkv):
             y, sums = ops.wkv6_step(sums, *(array[:, 0] for array in arrays), bonus)
             y = y[:, None]
         elif state is not None:
-            resumed = {"initial_state": sums, "return_state": True}
-            y, sums = ops.wkv6(*arrays, bonus, **resumed, **packed)
+            options |= {"initial_state": sums, "return_state": True, "is_causal": True}
+            y, sums = ops.wkv6(*arrays, bonus, implementation=self.implementation, **options)
         else:
-            y = ops.wkv6(*arrays, bonus, **options)
+            y = ops.wkv6(*arrays, bonus, implementation=self.implementation, **options)
         scale = self.vector("norm_scale", ones_init, (self.heads, width)).astype(self.dtype)
         shift = self.vector("norm_bias", zeros_init, (self.heads, width)).astype(self.dtype)
         y = ops.layer_norm(y, epsilon=self.norm_epsilon) * spread(scale, y) + spread(shift, y)

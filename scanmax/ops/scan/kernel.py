@@ -1,0 +1,297 @@
+"""Recurrences over chunks of tokens as Pallas kernels for TPUs, from the equation of one chunk.
+
+    y, S' = chunk(S, q, k, ...)        of a chunk's tokens, S what it enters with
+
+A program takes one head of a row through all chunks and keeps S in the chip's own memory; HBM holds
+the arrays, and for the gradient the states between chunks. The backward pass walks from the last
+chunk to the first and pulls gradients back through `chunk` itself, in the kernel: a recurrence is
+its equation, once. `chunk` has matrices alone, so that the chip's compiler lowers both ways:
+
+    lower(c)[i, j] = 1 where i >= j,   L = exp(lower (a where i > j)),   E = exp(lower a)
+
+Sums of decays are sums of their own terms, never a difference of two.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from scanmax.ops.contract import over_mesh, platform
+
+# A decay to nothing, in place of a logarithm that is not finite: exp of it is 0, 0 times it is 0.
+NOTHING = -1e30
+# How a kernel holds an array [B, heads or groups, ...] of its call.
+TOKENS, ROWS, WEIGHTS = "tokens", "rows", "weights"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A recurrence of which each chunk is `chunk(state, *arrays) -> (y, state)`.
+
+    Attributes:
+      name: of the program.
+      chunk: of [K, V] in float32 and, for each array, what its kind says; its y is [c, V].
+      kinds: of each array, "tokens" [B, G, T, X], of which a program holds [c, X], of its head's
+        group; "rows" [B, H, T], [1, c]; "weights" [B, H, X, Y], [X, Y] in all chunks.
+      chunk_size: tokens of a chunk, a multiple of 8.
+    """
+
+    name: str
+    chunk: Callable
+    kinds: tuple[str, ...]
+    chunk_size: int
+
+    def run(self, arrays, state, dtype):
+        """y [B, H, T, V] in `dtype` and the last state [B, H, K, V] in float32.
+
+        Tokens of zeros are put behind the last one: with a decay of 0 they must leave the state.
+        """
+        at = self.kinds.index(TOKENS)
+        length = arrays[at].shape[2]
+        pad = -length % self.chunk_size
+        if pad:
+            arrays = [
+                x
+                if kind == WEIGHTS
+                else jnp.pad(x, [(0, 0), (0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 3))
+                for x, kind in zip(arrays, self.kinds)
+            ]
+        local = functools.partial(_recurrence, self, dtype, platform() == "cpu")
+        y, state = over_mesh(local, [state.astype(jnp.float32), *arrays])
+        return y[:, :, :length], state
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _recurrence(kernel, dtype, interpret, state, *arrays):
+    return _forward(kernel, dtype, interpret, state, *arrays)[:2]
+
+
+def _keeping(kernel, dtype, interpret, state, *arrays):
+    y, last, states = _forward(kernel, dtype, interpret, state, *arrays, keep=True)
+    return (y, last), (states, *arrays)
+
+
+def _backward(kernel, dtype, interpret, kept, gradients):
+    states, *arrays = kept
+    d_y, d_last = gradients
+    at = _Layout(kernel, states[:, :, 0], arrays, d_y.shape[-1], reverse=True)
+    d_state, *found = at.call(
+        functools.partial(_backward_kernel, kernel),
+        [("states", states), ("y", d_y), ("state", d_last), *at.inputs(arrays)],
+        [("state", jnp.float32), *at.gradients()],
+        interpret,
+    )
+    found = [at.summed(x, like, kind) for x, like, kind in zip(found, arrays, kernel.kinds)]
+    return d_state, *found
+
+
+_recurrence.defvjp(_keeping, _backward)
+
+
+def _forward(kernel, dtype, interpret, state, *arrays, keep=False):
+    shapes = [_held(kind, x.shape, kernel.chunk_size) for kind, x in zip(kernel.kinds, arrays)]
+    held = [jax.ShapeDtypeStruct(shape, x.dtype) for shape, x in zip(shapes, arrays)]
+    one = jax.ShapeDtypeStruct(state.shape[2:], jnp.float32)
+    width = jax.eval_shape(kernel.chunk, one, *held)[0].shape[1]
+    at = _Layout(kernel, state, arrays, width)
+    outputs = [("y", dtype), ("state", jnp.float32)]
+    outputs += [("states", jnp.float32)] if keep else []
+    return at.call(
+        functools.partial(_forward_kernel, kernel),
+        [("state", state), *at.inputs(arrays)],
+        outputs,
+        interpret,
+    )
+
+
+def _forward_kernel(kernel, s_ref, *refs):
+    from jax.experimental import pallas as pl
+
+    arrays, (y_ref, last_ref, *states_ref, state_ref) = _split(kernel, refs)
+
+    @pl.when(pl.program_id(2) == 0)
+    def start():
+        state_ref[...] = s_ref[...]
+
+    state = state_ref[...]
+    for ref in states_ref:
+        ref[...] = state
+    y, state = kernel.chunk(state, *(ref[...] for ref in arrays))
+    y_ref[...] = y.astype(y_ref.dtype)
+    state_ref[...] = state
+
+    @pl.when(pl.program_id(2) == pl.num_programs(2) - 1)
+    def end():
+        last_ref[...] = state_ref[...]
+
+
+def _backward_kernel(kernel, states_ref, dy_ref, dlast_ref, *refs):
+    from jax.experimental import pallas as pl
+
+    arrays, (dstate_ref, *gradient_refs, carry_ref) = _split(kernel, refs)
+    first = pl.program_id(2) == 0
+
+    @pl.when(first)
+    def start():
+        carry_ref[...] = dlast_ref[...]
+        for kind, ref in zip(kernel.kinds, gradient_refs):
+            if kind == WEIGHTS:
+                ref[...] = jnp.zeros(ref.shape, ref.dtype)
+
+    values = [ref[...] for ref in arrays]
+    _, pull = jax.vjp(kernel.chunk, states_ref[...], *values)
+    d_state, *gradients = pull((dy_ref[...].astype(jnp.float32), carry_ref[...]))
+    for kind, ref, gradient in zip(kernel.kinds, gradient_refs, gradients):
+        before = ref[...] if kind == WEIGHTS else 0
+        ref[...] = before + gradient.astype(jnp.float32)
+    carry_ref[...] = d_state
+
+    @pl.when(pl.program_id(2) == pl.num_programs(2) - 1)
+    def end():
+        dstate_ref[...] = carry_ref[...]
+
+
+def _split(kernel, refs):
+    return refs[: len(kernel.kinds)], refs[len(kernel.kinds) :]
+
+
+def _held(kind, shape, chunk_size):
+    """What a program holds of an array of that shape at a time."""
+    return {
+        TOKENS: (chunk_size, shape[-1]),
+        ROWS: (1, chunk_size),
+        WEIGHTS: tuple(shape[2:]),
+    }[kind]
+
+
+class _Layout:
+    """Grid and blocks of a call: rows, heads, chunks from first to last or back."""
+
+    def __init__(self, kernel, state, arrays, width, reverse=False):
+        self.kernel, self.reverse = kernel, reverse
+        self.c = kernel.chunk_size
+        self.B, self.H, *self.state = state.shape
+        at = kernel.kinds.index(TOKENS)
+        self.chunks = arrays[at].shape[2] // self.c
+        self.arrays, self.width = arrays, width
+
+    def inputs(self, arrays):
+        """Each array as the grid takes it, with its kind and groups."""
+        return [
+            ((kind, x.shape), x.reshape(self.B, self.H, self.chunks, 1, self.c))
+            if kind == ROWS
+            else ((kind, x.shape), x)
+            for kind, x in zip(self.kernel.kinds, arrays)
+        ]
+
+    def gradients(self):
+        """Kinds and dtypes of the gradients of the arrays, each head's its own."""
+        return [
+            ((kind, (self.B, self.H, *x.shape[2:])), jnp.float32)
+            for kind, x in zip(self.kernel.kinds, self.arrays)
+        ]
+
+    def summed(self, gradient, like, kind):
+        """The gradient of an array, over the heads that shared it."""
+        if kind == TOKENS and like.shape[1] != self.H:
+            groups = like.shape[1]
+            parts = (self.B, groups, self.H // groups, *like.shape[2:])
+            gradient = gradient.reshape(parts).sum(2)
+        return gradient.reshape(like.shape).astype(like.dtype)
+
+    def block(self, kind):
+        """The whole array's shape, the block's, and its place of (row, head, chunk)."""
+        kind, shape = kind if isinstance(kind, tuple) else (kind, None)
+        lead = (self.B, self.H)
+        if kind == "y":
+            kind, shape = TOKENS, (*lead, self.chunks * self.c, self.width)
+        if kind == TOKENS:
+            shared = self.H // shape[1]
+            place = (lambda b, h, t: (b, h // shared, t, 0)) if shared > 1 else None
+            place = place or (lambda b, h, t: (b, h, t, 0))
+            return shape, (None, None, self.c, shape[-1]), place
+        if kind == ROWS:
+            shape = (*lead, self.chunks, 1, self.c)
+            return shape, (None, None, None, 1, self.c), lambda b, h, t: (b, h, t, 0, 0)
+        if kind == "states":
+            shape = (*lead, self.chunks, *self.state)
+            return shape, (None, None, None, *self.state), lambda b, h, t: (b, h, t, 0, 0)
+        inner = self.state if kind == "state" else shape[2:]
+        return (*lead, *inner), (None, None, *inner), lambda b, h, t: (b, h, 0, 0)
+
+    def spec(self, kind):
+        from jax.experimental import pallas as pl
+
+        _, block, place = self.block(kind)
+        if self.reverse:
+            return pl.BlockSpec(block, lambda b, h, t: place(b, h, self.chunks - 1 - t))
+        return pl.BlockSpec(block, place)
+
+    def call(self, body, inputs, outputs, interpret):
+        from jax.experimental import pallas as pl
+        from jax.experimental.pallas import tpu as pltpu
+
+        way = "backward" if self.reverse else "forward"
+        return pl.pallas_call(
+            body,
+            grid=(self.B, self.H, self.chunks),
+            in_specs=[self.spec(kind) for kind, _ in inputs],
+            out_specs=[self.spec(kind) for kind, _ in outputs],
+            out_shape=[jax.ShapeDtypeStruct(self.block(kind)[0], dtype) for kind, dtype in outputs],
+            scratch_shapes=[pltpu.VMEM(tuple(self.state), jnp.float32)],
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("parallel", "parallel", "arbitrary")
+            ),
+            interpret=interpret,
+            name=f"{self.kernel.name}_{way}",
+        )(*(x for _, x in inputs))
+
+
+# What chunks are made of.
+
+
+def dot(x, y, contract=(1, 0), precision=None):
+    """The product in float32 that sums over one axis of x and one of y."""
+    dimensions = (((contract[0],), (contract[1],)), ((), ()))
+    return lax.dot_general(
+        x, y, dimensions, precision=precision, preferred_element_type=jnp.float32
+    )
+
+
+def summed(mask, x):
+    """mask x in float32 for a mask of rows and columns: sums of rows of x, exact to rounding."""
+    return dot(mask.astype(jnp.float32), x, precision=lax.Precision.HIGHEST)
+
+
+def places(size):
+    """Row and column of each entry of a [size, size] matrix."""
+    shape = (size, size)
+    return lax.broadcasted_iota(jnp.int32, shape, 0), lax.broadcasted_iota(jnp.int32, shape, 1)
+
+
+def column(row):
+    """[1, c] -> [c, 1]."""
+    i, j = places(row.shape[1])
+    return jnp.sum(jnp.where(i == j, row, 0.0), 1, keepdims=True)
+
+
+def one_row(x, place):
+    """Row `place` of x, [1, X]."""
+    i = lax.broadcasted_iota(jnp.int32, x.shape, 0)
+    return jnp.sum(jnp.where(i == place, x, 0.0), 0, keepdims=True)
+
+
+def finite(log_decay):
+    """Logarithms of decays in float32, `NOTHING` for those that are not finite."""
+    return jnp.maximum(log_decay.astype(jnp.float32), NOTHING)
+
+
+def row_bytes(shape, dtype) -> int:
+    """What an array takes of the chip's memory, whose rows are multiples of 128 wide."""
+    *lead, width = shape
+    return math.prod(lead) * (width + -width % 128) * jnp.dtype(dtype).itemsize
