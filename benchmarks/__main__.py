@@ -2,7 +2,8 @@
 
 --list names the cases; --quick makes two rounds of the smallest shapes, to see that all is right;
 --keep puts the figures into benchmarks/tables and docs/benchmark_tables.md.
-`python -m benchmarks zoo` is all networks of images, against timm, on two threads.
+`python -m benchmarks zoo` is all networks of images, against timm, on two threads;
+`python -m benchmarks gpu` is long sequences on a GPU, beside what others run there.
 `python -m benchmarks claims [NAME ...]` measures the claims of papers again, and writes them into
 docs/claims.md.
 `python -m benchmarks pod [NAME ...]` compiles training steps for a TPU, which need not be there,
@@ -53,6 +54,7 @@ def main(argv=None) -> int:
         if not module.name.startswith(("benchmarks.__", "benchmarks.claims")):
             importlib.import_module(module.name)
     from benchmarks import harness
+    from scanmax.errors import UserError
 
     if options.list:
         width = 2 + max(map(len, harness.REGISTRY))
@@ -67,11 +69,15 @@ def main(argv=None) -> int:
             print(f"benchmarks: no case {name!r}; cases: {known}", file=sys.stderr)
             return 2
     chosen = [case for name in options.case for case in harness.GROUPS.get(name, [name])]
-    cases = chosen or sorted(harness.REGISTRY)
+    cases = chosen or sorted(set(harness.REGISTRY) - set(harness.GROUPS.get("gpu", ())))
     if options.keep:
         return keep(cases, options.seconds)
     path = options.csv or folder / "results" / f"{'-'.join(options.case) or 'all'}.csv"
-    right = harness.run(cases, seconds=options.seconds, quick=options.quick, path=path)
+    try:
+        right = harness.run(cases, seconds=options.seconds, quick=options.quick, path=path)
+    except UserError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
     return 0 if right else 1
 
 

@@ -1,6 +1,8 @@
-"""The tables of docs/scaling.md about kernels: what long attention and SSD take of a TPU chip.
+"""The tables of docs/scaling.md about kernels: what long attention and scans take of a TPU chip.
 
-    python docs/make_kernels.py attention|ssd [--chip=v5e|v6e]   # needs scanmax[tpu-compile]
+    python docs/make_kernels.py attention|ssd|recurrences [--chip=v5e|v6e]
+
+Needs scanmax[tpu-compile].
 
 All is compiled for one chip, nothing is run. Temporaries are the compiler's. Its bytes count a
 loop's body and a kernel's operands once, so that those of a table are made of the blocks: of
@@ -20,6 +22,7 @@ from scanmax import ops
 from scanmax.ops.attention.dot_product import chunks_of
 from scanmax.ops.attention.pallas import _block
 from scanmax.ops.scan import pallas as scan_kernel
+from scanmax.ops.scan.kernel_chunks import channels_kernel, delta_rule_kernel, selective_kernel
 from scanmax.train.pod import topology_devices
 
 SHAPES = {"v5e": "v5e:2x2", "v6e": "v6e:2x2"}
@@ -153,16 +156,82 @@ def ssd(mesh) -> None:
     print("\n" + ", ".join(f"{way}: {size / MIB:.1f} MiB of VMEM" for way, size in used.items()))
 
 
+def recurrence_cases(T):
+    """Name -> op of (kernel, arrays, state) and the arrays, at the sizes of published models."""
+    half, single = jnp.bfloat16, jnp.float32
+    # Gated DeltaNet 1.3B: 8 heads, keys of 256, values of 512
+    H, K, V = 8, 256, 512
+    pairs = [((1, T, H, K), half), ((1, T, H, K), half), ((1, T, H, V), half)]
+    gates = [((1, T, H), single)] * 2
+    yield (
+        "delta_rule",
+        lambda q, k, v, b, a, **o: ops.delta_rule(q, k, v, b, log_decay=a, **o),
+        [*pairs, *gates],
+    )
+    # GLA 1.3B: 4 heads, keys of 256, values of 512
+    H = 4
+    pairs = [((1, T, H, K), half), ((1, T, H, K), half), ((1, T, H, V), half)]
+    yield (
+        "linear_attention, a decay per channel",
+        lambda q, k, v, a, **o: ops.linear_attention(q, k, v, log_decay=a, **o),
+        [*pairs, ((1, T, H, K), single)],
+    )
+    # RWKV-6 1.6B: 32 heads of 64
+    heads = (1, T, 32, 64)
+    yield "wkv6", ops.wkv6, [(heads, half)] * 3 + [(heads, single), ((32, 64), single)]
+    # Mamba 790m: 3072 channels of 16 states
+    x, state = (1, T, 3072), (1, T, 16)
+    arrays = [(x, half), (x, half), ((3072, 16), single), (state, half), (state, half)]
+    yield "selective_scan", ops.selective_scan, arrays
+
+
+def recurrences(mesh) -> None:
+    """Prints the table of recurrences whose kernels come of one chunk's equation."""
+    print("| op | T | kernel: MiB of scratch | XLA, in chunks: MiB of scratch |")
+    print("| --- | --- | --- | --- |")
+    for T in (2048, 8192):
+        for name, call, arrays in recurrence_cases(T):
+            cells = []
+            for options in ({"implementation": "pallas"}, {"form": "chunked"}):
+                run = functools.partial(call, **options)
+                both = with_gradients(run)
+                y = jax.eval_shape(run, *(jax.ShapeDtypeStruct(*x) for x in arrays))
+                programs = (
+                    compiled(mesh, run, arrays),
+                    compiled(
+                        mesh, lambda *a, f=both: f(a[:-1], a[-1]), [*arrays, (y.shape, y.dtype)]
+                    ),
+                )
+                cells.append(pair(map(scratch, programs)))
+            print(f"| `{name}` | {T:,} | {cells[0]} | {cells[1]} |", flush=True)
+    print()
+    for kernel, arrays, state in (
+        (delta_rule_kernel(None), [(8, 256), (8, 256), (8, 512), (8,), (8,)], (8, 256, 512)),
+        (channels_kernel(True, None), [(4, 256), (4, 256), (4, 512), (4, 256)], (4, 256, 512)),
+        (selective_kernel(), [(6, 512), (6, 512), (1, 16), (1, 16), (6,), None], (6, 16, 512)),
+    ):
+        shapes = [
+            jax.ShapeDtypeStruct((1, *state), jnp.float32)
+            if x is None
+            else jax.ShapeDtypeStruct((1, x[0], kernel.chunk_size, *x[1:]), jnp.float32)
+            for x in arrays
+        ]
+        held = jax.ShapeDtypeStruct((1, *state), jnp.float32)
+        used = kernel.vmem_bytes(shapes, held, jnp.float32)
+        told = ", ".join(f"{way} {size / MIB:.1f}" for way, size in used.items())
+        print(f"{kernel.name}: MiB of VMEM {told}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", choices=("attention", "ssd"))
+    parser.add_argument("table", choices=("attention", "ssd", "recurrences"))
     parser.add_argument("--chip", choices=SHAPES, default="v5e")
     options = parser.parse_args()
     device = topology_devices(SHAPES[options.chip])[:1]
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=device)
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu")]
     print(f"{options.chip}, {', '.join(versions)}; forward, forward and backward\n")
-    {"attention": attention, "ssd": ssd}[options.table](mesh)
+    {"attention": attention, "ssd": ssd, "recurrences": recurrences}[options.table](mesh)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,39 @@ class Kernel:
         y, state = over_mesh(local, [state.astype(jnp.float32), *arrays])
         return y[:, :, :length], state
 
+    def vmem_bytes(self, arrays, state, dtype) -> dict[str, int]:
+        """What blocks and states take of a chip's own memory, forward and backward.
+
+        Blocks are there twice, so that one is fetched while the other is read; what a chunk's
+        equation holds between them comes besides.
+        """
+        held = self.held(arrays)
+        single = jnp.float32
+        inner = row_bytes(state.shape[2:], single)
+        y = (self.chunk_size, self.width(arrays, state))
+        values = sum(row_bytes(x.shape, x.dtype) for x in held) + row_bytes(y, dtype)
+        gradients = sum(row_bytes(x.shape, single) for x in held)
+        return {
+            "forward": 2 * (values + 3 * inner) + inner,
+            "backward": 2 * (values + gradients + 3 * inner) + inner,
+        }
+
+    def held(self, arrays):
+        """What a program holds of each array at a time."""
+        shapes = {
+            TOKENS: lambda x: (self.chunk_size, x.shape[-1]),
+            ROWS: lambda x: (1, self.chunk_size),
+            WEIGHTS: lambda x: x.shape[2:],
+        }
+        return [
+            jax.ShapeDtypeStruct(shapes[kind](x), x.dtype) for kind, x in zip(self.kinds, arrays)
+        ]
+
+    def width(self, arrays, state) -> int:
+        """Numbers of a token's y."""
+        one = jax.ShapeDtypeStruct(state.shape[2:], jnp.float32)
+        return jax.eval_shape(self.chunk, one, *self.held(arrays))[0].shape[1]
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _recurrence(kernel, dtype, interpret, state, *arrays):
@@ -94,11 +127,7 @@ _recurrence.defvjp(_keeping, _backward)
 
 
 def _forward(kernel, dtype, interpret, state, *arrays, keep=False):
-    shapes = [_held(kind, x.shape, kernel.chunk_size) for kind, x in zip(kernel.kinds, arrays)]
-    held = [jax.ShapeDtypeStruct(shape, x.dtype) for shape, x in zip(shapes, arrays)]
-    one = jax.ShapeDtypeStruct(state.shape[2:], jnp.float32)
-    width = jax.eval_shape(kernel.chunk, one, *held)[0].shape[1]
-    at = _Layout(kernel, state, arrays, width)
+    at = _Layout(kernel, state, arrays, kernel.width(arrays, state))
     outputs = [("y", dtype), ("state", jnp.float32)]
     outputs += [("states", jnp.float32)] if keep else []
     return at.call(
@@ -134,9 +163,8 @@ def _backward_kernel(kernel, states_ref, dy_ref, dlast_ref, *refs):
     from jax.experimental import pallas as pl
 
     arrays, (dstate_ref, *gradient_refs, carry_ref) = _split(kernel, refs)
-    first = pl.program_id(2) == 0
 
-    @pl.when(first)
+    @pl.when(pl.program_id(2) == 0)
     def start():
         carry_ref[...] = dlast_ref[...]
         for kind, ref in zip(kernel.kinds, gradient_refs):
@@ -158,15 +186,6 @@ def _backward_kernel(kernel, states_ref, dy_ref, dlast_ref, *refs):
 
 def _split(kernel, refs):
     return refs[: len(kernel.kinds)], refs[len(kernel.kinds) :]
-
-
-def _held(kind, shape, chunk_size):
-    """What a program holds of an array of that shape at a time."""
-    return {
-        TOKENS: (chunk_size, shape[-1]),
-        ROWS: (1, chunk_size),
-        WEIGHTS: tuple(shape[2:]),
-    }[kind]
 
 
 class _Layout:
