@@ -108,6 +108,10 @@ _OPS: dict[str, Callable[[_Shapes, int], int]] = {
         else 0
     ),
     "depthwise_conv2d": lambda shapes, size: size * math.prod(shapes[1][:2]),
+    # The convolution of each image, and the mixing of its kernel: x, kernels, weights.
+    "cond_conv2d": lambda shapes, size: (
+        size * math.prod(shapes[1][1:4]) + math.prod(shapes[2]) * math.prod(shapes[1][1:])
+    ),
     "causal_conv1d": lambda shapes, size: math.prod(shapes[0]) * shapes[1][0],
     # Each token writes and reads the K x V state of each head.
     "linear_attention": lambda shapes, size: 2 * math.prod(shapes[2]) * shapes[0][-1],

@@ -204,20 +204,27 @@ LEDGER = (
         "condconv",
         covers="the convolution with kernels mixed per example, dense, grouped and depthwise, one "
         "grouped convolution for the whole batch, and the layer with its routing, its own or "
-        "shared, and a mixer of it; not the EfficientNets",
+        "shared, a mixer of it, and the EfficientNets of the release, to which timm gives the same "
+        "numbers (a block's three convolutions share a routing); not the other networks, the "
+        "classifier of mixed weights, or the recipes",
         where=(
             "scanmax.ops.cond_conv2d",
             "scanmax.models.parts.conditional.CondConv",
+            "scanmax.models.vision.efficientnet.EfficientNet",
             "scanmax.models.mixers.ConditionalConv",
         ),
         tests=(
             "tests/ops/conv/test_conditional.py::CondConv2dTest",
             "tests/models/parts/test_conditional.py",
+            "tests/models/vision/test_efficientnet.py",
             "tests/parity/test_conditional_parity.py",
+            "tests/parity/test_efficientnet_parity.py",
         ),
         reproduced="mixing kernels is mixing convolutions: tests/ops/conv/test_conditional.py::"
         "CondConv2dTest; what it costs more is the same at every resolution: "
-        "tests/ops/conv/test_conditional.py::test_mixing_costs_the_same_at_every_resolution",
+        "tests/ops/conv/test_conditional.py::test_mixing_costs_the_same_at_every_resolution; "
+        "multiply-adds of CondConv-EfficientNet-B0: tests/models/vision/test_efficientnet.py::"
+        "test_multiply_adds_are_the_papers",
     ),
     Paper(
         "hornet",

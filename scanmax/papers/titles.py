@@ -56,6 +56,7 @@ TITLES = {
     "dhvt": "Bridging the Gap Between Vision Transformers and Convolutional Neural Networks on "
     "Small Datasets",
     "dpn": "Dual Path Networks",
+    "efficientnet": "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",
     "evonorm": "Evolving Normalization-Activation Layers",

@@ -103,6 +103,18 @@ LEDGER = (
         "tests/models/vision/test_dpn.py::test_multiply_adds_are_the_papers",
     ),
     Paper(
+        "efficientnet",
+        covers="B0 to B4 under timm's names with paddings of both kinds, weights of timm, which "
+        "gives the same numbers; not larger ones, the search, or the recipes",
+        where=("scanmax.models.vision.efficientnet.EfficientNet",),
+        tests=(
+            "tests/models/vision/test_efficientnet.py",
+            "tests/parity/test_efficientnet_parity.py",
+        ),
+        reproduced="parameters of all to the last one; multiply-adds: "
+        "tests/models/vision/test_efficientnet.py::test_multiply_adds_are_the_papers",
+    ),
+    Paper(
         "inception-v3",
         covers="the network with its auxiliary head, which training weighs like the first, weights "
         "of timm and torchvision, label smoothing; not RMSProp with its clipping, the ensembles, "

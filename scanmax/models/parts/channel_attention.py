@@ -14,7 +14,16 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.errors import UserError, suggest
-from scanmax.models.layers import BatchNorm, Conv, fan_in_uniform, partitioned, zeros_init
+from scanmax.models.layers import (
+    BatchNorm,
+    Conv,
+    Dense,
+    Initializer,
+    fan_in_uniform,
+    normal_init,
+    partitioned,
+    zeros_init,
+)
 
 
 class ChannelAttention(nn.Module):
@@ -79,6 +88,28 @@ class SqueezeExcite(ChannelAttention):
     def __call__(self, x: Float[Array, "B Y X C"], train: bool = False) -> Float[Array, "B Y X C"]:
         weights = self.mlp(x.shape[-1], self.reduction, self.use_bias)
         return ops.squeeze_excite(x.astype(self.dtype), *weights, gate=self.gate)
+
+
+def gate_by_swish(
+    x: Float[Array, "B Y X C"],
+    hidden: int,
+    inits: tuple[Initializer | None, Initializer | None] = (None, None),
+    **dtypes: Any,
+) -> Float[Array, "B Y X C"]:
+    """Squeeze-and-excitation of MobileNets: with SiLU between, in layers of the module that calls.
+
+    Args:
+      x: maps.
+      hidden: channels of the hidden layer.
+      inits: of the kernels of both layers, "squeeze" and "excite"; None is that of `Dense`.
+      dtypes: of both layers.
+    """
+    first, second = (normal_init if init is None else init for init in inits)
+    axes, channels = ("conv_in", "conv_out"), x.shape[-1]
+    gate = jnp.mean(x, axis=(1, 2), keepdims=True)
+    gate = Dense(hidden, axes, kernel_init=first, name="squeeze", **dtypes)(gate)
+    gate = Dense(channels, axes, kernel_init=second, name="excite", **dtypes)(jax.nn.silu(gate))
+    return x * nn.sigmoid(gate)
 
 
 class EfficientChannelAttention(ChannelAttention):

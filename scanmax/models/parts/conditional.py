@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax import ops
-from scanmax.models.layers import Dense, fan_in_uniform, partitioned, zeros_init
+from scanmax.models.layers import Dense, Initializer, fan_in_uniform, partitioned, zeros_init
 
 
 class CondConv(nn.Module):
@@ -22,6 +22,7 @@ class CondConv(nn.Module):
       kernel_size: one size, or (ky, kx).
       experts: kernels.
       padding, stride, dilation, groups: as in `Conv`.
+      kernel_init: of all kernels at once; None is torch's of a convolution.
 
     Reference: condconv
     """
@@ -34,6 +35,7 @@ class CondConv(nn.Module):
     dilation: int | tuple[int, int] = 1
     groups: int = 1
     use_bias: bool = False
+    kernel_init: Initializer | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -59,7 +61,7 @@ class CondConv(nn.Module):
         kernels = self.param(
             "kernel",
             partitioned(
-                fan_in_uniform(fan_in=size[0] * size[1] * inputs),
+                self.kernel_init or fan_in_uniform(fan_in=size[0] * size[1] * inputs),
                 axes,
                 inputs=(-4, -3, -2),
                 outputs=() if depthwise else (-1,),

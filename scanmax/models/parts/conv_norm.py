@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax.models.layers import Conv, Initializer, activation, ones_init
+from scanmax.models.parts.conditional import CondConv
 from scanmax.models.parts.map_norms import norm_and_bend
 
 # torch's kaiming_normal_ of mode fan_out, for ReLU.
@@ -19,6 +20,8 @@ class ConvNorm(nn.Module):
     Attributes:
       use_norm: without it the activation follows the convolution.
       padding: as in `Conv`; None keeps the size at stride 1, dilation (k // 2) on every side.
+      experts: kernels of a `CondConv`, of which the caller says each image's shares; 0 has one
+        kernel for all.
       activation: a name of ACTIVATIONS, or None.
       norm_layer: a name of MAP_NORMS; EvoNorms bend by themselves, in the activation's place.
       norm_momentum: weight of the old average at each training step; torch's momentum is the rest.
@@ -34,6 +37,7 @@ class ConvNorm(nn.Module):
     groups: int = 1
     use_bias: bool = False
     use_norm: bool = True
+    experts: int = 0
     activation: str | None = "relu"
     norm_layer: str = "batch"
     norm_epsilon: float = 1e-5
@@ -46,25 +50,30 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B Y X C"], train: bool = False
+        self,
+        x: Float[Array, "B Y X C"],
+        train: bool = False,
+        weights: Float[Array, "B n"] | None = None,
     ) -> Float[Array, "B Yo Xo F"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         size, padding = self.kernel_size, self.padding
         if padding is None:
             sides = (size, size) if isinstance(size, int) else size
             padding = tuple((self.dilation * (side // 2),) * 2 for side in sides)
-        x = Conv(
-            self.features,
-            size,
-            stride=self.stride,
-            padding=padding,
-            dilation=self.dilation,
-            groups=self.groups,
-            use_bias=self.use_bias,
-            kernel_init=self.kernel_init,
-            name="conv",
+        fields = {
+            "stride": self.stride,
+            "padding": padding,
+            "dilation": self.dilation,
+            "groups": self.groups,
+            "use_bias": self.use_bias,
+            "kernel_init": self.kernel_init,
+            "name": "conv",
             **dtypes,
-        )(x)
+        }
+        if self.experts:
+            x = CondConv(self.features, size, self.experts, **fields)(x, weights)
+        else:
+            x = Conv(self.features, size, **fields)(x)
         if not self.use_norm:
             return x if self.activation is None else activation(self.activation)(x)
         return norm_and_bend(

@@ -16,50 +16,13 @@ from scanmax.errors import UserError
 from scanmax.models.blocks import Block, apply_blocks, create_norm, names_per_block, rematerialised
 from scanmax.models.layers import constrain_last, drop_path_rates
 from scanmax.models.parts.conv_norm import ConvNorm
+from scanmax.models.parts.inverted_residual import InvertedResidual
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
 from scanmax.models.vision.map_host import MapHost, stage_features
 
 # Stages of inverted residuals alone.
 CONV_STAGES = 2
-
-
-class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution, projection, batch norms behind them; x added where it fits.
-
-    Attributes:
-      features: channels of the result.
-      stride: of the depthwise convolution.
-      expansion: channels between over those of x.
-      norm_momentum: weight of the old averages of batch norms at each training step.
-      frozen_statistics: batch norms keep their averages, in training too.
-    """
-
-    features: int
-    stride: int = 1
-    expansion: float = 4.0
-    activation: str = "relu"
-    norm_momentum: float = 0.9
-    frozen_statistics: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B Y X C"], train: bool = False
-    ) -> Float[Array, "B Yo Xo F"]:
-        statistics = {
-            "norm_momentum": self.norm_momentum,
-            "frozen_statistics": self.frozen_statistics,
-            "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
-        }
-        act, width = self.activation, round(x.shape[-1] * self.expansion)
-        y = ConvNorm(width, 1, activation=act, name="expand", **statistics)(x, train)
-        fields = {"stride": self.stride, "groups": width, "activation": act, **statistics}
-        y = ConvNorm(width, 3, name="conv", **fields)(y, train)
-        y = ConvNorm(self.features, 1, activation=None, name="project", **statistics)(y, train)
-        return x + y if self.stride == 1 and x.shape[-1] == self.features else y
 
 
 class FilterBlock(Block):

@@ -25,6 +25,7 @@ from scanmax.models.layers import (
     constrain_last,
 )
 from scanmax.models.mixers import with_defaults
+from scanmax.models.parts.channel_attention import gate_by_swish
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
 from scanmax.models.vision.map_host import MapHost, stage_features
@@ -70,9 +71,7 @@ class MobileConv(nn.Module):
         fields = {"stride": self.stride, "groups": width, "use_bias": False, **dtypes}
         x = act(norm(Conv(width, 3, name="conv", **fields)(x), "norm2"))
         if self.squeeze:
-            gate = jnp.mean(x, axis=(1, 2), keepdims=True)
-            gate = jax.nn.silu(Dense(self.squeeze, axes, name="squeeze", **dtypes)(gate))
-            x = x * nn.sigmoid(Dense(width, axes, name="excite", **dtypes)(gate))
+            x = gate_by_swish(x, self.squeeze, **dtypes)
         return Dense(self.features, axes, name="project", **dtypes)(x)
 
 
