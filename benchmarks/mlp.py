@@ -1,7 +1,9 @@
 """KAN layers, rational functions and maps over places, against torch, float32."""
 
 import functools
+import math
 
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.harness import benchmark
@@ -87,6 +89,138 @@ def block_mix(quick: bool):
             functools.partial(ops.block_mix, block_size=(size, size)),
             arrays,
             torch_peers={"the sums in torch": functools.partial(_torch_block_mix, size=size)},
+        )
+
+
+def _torch_grid_mix(x, kernel, bias, *, size):
+    """The released code's sums: cells to the front, the map over the last axis, and back."""
+    batch, rows, columns, channels = x.shape
+    down, right = rows // size, columns // size
+    z = x.reshape(batch, size, down, size, right, channels).permute(0, 2, 4, 5, 1, 3)
+    z = (z.reshape(-1, size * size) @ kernel + bias).reshape(
+        batch, down, right, channels, size, size
+    )
+    return z.permute(0, 4, 1, 5, 2, 3).reshape(x.shape)
+
+
+@benchmark("grid_mix")
+def grid_mix(quick: bool):
+    """ops.grid_mix at the finest scale of MAXIM's small network against the sums in torch."""
+    for side, width, size in ((8, 4, 4),) if quick else ((256, 32, 16), (64, 128, 8)):
+        arrays = normal((1, side, side, width), (size**2, size**2), (size**2,))
+        yield from op_rows(
+            f"{side} x {side} x {width}, grids of {size}",
+            functools.partial(ops.grid_mix, grid_size=(size, size)),
+            arrays,
+            torch_peers={"the sums in torch": functools.partial(_torch_grid_mix, size=size)},
+        )
+
+
+def _torch_token_mlp(x, kernel, bias, out_kernel, out_bias):
+    """timm's sums: tokens to the last axis, two linear maps, and back."""
+    import torch
+
+    hidden = torch.nn.functional.gelu(x.transpose(1, 2) @ kernel + bias)
+    return (hidden @ out_kernel + out_bias).transpose(1, 2)
+
+
+@benchmark("token_mlp")
+def token_mlp(quick: bool):
+    """ops.token_mlp at the sizes of Mixer-S/16 and B/16 against timm's sums in torch."""
+    for batch, tokens, width, hidden in (
+        ((1, 9, 8, 4),) if quick else ((8, 196, 512, 256), (8, 196, 768, 384))
+    ):
+        yield from op_rows(
+            f"{batch} x {tokens} x {width}, {hidden} hidden",
+            ops.token_mlp,
+            normal(
+                (batch, tokens, width), (tokens, hidden), (hidden,), (hidden, tokens), (tokens,)
+            ),
+            torch_peers={"timm's sums": _torch_token_mlp},
+        )
+
+
+def _torch_recurrence(x, *, kind):
+    """Chebyshev's or Legendre's polynomials of the released code, up to the third."""
+    import torch
+
+    terms = [torch.ones_like(x), x]
+    for m in (2, 3):
+        if kind == "chebyshev":
+            terms.append(2 * x * terms[-1] - terms[-2])
+        else:
+            terms.append(((2 * m - 1) * x * terms[-1] - (m - 1) * terms[-2]) / m)
+    return torch.stack(terms, -1)
+
+
+def _torch_bumps(x, centers):
+    width = (centers[-1] - centers[0]) / (len(centers) - 1)
+    return (-(((x[..., None] - centers) / width) ** 2)).exp()
+
+
+def _torch_hats(x, translation, scale):
+    u = (x[..., None] - translation) / scale
+    return 2 / (3**0.5 * math.pi**0.25) * (u**2 - 1) * (-(u**2) / 2).exp()
+
+
+@benchmark("kan_bases")
+def kan_bases(quick: bool):
+    """The bases of KAN layers against the released code's equations in torch."""
+    for batch, width in ((8, 4),) if quick else ((1024, 64), (1024, 256)):
+        (x,) = normal((batch, width), scale=0.5)
+        centers = np.linspace(-1, 1, 8, dtype=np.float32)
+        for kind in ("chebyshev", "legendre"):
+            yield from op_rows(
+                f"polynomial_basis, {kind}, {batch} x {width}",
+                functools.partial(ops.polynomial_basis, kind=kind),
+                [x],
+                torch_peers={"torch": functools.partial(_torch_recurrence, kind=kind)},
+            )
+        yield from op_rows(
+            f"radial_basis, 8 bumps, {batch} x {width}",
+            ops.radial_basis,
+            [x, centers],
+            torch_peers={"torch": _torch_bumps},
+            tolerance=1e-3,
+        )
+        places, widths = normal((width, 4), (width, 4))
+        yield from op_rows(
+            f"wavelet_basis, 4 hats, {batch} x {width}",
+            ops.wavelet_basis,
+            [x, places, 1 + np.abs(widths)],
+            torch_peers={"torch": _torch_hats},
+        )
+
+
+def _kan_conv(x, coefficients, kernel):
+    basis = ops.polynomial_basis(jnp.tanh(x))
+    return ops.kan_conv2d(x, basis, coefficients, kernel)
+
+
+def _torch_kan_conv(x, coefficients, kernel):
+    """The released code's sums: all powers of a map side by side, convolved, beside the base."""
+    import torch
+
+    def convolve(x, kernel):
+        return torch.nn.functional.conv2d(x, kernel.permute(3, 2, 0, 1), padding=1)
+
+    x = x.permute(0, 3, 1, 2)
+    basis = _torch_recurrence(torch.tanh(x), kind="chebyshev").movedim(-1, 2).flatten(1, 2)
+    y = convolve(basis, coefficients.flatten(2, 3))
+    return (y + convolve(torch.nn.functional.silu(x), kernel)).permute(0, 2, 3, 1)
+
+
+@benchmark("kan_conv2d")
+def kan_conv2d(quick: bool):
+    """ops.kan_conv2d over Chebyshev's polynomials against the released code's sums in torch."""
+    for batch, side, width in ((1, 6, 4),) if quick else ((4, 28, 32), (4, 14, 128)):
+        yield from op_rows(
+            f"{batch} x {side} x {side} x {width}, degree 3, 3 x 3 taps",
+            _kan_conv,
+            normal(
+                (batch, side, side, width), (3, 3, width, 4, width), (3, 3, width, width), scale=0.3
+            ),
+            torch_peers={"the sums in torch": _torch_kan_conv},
         )
 
 

@@ -60,6 +60,27 @@ def _evonorm_s0(x, v, scale, bias):
     return y.reshape(x.shape) * scale + bias
 
 
+def _evonorm_s(x, scale, bias, *, centred):
+    groups = x.reshape(x.shape[0], -1, 32, x.shape[-1] // 32)
+    size = (
+        groups.var((1, 3), unbiased=False, keepdim=True)
+        if centred
+        else (groups**2).mean((1, 3), True)
+    )
+    y = (x * x.sigmoid()).reshape(groups.shape) / (size + 1e-5).sqrt()
+    return y.reshape(x.shape) * scale + bias
+
+
+def _evonorm_b(x, variance, *vectors, kind):
+    *v, scale, bias = vectors
+    size = ((x**2).mean((1, 2), True) + 1e-5).sqrt()
+    if kind == "b0":
+        other = v[0] * x + (x.var((1, 2), unbiased=False, keepdim=True) + 1e-5).sqrt()
+    else:
+        other = (x + 1) * size if kind == "b1" else size - x
+    return x / (variance + 1e-5).sqrt().max(other) * scale + bias
+
+
 def _instance_batch(x, mean, variance, scale, bias):
     import torch
 
@@ -79,12 +100,20 @@ def _response(x, scale, bias):
 @benchmark("map_norm")
 def map_norm(quick: bool):
     """EvoNorm, instance-batch and response norm of maps: timm's sums in torch, float32."""
+    s1, s2 = (functools.partial(_evonorm_s, centred=centred) for centred in (True, False))
+    b0, b1, b2 = (functools.partial(_evonorm_b, kind=kind) for kind in ("b0", "b1", "b2"))
     for batch, side, width in ((2, 4, 32),) if quick else ((8, 28, 192), (2, 56, 96)):
         x, v, scale, bias = normal((batch, side, side, width), (width,), (width,), (width,))
         mean, variance = v[: width // 2], np.square(v[width // 2 :]) + 0.5
+        whole = np.square(v) + 0.5
         title = f"{batch} x {side} x {side} x {width}"
         for name, op, arrays, peer in (
             ("evonorm_s0, 32 groups", ops.evonorm_s0, [x, v, scale, bias], _evonorm_s0),
+            ("evonorm_s1, 32 groups", ops.evonorm_s1, [x, scale, bias], s1),
+            ("evonorm_s2, 32 groups", ops.evonorm_s2, [x, scale, bias], s2),
+            ("evonorm_b0", ops.evonorm_b0, [x, whole, v, scale, bias], b0),
+            ("evonorm_b1", ops.evonorm_b1, [x, whole, scale, bias], b1),
+            ("evonorm_b2", ops.evonorm_b2, [x, whole, scale, bias], b2),
             (
                 "instance_batch_norm",
                 ops.instance_batch_norm,

@@ -1,5 +1,6 @@
 """Mixing in the domain of frequencies, against torch, float32."""
 
+import jax
 import jax.numpy as jnp
 
 from benchmarks.harness import benchmark
@@ -117,6 +118,76 @@ def spectral_mixing(quick: bool):
             ops.fourier_conv2d,
             normal(shape, (8, 5, width, width, 2)),
             torch_peers={"neuraloperator's sums": _torch_fourier},
+        )
+
+
+def _torch_unwavelet(low, detail):
+    """The inverse: both axes of a block from its four bands, by sums and differences."""
+    import torch
+
+    a, b, c, d = low, *detail.unbind(-1)
+    above = torch.stack([a + b + c + d, a + b - c - d], 3)
+    under = torch.stack([a - b + c - d, a - b - c + d], 3)
+    y = torch.stack([above, under], 2) / 2
+    batch, down, _, right, _, width = y.shape
+    return y.reshape(batch, 2 * down, 2 * right, width)
+
+
+def _whole(letters):
+    """The layer with the dense weights that the factors stand for, made first."""
+
+    def layer(x, *factors):
+        weight = jnp.einsum(letters, *(jax.lax.complex(f[..., 0], f[..., 1]) for f in factors))
+        return ops.fourier_conv2d(x, jnp.stack([weight.real, weight.imag], -1))
+
+    return layer
+
+
+def _torch_factored(letters):
+    """Sums as of neuraloperator's layer that reconstructs its weights from the factors."""
+
+    def layer(x, *factors):
+        import torch
+
+        kept, low = len(factors[1]), len(factors[2])
+        spectrum = torch.fft.fftshift(torch.fft.rfft2(x, dim=(1, 2)), dim=1)
+        first = x.shape[1] // 2 - kept // 2
+        weight = torch.einsum(letters, *map(torch.view_as_complex, factors))
+        y = torch.einsum("byxi,yxio->byxo", spectrum[:, first : first + kept, :low], weight)
+        whole = torch.zeros(*spectrum.shape[:-1], y.shape[-1], dtype=y.dtype)
+        whole[:, first : first + kept, :low] = y
+        return torch.fft.irfft2(torch.fft.ifftshift(whole, dim=1), s=x.shape[1:3], dim=(1, 2))
+
+    return layer
+
+
+@benchmark("factored_fourier")
+def factored_fourier(quick: bool):
+    """Fourier layers in Tucker's and CP's form, and the wavelets' inverse, against their sums."""
+    for batch, side, width in ((1, 8, 8),) if quick else ((8, 64, 64), (2, 128, 64)):
+        rows, columns = (4, 3) if quick else (32, 17)
+        shape, title = (batch, side, side, width), f"{batch} x {side} x {side} x {width}"
+        rank, thin = max(width // 2, 2), (max(rows // 2, 2), max(columns // 2, 2))
+        tucker = [(*thin, rank, rank, 2), (rows, thin[0], 2), (columns, thin[1], 2)]
+        cp = [(rank, 2), (rows, rank, 2), (columns, rank, 2)]
+        for name, op, letters, shapes in (
+            ("tucker", ops.tucker_fourier_conv2d, "pqrs,fp,gq,ir,os->fgio", tucker),
+            ("cp", ops.cp_fourier_conv2d, "r,fr,gr,ir,or->fgio", cp),
+        ):
+            yield from op_rows(
+                f"{name}_fourier_conv2d, {title}, {rows} x {columns} modes, rank {rank}",
+                op,
+                normal(shape, *shapes, (width, rank, 2), (width, rank, 2), scale=0.3),
+                jax_peers={"the weights formed": _whole(letters)},
+                torch_peers={"neuraloperator's sums": _torch_factored(letters)},
+                tolerance=1e-3,
+            )
+        half = (batch, side // 2, side // 2, width)
+        yield from op_rows(
+            f"haar_idwt2, {title}",
+            lambda low, detail: ops.haar_idwt2(low, [detail]),
+            normal(half, (*half, 3)),
+            torch_peers={"the sums in torch": _torch_unwavelet},
         )
 
 

@@ -4,13 +4,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from benchmarks.claims import Finding, claim
 from scanmax import ops
 from scanmax.models import create_model
 from scanmax.models.layers import Mlp
 from scanmax.models.mixers import create_mixer
-from scanmax.models.parts.kan import RationalMlp
+from scanmax.models.parts.kan import KanDense, RationalMlp
+from scanmax.models.parts.kan_pruning import edge_norms, edge_sparsity, prune_kan
 
 
 @claim("kan-grid-scaling", paper="kan")
@@ -114,5 +116,73 @@ def ms_mlp_reduction(quick):
             "further by the shift of the largest kernel, 2",
             f"{reaches[0]} and {reaches[1]}",
             reaches == [3, 5],
+        ),
+    ]
+
+
+def _fit(layers, variables, x, y, *, penalty, steps=1000, rate=0.02):
+    """Variables of layers behind one another after Adam on the square error and the sparsity."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
+    states = [own["batch_stats"] for own in variables]
+
+    def loss(params):
+        hidden, sparsity = x, 0.0
+        for layer, own, state in zip(layers, params, states):
+            whole = {"params": own, "batch_stats": state}
+            sparsity += edge_sparsity(edge_norms(layer, whole, hidden))
+            hidden = layer.apply(whole, hidden)
+        error = jnp.mean((hidden - y) ** 2)
+        return error + penalty * sparsity, error
+
+    @jax.jit
+    def train(params):
+        def step(carry, _):
+            params, state = carry
+            gradient, error = jax.grad(loss, has_aux=True)(params)
+            updates, state = optimizer.update(gradient, state, params)
+            return (optax.apply_updates(params, updates), state), error
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
+
+    (params, _), errors = train([own["params"] for own in variables])
+    trained = [{"params": own, "batch_stats": state} for own, state in zip(params, states)]
+    return trained, float(jnp.sqrt(errors[-1]) / jnp.std(y))
+
+
+@claim("kan-pruning", paper="kan", by_hand=True)
+def kan_pruning(quick):
+    """With the penalty on its edges a KAN of five hidden nodes prunes to the one that it needs."""
+    left, errors = {}, {}
+    for penalty in (0.0, 0.03):
+        for seed in (0,) if quick else (0, 1, 2):
+            x = jax.random.uniform(jax.random.key(seed), (256, 2), minval=-1, maxval=1)
+            y = jnp.exp(jnp.sin(jnp.pi * x[:, :1]) + x[:, 1:] ** 2)
+            options = {"basis_options": {"grid_range": (-2, 2)}}
+            layers = [KanDense(5, **options), KanDense(1, **options)]
+            variables = [
+                nn.unbox(layer.init(jax.random.key(10 * seed + i), jnp.zeros((1, inputs))))
+                for i, (layer, inputs) in enumerate(zip(layers, (2, 5)))
+            ]
+            variables, _ = _fit(layers, variables, x, y, penalty=penalty)
+            layers, variables = prune_kan(layers, variables, x, threshold=0.05)
+            # the network that is left goes on without the penalty
+            _, error = _fit(layers, variables, x, y, penalty=0.0)
+            left.setdefault(penalty, []).append(layers[0].features)
+            errors.setdefault(penalty, []).append(error)
+    dense, sparse = (", ".join(str(n) for n in left[penalty]) for penalty in (0.0, 0.03))
+    worst = max(errors[0.03])
+    return [
+        Finding(
+            "nodes of 5 that pruning leaves of exp(sin(pi x) + y^2), penalised, by seed",
+            "1",
+            sparse,
+            set(left[0.03]) == {1},
+        ),
+        Finding("the same without the penalty", "more", dense, min(left[0.0]) > 1),
+        Finding(
+            "error of the networks of one node, over the deviation of the target",
+            "small: it is the function's own form",
+            f"{worst:.4f}",
+            worst < 0.02,
         ),
     ]

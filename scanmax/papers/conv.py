@@ -124,6 +124,9 @@ LEDGER = (
             "tests/ops/conv/test_hyper_zzw.py::test_an_output_reads_its_row_and_its_column",
             _MIXERS,
         ),
+        reproduced="an output reads a row of one factor and a column of the other: "
+        "tests/ops/conv/test_hyper_zzw.py::"
+        "test_an_output_reads_its_row_and_its_column",
     ),
     Paper(
         "smpconv",

@@ -29,7 +29,8 @@ LEDGER = (
             "tests/models/parts/test_kan_pruning.py",
         ),
         reproduced="error of a spline falls as the fourth power of its grid: "
-        "`benchmarks claims kan-grid-scaling`; D O (G + k + 2) parameters a layer: "
+        "`benchmarks claims kan-grid-scaling`; five nodes are pruned to the one that a function "
+        "needs: `benchmarks claims kan-pruning`; D O (G + k + 2) parameters a layer: "
         "tests/models/parts/test_kan.py::test_counts_are_the_papers",
     ),
     Paper(

@@ -20,6 +20,8 @@ LEDGER = (
             "tests/ops/test_evonorm.py::test_the_s_layers_do_not_know_the_batch",
             "tests/models/vision/test_resnet.py::test_evonorm_of_images_knows_no_batch",
         ),
+        reproduced="S layers of an example are the same in any batch: tests/ops/test_evonorm.py::"
+        "test_the_s_layers_do_not_know_the_batch",
     ),
     Paper(
         "ibn-net",
@@ -37,5 +39,7 @@ LEDGER = (
             "test_the_first_half_forgets_how_an_image_was_lit",
             "tests/models/vision/test_authors.py::test_logits_and_gradients",
         ),
+        reproduced="half of the channels do not tell how an image was lit: tests/ops/test_norm.py::"
+        "InstanceBatchNormTest::test_the_first_half_forgets_how_an_image_was_lit",
     ),
 )

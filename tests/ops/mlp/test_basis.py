@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.polynomial import hermite_e
 from scipy import special
+from scipy.interpolate import BPoly
 
 from scanmax import ops
 from scanmax.ops import reference
@@ -91,24 +93,76 @@ NUMPY = {
 }
 
 
+def values_and_slopes(function, x):
+    with jax.enable_x64(True):
+        return jax.jvp(function, (jnp.asarray(x),), (jnp.ones(len(x)),))
+
+
 @pytest.mark.parametrize("kind", NUMPY)
 def test_polynomials_are_numpys_and_scipys_with_their_derivatives(kind):
     x = np.linspace(-1, 1, 11)
-    with jax.enable_x64(True):
-        values, slopes = jax.jvp(
-            lambda x: ops.polynomial_basis(x, kind=kind, degree=6, alpha=0.5, beta=2.0),
-            (jnp.asarray(x),),
-            (jnp.ones(11),),
-        )
+    values, slopes = values_and_slopes(
+        lambda x: ops.polynomial_basis(x, kind=kind, degree=6, alpha=0.5, beta=2.0), x
+    )
     polynomials = [NUMPY[kind](m) for m in range(7)]
     chex.assert_trees_all_close(values, np.stack([p(x) for p in polynomials], -1), rtol=1e-11)
     expected = np.stack([p.deriv()(x) for p in polynomials], -1)
     chex.assert_trees_all_close(slopes, expected, rtol=1e-11, atol=1e-11)
 
 
-def test_bernsteins_sum_to_one():
-    basis = ops.polynomial_basis(jnp.linspace(0, 1, 9), kind="bernstein", degree=5)
-    chex.assert_trees_all_close(basis.sum(-1), jnp.ones(9), atol=1e-6)
+def test_bernsteins_are_scipys_with_their_derivatives():
+    x = np.linspace(0, 1, 9)
+    actual = values_and_slopes(lambda x: ops.polynomial_basis(x, kind="bernstein", degree=5), x)
+    ones = [BPoly(np.eye(6)[:, m : m + 1], [0, 1]) for m in range(6)]
+    expected = [np.stack([f(x) for f in fs], -1) for fs in (ones, [f.derivative() for f in ones])]
+    chex.assert_trees_all_close(actual, tuple(expected), rtol=1e-12, atol=1e-12)
+    chex.assert_trees_all_close(np.asarray(actual[0]).sum(-1), np.ones(9), rtol=1e-14)
+
+
+def test_grams_with_the_right_weights_are_hermites_with_their_derivatives():
+    n, x = np.arange(1, 7), np.linspace(-1, 1, 9)
+    # Hermite's recurrence is P_(n+1) = x P_n - n P_(n-1)
+    weight = np.concatenate([[0], (n + 1) ** 2 / (n * (2 * n + 1) * (4 * n**2 - 1))])
+    actual = values_and_slopes(lambda x: ops.gram_basis(x, jnp.asarray(weight)), x)
+    polynomials = [hermite_e.HermiteE.basis(m) for m in range(7)]
+    expected = [np.stack([p(x) for p in polynomials], -1)]
+    expected.append(np.stack([p.deriv()(x) for p in polynomials], -1))
+    chex.assert_trees_all_close(actual, tuple(expected), rtol=1e-11, atol=1e-11)
+
+
+def hermite_function(m, u):
+    """The m-th derivative of exp(-u^2 / 2), by numpy's polynomials."""
+    return (-1) ** m * hermite_e.HermiteE.basis(m)(u) * np.exp(-(u**2) / 2)
+
+
+HAT = 2 / (np.sqrt(3) * np.pi**0.25)
+WAVELETS = {
+    "mexican_hat": lambda u, more: HAT * hermite_function(2 + more, u),
+    "dog": lambda u, more: hermite_function(1 + more, u),
+    "sinc": lambda u, more: special.spherical_jn(0, u, derivative=bool(more)),
+}
+
+
+@pytest.mark.parametrize("kind", WAVELETS)
+def test_wavelets_are_numpys_and_scipys_with_their_derivatives(kind):
+    x = np.linspace(-2, 2, 12)  # 0 is not among them
+    actual = values_and_slopes(
+        lambda x: ops.wavelet_basis(x, jnp.full((12, 1), 0.1), jnp.full((12, 1), 0.5), kind=kind)[
+            :, 0
+        ],
+        x,
+    )
+    u = (x - 0.1) / 0.5
+    expected = WAVELETS[kind](u, 0), WAVELETS[kind](u, 1) / 0.5
+    chex.assert_trees_all_close(actual, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_bumps_are_gaussians_with_their_derivatives():
+    x, centers = np.linspace(-1, 1, 7), np.array([-1.0, 0.0, 1.0])
+    actual = values_and_slopes(lambda x: ops.radial_basis(x, jnp.asarray(centers), width=0.7), x)
+    u = (x[:, None] - centers) * np.sqrt(2) / 0.7
+    expected = hermite_function(0, u), hermite_function(1, u) * np.sqrt(2) / 0.7
+    chex.assert_trees_all_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["sinc", "meyer"])
