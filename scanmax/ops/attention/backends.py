@@ -53,6 +53,6 @@ def chosen(implementation, query, key, value, mask, normalizer, window, given) -
         return first_available(implementation, available)
     if any(there and name.startswith(("form=", "chunk_size")) for name, there in given.items()):
         return "xla"
-    if "pallas" in available and not unasked_obstacles(query, key):
+    if "pallas" in available and not unasked_obstacles(query, key, normalizer):
         return "pallas"
     return "cudnn" if "cudnn" in available else "xla"

@@ -105,11 +105,12 @@ def dot_product_attention(
         picks it by batch and heads.
       precision: of every matrix product.
       implementation: "xla"; "cudnn" (through jax.nn, on a GPU: softmax in half precision without
-        bias, mask, lengths, segments or soft cap); "pallas" (JAX's splash attention, on a TPU:
-        "softmax" or "softmax_one" in bfloat16 or float32, a mask only of keys, [*B, 1, 1, S]; no
-        bias; on a CPU it is interpreted, to check results by). None: what serves, where neither
-        form nor chunk_size is asked; "pallas" from 1024 queries and keys on, on one device or under
-        `jax.set_mesh`, whose axes then split rows and heads.
+        bias, mask, lengths, segments or soft cap); "pallas" (on a TPU, in bfloat16 or float32, a
+        mask only of keys, [*B, 1, 1, S], no bias: "softmax" and "softmax_one" by JAX's splash
+        attention; "sigmoid", "stablemax" and others whose scores add up without a row's maximum by
+        a kernel of ours; on a CPU it is interpreted, to check results by). None: what serves, where
+        neither form nor chunk_size is asked; splash attention from 1024 queries and keys on, on one
+        device or under `jax.set_mesh`, whose axes then split rows and heads.
 
     Returns:
       [*B, T, H, V] in the dtype of value.
@@ -174,9 +175,9 @@ def dot_product_attention(
         asked = _within(query_seq_lengths, T)
         query = jnp.where(asked, query, jnp.zeros_like(query))
     if backend == "pallas":
-        options = ((left, right), logits_soft_cap, normalizer.null_logit, segment_ids)
+        options = ((left, right), logits_soft_cap, segment_ids)
         visible = _visible(key, mask, key_value_seq_lengths)
-        y = pallas_attention(query, key, value, scale, *options, visible)
+        y = pallas_attention(normalizer, query, key, value, scale, *options, visible)
     else:
         y = evaluate(
             normalizer,

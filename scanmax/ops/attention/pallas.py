@@ -1,6 +1,7 @@
-"""Softmax attention by JAX's splash-attention kernel for TPUs: where it serves, and the call.
+"""Attention by kernels for TPUs: where they serve, and the call of JAX's splash attention.
 
-The kernel keeps logits and weights of a block in the chip's own memory, forward and backward; what
+Softmax goes by that one; scores that add up, of sigmoid and its like, by `sums_kernel`. Splash
+attention keeps logits and weights of a block in the chip's own memory, forward and backward; what
 stands in HBM are the arrays and one number per row. It is a part of JAX
 (`jax.experimental.pallas.ops.tpu.splash_attention`), with a gradient of its own. It knows windows,
 soft caps, segments and key heads that query heads share; all else is made of these here.
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from scanmax.ops.attention.normalizer import Softmax, SoftmaxOne
+from scanmax.ops.attention.sums_kernel import adds_up, sums_attention
 from scanmax.ops.contract import accumulator_dtype, kernel_obstacles, over_mesh, platform
 from scanmax.ops.segments import segment_starts
 
@@ -26,23 +28,24 @@ BLOCKS = (512, 256, 128)
 def pallas_obstacles(query, key, value, normalizer, window, interpreted):
     """What about arrays and machine keeps the kernel, `interpreted` on a CPU, from this call."""
     T, S, left = query.shape[-3], key.shape[-3], window[0]
+    is_softmax = type(normalizer) in (Softmax, SoftmaxOne)
     beyond = left is not None and (T - 1 - left >= S or _padded(T) - 1 - left >= _padded(S))
     return [
         *kernel_obstacles(query, key, value, interpreted=interpreted),
         *(
             obstacle
             for is_there, obstacle in (
-                (type(normalizer) not in (Softmax, SoftmaxOne), f"normalizer={normalizer}"),
+                (not is_softmax and not adds_up(normalizer), f"normalizer={normalizer}"),
                 (query.dtype != value.dtype, f"values of {value.dtype}, queries of {query.dtype}"),
-                (beyond, "a window that lies beyond the keys"),
+                (is_softmax and beyond, "a window that lies beyond the keys"),
             )
             if is_there
         ),
     ]
 
 
-def unasked_obstacles(query, key):
-    """What keeps the kernel from serving a call that does not ask for it."""
+def unasked_obstacles(query, key, normalizer):
+    """What keeps a kernel from serving a call that does not ask for it."""
     T, S, mesh = query.shape[-3], key.shape[-3], jax.sharding.get_abstract_mesh()
     # XLA cannot split a kernel: a program for several devices has to say how.
     unknown = mesh.empty and jax.device_count() > 1
@@ -51,17 +54,24 @@ def unasked_obstacles(query, key):
         for is_there, obstacle in (
             (min(T, S) < LONG, f"fewer than {LONG} queries or keys"),
             (unknown, "several devices without jax.set_mesh"),
+            # No TPU has timed the other kernel yet.
+            (type(normalizer) not in (Softmax, SoftmaxOne), "a kernel that goes by name only"),
         )
         if is_there
     ]
 
 
 def pallas_attention(
-    query, key, value, scale, window, cap, null_logit, segment_ids=None, visible=None
+    normalizer, query, key, value, scale, window, cap, segment_ids=None, visible=None
 ):
     """Attention [*B, T, H, V] of checked arrays; `visible` [*B, S]: which keys may be read."""
     *batch, T, H, _ = query.shape
     S, right = key.shape[-3], window[1]
+    if adds_up(normalizer):
+        seen = jnp.broadcast_to(True if visible is None else visible, (*batch, S))
+        counts = jnp.maximum(_keys_read(seen, segment_ids, T, window), 1)
+        ids = _ids(batch, T, S, segment_ids, visible)
+        return sums_attention(normalizer, query, key, value, scale, window, cap, counts, ids)
     accumulator = accumulator_dtype(query)
     # the kernel has no factor of its own
     query = (query.astype(accumulator) * scale.astype(accumulator)).astype(key.dtype)
@@ -73,20 +83,16 @@ def pallas_attention(
     rows_read, ids = None, []
     padding_seen = S_padded > S and (right is None or T - 1 + right >= S)
     if segment_ids is not None or visible is not None or padding_seen:
-        runs = None
-        if segment_ids is not None:
-            runs = jnp.cumsum(segment_starts(segment_ids), -1, dtype=jnp.int32)
         if visible is not None:
+            # the kernel divides by 0 or means all in rows that read nothing
             visible = jnp.broadcast_to(visible, (*batch, S))
-            rows_read = _rows_read(visible, segment_ids, T, window)
-        query_ids = jnp.zeros((*batch, T), jnp.int32) if runs is None else runs
-        key_ids = jnp.zeros((*batch, S), jnp.int32) if runs is None else runs
-        key_ids = key_ids if visible is None else jnp.where(visible, key_ids, -1)
+            rows_read = _keys_read(visible, segment_ids, T, window) > 0
+        query_ids, key_ids = _ids(batch, T, S, segment_ids, visible)
         ids = [
             _pad(query_ids.reshape(-1, T), -1, T_padded, 0),
             _pad(key_ids.reshape(-1, S), -1, S_padded, -1),
         ]
-    local = functools.partial(_local, window, cap, null_logit, platform() == "cpu")
+    local = functools.partial(_local, window, cap, normalizer.null_logit, platform() == "cpu")
     y = over_mesh(local, arrays, ids)
     y = jnp.moveaxis(y[..., :T, :], -3, -2).reshape(*batch, T, H, value.shape[-1])
     return y if rows_read is None else jnp.where(rows_read[..., None, None], y, jnp.zeros_like(y))
@@ -132,11 +138,21 @@ def _local(window, cap, null_logit, interpret, query, key, value, *ids):
     return jax.vmap(one)(query, key, value, *ids)
 
 
-def _rows_read(visible, segment_ids, T, window):
-    """Which queries read any key, [*B, T]: the kernel divides by 0 or means all in other rows."""
+def _ids(batch, T, S, segment_ids, visible):
+    """Numbers [*B, T] of queries and [*B, S] of keys: those of one number may meet."""
+    runs = None
+    if segment_ids is not None:
+        runs = jnp.cumsum(segment_starts(segment_ids), -1, dtype=jnp.int32)
+    query_ids = jnp.zeros((*batch, T), jnp.int32) if runs is None else runs
+    key_ids = jnp.zeros((*batch, S), jnp.int32) if runs is None else runs
+    return query_ids, key_ids if visible is None else jnp.where(visible, key_ids, -1)
+
+
+def _keys_read(visible, segment_ids, T, window):
+    """How many keys each query reads, [*B, T]."""
     (left, right), S = window, visible.shape[-1]
     places = jnp.arange(T, dtype=jnp.int32)
-    first = jnp.zeros_like(places) if left is None else jnp.maximum(places - left, 0)
+    first = jnp.zeros_like(places) if left is None else jnp.clip(places - left, 0, S)
     last = jnp.full_like(places, S) if right is None else jnp.minimum(places + right + 1, S)
     if segment_ids is not None:
         starts = jnp.where(segment_starts(segment_ids), places, 0)
@@ -146,7 +162,8 @@ def _rows_read(visible, segment_ids, T, window):
     counts = jnp.cumsum(visible, -1, dtype=jnp.int32)
     counts = jnp.pad(counts, [(0, 0)] * (counts.ndim - 1) + [(1, 0)])
     first, last = (jnp.broadcast_to(x, (*counts.shape[:-1], T)) for x in (first, last))
-    return jnp.take_along_axis(counts, last, -1) > jnp.take_along_axis(counts, first, -1)
+    there = jnp.take_along_axis(counts, jnp.maximum(last, first), -1)
+    return there - jnp.take_along_axis(counts, first, -1)
 
 
 def _padded(length):
