@@ -374,11 +374,13 @@ class BatchNorm(nn.Module):
     Attributes:
       momentum: weight of the old average at each training step.
       frozen_statistics: in training too the running averages normalise, and nothing moves them.
+      affine: a scale and an offset follow; False leaves both out.
     """
 
     epsilon: float = 1e-5
     momentum: float = 0.9
     frozen_statistics: bool = False
+    affine: bool = True
     scale_init: Initializer = ones_init
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -386,11 +388,14 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... C"], train: bool = False) -> Float[Array, "... C"]:
         shape = x.shape[-1:]
-        init = partitioned(self.scale_init, ("conv_out",))
-        scale = self.param("scale", init, shape, self.param_dtype)
-        bias = self.param("bias", partitioned(zeros_init, ("conv_out",)), shape, self.param_dtype)
+        scale, bias = jnp.ones(shape, self.dtype), jnp.zeros(shape, self.dtype)
+        if self.affine:
+            axes = ("conv_out",)
+            init = partitioned(self.scale_init, axes)
+            scale = self.param("scale", init, shape, self.param_dtype).astype(self.dtype)
+            init = partitioned(zeros_init, axes)
+            bias = self.param("bias", init, shape, self.param_dtype).astype(self.dtype)
         mean, variance = running_statistics(self, x, train)
-        scale, bias = scale.astype(self.dtype), bias.astype(self.dtype)
         return ops.batch_norm(
             x.astype(self.dtype), mean, variance, scale, bias, epsilon=self.epsilon
         )

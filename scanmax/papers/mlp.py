@@ -36,9 +36,11 @@ LEDGER = (
     Paper(
         "kan-conv",
         covers="the convolution and the dense layer over B-splines, Gaussian bumps, Chebyshev, "
-        "Legendre, Jacobi, Bernstein and Gram polynomials and six wavelets; N wavelets a channel, "
-        "not one an edge; not the bottleneck, its experts, attention and focal modulation, one "
-        "and three dimensions, or the networks",
+        "Legendre, Jacobi, Bernstein and Gram polynomials and six wavelets, N of them a channel or "
+        "one an edge; the layers with their base, norm and bend, and the bottleneck with its "
+        "noise; SimpleKAN over six kinds of them, VGG-KAGN and ResKANet, to which the authors' "
+        "code gives the same numbers; not experts, attention and focal modulation, one and three "
+        "dimensions, or DenseKANet, UKANet and RDNet",
         where=(
             "scanmax.ops.polynomial_basis",
             "scanmax.ops.gram_basis",
@@ -46,15 +48,27 @@ LEDGER = (
             "scanmax.ops.wavelet_basis",
             "scanmax.ops.kan_conv2d",
             "scanmax.models.parts.kan.KanConv",
+            "scanmax.models.parts.kan_layers.KanConvNorm",
+            "scanmax.models.parts.kan_layers.EdgeWavelets",
+            "scanmax.models.vision.simple_kan.SimpleKan",
+            "scanmax.models.vision.vgg_kan.VggKan",
+            "scanmax.models.vision.resnet_kan.ResKanet",
         ),
         tests=(
             "tests/ops/mlp/test_basis.py",
             "tests/ops/mlp/test_kan.py::KanConv2dTest",
             "tests/ops/mlp/test_kan.py::test_a_convolution_is_the_dense_layer_over_its_patches",
             "tests/models/parts/test_kan.py::test_every_basis_learns_in_all_its_parameters",
+            "tests/models/parts/test_kan_layers.py::test_a_layer_is_its_equation",
+            "tests/models/vision/test_simple_kan.py",
+            "tests/models/vision/test_vgg_kan.py",
+            "tests/models/vision/test_resnet_kan.py",
+            "tests/models/vision/test_authors.py",
         ),
         reproduced="(degree + 2) times the parameters of a convolution: "
-        "tests/models/parts/test_kan.py::test_counts_are_the_papers",
+        "tests/models/parts/test_kan.py::test_counts_are_the_papers; parameters of the report's "
+        "networks to the last one, 7.25 million of the bottleneck: "
+        "tests/models/vision/test_simple_kan.py::test_counts_are_those_of_the_report",
     ),
     Paper(
         "kat",

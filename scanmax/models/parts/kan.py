@@ -50,12 +50,16 @@ class Basis(nn.Module):
       grid_size: intervals of the splines, N = grid_size + degree; the number of bumps or wavelets.
       degree: of splines and polynomials, N = degree + 1.
       grid_range: what the intervals or the bumps cover at the start.
+      squashes: False for polynomials of numbers that are brought to their interval already.
+      weight_std: of the weights of Gram's recurrence at the start; None is 1 / (D N).
     """
 
     kind: str = "bspline"
     grid_size: int = 5
     degree: int = 3
     grid_range: tuple[float, float] = (-1.0, 1.0)
+    squashes: bool = True
+    weight_std: float | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -79,11 +83,14 @@ class Basis(nn.Module):
             )
             return ops.wavelet_basis(x, place.astype(dtype), scale.astype(dtype), kind=self.kind)
         if self.kind == "gram":
-            init = partitioned(nn.initializers.normal(1 / (dim * (self.degree + 1))), (None,))
+            std = self.weight_std or 1 / (dim * (self.degree + 1))
+            init = partitioned(nn.initializers.normal(std), (None,))
             weight = self.param("weight", init, (self.degree + 1,), self.param_dtype)
-            return nn.silu(ops.gram_basis(jnp.tanh(x), weight.astype(dtype)))
-        squashed = nn.sigmoid(x) if self.kind == "bernstein" else jnp.tanh(x)
-        return ops.polynomial_basis(squashed, kind=self.kind, degree=self.degree)
+            squashed = jnp.tanh(x) if self.squashes else x
+            return nn.silu(ops.gram_basis(squashed, weight.astype(dtype)))
+        if self.squashes:
+            x = nn.sigmoid(x) if self.kind == "bernstein" else jnp.tanh(x)
+        return ops.polynomial_basis(x, kind=self.kind, degree=self.degree)
 
     @nn.nowrap
     def even_knots(self, dim: int) -> Float[Array, "D M"]:
@@ -153,7 +160,7 @@ class KanConv(nn.Module):
 
     Attributes:
       features, kernel_size, stride, padding, dilation, groups: as in `Conv`.
-      basis, basis_options, base: as in `KanDense`.
+      basis, basis_options, base, coefficient_init: as in `KanDense`.
     """
 
     features: int
@@ -165,6 +172,7 @@ class KanConv(nn.Module):
     basis: str = "gram"
     basis_options: Mapping[str, Any] | None = None
     base: str | None = "silu"
+    coefficient_init: Initializer | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -181,10 +189,11 @@ class KanConv(nn.Module):
         )(x)
         inputs, count = x.shape[-1] // self.groups, basis.shape[-1]
         fan_in = inputs * count * size[0] * size[1]
+        init = self.coefficient_init or coefficient_init(self.basis, fan_in)
         axes = (None, None, "conv_in", None, "conv_out")
         coefficients = self.param(
             "coefficients",
-            partitioned(coefficient_init(self.basis, fan_in), axes, (-5, -4, -3, -2), (-1,)),
+            partitioned(init, axes, (-5, -4, -3, -2), (-1,)),
             (*size, inputs, count, self.features),
             self.param_dtype,
         ).astype(self.dtype)

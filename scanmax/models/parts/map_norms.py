@@ -34,6 +34,7 @@ class InstanceBatchNorm(nn.Module):
       share: of the channels that the image itself normalises; 1 is instance norm.
       momentum: weight of the old average at each training step.
       frozen_statistics: in training too the running averages normalise, and nothing moves them.
+      affine: a scale and an offset follow; False leaves both out.
 
     Reference: ibn-net
     """
@@ -42,6 +43,7 @@ class InstanceBatchNorm(nn.Module):
     epsilon: float = 1e-5
     momentum: float = 0.9
     frozen_statistics: bool = False
+    affine: bool = True
     scale_init: Initializer = ones_init
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -52,9 +54,12 @@ class InstanceBatchNorm(nn.Module):
         rest = x.shape[-1] - alone
         scales, biases = [], []
         for prefix, width in (("instance_", alone), ("", rest)):
-            if width:
+            if width and self.affine:
                 scales.append(_vector(self, f"{prefix}scale", self.scale_init, width))
                 biases.append(_vector(self, f"{prefix}bias", zeros_init, width))
+            elif width:
+                scales.append(jnp.ones((width,), self.dtype))
+                biases.append(jnp.zeros((width,), self.dtype))
         if rest:
             mean, variance = running_statistics(self, x[..., alone:], train)
         else:
@@ -142,14 +147,16 @@ def norm_and_bend(
       train: whether statistics are of the batch.
       kind: a name of MAP_NORMS.
       bend: a name of ACTIVATIONS; None is none. EvoNorms have their own in its place.
-      **fields: scale_init, epsilon, momentum, frozen_statistics and dtypes.
+      **fields: scale_init, epsilon, momentum, frozen_statistics, affine and dtypes.
 
     Raises:
-      UserError: no such norm.
+      UserError: no such norm, or one that cannot do without its scale.
     """
     if kind not in MAP_NORMS:
         raise UserError(f"unknown norm_layer {kind!r}; {suggest(kind, MAP_NORMS)}")
     has_own = kind.startswith("evonorm")
     own = {"bends": bend is not None} if has_own else {}
+    if has_own and not fields.pop("affine", True):
+        raise UserError(f"affine=False is of batch and instance norms, not of {kind!r}")
     x = MAP_NORMS[kind](name="norm", **own, **fields)(x, train)
     return x if bend is None or has_own else activation(bend)(x)

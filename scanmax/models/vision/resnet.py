@@ -86,8 +86,8 @@ class ResNetBlock(nn.Module):
             )
         else:
             convs = (
-                self.strided(self.dim // self.reduce_first, "conv1", **own),
-                self.conv(out, 3, 1, "conv2", **last),
+                self.strided(self.dim // self.reduce_first, "conv1", groups=self.groups, **own),
+                self.conv(out, self.second_size, 1, "conv2", **last),
             )
         branch = x
         for conv in convs:
@@ -97,7 +97,17 @@ class ResNetBlock(nn.Module):
         if self.instance_norm == "b":
             dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
             x = InstanceBatchNorm(1.0, self.norm_epsilon, name="norm", **dtypes)(x)
-        return tap(self, "output", nn.relu(x))
+        return tap(self, "output", self.bend(x))
+
+    @property
+    def second_size(self) -> int:
+        """Side of the second kernel of a block without bottleneck."""
+        return 3
+
+    @nn.nowrap
+    def bend(self, x: Float[Array, "B Y X F"]) -> Float[Array, "B Y X F"]:
+        """What follows the sum."""
+        return nn.relu(x)
 
     @property
     def layer(self) -> dict[str, Any]:
@@ -170,6 +180,10 @@ class ResNet(MapHost):
       depths: blocks of each stage.
       bottleneck: blocks of 1x1, 3x3, 1x1 whose output is four times as wide.
       stem_dims: channels of the stem's convolutions: one of 7x7, or several of 3x3.
+      stem_size: side of the kernels of the stem, in the place of these.
+      stem_stride: of the first of them; 1, a stem_size of 3 and no pool are usual where images have
+        32 pixels a side.
+      stem_pool: a max pool halves the map behind the stem.
       groups: of the 3x3 convolutions of a bottleneck (ResNeXt's cardinality).
       base_width: channels of each group for 64 of the stage.
       reduce_first: what divides the width of a block's first convolution.
@@ -193,6 +207,9 @@ class ResNet(MapHost):
     depths: tuple[int, ...] = (3, 4, 6, 3)
     bottleneck: bool = True
     stem_dims: tuple[int, ...] = (64,)
+    stem_size: int | None = None
+    stem_stride: int = 2
+    stem_pool: bool = True
     groups: int = 1
     base_width: int = 64
     reduce_first: int = 1
@@ -217,7 +234,8 @@ class ResNet(MapHost):
         x = constrain_last(self.stem(images, train))
         x = tap(self, "stem", x)
         maps = [x]
-        x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        if self.stem_pool:
+            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         rates = drop_path_rates(self.drop_path_rate, sum(self.depths))
         for stage, depth in enumerate(self.depths):
             first, rest = self.block_fields(stage, x.shape[-1])
@@ -234,7 +252,7 @@ class ResNet(MapHost):
                     train=train,
                     remat=self.remat,
                     scan_layers=self.scan_layers and len(blocks) > 0 and kind == "block",
-                    block=ResNetBlock,
+                    block=self.block,
                     prefix=f"stage{stage}_{kind}",
                 )
                 index += len(blocks)
@@ -242,6 +260,11 @@ class ResNet(MapHost):
         if as_maps:
             return tuple(maps)
         return self.classify(jnp.mean(x, axis=(1, 2)), train, kernel_init=fan_in_uniform())
+
+    @property
+    def block(self) -> type[ResNetBlock]:
+        """What the stages are made of."""
+        return ResNetBlock
 
     @property
     def norm(self) -> dict[str, Any]:
@@ -265,11 +288,15 @@ class ResNet(MapHost):
         if self.ibn_of(0) == "b":
             norm = {**norm, "norm_layer": "instance"}
         for index, dim in enumerate(self.stem_dims):
-            size = 7 if len(self.stem_dims) == 1 else 3
-            stride = 1 if index else 2
-            conv = ConvNorm(dim, size, stride=stride, name=f"stem{index}", **norm, **self.dtypes)
-            x = conv(x, train)
+            size = self.stem_size or (7 if len(self.stem_dims) == 1 else 3)
+            stride = 1 if index else self.stem_stride
+            x = self.stem_conv(dim, size, stride=stride, name=f"stem{index}", **norm)(x, train)
         return x
+
+    @nn.nowrap
+    def stem_conv(self, features: int, size: int, **fields: Any) -> nn.Module:
+        """A convolution of the stem with its norm."""
+        return ConvNorm(features, size, **fields, **self.dtypes)
 
     @nn.nowrap
     def block_fields(self, stage: int, channels: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -299,11 +326,13 @@ class ResNet(MapHost):
     @nn.nowrap
     def feature_info(self) -> tuple[Feature, ...]:
         """Name, stride and channels of the maps of `features`."""
+        stride = self.stem_stride
+        first = stride * (2 if self.stem_pool else 1)
         stages = tuple(
-            Feature(f"stage{stage}", 4 * 2**stage, expanded(dim, self.bottleneck))
+            Feature(f"stage{stage}", first * 2**stage, expanded(dim, self.bottleneck))
             for stage, dim in enumerate(self.dims)
         )
-        return Feature("stem", 2, self.stem_dims[-1]), *stages
+        return Feature("stem", stride, self.stem_dims[-1]), *stages
 
 
 _BASIC = {"bottleneck": False}

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from scanmax import ops
 from scanmax.errors import UserError
 from scanmax.models.blocks import rematerialised
-from scanmax.models.layers import Conv, Dense, constrain_last
+from scanmax.models.layers import Conv, Dense, Initializer, constrain_last
 from scanmax.models.parts.conv_norm import ConvNorm, he_init
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
@@ -36,10 +36,11 @@ class Vgg(PlainHost):
       num_classes: width of the head; 0 gives the pooled map [B, C], without the wide layers.
       dims: channels of each stage.
       depths: convolutions of each stage; a max pool of 2x2 follows the last of them.
-      hidden_dim: channels of both wide layers.
+      hidden_dim: channels of both wide layers; 0 leaves them out.
       hidden_size: side of the first wide layer's kernel; smaller maps are averaged to that size,
         which repeats places.
       batch_norm: a batch norm follows each convolution of the stages.
+      pools_last: a pool follows the last stage too.
       dropout_rate: between the wide layers, and before the head.
       norm_momentum: weight of the old averages of batch norms at each training step.
       frozen_statistics: batch norms keep their averages, in training too: for fine-tuning.
@@ -51,6 +52,7 @@ class Vgg(PlainHost):
     hidden_dim: int = 4096
     hidden_size: int = 7
     batch_norm: bool = False
+    pools_last: bool = True
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
     frozen_statistics: bool = False
@@ -61,32 +63,40 @@ class Vgg(PlainHost):
             raise UserError(
                 f"dims={self.dims} and depths={self.depths} must name as many stages each"
             )
-        check_size(images, 2 ** len(self.dims))
-        conv = rematerialised(ConvNorm, self.remat)
+        last = len(self.dims) - 1
+        check_size(images, 2 ** (last + self.pools_last))
         x, maps = images, []
         for stage, (dim, depth) in enumerate(zip(self.dims, self.depths)):
             for index in range(depth):
-                layer = conv(
-                    dim,
-                    use_bias=True,
-                    use_norm=self.batch_norm,
-                    norm_epsilon=self.norm_epsilon,
-                    norm_momentum=self.norm_momentum,
-                    frozen_statistics=self.frozen_statistics,
-                    name=f"stage{stage}_conv{index}",
-                    **self.dtypes,
-                )
-                x = layer(x, train)
+                x = self.conv(dim, stage, index)(x, train)
             x = constrain_last(x)
             x = tap(self, f"stage{stage}" if stage else "stem", x)
             maps.append(x)
-            x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+            if stage < last or self.pools_last:
+                x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
         if as_maps:
-            return (*maps, x)
-        if self.num_classes:
+            return (*maps, x) if self.pools_last else tuple(maps)
+        if self.num_classes and self.hidden_dim:
             x = self.widen(x, train)
-        init = nn.initializers.normal(0.01)
-        return self.classify(jnp.mean(x, axis=(1, 2)), train, kernel_init=init)
+        return self.classify(jnp.mean(x, axis=(1, 2)), train, kernel_init=self.head_init)
+
+    @property
+    def head_init(self) -> Initializer:
+        return nn.initializers.normal(0.01)
+
+    @nn.nowrap
+    def conv(self, dim: int, stage: int, index: int) -> nn.Module:
+        """A convolution of a stage, with what follows it."""
+        return rematerialised(ConvNorm, self.remat)(
+            dim,
+            use_bias=True,
+            use_norm=self.batch_norm,
+            norm_epsilon=self.norm_epsilon,
+            norm_momentum=self.norm_momentum,
+            frozen_statistics=self.frozen_statistics,
+            name=f"stage{stage}_conv{index}",
+            **self.dtypes,
+        )
 
     @nn.nowrap
     def widen(self, x: Float[Array, "B Y X C"], train: bool) -> Float[Array, "B y x F"]:
@@ -113,6 +123,8 @@ class Vgg(PlainHost):
     def feature_info(self) -> tuple[Feature, ...]:
         """Name, stride and channels: a map a stage before its pool, and the last behind its own."""
         stages = [Feature(f"stage{i}", 2**i, dim) for i, dim in enumerate(self.dims)]
+        if not self.pools_last:
+            return tuple(stages)
         return *stages, Feature("pool", 2 ** len(self.dims), self.dims[-1])
 
 

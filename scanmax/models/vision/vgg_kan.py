@@ -1,0 +1,93 @@
+"""VGG-KAGN: the stacks of VGG over convolutions of functions, pooled to one place.
+
+The three networks whose ImageNet weights the authors of the KAN convolutions released: Gram's
+polynomials of degree 5, with instance norms, or in a bottleneck with batch norms. The report gives
+7.25 million parameters for the last; here and in the released code it has 7,252,115.
+
+    >>> import scanmax
+    >>> scanmax.model_info("vgg_kagn11_v2").features[-1].stride
+    32
+
+Reference: kan-conv
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from scanmax.models.blocks import rematerialised
+from scanmax.models.layers import Initializer, fan_in_uniform
+from scanmax.models.parts.kan_layers import KanConvNorm
+from scanmax.models.registry import Variant, register_family
+from scanmax.models.vision.vgg import Vgg
+
+
+class VggKan(Vgg):
+    """Stages of `KanConvNorm`, a pooled map, a head.
+
+    Attributes:
+      batch_norm: of stages; False takes instance norms.
+      affine: norms have a scale and an offset.
+      kind, options, base, squash, reduction, groups: as in `KanConvNorm`; the first has one group.
+      layer_dropout_rate: of every layer but the first, as `KanConvNorm` has it.
+    """
+
+    dims: tuple[int, ...] = (32, 64, 128, 256, 256, 256)
+    depths: tuple[int, ...] = (1, 1, 2, 2, 2, 2)
+    hidden_dim: int = 0
+    pools_last: bool = False
+    affine: bool = True
+    kind: str = "kagn"
+    options: Mapping[str, Any] | None = None
+    base: str | None = None
+    squash: str | None = None
+    reduction: float | None = None
+    groups: int = 1
+    layer_dropout_rate: float = 0.0
+
+    @property
+    def head_init(self) -> Initializer:
+        return fan_in_uniform()
+
+    @nn.nowrap
+    def conv(self, dim: int, stage: int, index: int) -> nn.Module:
+        """A layer of a stage."""
+        is_first = stage == index == 0
+        return rematerialised(KanConvNorm, self.remat)(
+            dim,
+            kind=self.kind,
+            options=self.options,
+            base=self.base,
+            squash=self.squash,
+            reduction=self.reduction,
+            groups=1 if is_first else self.groups,
+            dropout_rate=0.0 if is_first else self.layer_dropout_rate,
+            norm_layer="batch" if self.batch_norm else "instance",
+            affine=self.affine,
+            norm_epsilon=self.norm_epsilon,
+            norm_momentum=self.norm_momentum,
+            frozen_statistics=self.frozen_statistics,
+            name=f"stage{stage}_conv{index}",
+            **self.dtypes,
+        )
+
+
+_V4 = {"dims": (32, 64, 128, 256, 256, 512)}
+_BOTTLENECK = {"reduction": 8.0, "batch_norm": True}
+
+
+def _variant(params: int, *parts: Mapping[str, Any]) -> Variant:
+    config: dict[str, Any] = {"options": {"degree": 5}}
+    for fields in parts:
+        config |= fields
+    return Variant(params, (224, 224, 3), "kan-conv", config)
+
+
+VARIANTS = {
+    "vgg_kagn11_v2": _variant(24_652_420),
+    "vgg_kagn11_v4": _variant(41_424_516, _V4),
+    "vgg_kagn_bn11_v4": _variant(7_252_115, _V4, _BOTTLENECK),
+}
+
+register_family("vgg_kan", VggKan, VARIANTS)
