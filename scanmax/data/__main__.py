@@ -45,6 +45,7 @@ OWN = {
     "selective_copying": "items among blanks, to be named in their order",
     "induction_heads": "what followed a special token before",
     "copy_memory": "items to be named after a long pause",
+    "reversal": "words to be written from the last to the first",
     "adding": "the sum of two marked numbers of many",
     "word_order": "sentences, and whether A comes before B in each",
 }

@@ -213,6 +213,37 @@ def copy_memory(
     return tokens, targets
 
 
+def reversal(
+    rng: np.random.Generator, batch_size: int, length: int, vocab_size: int = 16
+) -> tuple[np.ndarray, np.ndarray]:
+    """Words, then a start token and the same words from the last to the first, to be written.
+
+    Args:
+      rng: draws the words.
+      batch_size: how many rows.
+      length: words, at least 2.
+      vocab_size: 0 is padding, which no row has, 1 the start token, the others are words.
+
+    Returns:
+      (tokens int32 [batch, 2 * length], targets of the same shape, -1 before the start token).
+
+    Raises:
+      ValueError: a length below 2.
+
+    Example:
+      >>> tokens, targets = reversal(np.random.default_rng(0), 1, 3)
+      >>> tokens[0].tolist(), targets[0].tolist()
+      ([13, 10, 9, 1, 9, 10], [-1, -1, -1, 9, 10, 13])
+    """
+    if length < 2:
+        raise ValueError(f"length={length}; expected at least 2 words to turn round.")
+    words = rng.integers(2, vocab_size, (batch_size, length), dtype=np.int32)
+    answer = words[:, ::-1]
+    start = np.ones_like(words[:, :1])
+    tokens = np.concatenate([words, start, answer[:, :-1]], axis=1)
+    return tokens, np.concatenate([np.full_like(words, -1), answer], axis=1)
+
+
 def adding(rng: np.random.Generator, batch_size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of which two are marked, one in each half: give their sum.
 

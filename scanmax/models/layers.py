@@ -438,13 +438,17 @@ def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:
 
 
 class Mlp(nn.Module):
-    """Dense, activation, Dense; gated where asked (the first Dense then makes gate and value)."""
+    """Dense, activation, Dense; gated where asked (the first Dense then makes gate and value).
+
+    `kernel_inits` are of the maps to the hidden layer and from it.
+    """
 
     hidden: int
     activation: str = "gelu"
     gated: bool = False
     use_bias: bool = True
     dropout_rate: float = 0.0
+    kernel_inits: tuple[Initializer, Initializer] = (normal_init, normal_init)
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -452,15 +456,16 @@ class Mlp(nn.Module):
     def __call__(self, x: Float[Array, "B ... C"], train: bool = False) -> Float[Array, "B ... C"]:
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype, "use_bias": self.use_bias}
         act = activation(self.activation)
-        hidden = kept(Dense(self.hidden, ("embed", "mlp"), name="fc1", **options)(x))
+        into, out = ({"kernel_init": init, **options} for init in self.kernel_inits)
+        hidden = kept(Dense(self.hidden, ("embed", "mlp"), name="fc1", **into)(x))
         if self.gated:
-            gate = Dense(self.hidden, ("embed", "mlp"), name="gate", **options)(x)
+            gate = Dense(self.hidden, ("embed", "mlp"), name="gate", **into)(x)
             hidden = act(gate) * hidden
         else:
             hidden = act(hidden)
         hidden = constrain_last(hidden, "mlp")
         hidden = nn.Dropout(self.dropout_rate, deterministic=not train)(hidden)
-        y = Dense(x.shape[-1], ("mlp", "embed"), name="fc2", **options)(hidden)
+        y = Dense(x.shape[-1], ("mlp", "embed"), name="fc2", **out)(hidden)
         return nn.Dropout(self.dropout_rate, deterministic=not train)(y)
 
 

@@ -59,6 +59,29 @@ LEDGER = (
         "test_the_k_of_each_sentence_is_known_only_when_the_program_runs",
     ),
     Paper(
+        "encoder-decoder-slm",
+        covers="the host of two halves whose keys of the source are made once, the released model "
+        "with its grouped heads, to which the authors' code gives the same numbers, T5 under "
+        "transformers' names with its weights, answers by cache and beside padding, and "
+        "training on rows of a source and an answer; not the teacher's alignment, images, dropout "
+        "of attention weights, or scaled rotary positions",
+        where=(
+            "scanmax.models.language.encoder_decoder.EncoderDecoder",
+            "scanmax.models.language.t5.T5",
+            "scanmax.models.parts.bucketed_bias.BucketedBias",
+            "scanmax.data.sequence_tasks.reversal",
+        ),
+        tests=(
+            "tests/models/language/test_t5.py",
+            "tests/parity/test_t5_parity.py",
+            "tests/train/test_configs.py::test_every_argument_traces",
+        ),
+        reproduced="only the answer's cache grows: tests/models/language/test_t5.py::"
+        "test_the_cache_that_grows_is_the_answers_alone; 332 million parameters, two thirds of "
+        "the layers in the encoder: tests/models/language/test_t5.py::"
+        "test_layers_add_up_to_the_published_counts",
+    ),
+    Paper(
         "squeezebert",
         covers="the published size with a head of classification, any groups, weights of "
         "transformers; not pre-training, distillation, or dropout of attention weights",

@@ -56,6 +56,7 @@ TITLES = {
     "dhvt": "Bridging the Gap Between Vision Transformers and Convolutional Neural Networks on "
     "Small Datasets",
     "dpn": "Dual Path Networks",
+    "encoder-decoder-slm": "Return of the Encoder: Maximizing Parameter Efficiency for SLMs",
     "efficientnet": "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",
@@ -162,6 +163,7 @@ TITLES = {
     "Principled Context Control",
     "stablemax-perpgrad": "Grokking at the Edge of Numerical Stability",
     "stm-evaluation": "Demystify Transformers & Convolutions in Modern Image Deep Networks",
+    "t5": "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
     "t2t-vit": "Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet",
     "tcsr": "Incorporating Transformer Designs into Convolutions for Lightweight Image "
     "Super-Resolution",

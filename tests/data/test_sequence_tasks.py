@@ -14,6 +14,7 @@ from scanmax.data.sequence_tasks import (
     induction_heads,
     linear_regression,
     match3,
+    reversal,
     selective_copying,
 )
 from scanmax.errors import UserError
@@ -89,6 +90,16 @@ def test_copied_items_are_those_before_the_pause():
     assert (tokens[:, 4:11] == 0).all()
     assert (tokens[:, 11:] == 1).all()
     assert set(np.unique(tokens[:, :4])) == {2, 3, 4, 5}
+
+
+def test_reversed_words_are_asked_for_behind_the_start_token():
+    tokens, targets = reversal(np.random.default_rng(0), 20, 5, 7)
+    assert tokens.shape == targets.shape == (20, 10)
+    assert (targets[:, :5] == -1).all()
+    np.testing.assert_array_equal(targets[:, 5:], tokens[:, 4::-1])
+    assert (tokens[:, 5] == 1).all()
+    np.testing.assert_array_equal(tokens[:, 6:], targets[:, 5:-1])
+    assert set(np.unique(tokens[:, :5])) == {2, 3, 4, 5, 6}
 
 
 def test_sums_are_those_of_a_marked_number_in_each_half():

@@ -243,6 +243,11 @@ MODELS = {
         },
         24,
     ),
+    "illama": (
+        "illama_tiny",
+        {"img_size": 32, "dim": 16, "depth": 2, "heads": 2, "mlp_multiple": 8},
+        32,
+    ),
     "inline_deit": (
         "inline_deit_tiny",
         # Two blocks: the class token never reads the taps of the last.

@@ -10,10 +10,10 @@ import numpy as np
 from scanmax.testing.model_suite import COMPILER_OPTIONS
 
 
-def seeded_variables(model, shape, dtype=np.float32):
+def seeded_variables(model, shape, dtype=np.float32, kind=jnp.float32):
     """Variables off their initial values, drawn path by path in alphabetical order."""
-    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    skeleton = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), images))
+    inputs = jax.ShapeDtypeStruct((1, *shape), kind)
+    skeleton = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), inputs))
     leaves = jax.tree_util.tree_leaves_with_path(skeleton)
     rng = np.random.default_rng(20240726)
     drawn = {}

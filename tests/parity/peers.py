@@ -190,6 +190,71 @@ def text_encoder_shapes(name: str, model) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in peer.state_dict().items()}
 
 
+def t5(gated: bool, seed: int = 0, dtype=torch.float32) -> Run:
+    """A T5 of two layers a half that writes its source again, the second one padded."""
+    model = _t5(gated, seed)
+    tokens = torch.randint(2, 24, (2, 45), generator=torch.Generator().manual_seed(seed))
+    tokens[1, 30:] = 0
+
+    def logits(tokens):
+        answer = torch.nn.functional.pad(tokens[:, :-1], (1, 0))
+        mask = (tokens != 0).long()
+        return model(input_ids=tokens, attention_mask=mask, decoder_input_ids=answer).logits
+
+    return _run(model, tokens, seed, dtype, logits)
+
+
+def t5_generation(new_tokens: int, seed: int = 0) -> tuple[Run, np.ndarray]:
+    """A run of `t5`, and the greedy answers to its sources."""
+    run, model = t5(False, seed), _t5(False, seed)
+    model.load_state_dict({name: torch.from_numpy(x) for name, x in run.weights.items()})
+    tokens = torch.from_numpy(run.inputs)
+    answers = model.eval().generate(
+        input_ids=tokens,
+        attention_mask=(tokens != 0).long(),
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+    )
+    return run, answers.numpy()
+
+
+def t5_shapes(model) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of transformers' T5 of a model's sizes."""
+    with torch.device("meta"):
+        peer = _t5(
+            model.gated_mlp,
+            vocab_size=model.vocab_size,
+            d_model=model.dim,
+            d_kv=model.head_dim,
+            d_ff=model.mlp_hidden,
+            num_layers=model.encoder_depth,
+            num_heads=model.heads,
+        )
+    return {key: tuple(value.shape) for key, value in peer.state_dict().items()}
+
+
+def _t5(gated: bool, seed: int = 0, **own) -> torch.nn.Module:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(seed)
+    sizes = {"vocab_size": 24, "d_model": 16, "d_kv": 6, "d_ff": 20, "num_layers": 2}
+    config = T5Config(
+        **{**sizes, "num_heads": 3, **own},
+        relative_attention_num_buckets=8 if not own else 32,
+        relative_attention_max_distance=24 if not own else 128,
+        feed_forward_proj="gated-gelu" if gated else "relu",
+        tie_word_embeddings=not gated,
+    )
+    model = T5ForConditionalGeneration(config)
+    if gated:
+        # Published files of this form have a head of their own; transformers 5 ties it at first.
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    return model
+
+
 def _text_encoder(family: str, num_labels: int, **sizes) -> torch.nn.Module:
     import transformers
 
