@@ -58,6 +58,7 @@ TITLES = {
     "dpn": "Dual Path Networks",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",
+    "dual-patchnorm": "Dual PatchNorm",
     "evonorm": "Evolving Normalization-Activation Layers",
     "expedit-dense-vit": "Expediting Large-Scale Vision Transformer for Dense Prediction without "
     "Fine-tuning",
