@@ -40,6 +40,16 @@ def _performer_matrix(query, key):
     )
 
 
+def _cosformer(query, key, value):
+    phi = map(ops.cosine_features, (query, key))
+    return ops.linear_attention(*phi, value, normalize=True, is_causal=False)
+
+
+def _cosformer_matrix(query, key):
+    phi = map(ops.cosine_features, (query, key))
+    return ops.linear_attention_matrix(*phi, normalize=True, is_causal=False)
+
+
 @functools.cache
 def _directions(width):
     with jax.ensure_compile_time_eval():
@@ -65,6 +75,7 @@ CASES = {
     "inline": (ops.inline_attention, _naive(ops.inline_attention_matrix)),
     "rala": (ops.rala_attention, _naive(ops.rala_attention_matrix)),
     "performer, 128 features": (_performer, _naive(_performer_matrix)),
+    "cosformer": (_cosformer, _naive(_cosformer_matrix)),
     "cross-covariance": (ops.cross_covariance_attention, _cross_covariance),
 }
 
@@ -119,6 +130,11 @@ def _torch_orders(name):
         q, k = exponents(q), exponents(k)
         return (q - q.amax(-1, keepdim=True)).exp(), (k - k.amax((-2, -1), keepdim=True)).exp()
 
+    def by_distance(q, k):
+        angles = torch.arange(q.shape[-2]) * (torch.pi / 2 / q.shape[-2])
+        turns = angles.cos()[:, None], angles.sin()[:, None]
+        return tuple(torch.cat([x.relu() * turn for turn in turns], -1) for x in (q, k))
+
     if name == "cross-covariance":
 
         def covariance(q, k, v):
@@ -134,6 +150,7 @@ def _torch_orders(name):
         "mala, causal": (None, None),
         "inline": with_rule(scaled, lambda t, k: 1, lambda t, k: (1 - t) / k.shape[-2]),
         "rala": with_rule(weighed, lambda t, k: 1 / (t + EPSILON), lambda t, k: 0),
+        "cosformer": with_rule(by_distance, lambda t, k: 1 / t, lambda t, k: 0),
         "performer, 128 features": with_rule(random_features, lambda t, k: 1 / t, lambda t, k: 0),
     }[name]
 

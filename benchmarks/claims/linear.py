@@ -178,7 +178,32 @@ def _performer(query, key, value):
     return ops.linear_attention(query, key, value, normalize=True, is_causal=False)
 
 
+def _cosformer(query, key, value, is_causal=False):
+    phi = (ops.cosine_features(x) for x in (query, key))
+    return ops.linear_attention(*phi, value, normalize=True, is_causal=is_causal)
+
+
+@claim("cosformer-orders", paper="nas-efficient-transformer-mixed")
+def cosformer_orders(quick):
+    """cosFormer in linear order is rectified attention whose weights fall as a cosine."""
+    query, key, value = _tokens(256, 32, 3)
+    y = _cosformer(query, key, value)
+    places = jnp.arange(256)
+    fall = jnp.cos(jnp.pi / 2 * (places[:, None] - places[None]) / 256)
+    weights = jnp.einsum("ihk,jhk->hij", jax.nn.relu(query), jax.nn.relu(key)) * fall[None]
+    weights = weights / weights.sum(-1, keepdims=True)
+    expected = jnp.einsum("hij,jhk->ihk", weights, value)
+    error = float(jnp.linalg.norm(y - expected) / jnp.linalg.norm(expected))
+    least = float(weights.min())
+    return [
+        Finding("relative difference, 256 tokens", "0", f"{error:.0e}", error < 1e-5),
+        Finding("least weight", "not negative", f"{least:.1g}", least >= 0),
+    ]
+
+
 for _name, _make in {
+    "cosine_features, bidirectional": _slope(_cosformer),
+    "cosine_features, causal": _slope(_cosformer, is_causal=True),
     "cross_covariance_attention": _slope(ops.cross_covariance_attention),
     "inline_attention": _slope(ops.inline_attention),
     "inline_attention, causal": _slope(ops.inline_attention, is_causal=True),

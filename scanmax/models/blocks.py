@@ -36,6 +36,7 @@ NORMS = {
     "length_norm": LengthNorm,
     "rms_norm": RmsNorm,
 }
+LN_PLACEMENTS = ("pre", "post", "sandwich")
 
 
 def create_norm(kind: str, *, epsilon: float, **fields: Any) -> nn.Module:
@@ -58,6 +59,8 @@ class Block(nn.Module):
         keeps the MLP.
       layer_scale: initial value of the scale of each branch; None leaves it out.
       residual_scale: initial value of the scale of what each branch is added to; None leaves none.
+      ln_placement: norms stand before each branch ("pre"), behind its sum with the stream ("post"),
+        or before and behind the branch ("sandwich").
       position_conv: side of a depthwise convolution over the grid, added to the stream before
         the mixer and before the MLP, so that mixers without order know positions; 0 leaves it out.
       position_convs: how many of them, 2, or 1 for that before the mixer alone.
@@ -78,6 +81,7 @@ class Block(nn.Module):
     use_bias: bool = True
     layer_scale: float | None = None
     residual_scale: float | None = None
+    ln_placement: str = "pre"
     position_conv: int = 0
     position_convs: int = 2
     channel_attention: str | None = None
@@ -143,7 +147,10 @@ class Block(nn.Module):
     @nn.nowrap
     def normed(self, x: Float[Array, "B T D"], index: int | str, train: bool):
         """x as branch `index` takes it."""
-        return self.create_norm(index)(x)
+        if self.ln_placement not in LN_PLACEMENTS:
+            known = ", ".join(LN_PLACEMENTS)
+            raise UserError(f"ln_placement={self.ln_placement!r} is not one of {known}")
+        return x if self.ln_placement == "post" else self.create_norm(index)(x)
 
     @nn.nowrap
     def create_norm(self, index: int | str) -> nn.Module:
@@ -154,14 +161,17 @@ class Block(nn.Module):
 
     @nn.nowrap
     def add_branch(self, x, branch: Float[Array, "B T D"], index: int | str, rate, train: bool):
-        """x plus a branch, scaled and dropped as the block's fields say."""
+        """x plus a branch, normed, scaled and dropped as the block's fields say."""
+        if self.ln_placement == "sandwich":
+            branch = self.create_norm(f"{index}_behind")(branch)
         if self.layer_scale is not None:
             scale = LayerScale(self.layer_scale, name=f"layer_scale{index}", **self.dtypes)
             branch = scale(branch)
         if self.residual_scale is not None:
             scale = LayerScale(self.residual_scale, name=f"residual_scale{index}", **self.dtypes)
             x = scale(x)
-        return x + DropPath()(branch, rate, train).astype(x.dtype)
+        x = x + DropPath()(branch, rate, train).astype(x.dtype)
+        return self.create_norm(index)(x).astype(x.dtype) if self.ln_placement == "post" else x
 
     @nn.nowrap
     def add_mlp(self, x: Float[Array, "B T D"], rate, grid, train: bool) -> Float[Array, "B T D"]:
@@ -275,6 +285,8 @@ class ParallelBlock(Block):
     ) -> Float[Array, "B T D"]:
         if self.position_conv or self.channel_attention is not None:
             raise UserError("parallel blocks have no position_conv and no channel_attention")
+        if self.ln_placement == "post":
+            raise UserError("ln_placement='post' norms one sum; parallel blocks add several")
         paths = range(self.parallel)
         y = x
         for path in paths:

@@ -13,6 +13,9 @@ from scanmax.ops.attention.convolution import (
     convolution_attention_weights as convolution_attention_weights,
 )
 from scanmax.ops.attention.cosine import (
+    cosine_support_attention as cosine_support_attention,
+)
+from scanmax.ops.attention.cosine import (
     length_scaled_cosine_attention as length_scaled_cosine_attention,
 )
 from scanmax.ops.attention.cosine import (
@@ -82,6 +85,8 @@ from scanmax.ops.attention.tensor_polynomial import tensor_attention_poly as ten
 from scanmax.ops.attention.tensor_polynomial import (
     tensor_attention_poly_step as tensor_attention_poly_step,
 )
+from scanmax.ops.attention.wait_k import average_lagging as average_lagging
+from scanmax.ops.attention.wait_k import wait_k_mask as wait_k_mask
 from scanmax.ops.channels.attention import cbam_channel_gate as cbam_channel_gate
 from scanmax.ops.channels.attention import cbam_spatial_gate as cbam_spatial_gate
 from scanmax.ops.channels.attention import channel_summary as channel_summary
@@ -167,6 +172,7 @@ from scanmax.ops.linear.cross_covariance import (
 )
 from scanmax.ops.linear.cross_covariance import cross_covariance_matrix as cross_covariance_matrix
 from scanmax.ops.linear.feature_maps import FEATURE_MAPS as FEATURE_MAPS
+from scanmax.ops.linear.feature_maps import cosine_features as cosine_features
 from scanmax.ops.linear.feature_maps import orthogonal_random_features as orthogonal_random_features
 from scanmax.ops.linear.feature_maps import positive_random_features as positive_random_features
 from scanmax.ops.linear.inline import inline_attention as inline_attention

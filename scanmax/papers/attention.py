@@ -89,6 +89,16 @@ LEDGER = (
         ),
     ),
     Paper(
+        "matching-networks",
+        covers="attention over a support set by cosines, with examples left out and any scale; not "
+        "the embeddings in the context of the set, episodes, or the network",
+        where=("scanmax.ops.cosine_support_attention",),
+        tests=("tests/ops/attention/test_cosine.py::CosineSupportAttentionTest",),
+        reproduced="with one shot a class it is the softmax of cosines: "
+        "tests/ops/attention/test_cosine.py::"
+        "test_with_one_shot_a_class_it_is_the_softmax_of_cosines",
+    ),
+    Paper(
         "moh",
         covers="gates of shared and routed heads as released and as printed, attention masked and "
         "gathered, the load-balance loss in the trainer, the mixer with a cache, and the four "
@@ -232,5 +242,17 @@ LEDGER = (
         ),
         reproduced="equality with the convolution for kernels of 3, 5, 7 over patches of 2 and 4, "
         "and blocks as independent as there are heads",
+    ),
+    Paper(
+        "wait-k",
+        covers="the mask of the schedule for cross-attention, whose k may differ by row and "
+        "be drawn anew for each batch in one program, and the average lagging of a translation; "
+        "not the translation models, or their training",
+        where=("scanmax.ops.wait_k_mask", "scanmax.ops.average_lagging"),
+        tests=("tests/ops/attention/test_wait_k.py",),
+        reproduced="what is written does not change with what has not been read: "
+        "tests/ops/attention/test_wait_k.py::test_what_has_not_been_read_changes_nothing; wait-k "
+        "lags by k: tests/ops/attention/test_wait_k.py::"
+        "test_lags_are_those_of_the_loops_and_of_wait_k_itself",
     ),
 )

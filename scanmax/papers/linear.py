@@ -49,6 +49,22 @@ LEDGER = (
         "benchmarks claims mala-sharpens; parameters to the last one and GFLOPs of T, S, B and L",
     ),
     Paper(
+        "nas-efficient-transformer-mixed",
+        covers="cosFormer's features behind linear attention in all its forms, with states "
+        "and packed rows, and a mixer of them, which hosts take for some blocks and softmax "
+        "attention for others; not the search, or the networks that it found",
+        where=("scanmax.ops.cosine_features", "scanmax.models.mixers.Cosformer"),
+        tests=(
+            "tests/ops/linear/test_feature_maps.py::CosineFeaturesTest",
+            "tests/ops/linear/test_feature_maps.py::"
+            "test_cosformer_in_linear_order_is_its_weighed_matrix",
+            "tests/models/mixers/linear/test_matrices.py",
+            "tests/models/mixers/test_mixers.py",
+            "tests/test_claims.py",
+        ),
+        reproduced="the linear order is the quadratic one: benchmarks claims cosformer-orders",
+    ),
+    Paper(
         "rala-ravlt",
         covers="both augmentations in linear order, the matrix; a mixer with 2-D rotary positions, "
         "local term and gate, and its softmax twin; the four RAVLT, to which the authors' code "

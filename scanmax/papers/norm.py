@@ -4,6 +4,23 @@ from scanmax.papers.paper import Paper
 
 LEDGER = (
     Paper(
+        "dual-patchnorm",
+        covers="the stem of two layer norms for every ViT by stem='dual_patchnorm', and norms of "
+        "its blocks before their branches, behind the sums or on both sides by ln_placement, with "
+        "which the paper compares; not placements of attention and MLP apart, or its tables",
+        where=(
+            "scanmax.models.parts.stems.DualPatchNorm",
+            "scanmax.models.vision.vit.VisionTransformer",
+        ),
+        tests=(
+            "tests/models/vision/test_deep_vit.py::"
+            "test_a_stem_of_two_norms_forgets_how_a_patch_was_lit",
+            "tests/models/vision/test_deep_vit.py::test_norms_stand_where_they_are_asked_for",
+        ),
+        reproduced="2 P^2 C + 2 D parameters more, 1,920 for Ti/16: "
+        "tests/models/vision/test_deep_vit.py::test_two_norms_of_patches_are_the_papers_count",
+    ),
+    Paper(
         "evonorm",
         covers="B0, B1, B2 (by the variance of a batch or its running average, without a mean), "
         "S0, S1 and S2, as ops, as a layer and in any `resnet*` by norm_layer='evonorm_s0' and the "

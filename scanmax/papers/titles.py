@@ -60,6 +60,7 @@ TITLES = {
     "efficientnet": "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
     "evit": "Not All Patches are What You Need: Expediting Vision Transformers via Token "
     "Reorganizations",
+    "dual-patchnorm": "Dual PatchNorm",
     "evonorm": "Evolving Normalization-Activation Layers",
     "expedit-dense-vit": "Expediting Large-Scale Vision Transformer for Dense Prediction without "
     "Fine-tuning",
@@ -102,6 +103,7 @@ TITLES = {
     "Structured State Space Duality",
     "mambamixer": "MambaMixer: Efficient Selective State Space Models with Dual Token and Channel "
     "Selection",
+    "matching-networks": "Matching Networks for One Shot Learning",
     "maxim": "MAXIM: Multi-Axis MLP for Image Processing",
     "mctf": "Multi-criteria Token Fusion with One-step-ahead Attention for Efficient Vision "
     "Transformers",
@@ -123,6 +125,8 @@ TITLES = {
     "knowledge distillation",
     "ms-mlp": "Mixing and Shifting: Exploiting Global and Local Dependencies in Vision MLPs",
     "msvmamba": "Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model",
+    "nas-efficient-transformer-mixed": "Neural Architecture Search on Efficient Transformers and "
+    "Beyond",
     "nd-loss-kd": "Improving Knowledge Distillation via Regularizing Feature Norm and Direction",
     "next-vit": "Next-ViT: Next Generation Vision Transformer for Efficient Deployment in "
     "Realistic Industrial Scenarios",
@@ -194,6 +198,7 @@ TITLES = {
     "for Dense Predictions",
     "vit-performs-convolution": "Can Vision Transformers Perform Convolution?",
     "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
+    "wait-k": "Efficient Wait-k Models for Simultaneous Machine Translation",
     "wavemix": "WaveMix: A Resource-efficient Neural Network for Image Analysis",
     "wcord": "Wasserstein Contrastive Representation Distillation",
     "xcit": "XCiT: Cross-Covariance Image Transformers",

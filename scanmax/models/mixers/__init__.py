@@ -44,6 +44,7 @@ from scanmax.models.mixers.conv.reparameterized import DilatedReparam as Dilated
 from scanmax.models.mixers.conv.scale_aware import ScaleAware as ScaleAware
 from scanmax.models.mixers.conv.shift import ShiftConv as ShiftConv
 from scanmax.models.mixers.linear.attention import LinearAttention as LinearAttention
+from scanmax.models.mixers.linear.cosformer import Cosformer as Cosformer
 from scanmax.models.mixers.linear.cross_covariance import CrossCovariance as CrossCovariance
 from scanmax.models.mixers.linear.decay import Gla as Gla
 from scanmax.models.mixers.linear.decay import Retention as Retention
@@ -105,6 +106,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "context_cluster": ContextCluster,
     "conv_additive": ConvAdditive,
     "conv_projection": ConvProjection,
+    "cosformer": Cosformer,
     "cosine": CosineAttention,
     "deformable": Deformable,
     "delta": Delta,

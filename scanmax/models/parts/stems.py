@@ -6,11 +6,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from scanmax import ops
 from scanmax.errors import UserError
 from scanmax.models.layers import (
     Affine,
     BatchNorm,
     Conv,
+    Dense,
     LayerNorm,
     activation,
     check_patches,
@@ -73,6 +75,36 @@ class HmlpStem(nn.Module):
                 x = LayerNorm(name=f"norm{index}", **dtypes)(x)
             x = x if last else activation("gelu")(x)
         return x
+
+
+class DualPatchNorm(nn.Module):
+    """A layer norm of each patch's pixels, a linear map of them, a layer norm of what it gives.
+
+    The first makes a patch forget how it was lit: brightness and contrast leave no trace but for
+    epsilon. Behind a plain map of patches of P pixels a side they are 2 P^2 C + 2 D parameters.
+
+    Attributes:
+      patch_size: P.
+      norm_epsilon: of both norms.
+
+    Reference: dual-patchnorm
+    """
+
+    features: int
+    patch_size: int = 16
+    norm_epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B Yi Xi C"]) -> Float[Array, "B Y X D"]:
+        check_patches(images, self.patch_size)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        fields = {"epsilon": self.norm_epsilon, **dtypes}
+        x = ops.patchify(images, self.patch_size)
+        x = LayerNorm(axis="conv_in", name="pixel_norm", **fields)(x)
+        x = Dense(self.features, ("conv_in", "embed"), name="proj", **dtypes)(x)
+        return LayerNorm(name="norm", **fields)(x)
 
 
 class OverlappingStem(nn.Module):

@@ -30,7 +30,7 @@ from scanmax.models.layers import (
     partitioned,
 )
 from scanmax.models.parts.positions import FourierPositions, learned_positions
-from scanmax.models.parts.stems import HmlpStem, OverlappingStem
+from scanmax.models.parts.stems import DualPatchNorm, HmlpStem, OverlappingStem
 from scanmax.models.prompts import prompted, with_prompts, without_prompts
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
@@ -39,7 +39,7 @@ from scanmax.models.vision.token_reduction import ReducingBlock, TokenReduction
 
 POOLS = ("token", "avg")
 POSITIONS = ("learned", "sincos", "sinusoid", "fourier", "none")
-STEMS = ("patches", "hmlp", "hmlp_layer_norm", "overlapping")
+STEMS = ("patches", "hmlp", "hmlp_layer_norm", "overlapping", "dual_patchnorm")
 
 
 class VisionTransformer(nn.Module):
@@ -52,7 +52,8 @@ class VisionTransformer(nn.Module):
       patch_size: side of a patch.
       stem: "patches", one linear map of each, or "hmlp", several convolutions inside each patch,
         of a power of two on a side, with batch norms; "hmlp_layer_norm" normalises places alone;
-        "overlapping", strided convolutions with batch norms, as in DHVT.
+        "overlapping", strided convolutions with batch norms, as in DHVT; "dual_patchnorm", a layer
+        norm of the patch's pixels before the map and one of its channels behind.
       frozen_statistics: the batch norms of the stem keep their averages, in training too.
       parallel: mixers side by side in a block, and MLPs behind them, each with its own norm.
       mixer: a name of MIXERS, or one per block.
@@ -76,6 +77,7 @@ class VisionTransformer(nn.Module):
       moe: fields of an `ExpertMlp`, such as {"num_experts": 8, "top_k": 2}: every MLP becomes a
         mixture of experts; None keeps the MLPs.
       layer_scale: initial value of the scale of each branch; None leaves it out.
+      ln_placement: where blocks have their norms: "pre", "post" or "sandwich", as `Block` says.
       channel_attention: a gate of each mixer's branch, "se", "eca" or "cbam"; None leaves it out.
       token_reduction: fields of a `TokenReduction`, by which blocks drop or merge tokens, with the
         parameters of the plain model; None keeps all.
@@ -110,6 +112,7 @@ class VisionTransformer(nn.Module):
     use_bias: bool = True
     moe: Mapping[str, Any] | None = None
     layer_scale: float | None = None
+    ln_placement: str = "pre"
     channel_attention: str | None = None
     token_reduction: Mapping[str, Any] | None = None
     drop_path_rate: float = 0.0
@@ -176,6 +179,8 @@ class VisionTransformer(nn.Module):
         fields = {"name": "patch_embed", "dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.stem == "patches":
             return PatchEmbed(self.dim, self.patch_size, **fields)(images)
+        if self.stem == "dual_patchnorm":
+            return DualPatchNorm(self.dim, self.patch_size, **fields)(images)
         fields |= {"frozen_statistics": self.frozen_statistics}
         if self.stem == "overlapping":
             return OverlappingStem(self.dim, self.patch_size, **fields)(images, train)
@@ -314,6 +319,8 @@ class VisionTransformer(nn.Module):
             raise UserError("features() needs every token: it does without token_reduction")
         if self.scan_layers:
             raise UserError("token_reduction gives blocks their own lengths: scan_layers=False")
+        if self.ln_placement != "pre":
+            raise UserError("token_reduction stands behind a norm: ln_placement='pre'")
         if self.parallel > 1:
             raise UserError("token_reduction stands between one mixer and one MLP: parallel=1")
         if self.channel_attention is not None:
@@ -336,6 +343,7 @@ class VisionTransformer(nn.Module):
                 "activation": self.activation,
                 "use_bias": self.use_bias,
                 "layer_scale": self.layer_scale,
+                "ln_placement": self.ln_placement,
                 "channel_attention": self.channel_attention,
                 "prefix_tokens": self.prefix_tokens + self.prompts,
                 "dropout_rate": self.dropout_rate,

@@ -219,3 +219,66 @@ def length_scaled_cosine_attention_matrix(
         key_value_seq_lengths=key_value_seq_lengths,
         precision=precision,
     )
+
+
+@op("form", "chunk_size", "precision", forward_mode="parallel")
+def cosine_support_attention(
+    query: Float[Array, "*B T D"],
+    support: Float[Array, "*B S D"],
+    labels: Float[Array, "*B S C"],
+    mask: Bool[Array, "*B S"] | None = None,
+    *,
+    scale: Float[Array, ""] | float = 1.0,
+    form: str | None = None,
+    chunk_size: int | tuple[int, int] | None = None,
+    precision=None,
+) -> Float[Array, "*B T C"]:
+    """Labels of queries by attention over a few examples that have one: matching networks.
+
+        p_t = sum_s a_ts labels_s,    a_t = softmax_s(scale cos(query_t, support_s))
+
+    Args:
+      query: vectors whose labels are asked for.
+      support: vectors whose labels are known.
+      labels: of the support, one-hot or shares; p are shares of them.
+      mask: the examples that are there; None is all. Where there are none, p is 0.
+      scale: of the cosines; 1 in the paper.
+      form: "parallel" or "chunked", as in `dot_product_attention`.
+      chunk_size: the largest block of the chunked form.
+      precision: of both products.
+
+    Returns:
+      [*B, T, C] in the dtype of labels.
+
+    Raises:
+      ValueError: arrays whose shapes do not fit, or an unknown form.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax import ops
+      >>> support, labels = jnp.array([[2.0, 0.0], [0.0, 3.0]]), jnp.eye(2)
+      >>> ops.cosine_support_attention(jnp.array([[5.0, 5.0]]), support, labels)
+      Array([[0.5, 0.5]], dtype=float32)
+
+    Reference: matching-networks
+    """
+    check_rank(2, query=query, support=support, labels=labels)
+    *batch, count, dim = support.shape
+    check_shape("query", query, (*batch, query.shape[-2], dim), "[*B, T, D]")
+    check_shape("labels", labels, (*batch, count, labels.shape[-1]), "[*B, S, C]")
+    check_shape("mask", mask, (*batch, count), "[*B, S]")
+    dtype = accumulator_dtype(query, support)
+    if mask is not None:
+        support = jnp.where(mask[..., None], support, jnp.zeros_like(support))
+    query, support = (unit_vectors(x.astype(dtype)).astype(x.dtype) for x in (query, support))
+    y = dot_product_attention(
+        query[..., None, :],
+        support[..., None, :],
+        labels[..., None, :],
+        mask=None if mask is None else mask[..., None, None, :],
+        scale=scale,
+        form=form,
+        chunk_size=chunk_size,
+        precision=precision,
+    )
+    return y[..., 0, :]

@@ -8,9 +8,16 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
-from scanmax.ops.contract import accumulator_dtype, check_choice, check_rank, op, require
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    check_choice,
+    check_rank,
+    check_shape,
+    op,
+    require,
+)
 
 
 def _elu(x):
@@ -178,3 +185,55 @@ def positive_random_features(
         exponents = exponents - exponents.max(axes, keepdims=True)
     phi = jnp.exp(exponents) * projection.shape[-2] ** -0.5 + epsilon
     return phi.astype(x.dtype)
+
+
+@op("max_length")
+def cosine_features(
+    x: Float[Array, "*B T H K"],
+    positions: Int[Array, "*B T"] | None = None,
+    *,
+    max_length: int | None = None,
+) -> Float[Array, "*B T H C"]:
+    """Features whose products are weighed by the cosine of the distance of their tokens.
+
+        phi(x)_i = (relu(x_i) cos(a_i), relu(x_i) sin(a_i)),    a_i = pi i / (2 M)
+        phi(q)_i . phi(k)_j = relu(q_i) . relu(k_j) cos(pi (i - j) / (2 M))
+
+    Behind them `linear_attention` with normalize=True is cosFormer's: weights are positive and
+    fall with the distance, to 0 where it is M.
+
+    Args:
+      x: queries or keys.
+      positions: i of each token; None is 0, 1, .. T - 1. Only their distances tell.
+      max_length: M, no smaller than any distance; None is T.
+
+    Returns:
+      [*B, T, H, 2 K] in the dtype of x; angles are in at least float32.
+
+    Raises:
+      ValueError: positions of another shape, or a max_length below 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax import ops
+      >>> phi = ops.cosine_features(jnp.ones((2, 1, 1)), max_length=2)[:, 0]
+      >>> (phi @ phi.T).round(3)  # cos(0) and cos(pi / 4)
+      Array([[1.   , 0.707],
+             [0.707, 1.   ]], dtype=float32)
+
+    Reference: nas-efficient-transformer-mixed
+    """
+    check_rank(3, x=x)
+    length = x.shape[-3]
+    check_shape("positions", positions, x.shape[:-2], "[*B, T]")
+    require(max_length is None or max_length >= 1, f"max_length={max_length}; expected at least 1.")
+    dtype = accumulator_dtype(x)
+    if positions is None:
+        positions = jnp.arange(length).reshape((1,) * (x.ndim - 3) + (length,))
+    angles = positions.astype(dtype) * (math.pi / 2 / (max_length or max(length, 1)))
+    positive = jax.nn.relu(x).astype(dtype)
+    parts = [
+        positive * jnp.broadcast_to(turn(angles)[..., None, None], positive.shape)
+        for turn in (jnp.cos, jnp.sin)
+    ]
+    return jnp.concatenate(parts, -1).astype(x.dtype)

@@ -9,6 +9,9 @@ from scanmax.ops.reference.attention.convolution import (
     convolution_attention_weights as convolution_attention_weights,
 )
 from scanmax.ops.reference.attention.cosine import (
+    cosine_support_attention as cosine_support_attention,
+)
+from scanmax.ops.reference.attention.cosine import (
     length_scaled_cosine_attention as length_scaled_cosine_attention,
 )
 from scanmax.ops.reference.attention.cosine import (
@@ -93,6 +96,8 @@ from scanmax.ops.reference.attention.tensor_polynomial import (
 from scanmax.ops.reference.attention.tensor_polynomial import (
     tensor_attention_poly_step as tensor_attention_poly_step,
 )
+from scanmax.ops.reference.attention.wait_k import average_lagging as average_lagging
+from scanmax.ops.reference.attention.wait_k import wait_k_mask as wait_k_mask
 from scanmax.ops.reference.channels.attention import cbam_channel_gate as cbam_channel_gate
 from scanmax.ops.reference.channels.attention import cbam_spatial_gate as cbam_spatial_gate
 from scanmax.ops.reference.channels.attention import channel_summary as channel_summary
@@ -187,6 +192,7 @@ from scanmax.ops.reference.linear.cross_covariance import (
 from scanmax.ops.reference.linear.cross_covariance import (
     cross_covariance_matrix as cross_covariance_matrix,
 )
+from scanmax.ops.reference.linear.feature_maps import cosine_features as cosine_features
 from scanmax.ops.reference.linear.feature_maps import (
     orthogonal_random_features as orthogonal_random_features,
 )

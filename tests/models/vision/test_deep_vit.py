@@ -11,9 +11,11 @@ import pytest
 
 from scanmax.errors import UserError
 from scanmax.models import create_model, model_info
-from scanmax.models.layers import axes_of
+from scanmax.models.blocks import Block
+from scanmax.models.layers import LayerNorm, Mlp, axes_of
+from scanmax.models.mixers import create_mixer
 from scanmax.models.multiply_adds import MULTIPLY_ADDS
-from scanmax.models.parts.stems import HmlpStem
+from scanmax.models.parts.stems import DualPatchNorm, HmlpStem
 from scanmax.testing import compare
 from scanmax.testing.model_suite import COMPILER_OPTIONS
 from scanmax.train.config import OptimConfig
@@ -79,6 +81,64 @@ def test_a_patch_of_the_stem_is_its_own():
     assert jnp.abs(masked - whole)[0, 1].max() > 0.1
 
 
+def test_a_stem_of_two_norms_forgets_how_a_patch_was_lit():
+    stem = DualPatchNorm(12, norm_epsilon=0.0)
+    images = jax.random.normal(jax.random.key(0), (1, 32, 48, 3))
+    rng = np.random.default_rng(0)
+    light, contrast = (jnp.asarray(x) for x in rng.uniform(0.5, 2, size=(2, 1, 2, 3, 1)))
+    lit = [jnp.repeat(jnp.repeat(x.astype(jnp.float32), 16, 1), 16, 2) for x in (light, contrast)]
+    params = drawn(stem, images)
+    whole, other = applied(stem, params, images, lit[0] + lit[1] * images)
+    assert whole.shape == (1, 2, 3, 12)
+    compare.assert_relative(other, whole, 1e-4)
+    # the equation, in numpy
+    params = jax.tree.map(np.asarray, params)
+
+    def norm(x, own):
+        x = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+        return x * own["scale"] + own["bias"]
+
+    patches = np.asarray(images).reshape(1, 2, 16, 3, 16, 3).transpose(0, 1, 3, 2, 4, 5)
+    x = norm(patches.reshape(1, 2, 3, -1), params["pixel_norm"])
+    x = x @ params["proj"]["kernel"] + params["proj"]["bias"]
+    compare.assert_relative(whole, norm(x, params["norm"]), 1e-5)
+
+
+def test_two_norms_of_patches_are_the_papers_count():
+    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+
+    def count(**fields):
+        model = create_model("vit_tiny_patch16_224", **fields)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+    assert count(stem="dual_patchnorm") - count() == 2 * 768 + 2 * 192
+
+
+@pytest.mark.parametrize("placement", ["post", "sandwich"])
+def test_norms_stand_where_they_are_asked_for(placement):
+    fields = {"mixer": "attention", "heads": 1, "mlp_hidden": 8, "ln_placement": placement}
+    block = Block(**fields)
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    params = drawn(block, x)
+
+    def norm(x, name):
+        return LayerNorm().apply({"params": params[name]}, x)
+
+    mixer = create_mixer("attention", heads=1)
+    branches = (
+        lambda x: mixer.apply({"params": params["mixer"]}, x),
+        lambda x: Mlp(8).apply({"params": params["mlp"]}, x),
+    )
+    y = x
+    for index, branch in enumerate(branches, 1):
+        if placement == "post":
+            y = norm(y + branch(y), f"norm{index}")
+        else:
+            y = y + norm(branch(norm(y, f"norm{index}")), f"norm{index}_behind")
+    compare.assert_relative(block.apply({"params": params}, x), y, 1e-5)
+
+
 def test_weights_of_the_stem():
     for dim, expected in ((192, 48_384), (384, 188_928), (768, 746_496)):
         images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
@@ -122,6 +182,8 @@ def test_attention_alone_is_trained_by_a_pattern_of_what_is_frozen():
         ("stem='conv' is not one of patches, hmlp", {"stem": "conv"}),
         ("power of two from 4 on", {"stem": "hmlp", "patch_size": 6, "img_size": 12}),
         ("no position_conv and no channel_attention", {"channel_attention": "se"}),
+        ("'middle' is not one of pre, post, sandwich", {"ln_placement": "middle"}),
+        ("parallel blocks add several", {"ln_placement": "post"}),
         ("parallel=1", {"token_reduction": {"method": "evit"}}),
     ],
 )

@@ -112,3 +112,45 @@ class CosineTest(chex.TestCase):
         twice, tau = jnp.concatenate([x, x]), jnp.array([1.0])
         y = ops.length_scaled_cosine_attention(x, twice, twice, tau, num_keys=6)
         compare.assert_relative(y, ops.length_scaled_cosine_attention(x, x, x, tau), 1e-12)
+
+
+class CosineSupportAttentionTest(OpSuite):
+    op = ops.cosine_support_attention
+    reference = reference.cosine_support_attention
+    forms = ("parallel", "chunked")
+    cases = (
+        OpCase(length=7, batch=(2,), masked=True, full=True, options={"scale": 3.0}),
+        OpCase(length=1),
+    )
+    errors = (
+        ({"query": lambda x: x[..., 1:]}, ValueError, r"query has shape .*\[\*B, T, D\]"),
+        ({"labels": lambda x: x[..., 1:, :]}, ValueError, r"labels has shape .*\[\*B, S, C\]"),
+        ({"mask": lambda x: x[..., 1:]}, ValueError, r"mask has shape .*\[\*B, S\]"),
+    )
+
+    def make_args(self, rng, case):
+        args = {
+            "query": rng.normal(size=(*case.batch, case.length, 4)),
+            "support": rng.normal(size=(*case.batch, 5, 4)),
+            "labels": rng.uniform(size=(*case.batch, 5, 3)),
+        }
+        if getattr(case, "masked", False):
+            args["mask"] = np.resize([True, False, True, True, False], (*case.batch, 5))
+        return args
+
+    def poison(self, arrays, case):
+        if "mask" not in arrays:
+            return arrays
+        hidden = ~arrays["mask"][..., None]
+        return arrays | {
+            name: np.where(hidden, np.nan, arrays[name]) for name in ("support", "labels")
+        }
+
+
+def test_with_one_shot_a_class_it_is_the_softmax_of_cosines():
+    rng = np.random.default_rng(0)
+    query, support = rng.normal(size=(2, 3, 4))
+    y = ops.cosine_support_attention(*(jnp.asarray(x) for x in (query, support)), jnp.eye(3))
+    sizes = np.linalg.norm(query, axis=-1)[:, None] * np.linalg.norm(support, axis=-1)
+    expected = jax.nn.softmax(jnp.asarray(query @ support.T / sizes), -1)
+    np.testing.assert_allclose(y, expected, rtol=1e-5)

@@ -31,6 +31,44 @@ class PositiveRandomFeaturesTest(OpSuite):
         }
 
 
+class CosineFeaturesTest(OpSuite):
+    op = ops.cosine_features
+    reference = reference.cosine_features
+    cases = (
+        OpCase(length=5, batch=(2,), placed=True, full=True, options={"max_length": 9}),
+        OpCase(length=4),
+        OpCase(length=1, batch=(1, 2)),
+    )
+    errors = (
+        ({"positions": lambda x: x[..., 1:]}, ValueError, r"positions has .*\[\*B, T\]"),
+        ({"max_length": 0}, ValueError, "max_length=0; expected at least 1"),
+    )
+
+    def make_args(self, rng, case):
+        args = {"x": rng.normal(size=(*case.batch, case.length, 2, 3))}
+        if getattr(case, "placed", False):
+            args["positions"] = rng.integers(0, 9, size=(*case.batch, case.length))
+        return args
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_cosformer_in_linear_order_is_its_weighed_matrix(is_causal):
+    rng = np.random.default_rng(0)
+    query, key, value = (rng.normal(size=(9, 2, 4)) for _ in range(3))
+    # none of the first token's weights are to be 0 alone
+    query[..., 0], key[..., 0] = abs(query[..., 0]), abs(key[..., 0])
+    phi = [ops.cosine_features(jnp.asarray(x)) for x in (query, key)]
+    y = ops.linear_attention(*phi, jnp.asarray(value), normalize=True, is_causal=is_causal)
+    places = np.arange(9)
+    weights = np.einsum("ihk,jhk->hij", np.maximum(query, 0), np.maximum(key, 0))
+    weights *= np.cos(np.pi / 2 * (places[:, None] - places) / 9)
+    weights *= places[:, None] >= places if is_causal else 1
+    weights /= weights.sum(-1, keepdims=True)
+    assert weights.min() >= 0
+    np.testing.assert_allclose(y, np.einsum("hij,jhk->ihk", weights, value), rtol=1e-12)
+
+
 @pytest.mark.parametrize("norms", ["chi", "constant"])
 def test_orthogonal_random_features_are_those_of_gram_schmidt(norms):
     with jax.enable_x64(True):

@@ -83,3 +83,14 @@ def length_scaled_cosine_attention(
     )
     value = jnp.repeat(value, query.shape[-2] // value.shape[-2], axis=-2)
     return jnp.einsum("...hts,...shv->...thv", weights, value, precision=precision)
+
+
+def cosine_support_attention(query, support, labels, mask=None, *, scale=1.0, precision=None):
+    """p_t = sum_s softmax_s(scale cos(query_t, support_s)) labels_s."""
+    logits = scale * jnp.einsum("...td,...sd->...ts", _unit(query), _unit(support))
+    weights = jnp.exp(logits)
+    if mask is not None:
+        weights = jnp.where(jnp.broadcast_to(mask[..., None, :], weights.shape), weights, 0)
+    total = weights.sum(-1, keepdims=True)
+    weights = jnp.where(total == 0, 0, weights / jnp.where(total == 0, 1, total))
+    return jnp.einsum("...ts,...sc->...tc", weights, labels)

@@ -63,3 +63,15 @@ def positive_random_features(
     if stabilize == "sequence":
         exponents = exponents - exponents.max((-3, -1), keepdims=True)
     return (jnp.exp(exponents) / projection.shape[-2] ** 0.5 + epsilon).astype(x.dtype)
+
+
+def cosine_features(x, positions=None, *, max_length=None):
+    """phi(x)_i = (relu(x_i) cos(a_i), relu(x_i) sin(a_i)), a_i = pi i / (2 M)."""
+    length = x.shape[-3]
+    positions = jnp.arange(length) if positions is None else positions
+    angles = jnp.pi * positions.astype(accumulator_dtype(x)) / (2 * (max_length or length))
+    angles = jnp.broadcast_to(angles[..., None, None], x.shape)
+    positive = jnp.maximum(x, 0).astype(angles.dtype)
+    return jnp.concatenate([positive * jnp.cos(angles), positive * jnp.sin(angles)], -1).astype(
+        x.dtype
+    )

@@ -29,7 +29,7 @@ def output(params, y):
     return jnp.einsum("bthk,hkd->btd", y, params["out"]["kernel"]) + params["out"]["bias"]
 
 
-@pytest.mark.parametrize("name", ["scaling", "performer", "inline", "mala", "rala"])
+@pytest.mark.parametrize("name", ["scaling", "cosformer", "performer", "inline", "mala", "rala"])
 def test_the_sown_matrix_is_what_the_mixer_applies(name):
     bare = {"lepe_size": 0, "gate": False} if name in ("mala", "rala") else {}
     bare = {"local": False} if name == "inline" else bare
