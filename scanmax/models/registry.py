@@ -50,6 +50,7 @@ FAMILY_MODULES = (
     "vision.cvt",
     "vision.dhvt",
     "vision.dpn",
+    "vision.fno",
     "vision.glnet",
     "vision.halonet",
     "vision.hornet",
