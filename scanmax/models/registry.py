@@ -52,6 +52,7 @@ FAMILY_MODULES = (
     "vision.dhvt",
     "vision.dpn",
     "vision.efficientnet",
+    "vision.fno",
     "vision.glnet",
     "vision.halonet",
     "vision.hornet",

@@ -100,24 +100,31 @@ LEDGER = (
     Paper(
         "mg-tfno",
         covers="the Fourier layer with dense weights, Tucker's factors or those of CP, which are "
-        "multiplied by in turn, and a mixer of it for maps of any resolution; not one tensor for "
-        "all layers, tensor trains, multi-grid patches, or the networks",
+        "multiplied by in turn, and a mixer of it for maps of any resolution; FNO and TFNO on "
+        "fields in the plane, to which neuraloperator gives the same numbers, and patches with "
+        "wider and coarser crops, alone and as a field of these; not one tensor for all layers, "
+        "tensor trains, the loss of Sobolev's norm, or patches on devices of their own",
         where=(
             "scanmax.ops.fourier_conv2d",
             "scanmax.ops.tucker_fourier_conv2d",
             "scanmax.ops.cp_fourier_conv2d",
             "scanmax.models.mixers.Fourier",
+            "scanmax.models.vision.fno.Fno",
+            "scanmax.models.vision.fno.multigrid_patches",
+            "scanmax.models.vision.fno.stitched",
         ),
         tests=(
             "tests/ops/spectral/test_fourier.py::FourierConv2dTest",
             "tests/ops/spectral/test_fourier.py::TuckerFourierConv2dTest",
             "tests/ops/spectral/test_fourier.py::CpFourierConv2dTest",
             "tests/models/mixers/spectral/test_fourier.py",
+            "tests/models/vision/test_fno.py",
+            "tests/models/vision/test_authors.py",
             _MIXERS,
         ),
         reproduced="the same wave at any resolution: tests/ops/spectral/test_fourier.py::"
         "test_a_wave_sampled_more_finely_gives_the_same_wave; how few numbers the factors have: "
         "tests/models/mixers/spectral/test_fourier.py::"
-        "test_factors_are_a_share_of_the_dense_weights",
+        "test_factors_are_a_share_of_the_dense_weights; parameters of neuraloperator's sizes",
     ),
 )

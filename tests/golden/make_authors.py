@@ -125,6 +125,19 @@ MODELS = {
         {"img_size": 16, "dim": 16, "depth": 2, "heads": 2, "mlp_ratio": 2.0},
         16,
     ),
+    "fno2d": ("fno2d_small", {"dim": 6, "depth": 2, "modes": (6, 6), "out_channels": 2}, 9),
+    "tfno2d": (
+        "tfno2d_small",
+        {
+            "dim": 6,
+            "depth": 2,
+            "modes": (6, 6),
+            "norm": "group",
+            "preactivation": True,
+            "out_channels": 2,
+        },
+        9,
+    ),
     "glnet": (
         "glnet_16g",
         {

@@ -5,16 +5,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax import ops
-from scanmax.errors import UserError
-from scanmax.models.layers import partitioned
 from scanmax.models.mixers.base import MapMixer
-from scanmax.models.statistics import at_least_float32
-
-FACTORIZATIONS = (None, "tucker", "cp")
+from scanmax.models.parts.fourier import check_factorization, fourier_product
 
 
 class Fourier(MapMixer):
@@ -39,53 +33,14 @@ class Fourier(MapMixer):
 
     @nn.nowrap
     def mixed(self, maps: Float[Array, "B Y X D"], train: bool) -> Float[Array, "B Y X D"]:
-        if self.factorization not in FACTORIZATIONS:
-            listed = ", ".join(map(repr, FACTORIZATIONS))
-            raise UserError(f"factorization={self.factorization!r} is not one of {listed}")
+        check_factorization(self.factorization)
         dim = maps.shape[-1]
-        y = self._spectral(maps, (*self.modes, dim, dim))
-        return y + self.dense(dim, ("embed", "embed"), "skip")(maps)
-
-    @nn.nowrap
-    def _spectral(self, maps, sizes: Sequence[int]):
-        dim = sizes[-1]
-        # That of the released code, for a complex number of two parts.
-        deviation = dim**-0.5
-        if self.factorization is None:
-            weight = self._weight("weights", sizes, (None, None, "embed", "mlp"), deviation)
-            return ops.fourier_conv2d(maps, weight)
-        names = ("row_kernel", "column_kernel", "input_kernel", "output_kernel")
-        if self.factorization == "tucker":
-            ranks = tucker_ranks(sizes, self.share)
-            deviation = (deviation / math.sqrt(math.prod(ranks))) ** (1 / 5)
-            first = self._weight("core_kernel", ranks, (None,) * 4, deviation)
-            operator = ops.tucker_fourier_conv2d
-        else:
+        sizes = (*self.modes, dim, dim)
+        ranks = tucker_ranks(sizes, self.share)
+        if self.factorization == "cp":
             ranks = (max(1, int(self.share * math.prod(sizes) / sum(sizes))),) * 4
-            deviation = (deviation / math.sqrt(ranks[0])) ** (1 / 4)
-            init = partitioned(_one, (None, None))
-            first = self.param("scale", init, (ranks[0], 2), self.param_dtype)
-            operator = ops.cp_fourier_conv2d
-        axes = (None, None, "embed", "embed")
-        factors = [
-            self._weight(name, (size, rank), (axis, None), deviation)
-            for name, size, rank, axis in zip(names, sizes, ranks, axes)
-        ]
-        return operator(maps, first.astype(at_least_float32(self.dtype)), *factors)
-
-    @nn.nowrap
-    def _weight(self, name: str, shape: Sequence[int], axes, deviation: float) -> Array:
-        """Real and imaginary parts, whose squares add up to the deviation's."""
-        inputs, outputs = ((-3,), (-2,)) if len(shape) > 1 else ((), ())
-        init = nn.initializers.normal(deviation / math.sqrt(2))
-        init = partitioned(init, (*axes, None), inputs=inputs, outputs=outputs)
-        value = self.param(name, init, (*shape, 2), self.param_dtype)
-        return value.astype(at_least_float32(self.dtype))
-
-
-def _one(key, shape, dtype):
-    """Complex ones, by their two parts."""
-    return jnp.zeros(shape, dtype).at[..., 0].set(1)
+        y = fourier_product(self, maps, sizes, self.factorization, ranks)
+        return y + self.dense(dim, ("embed", "embed"), "skip")(maps)
 
 
 def tucker_ranks(sizes: Sequence[int], share: float) -> tuple[int, ...]:
