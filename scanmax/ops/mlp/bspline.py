@@ -21,19 +21,24 @@ def _check_knots(channels: int, knots: Array, degree: int) -> int:
     return knots.shape[1] - degree - 1
 
 
-def _ratio(numerator: Array, denominator: Array) -> Array:
-    """The quotient, 0 where the denominator is, also in its derivatives."""
-    is_zero = denominator == 0
-    quotient = numerator / jnp.where(is_zero, jnp.ones_like(denominator), denominator)
-    return jnp.where(is_zero, jnp.zeros_like(quotient), quotient)
+def _inverse(distance: Array) -> Array:
+    """1 / distance, 0 where that is 0, also in its derivatives.
+
+    Of the knots alone: a quotient for each point takes several times as long as the product.
+    """
+    meet = distance == 0
+    inverse = 1 / jnp.where(meet, jnp.ones_like(distance), distance)
+    return jnp.where(meet, jnp.zeros_like(inverse), inverse)
 
 
 def _recursion(points: Array, t: Array, degree: int) -> Array:
     """[N, *B, D] of points [1, *B, D] and knots [M, .., D]."""
     basis = jnp.logical_and(points >= t[:-1], points < t[1:]).astype(points.dtype)
     for k in range(1, degree + 1):
-        rising = _ratio(points - t[: -k - 1], t[k:-1] - t[: -k - 1])
-        falling = _ratio(t[k + 1 :] - points, t[k + 1 :] - t[1:-k])
+        # as many distances as there are functions of one degree less
+        inverse = _inverse(t[k:] - t[:-k])
+        rising = (points - t[: -k - 1]) * inverse[:-1]
+        falling = (t[k + 1 :] - points) * inverse[1:]
         basis = rising * basis[:-1] + falling * basis[1:]
     return basis
 
@@ -50,7 +55,7 @@ def _tangents(degree, primals, tangents):
     basis, parts = _splines(points, t, degree), []
     if degree > 0 and not isinstance(moved, SymbolicZero):
         lower = _splines(points, t, degree - 1)
-        share = _ratio(degree * lower, t[degree:] - t[:-degree])
+        share = lower * (degree * _inverse(t[degree:] - t[:-degree]))
         parts.append((share[:-1] - share[1:]) * moved)
     if not isinstance(shifted, SymbolicZero):
         parts.append(jax.jvp(lambda t: _recursion(points, t, degree), (t,), (shifted,))[1])
@@ -96,7 +101,8 @@ def bspline_basis(
     points = x.astype(dtype)[None]
     t = knots.astype(dtype).T
     t = t.reshape(t.shape[0], *(1,) * (x.ndim - 1), t.shape[1])
-    return jnp.moveaxis(_splines(points, t, degree), 0, -1).astype(x.dtype)
+    # Moved as one array the recursion is fused into the copy and runs across it: five times slower.
+    return jnp.stack(jnp.unstack(_splines(points, t, degree)), -1).astype(x.dtype)
 
 
 @op("degree")
