@@ -49,6 +49,7 @@ FAMILY_MODULES = (
     "vision.convnext",
     "vision.crossvit",
     "vision.cvt",
+    "vision.ddrnet",
     "vision.dhvt",
     "vision.dpn",
     "vision.efficientnet",

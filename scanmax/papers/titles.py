@@ -43,6 +43,8 @@ TITLES = {
     "dbnorm-dual-inverted-softmax": "Balance Act: Mitigating Hubness in Cross-Modal Retrieval with "
     "Query and Gallery Banks",
     "dcnn-dynamic-kmax": "A Convolutional Neural Network for Modelling Sentences",
+    "ddrnet": "Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of "
+    "Road Scenes",
     "deit": "Training data-efficient image transformers & distillation through attention",
     "deit-lt": "DeiT-LT Distillation Strikes Back for Vision Transformer Training on Long-Tailed "
     "Datasets",

@@ -132,6 +132,16 @@ LEDGER = (
         "tests/models/vision/test_inception_v3.py::test_factorised_kernels_are_lighter",
     ),
     Paper(
+        "ddrnet",
+        covers="the three classifiers of the release, to which the authors' code gives the same "
+        "numbers, and the weights of their ImageNet checkpoints; not the pyramid pooling (DAPPM), "
+        "the heads for segmentation, or the recipes",
+        where=("scanmax.models.vision.ddrnet.Ddrnet",),
+        tests=("tests/models/vision/test_ddrnet.py", "tests/models/vision/test_authors.py"),
+        reproduced="parameters and GFLOPs of all three: tests/models/vision/test_ddrnet.py::"
+        "test_parameters_and_multiply_adds_are_the_papers",
+    ),
+    Paper(
         "moat",
         covers="the nine networks of the release with positions and without, its attention in the "
         "whole map or in windows with one table for any size; not the recipes, trained weights, or "

@@ -125,6 +125,18 @@ MODELS = {
         {"img_size": 16, "dim": 16, "depth": 2, "heads": 2, "mlp_ratio": 2.0},
         16,
     ),
+    "ddrnet23_slim": ("ddrnet23_slim", {"dim": 4, "last_dim": 12}, 64),
+    "ddrnet39": (
+        "ddrnet39",
+        {
+            "dim": 4,
+            "last_dim": 12,
+            "depths": (2, 2),
+            "coarse_depths": (2, 2, 2),
+            "fine_depths": (2, 2, 2),
+        },
+        64,
+    ),
     "fno2d": ("fno2d_small", {"dim": 6, "depth": 2, "modes": (6, 6), "out_channels": 2}, 9),
     "tfno2d": (
         "tfno2d_small",

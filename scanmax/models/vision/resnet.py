@@ -71,7 +71,7 @@ class ResNetBlock(nn.Module):
         grid: None = None,
         train: bool = False,
     ) -> Float[Array, "B Yo Xo F"]:
-        out = expanded(self.dim, self.bottleneck)
+        out = self.out_dim
         # Nothing is added at first: a deep network starts as a shallow one. timm's of selective
         # kernels do not.
         start = zeros_init if self.selective_kernel is None else ones_init
@@ -98,6 +98,11 @@ class ResNetBlock(nn.Module):
             dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
             x = InstanceBatchNorm(1.0, self.norm_epsilon, name="norm", **dtypes)(x)
         return tap(self, "output", self.bend(x))
+
+    @property
+    def out_dim(self) -> int:
+        """Channels that the block gives."""
+        return expanded(self.dim, self.bottleneck)
 
     @property
     def second_size(self) -> int:
@@ -145,7 +150,7 @@ class ResNetBlock(nn.Module):
         if self.average_down:
             x = halved(x) if stride > 1 else x
             size, stride = 1, 1
-        out = expanded(self.dim, self.bottleneck)
+        out = self.out_dim
         size = size if stride > 1 else 1
         return self.conv(out, size, stride, "shortcut", activation=None)(x, train)
 

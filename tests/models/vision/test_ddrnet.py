@@ -1,0 +1,72 @@
+"""DDRNet: the suite of every model, published costs, and branches that hear each other."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scanmax.errors import UserError
+from scanmax.models import create_model, model_info
+from scanmax.models.multiply_adds import MULTIPLY_ADDS
+from scanmax.testing import ModelCase, ModelSuite
+from scanmax.testing.model_suite import COMPILER_OPTIONS
+
+TINY = {
+    "dim": 2,
+    "depths": (1, 2),
+    "strides": (2,),
+    "coarse_depths": (1,),
+    "fine_depths": (2,),
+    "last_dim": 6,
+    "num_classes": 5,
+}
+
+
+class DdrnetSuite(ModelSuite):
+    family = "ddrnet"
+    traces_scanned = False
+    small = (
+        ModelCase("ddrnet23", TINY, input_size=(32, 32, 3), other_inputs=((33, 50, 3), (16, 8, 3))),
+    )
+    # A norm takes away what a bias before it adds to the whole batch.
+    vanishing = r"stem\d/conv/bias"
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "cost"),
+    [("ddrnet23_slim", 7.57, 0.98), ("ddrnet23", 28.22, 3.88), ("ddrnet39", 40.13, 6.95)],
+)
+def test_parameters_and_multiply_adds_are_the_papers(name, params, cost):
+    assert model_info(name).params / 1e6 == pytest.approx(params, abs=0.005)
+    assert MULTIPLY_ADDS[name] / 1e9 == pytest.approx(cost, abs=0.01)
+
+
+def test_either_branch_hears_the_other():
+    """A fine pixel changes with one far away through the coarse branch alone."""
+    fields = {**TINY, "coarse_depths": (3,), "num_classes": 0}
+    model = create_model("ddrnet23", **fields)
+    images = jnp.zeros((1, 96, 96, 3))
+    jit = functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+    variables = nn.unbox(jit(model.init)(jax.random.key(0), images))
+
+    @jit
+    def seen(variables):
+        def corner(images):
+            return jnp.sum(model.apply(variables, images, method="features")[1][0, 0, 0])
+
+        return jax.grad(corner)(jax.random.normal(jax.random.key(1), images.shape))
+
+    reach = [np.max(np.nonzero(seen(variables)[0])[0])]
+    params = dict(variables["params"])
+    params["enlarge0"] = jax.tree.map(jnp.zeros_like, params["enlarge0"])
+    reach.append(np.max(np.nonzero(seen({**variables, "params": params})[0])[0]))
+    assert reach[0] > reach[1] + 8
+
+
+def test_steps_must_be_told_alike():
+    model = create_model("ddrnet23", fine_depths=(2,))
+    with pytest.raises(UserError, match="as many steps each"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
