@@ -438,16 +438,14 @@ def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:
 
 
 class Mlp(nn.Module):
-    """Dense, activation, Dense; gated where asked (the first Dense then makes gate and value).
-
-    `kernel_inits` are of the maps to the hidden layer and from it.
-    """
+    """Dense, activation, Dense; gated where asked (the first Dense then makes gate and value)."""
 
     hidden: int
     activation: str = "gelu"
     gated: bool = False
     use_bias: bool = True
     dropout_rate: float = 0.0
+    # Of the maps to the hidden layer, and of that from it.
     kernel_inits: tuple[Initializer, Initializer] = (normal_init, normal_init)
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32

@@ -148,8 +148,9 @@ LEDGER = (
         "rwkv-clip",
         covers="the wkv of RWKV-6 in three forms with step and state, causal and in both "
         "directions as the released kernels of both towers run it, its matrix; the token shifts; "
-        "the spatial mix as a mixer with data-dependent mixing and the released start; not the "
-        "channel mix, the towers or their contrastive training",
+        "the spatial mix as a mixer with data-dependent mixing and the released start, the channel "
+        "mix, and both towers, to which the authors' code gives the same numbers (their kernel "
+        "written out in torch); not the made-up captions, or trained weights",
         where=(
             "scanmax.ops.wkv6",
             "scanmax.ops.wkv6_step",
@@ -157,11 +158,16 @@ LEDGER = (
             "scanmax.ops.token_shift",
             "scanmax.ops.quarter_shift",
             "scanmax.models.mixers.Wkv6",
+            "scanmax.models.vision.rwkv_clip.RwkvClipImage",
+            "scanmax.models.language.rwkv_clip_text.RwkvClipText",
         ),
         tests=(
             "tests/ops/scan/test_wkv.py::Wkv6Test",
             "tests/ops/scan/test_wkv.py::TokenShiftTest",
             "tests/models/mixers/test_mixers.py",
+            "tests/models/vision/test_rwkv_clip.py",
+            "tests/models/vision/test_authors.py",
+            "tests/models/language/test_rwkv_clip_text.py",
             "tests/test_claims.py",
         ),
         reproduced="recurrent, chunked and quadratic form agree: benchmarks claims "

@@ -174,6 +174,11 @@ MODELS = {
         },
         32,
     ),
+    "rwkv_clip": (
+        "rwkv_clip_b32",
+        {"img_size": 32, "patch_size": 8, "dim": 16, "depth": 2, "heads": 2},
+        32,
+    ),
     "smpconv": (
         "smpconv_t",
         # The second map is smaller than its kernel.

@@ -22,6 +22,8 @@ from scanmax.models.weights.table import Row
 
 TEXT = {"dim": 16, "depth": 2, "vocab_size": 24}
 BERT = {**TEXT, "heads": 2, "mlp_hidden": 32, "embedding_dim": 16}
+T5 = {"vocab_size": 24, "dim": 16, "head_dim": 4, "heads": 2, "mlp_hidden": 12}
+T5 |= {"encoder_depth": 2, "decoder_depth": 2}
 # Where the first variant of a family does not show all: other stems, norms, gates and heads.
 RESNETS = ("resnet18", "resnet50d", "skresnet18", "ecaresnet26t", "seresnet50")
 OTHERS = {
@@ -31,7 +33,10 @@ OTHERS = {
     "mamba2": [("mamba2_130m", {**TEXT, "heads": 4, "state_size": 8, "groups": 2})],
     "mixer": [("mixer_s32_224", None), ("gmixer_24_224", None), ("resmlp_12_224", None)],
     "resnet": [(name, None) for name in RESNETS],
+    "rwkv_clip_text": [("rwkv_clip_text_b32", {**TEXT, "heads": 2, "mlp_hidden": 32})],
     "squeezebert": [("squeezebert_base", {**BERT, "num_classes": 3})],
+    "t5": [(name, T5) for name in ("t5_small", "t5_v1_1_small")]
+    + [("mu_330m", {**T5, "heads": 4, "kv_heads": 2})],
     "unireplknet": [("unireplknet_a", None), ("unireplknet_a", {"merged": True})],
     "vit": [
         ("deit_tiny_distilled_patch16_224", None),
@@ -114,7 +119,7 @@ def test_a_file_in_timms_names_needs_no_model(variables, tmp_path):
         ({"layout": "tim"}, "layout='tim': did you mean 'timm'"),
         ({"layout": "transformers"}, "of these variables needs model=: no family's names fit"),
         ({"layout": "torchvision", "model": deit()}, "is not of VisionTransformer; known: authors"),
-        ({"layout": "authors"}, "needs model=: they may be of dhvt or inline_deit or kat or vit"),
+        ({"layout": "authors"}, "needs model=: they may be of dhvt or illama or"),
         ({"layout": "timm", "like": {}}, "takes layout= or like=, not both"),
     ],
 )

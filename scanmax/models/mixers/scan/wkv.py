@@ -306,3 +306,46 @@ class Wkv6(_Rwkv):
             "token": jnp.zeros((batch_size, dim), self.dtype),
             "wkv": jnp.zeros((batch_size, self.heads, width, width), at_least_float32(self.dtype)),
         }
+
+
+class ChannelMix(_Rwkv):
+    """RWKV's MLP: out = sigmoid(receptance(x_r)) value(relu(key(x_k))^2), behind a token shift.
+
+    x_k and x_r mix each token with its neighbours, as the mixers of RWKV do.
+
+    Attributes:
+      hidden: width between.
+      shares_near: the learned shares are the neighbours', as in RWKV-CLIP's text tower; else the
+        token's own, as in its image tower.
+      layer: which of `layers` this is; initial shares depend on it.
+      layers: how many there are.
+
+    Reference: rwkv-clip
+    """
+
+    use_bias: bool = False
+    hidden: int = 0
+    shares_near: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        grid: tuple[int, int] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T D"]:
+        dim = x.shape[-1]
+        x = x.astype(self.dtype)
+        near = self.shifted(x, grid, self.heads, None, {})
+        ramp = mix_init(1.0, self.layer, self.layers)(None, (dim,), jnp.float32)
+        first, second = (x, near) if self.shares_near else (near, x)
+
+        def mixed(name):
+            init = constant_init(1 - ramp if self.shares_near else ramp)
+            share = spread(self.vector(f"mix_{name}", init, (dim,)).astype(self.dtype), x)
+            return first + (second - first) * share
+
+        hidden = self.dense(self.hidden, ("embed", "mlp"), "key")(mixed("key"))
+        value = self.dense(dim, ("mlp", "embed"), "value")(jnp.square(jax.nn.relu(hidden)))
+        gate = self.dense(dim, ("embed", "heads"), "receptance")(mixed("receptance"))
+        return jax.nn.sigmoid(gate) * value
