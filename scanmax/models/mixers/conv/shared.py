@@ -57,7 +57,7 @@ class ConvShare(Mixer):
         axes = (None, None, "heads")
         y = self.convolved(maps, "input", axes, (*size, kernels))
         # of "valid" a token's numbers are the kernels, of "same" the places beside them
-        y = y.reshape(batch, length, -1, kernels).swapaxes(-1, -2)
+        y = y.reshape(batch, length, math.prod(y.shape[2:4]), kernels).swapaxes(-1, -2)
         y = y.reshape(batch, length, 3, self.heads, width)
         query, key, value = jnp.unstack(y, axis=2)
         self.sow_attention(
