@@ -245,6 +245,7 @@ from scanmax.ops.norm import global_response_norm as global_response_norm
 from scanmax.ops.norm import group_norm as group_norm
 from scanmax.ops.norm import instance_batch_norm as instance_batch_norm
 from scanmax.ops.norm import layer_norm as layer_norm
+from scanmax.ops.norm import masked_layer_norm as masked_layer_norm
 from scanmax.ops.norm import rms_norm as rms_norm
 from scanmax.ops.position import fourier_positions as fourier_positions
 from scanmax.ops.position import resample_positions as resample_positions
