@@ -1,5 +1,6 @@
 """Gates between maps, shifts, and kernels merged of many, against the same sums in torch."""
 
+import functools
 import itertools
 
 from benchmarks.harness import benchmark
@@ -127,3 +128,28 @@ def merged_kernels(quick: bool):
             torch_peers={"six kernels in torch": _torch_branches},
             name="one kernel",
         )
+
+
+def _torch_shared(x, kernel, *, padding):
+    import torch
+
+    batch, tokens, rows, columns = x.shape
+    y = torch.nn.functional.conv2d(
+        x.reshape(batch * tokens, 1, rows, columns),
+        kernel.permute(2, 0, 1)[:, None],
+        padding=padding.lower(),
+    )
+    return y.permute(0, 2, 3, 1).unflatten(0, (batch, tokens))
+
+
+@benchmark("shared_conv2d")
+def shared_conv2d(quick: bool):
+    """ops.shared_conv2d of tokens as maps, both paddings, against torch's convolution."""
+    for batch, tokens, side in ((1, 3, 4),) if quick else ((8, 65, 14), (8, 197, 8)):
+        for padding, size, count in (("SAME", 3, 9), ("VALID", side, side**2)):
+            yield from op_rows(
+                f"{batch} x {tokens} tokens of {side} x {side}, {count} kernels, {padding}",
+                functools.partial(ops.shared_conv2d, padding=padding),
+                normal((batch, tokens, side, side), (size, size, count)),
+                torch_peers={"torch conv2d": functools.partial(_torch_shared, padding=padding)},
+            )

@@ -151,6 +151,7 @@ from scanmax.ops.conv.scale_aware import scale_aware_aggregation as scale_aware_
 from scanmax.ops.conv.sentences import dynamic_k as dynamic_k
 from scanmax.ops.conv.sentences import fold_rows as fold_rows
 from scanmax.ops.conv.sentences import wide_conv1d as wide_conv1d
+from scanmax.ops.conv.shared import shared_conv2d as shared_conv2d
 from scanmax.ops.conv.shift import shift_eight as shift_eight
 from scanmax.ops.conv.space_to_depth import depth_to_space as depth_to_space
 from scanmax.ops.conv.space_to_depth import space_to_depth as space_to_depth
@@ -244,6 +245,7 @@ from scanmax.ops.norm import global_response_norm as global_response_norm
 from scanmax.ops.norm import group_norm as group_norm
 from scanmax.ops.norm import instance_batch_norm as instance_batch_norm
 from scanmax.ops.norm import layer_norm as layer_norm
+from scanmax.ops.norm import masked_layer_norm as masked_layer_norm
 from scanmax.ops.norm import rms_norm as rms_norm
 from scanmax.ops.position import fourier_positions as fourier_positions
 from scanmax.ops.position import resample_positions as resample_positions

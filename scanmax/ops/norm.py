@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from scanmax.ops.contract import (
     accumulator_dtype,
@@ -85,6 +85,63 @@ def layer_norm(
         return scaled_and_shifted(y * factor, scale, bias, x.dtype)
 
     return recomputed(normalised, "mean", "inverse_rms")(x, scale, bias)
+
+
+@op("epsilon")
+def masked_layer_norm(
+    x: Float[Array, "*B D"],
+    active: Int[Array, "..."],
+    scale: Float[Array, "D"] | None = None,
+    bias: Float[Array, "D"] | None = None,
+    *,
+    epsilon: float = 1e-6,
+) -> Float[Array, "*B D"]:
+    """Layer normalisation over the first channels alone, as many as each example has.
+
+        y_d = (x_d - m) / sqrt(v + epsilon) scale_d + bias_d for d < active, else 0
+
+    with the mean m and the variance v of those channels: the norm of a narrower network that is a
+    part of a wider one. Examples of a batch may be of several widths.
+
+    Args:
+      x: the activations.
+      active: channels that count, from 1 to D; broadcasts to *B. It may be traced.
+      scale: gain; None is one.
+      bias: offset; None is zero.
+      epsilon: added to the variance.
+
+    Returns:
+      [*B, D] in the dtype of x; what lies behind the active channels is neither read nor kept.
+
+    Raises:
+      ValueError: when scale or bias is not [D], or active does not broadcast to *B.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax import ops
+      >>> ops.masked_layer_norm(jnp.array([[1.0, 3.0, 9.0]]), jnp.array([2])).round(3)
+      Array([[-1.,  1.,  0.]], dtype=float32)
+
+    Reference: vit-resnas
+    """
+    check_channels(x, scale=scale, bias=bias)
+    batch = x.shape[:-1]
+    fits = active.ndim <= len(batch) and all(
+        size in (1, whole) for size, whole in zip(active.shape[::-1], batch[::-1])
+    )
+    require(fits, f"active has shape {active.shape}; expected one that broadcasts to {batch}.")
+    dtype = accumulator_dtype(x)
+    counts = jnp.broadcast_to(active, batch)[..., None]
+    places = jnp.arange(x.shape[-1], dtype=counts.dtype).reshape((1,) * len(batch) + (-1,))
+    inside, number = places < counts, counts.astype(dtype)
+
+    def mean(y):
+        return jnp.sum(y, -1, keepdims=True) / number
+
+    y = jnp.where(inside, x.astype(dtype), 0)
+    y = jnp.where(inside, y - mean(y), 0)
+    y = y * jax.lax.rsqrt(mean(jnp.square(y)) + epsilon)
+    return jnp.where(inside, scaled_and_shifted(y, scale, bias, x.dtype), 0)
 
 
 @op("epsilon")

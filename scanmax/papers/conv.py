@@ -113,6 +113,21 @@ LEDGER = (
         reproduced="digits pixel by pixel: benchmarks claims sequential-digits-families",
     ),
     Paper(
+        "convsharevit",
+        covers="the convolution of tokens as maps with kernels that all share, and attention with "
+        "it for a mixer, with kernels as large as a map or with maps for results; not MLPs of it "
+        "or the networks, whose maps and layers nothing public tells",
+        where=("scanmax.ops.shared_conv2d", "scanmax.models.mixers.ConvShare"),
+        tests=(
+            "tests/ops/conv/test_shared.py::SharedConv2dTest",
+            "tests/models/mixers/conv/test_shared.py",
+            _MIXERS,
+        ),
+        reproduced="kernels as large as the map are attention's linear maps: "
+        "tests/models/mixers/conv/test_shared.py::"
+        "test_kernels_as_large_as_a_token_are_attentions_linear_maps",
+    ),
+    Paper(
         "hyperzzw-terminator",
         covers="the two global operators, product of maps and elementwise, and a mixer of the "
         "first with its hyper-kernel from a network of the place; not the local operator, the "

@@ -26,6 +26,8 @@ TITLES = {
     "condconv": "CondConv: Conditionally Parameterized Convolutions for Efficient Inference",
     "conditional-cross-attention": "Conditional Cross Attention Network for Multi-Space Embedding "
     "without Entanglement in Only a SINGLE Network",
+    "convsharevit": "ConvShareViT: Enhancing Vision Transformers with Convolutional Attention "
+    "Mechanisms for Free-Space Optical Accelerators",
     "context-cluster": "Image as Set of Points",
     "convfirst-block-fusion": "On the Efficiency of Convolutional Neural Networks",
     "convit-gpsa": "ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
@@ -200,6 +202,7 @@ TITLES = {
     "for Dense Predictions",
     "vit-performs-convolution": "Can Vision Transformers Perform Convolution?",
     "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
+    "vit-resnas": "Searching for Efficient Multi-Stage Vision Transformers",
     "wait-k": "Efficient Wait-k Models for Simultaneous Machine Translation",
     "wavemix": "WaveMix: A Resource-efficient Neural Network for Image Analysis",
     "wcord": "Wasserstein Contrastive Representation Distillation",

@@ -43,6 +43,33 @@ class LayerNormTest(NormSuite):
         chex.assert_trees_all_close(far, near, atol=1e-3)
 
 
+class MaskedLayerNormTest(OpSuite):
+    op = ops.masked_layer_norm
+    reference = reference.masked_layer_norm
+    cases = (
+        OpCase(batch=(3, 2), active=(3, 1), full=True),
+        OpCase(batch=(4,), active=(), plain=True),
+        OpCase(batch=(), active=()),
+    )
+    errors = (
+        ({"scale": jnp.ones(5)}, ValueError, r"scale has shape \(5,\)"),
+        ({"active": jnp.ones((4, 1), int)}, ValueError, "active has shape"),
+    )
+
+    def make_args(self, rng, case):
+        args = {
+            "x": rng.normal(size=(*case.batch, 6)),
+            "active": rng.integers(2, 7, size=[min(n, b) for n, b in zip(case.active, case.batch)]),
+        }
+        if not getattr(case, "plain", False):
+            args |= {"scale": rng.normal(size=6), "bias": rng.normal(size=6)}
+        return args
+
+    def poison(self, arrays, case):
+        hidden = np.arange(6) >= np.broadcast_to(arrays["active"], case.batch)[..., None]
+        return arrays | {"x": np.where(hidden, np.nan, arrays["x"])}
+
+
 class RmsNormTest(NormSuite):
     op = ops.rms_norm
     reference = reference.rms_norm

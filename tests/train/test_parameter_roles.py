@@ -34,7 +34,7 @@ REST = """
     mix_gate mix_key mix_receptance mix_value prefix weights_ cls_token dist_token pos_embed slots
     position query_embedding table relative_bias relative_rows relative_columns local_bias
     learnable_bias square_bias row_bias column_bias position_bias cls_token_ pos_embed_
-    segments response_scale response_bias numerator denominator
+    segments response_scale response_bias numerator denominator input_bias output_bias
 """
 VIT = {"img_size": 16, "patch_size": 4, "dim": 32, "depth": 2, "heads": 2, "num_classes": 8}
 LM = {"vocab_size": 64, "dim": 32, "depth": 2, "heads": 2}

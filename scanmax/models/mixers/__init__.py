@@ -42,6 +42,7 @@ from scanmax.models.mixers.conv.point_reparam import PointReparam as PointRepara
 from scanmax.models.mixers.conv.relation import LocalRelation as LocalRelation
 from scanmax.models.mixers.conv.reparameterized import DilatedReparam as DilatedReparam
 from scanmax.models.mixers.conv.scale_aware import ScaleAware as ScaleAware
+from scanmax.models.mixers.conv.shared import ConvShare as ConvShare
 from scanmax.models.mixers.conv.shift import ShiftConv as ShiftConv
 from scanmax.models.mixers.linear.attention import LinearAttention as LinearAttention
 from scanmax.models.mixers.linear.cosformer import Cosformer as Cosformer
@@ -106,6 +107,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "context_cluster": ContextCluster,
     "conv_additive": ConvAdditive,
     "conv_projection": ConvProjection,
+    "conv_share": ConvShare,
     "cosformer": Cosformer,
     "cosine": CosineAttention,
     "deformable": Deformable,

@@ -168,6 +168,7 @@ from scanmax.ops.reference.conv.scale_aware import (
 from scanmax.ops.reference.conv.sentences import dynamic_k as dynamic_k
 from scanmax.ops.reference.conv.sentences import fold_rows as fold_rows
 from scanmax.ops.reference.conv.sentences import wide_conv1d as wide_conv1d
+from scanmax.ops.reference.conv.shared import shared_conv2d as shared_conv2d
 from scanmax.ops.reference.conv.shift import shift_eight as shift_eight
 from scanmax.ops.reference.conv.space_to_depth import depth_to_space as depth_to_space
 from scanmax.ops.reference.conv.space_to_depth import space_to_depth as space_to_depth
@@ -284,6 +285,7 @@ from scanmax.ops.reference.norm import global_response_norm as global_response_n
 from scanmax.ops.reference.norm import group_norm as group_norm
 from scanmax.ops.reference.norm import instance_batch_norm as instance_batch_norm
 from scanmax.ops.reference.norm import layer_norm as layer_norm
+from scanmax.ops.reference.norm import masked_layer_norm as masked_layer_norm
 from scanmax.ops.reference.norm import rms_norm as rms_norm
 from scanmax.ops.reference.position import fourier_positions as fourier_positions
 from scanmax.ops.reference.position import resample_positions as resample_positions

@@ -16,6 +16,17 @@ def layer_norm(x, scale=None, bias=None, *, epsilon=1e-6):
     return _affine((x - mean) / jnp.sqrt(variance + epsilon), scale, bias)
 
 
+def masked_layer_norm(x, active, scale=None, bias=None, *, epsilon=1e-6):
+    """The layer norm of the first `active` channels, and zeros behind them."""
+    counts = jnp.broadcast_to(active, x.shape[:-1])
+    rows = []
+    for row, count in zip(x.reshape(-1, x.shape[-1]), counts.reshape(-1).tolist()):
+        own = [None if vector is None else vector[:count] for vector in (scale, bias)]
+        y = layer_norm(row[:count], *own, epsilon=epsilon)
+        rows.append(jnp.pad(y, (0, len(row) - count)))
+    return jnp.stack(rows).reshape(x.shape) if rows else x
+
+
 def rms_norm(x, scale=None, *, epsilon=1e-6):
     """y = x / sqrt(mean(x^2) + epsilon) * scale over the last axis."""
     return _affine(x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + epsilon), scale, None)

@@ -64,6 +64,7 @@ CASES = {
     "context_cluster": MixerCase(options={"region_size": 2}, reach="prefix"),
     "conv_additive": MixerCase(),
     "conv_projection": MixerCase(depth=2),
+    "conv_share": MixerCase(options={"padding": "same"}, order="permutation", causal=True),
     "cosformer": MixerCase(options={"max_length": 1024}, causal=True, generates=({},), reach=None),
     "cosine": MixerCase(order="permutation", causal=True, generates=({"local_window_size": 3},)),
     # At the start offsets are the same everywhere, as far as there are points.
