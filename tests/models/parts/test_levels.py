@@ -15,7 +15,7 @@ ROWS = (slice(0, 24), slice(24, 30))
 
 
 def drawn(module, x, grid):
-    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), x, grid))
+    shapes = nn.unbox(jax.eval_shape(lambda key: module.init(key, x, grid), jax.random.key(0)))
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda leaf: rng.uniform(0.2, 1, leaf.shape).astype(np.float32), shapes)
 
