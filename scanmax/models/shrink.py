@@ -50,6 +50,13 @@ EXCEPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         {"group_sizes": (0, 2, 2, 2)},
     ),
     "t2t_vit": ("32 pixels, whose windows are joined once, to patches of 8", {"patch_size": 8}),
+    "vit_resnas": (
+        "two blocks in each stage",
+        {
+            "head_counts": ((3, 3), (6, 6), (12, 12)),
+            "hidden_dims": ((96,) * 2, (192,) * 2, (384,) * 2),
+        },
+    ),
     "inception_v3": (
         "75 pixels, the least that it takes, and a sixteenth of all widths",
         {"width_ratio": 1 / 16},

@@ -214,14 +214,23 @@ LEDGER = (
         "vit-comer",
         covers="multi-scale deformable attention by gathers, to which the release's own check "
         "gives the same numbers and gradients, with its maps as a module and of one scale as a "
-        "mixer; not the convolutional branch, the interaction with a ViT, or detection and "
-        "segmentation",
+        "mixer; the backbones of the release's segmentation, to which the authors' code gives the "
+        "same numbers: tiny, small and base, and around a plain ViT-L the interactions of the "
+        "large one; with a head for whole images that the release has not. Not its BEiTv2 and the "
+        "windows of its DINOv2, trained weights, or detection and segmentation themselves",
         where=(
             "scanmax.ops.deformable_attention",
             "scanmax.models.parts.deformable.DeformableAttention",
             "scanmax.models.mixers.Deformable",
+            "scanmax.models.parts.levels.ReceptiveFields",
+            "scanmax.models.parts.levels.LevelsToTokens",
+            "scanmax.models.parts.levels.TokensToLevels",
+            "scanmax.models.vision.vit_comer.VitComer",
         ),
         tests=(
+            "tests/models/vision/test_vit_comer.py",
+            "tests/models/vision/test_authors.py",
+            "tests/models/parts/test_levels.py",
             "tests/ops/attention/test_deformable.py::DeformableAttentionTest",
             "tests/ops/attention/test_deformable.py::test_no_more_is_kept_for_more_points",
             "tests/models/parts/test_deformable.py",
@@ -229,7 +238,8 @@ LEDGER = (
             "tests/parity/test_deformable_parity.py",
         ),
         reproduced="offsets of nothing read the pixel itself, and weights of nothing are a mean: "
-        "tests/models/parts/test_deformable.py",
+        "tests/models/parts/test_deformable.py; parameters of the release's three with its heads, "
+        "and tokens that start as the plain ViT's: tests/models/vision/test_vit_comer.py",
     ),
     Paper(
         "vit-performs-convolution",

@@ -7,15 +7,22 @@ LEDGER = (
         "diffusion-rwkv",
         covers="the bidirectional wkv and the causal one of RWKV-4 in log space, three forms with "
         "step and state, their matrix; the Q-shift; the spatial mix as a mixer of both kinds with "
-        "the released start; not the channel mix, the diffusion models or their sampling",
+        "the released start; the channel mix, and the networks told a time and a label, to which "
+        "the authors' code gives the same numbers, the released kernel's 1e-6 in a denominator "
+        "left out: S/2 to H/2, patches of 4 as a field; not the noise they are trained on, their "
+        "sampling, or trained weights",
         where=(
             "scanmax.ops.wkv",
             "scanmax.ops.wkv_step",
             "scanmax.ops.wkv_matrix",
             "scanmax.ops.quarter_shift",
             "scanmax.models.mixers.Wkv",
+            "scanmax.models.mixers.scan.wkv.ChannelMix",
+            "scanmax.models.vision.drwkv.DiffusionRwkv",
         ),
         tests=(
+            "tests/models/vision/test_drwkv.py",
+            "tests/models/vision/test_authors.py",
             "tests/ops/scan/test_wkv.py::WkvTest",
             "tests/ops/scan/test_wkv.py::BidirectionalWkvTest",
             "tests/ops/scan/test_wkv.py::QuarterShiftTest",

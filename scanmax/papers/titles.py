@@ -200,6 +200,7 @@ TITLES = {
     "Processing for Computer Vision",
     "vit-comer": "ViT-CoMer: Vision Transformer with Convolutional Multi-scale Feature Interaction "
     "for Dense Predictions",
+    "vit-resnas": "Searching for Efficient Multi-Stage Vision Transformers",
     "vit-performs-convolution": "Can Vision Transformers Perform Convolution?",
     "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
     "vit-resnas": "Searching for Efficient Multi-Stage Vision Transformers",

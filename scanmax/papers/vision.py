@@ -152,6 +152,21 @@ LEDGER = (
         "that convolutions cross where attention does not: tests/models/vision/test_moat.py",
     ),
     Paper(
+        "vit-resnas",
+        covers="residual spatial reduction, and the networks of the release's network_def, to "
+        "which the authors' code gives the same numbers: ViT-Res-Tiny, from which the search "
+        "began, and ViT-ResNAS-Tiny, Small and Medium; not the super-network with its masked "
+        "norms, the evolutionary search, the mixing of tokens with its head of patches, or trained "
+        "weights",
+        where=(
+            "scanmax.models.parts.spatial_reduction.ResidualReduction",
+            "scanmax.models.vision.vit_resnas.VitRes",
+        ),
+        tests=("tests/models/vision/test_vit_resnas.py", "tests/models/vision/test_authors.py"),
+        reproduced="parameters of the three, which count the head of patches, and their "
+        "multiply-adds: tests/models/vision/test_vit_resnas.py",
+    ),
+    Paper(
         "three-things-vit",
         covers="blocks of branches side by side (36x1, 18x2, 12x3) with weights of timm, the stem "
         "that keeps patches apart with batch norms or layer norms, attention trained alone by a "

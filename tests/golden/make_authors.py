@@ -87,6 +87,19 @@ MODELS = {
         name: (registered, {"dims": (8, 8, 16, 16), "depths": (1, 3, 1, 1), "stem_dims": (8,)}, 33)
         for name, registered in (("ibn_a", "resnet50_ibn_a"), ("ibn_b", "resnet18_ibn_b"))
     },
+    "drwkv": (
+        "drwkv_s_2",
+        {
+            "out_channels": 6,
+            "img_size": 8,
+            "dim": 8,
+            "depth": 3,
+            "heads": 2,
+            "mlp_ratio": 2.0,
+            "label_count": 3,
+        },
+        8,
+    ),
     "unireplknet": (
         "unireplknet_t",
         {
@@ -363,6 +376,34 @@ MODELS = {
         10,
     ),
     "reskagnetbn": ("reskagnetbn_18x32p", {"depths": (1, 2, 1, 1)}, 9),
+    "vit_comer": (
+        "vit_comer_small",
+        {
+            "img_size": 64,
+            "dim": 12,
+            "depths": (1, 1, 1, 1),
+            "heads": 3,
+            "mlp_ratio": 2.0,
+            "stem_dim": 4,
+            "deform_heads": 2,
+            "deform_ratio": 0.5,
+            "points": 2,
+            "extra": 1,
+            "interaction_scale": 0.5,
+        },
+        64,
+    "vit_resnas": (
+        "vit_resnas_tiny",
+        {
+            "img_size": 32,
+            "patch_size": 8,
+            "stem_dim": 4,
+            "dims": (6, 10),
+            "head_counts": ((1, 3), (2,)),
+            "head_dims": (4, 6),
+            "hidden_dims": ((8, 12), (10,)),
+        },
+        32,
     "wavemix": ("wavemix", {"dim": 8, "depth": 2}, 32),
     "wavemix_lite": ("wavemix_lite_144_7_cifar10", {"dim": 8, "depth": 1}, 8),
     "ravlt": ("ravlt_t", {**GATED, "mixer": ("rala", "gated_attention")}, 24),

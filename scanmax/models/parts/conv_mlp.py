@@ -1,8 +1,11 @@
 """An MLP whose hidden layer is convolved over the grid, so that it knows places."""
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -21,8 +24,25 @@ depthwise_init = nn.initializers.normal((2 / 9) ** 0.5)
 ORDERS = ("conv, activation", "activation, conv")
 
 
+def on_levels(
+    functions: Sequence[Callable[[Array], Array]],
+    x: Float[Array, "B T D"],
+    shapes: Sequence[tuple[int, int]],
+) -> Float[Array, "B T E"]:
+    """Each level of a row of maps, one behind the other, as a map through a function of its own."""
+    parts, first = [], 0
+    for function, shape in zip(functions, shapes, strict=True):
+        size = math.prod(shape)
+        y = x[:, first : first + size]
+        parts.append(jax.lax.collapse(function(y.reshape(y.shape[0], *shape, -1)), 1, 3))
+        first += size
+    return jnp.concatenate(parts, 1)
+
+
 class ConvMlp(nn.Module):
     """Dense, depthwise 3x3 convolution, activation, Dense, on tokens of a grid.
+
+    The grid may be of several levels, ((Y, X), ...), which are convolved apart by one kernel.
 
     Attributes:
       hidden: width between.
@@ -47,7 +67,10 @@ class ConvMlp(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], grid: tuple[int, int], train: bool = False
+        self,
+        x: Float[Array, "B T D"],
+        grid: tuple[int, int] | tuple[tuple[int, int], ...],
+        train: bool = False,
     ) -> Float[Array, "B T D"]:
         if self.order not in ORDERS:
             raise ValueError(f"order={self.order!r} is not one of {ORDERS}")
@@ -61,7 +84,8 @@ class ConvMlp(nn.Module):
         act = activation(self.activation)
         y = y if conv_first else act(y)
         conv = Conv(width, 3, groups=width, kernel_init=self.conv_init, name="conv", **options)
-        z = conv(y.reshape(y.shape[0], *grid, width)).reshape(y.shape)
+        levels = grid if isinstance(grid[0], tuple) else (grid,)
+        z = on_levels((conv,) * len(levels), y, levels)
         y = y + z if self.skip else z
         y = act(y) if conv_first else y
         y = y * Dense(width, ("embed", "mlp"), name="fc1", **dense)(x) if self.gated else y

@@ -31,6 +31,7 @@ class Attention(Mixer):
     (`ops.context_attention`). With a bias by position or packed they are gathered on every device.
 
     Attributes:
+      head_width: channels of a head; None shares the model's out among them.
       kv_heads: heads of keys and values, a divisor of heads; None is as many.
       normalizer: how logits become weights, a name of `ops.dot_product_attention`.
       qkv_bias: biases of queries, keys and values; None is as use_bias.
@@ -48,6 +49,7 @@ class Attention(Mixer):
     causal_form: ClassVar[bool] = True
     packs: ClassVar[bool] = True
 
+    head_width: int | None = None
     kv_heads: int | None = None
     normalizer: str = "softmax"
     qkv_bias: bool | None = None
@@ -100,6 +102,10 @@ class Attention(Mixer):
         y = constrain(self.weigh_heads(y, x, train), heads)
         y = self.dense(dim, ("heads", "kv", "embed"), "out", contract=2)(y)
         return y if state is None else (y, state)
+
+    @nn.nowrap
+    def head_dim(self, width: int) -> int:
+        return self.head_width or super().head_dim(width)
 
     @nn.nowrap
     def condition(self, query, key, value, start):
