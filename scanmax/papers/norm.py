@@ -59,13 +59,4 @@ LEDGER = (
         reproduced="half of the channels do not tell how an image was lit: tests/ops/test_norm.py::"
         "InstanceBatchNormTest::test_the_first_half_forgets_how_an_image_was_lit",
     ),
-    Paper(
-        "vit-resnas",
-        covers="layer norm over a prefix of the channels, of another width for each example; not "
-        "residual spatial reduction, the networks, the super-network or its search",
-        where=("scanmax.ops.masked_layer_norm",),
-        tests=("tests/ops/test_norm.py::MaskedLayerNormTest",),
-        reproduced="on a prefix it is the norm of the narrower network: "
-        "tests/ops/test_norm.py::MaskedLayerNormTest",
-    ),
 )

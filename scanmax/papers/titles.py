@@ -203,7 +203,6 @@ TITLES = {
     "vit-resnas": "Searching for Efficient Multi-Stage Vision Transformers",
     "vit-performs-convolution": "Can Vision Transformers Perform Convolution?",
     "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
-    "vit-resnas": "Searching for Efficient Multi-Stage Vision Transformers",
     "wait-k": "Efficient Wait-k Models for Simultaneous Machine Translation",
     "wavemix": "WaveMix: A Resource-efficient Neural Network for Image Analysis",
     "wcord": "Wasserstein Contrastive Representation Distillation",

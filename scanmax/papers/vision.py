@@ -155,14 +155,19 @@ LEDGER = (
         "vit-resnas",
         covers="residual spatial reduction, and the networks of the release's network_def, to "
         "which the authors' code gives the same numbers: ViT-Res-Tiny, from which the search "
-        "began, and ViT-ResNAS-Tiny, Small and Medium; not the super-network with its masked "
-        "norms, the evolutionary search, the mixing of tokens with its head of patches, or trained "
-        "weights",
+        "began, and ViT-ResNAS-Tiny, Small and Medium; layer norm over a prefix of the channels, of "
+        "another width for each example; not the super-network, the evolutionary search, the "
+        "mixing of tokens with its head of patches, or trained weights",
         where=(
+            "scanmax.ops.masked_layer_norm",
             "scanmax.models.parts.spatial_reduction.ResidualReduction",
             "scanmax.models.vision.vit_resnas.VitRes",
         ),
-        tests=("tests/models/vision/test_vit_resnas.py", "tests/models/vision/test_authors.py"),
+        tests=(
+            "tests/models/vision/test_vit_resnas.py",
+            "tests/models/vision/test_authors.py",
+            "tests/ops/test_norm.py::MaskedLayerNormTest",
+        ),
         reproduced="parameters of the three, which count the head of patches, and their "
         "multiply-adds: tests/models/vision/test_vit_resnas.py",
     ),

@@ -392,6 +392,7 @@ MODELS = {
             "interaction_scale": 0.5,
         },
         64,
+    ),
     "vit_resnas": (
         "vit_resnas_tiny",
         {
@@ -404,6 +405,7 @@ MODELS = {
             "hidden_dims": ((8, 12), (10,)),
         },
         32,
+    ),
     "wavemix": ("wavemix", {"dim": 8, "depth": 2}, 32),
     "wavemix_lite": ("wavemix_lite_144_7_cifar10", {"dim": 8, "depth": 1}, 8),
     "ravlt": ("ravlt_t", {**GATED, "mixer": ("rala", "gated_attention")}, 24),

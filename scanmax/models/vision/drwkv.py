@@ -83,9 +83,8 @@ class ConditionedBlock(nn.Module):
             name="mixer",
             **dtypes,
         )
-        channels = ChannelMix(
-            heads=self.heads, ratio_hidden=self.mlp_ratio, name="channel_mix", **at, **dtypes
-        )
+        hidden = round(x.shape[-1] * self.mlp_ratio)
+        channels = ChannelMix(heads=1, hidden=hidden, name="channel_mix", **at, **dtypes)
         for index, branch in enumerate((mixer, channels)):
             shift, scale, gate = parts[3 * index : 3 * index + 3]
             y = modulated(LayerNorm(name=f"norm{index + 1}", **norm)(x), shift, scale)

@@ -101,7 +101,7 @@ def test_waves_of_times():
 
 def test_channel_mix_is_its_equation():
     """A quarter of the channels each from the left, the right, above and below."""
-    rng, module = np.random.default_rng(0), ChannelMix(heads=1, ratio_hidden=2.0, layer=1, layers=4)
+    rng, module = np.random.default_rng(0), ChannelMix(heads=1, hidden=12, layer=1, layers=4)
     x = rng.normal(size=(2, 6, 8)).astype(np.float32)
     start = module.init(jax.random.key(0), x, (2, 3))["params"]
     ramp = (np.arange(8) / 8) ** 0.75

@@ -182,41 +182,6 @@ class Wkv(_Rwkv):
         }
 
 
-class ChannelMix(_Rwkv):
-    """RWKV's feed-forward layer, which stands where others have an MLP.
-
-        r, k = projections of mu x + (1 - mu) shift(x),    y = sigmoid(r) * value(relu(k)^2)
-
-    The shift is that of the token mixers: it reads the neighbours, so that this is no function of
-    each token alone.
-
-    Attributes:
-      ratio_hidden: width between over the model's.
-      layer: which of `layers` this is; initial mixing weights depend on it.
-      layers: how many there are.
-    """
-
-    use_bias: bool = False
-    ratio_hidden: float = 4.0
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B T D"], grid: tuple[int, int] | None = None, train: bool = False
-    ) -> Float[Array, "B T D"]:
-        dim, x = x.shape[-1], x.astype(self.dtype)
-        near = self.shifted(x, grid, 1, None, {})
-        mixed = {}
-        for name in ("key", "receptance"):
-            init = mix_init(1.0, self.layer, self.layers)
-            mu = spread(self.vector(f"mix_{name}", init, (dim,)).astype(self.dtype), x)
-            mixed[name] = mu * x + (1 - mu) * near
-        hidden = round(dim * self.ratio_hidden)
-        key = self.dense(hidden, ("embed", "mlp"), "key")(mixed["key"])
-        y = self.dense(dim, ("mlp", "embed"), "value")(jnp.square(jax.nn.relu(key)))
-        receptance = self.dense(dim, ("embed", "heads"), "receptance")(mixed["receptance"])
-        return jax.nn.sigmoid(receptance) * y
-
-
 class Wkv6(_Rwkv):
     """The mixer of RWKV-6, as RWKV-CLIP has it in both directions; causal, with a state.
 
@@ -349,13 +314,14 @@ class ChannelMix(_Rwkv):
     x_k and x_r mix each token with its neighbours, as the mixers of RWKV do.
 
     Attributes:
+      heads: groups of channels whose quarters a Q-shift moves each another way.
       hidden: width between.
       shares_near: the learned shares are the neighbours', as in RWKV-CLIP's text tower; else the
         token's own, as in its image tower.
       layer: which of `layers` this is; initial shares depend on it.
       layers: how many there are.
 
-    Reference: rwkv-clip
+    Reference: rwkv-clip, diffusion-rwkv
     """
 
     use_bias: bool = False
