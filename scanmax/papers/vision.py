@@ -155,8 +155,8 @@ LEDGER = (
         "vit-resnas",
         covers="residual spatial reduction, and the networks of the release's network_def, to "
         "which the authors' code gives the same numbers: ViT-Res-Tiny, from which the search "
-        "began, and ViT-ResNAS-Tiny, Small and Medium; layer norm over a prefix of the channels, of "
-        "another width for each example; not the super-network, the evolutionary search, the "
+        "began, and ViT-ResNAS-Tiny, Small and Medium; layer norm over a prefix of the channels, "
+        "of another width for each example; not the super-network, the evolutionary search, the "
         "mixing of tokens with its head of patches, or trained weights",
         where=(
             "scanmax.ops.masked_layer_norm",
