@@ -387,18 +387,13 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... C"], train: bool = False) -> Float[Array, "... C"]:
-        shape = x.shape[-1:]
-        scale, bias = jnp.ones(shape, self.dtype), jnp.zeros(shape, self.dtype)
-        if self.affine:
-            axes = ("conv_out",)
-            init = partitioned(self.scale_init, axes)
-            scale = self.param("scale", init, shape, self.param_dtype).astype(self.dtype)
-            init = partitioned(zeros_init, axes)
-            bias = self.param("bias", init, shape, self.param_dtype).astype(self.dtype)
-        mean, variance = running_statistics(self, x, train)
-        return ops.batch_norm(
-            x.astype(self.dtype), mean, variance, scale, bias, epsilon=self.epsilon
-        )
+        factors = []
+        for name, init in (("scale", self.scale_init), ("bias", zeros_init))[: 2 * self.affine]:
+            init = partitioned(init, ("conv_out",))
+            factors.append(self.param(name, init, x.shape[-1:], self.param_dtype))
+        factors = [factor.astype(self.dtype) for factor in factors]
+        statistics = running_statistics(self, x, train)
+        return ops.batch_norm(x.astype(self.dtype), *statistics, *factors, epsilon=self.epsilon)
 
 
 class LayerScale(nn.Module):
@@ -445,8 +440,7 @@ class Mlp(nn.Module):
     gated: bool = False
     use_bias: bool = True
     dropout_rate: float = 0.0
-    # Of the maps to the hidden layer, and of that from it.
-    kernel_inits: tuple[Initializer, Initializer] = (normal_init, normal_init)
+    kernel_inits: tuple[Initializer, Initializer] = (normal_init, normal_init)  # in and out
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
