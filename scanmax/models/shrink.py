@@ -45,6 +45,7 @@ EXCEPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "patches of 4 and of 8, both of the whole image and by one product",
         {"img_scales": (1.0, 1.0), "patch_sizes": (4, 8), "conv_stem": False},
     ),
+    "ddrnet": ("a quarter of all widths", {"dim": 8, "last_dim": 256}),
     "nextvit": (
         "the second block of each stage but the first attends",
         {"group_sizes": (0, 2, 2, 2)},
