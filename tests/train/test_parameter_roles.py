@@ -25,7 +25,7 @@ WEIGHTS = """
     kernel embedding conv_kernel small_conv_kernel kernel_out wave weights squeeze excite decay_down
     decay_up mix_down mix_up learnable_tokens query_vector value_vector fc1_kernel fc2_kernel
     gate_kernel square_kernel row_kernel column_kernel taps filter core_kernel input_kernel
-    output_kernel rotation
+    output_kernel rotation coefficients
 """
 REST = """
     bias scale norm_scale norm_bias conv_bias small_conv_bias bias_out fc1_bias fc2_bias gate_bias
@@ -34,7 +34,8 @@ REST = """
     mix_gate mix_key mix_receptance mix_value prefix weights_ cls_token dist_token pos_embed slots
     position query_embedding table relative_bias relative_rows relative_columns local_bias
     learnable_bias square_bias row_bias column_bias position_bias cls_token_ pos_embed_
-    segments response_scale response_bias numerator denominator input_bias output_bias
+    segments response_scale response_bias numerator denominator input_bias output_bias weight
+    level_embed
 """
 VIT = {"img_size": 16, "patch_size": 4, "dim": 32, "depth": 2, "heads": 2, "num_classes": 8}
 LM = {"vocab_size": 64, "dim": 32, "depth": 2, "heads": 2}
