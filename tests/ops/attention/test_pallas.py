@@ -201,7 +201,7 @@ def test_a_tpu_takes_the_kernel_where_it_serves_and_nothing_else_does():
 def test_what_it_does_not_serve_is_named():
     query, key, value, _ = arrays((128, 128))
     for options, reasons in (
-        ({"normalizer": "sigmoid"}, r"pallas does not serve normalizer=Sigmoid\(.*\)\."),
+        ({"normalizer": "sparsemax"}, r"pallas does not serve normalizer=Sparsemax\(.*\)\."),
         ({"bias": jnp.zeros(128), "chunk_size": 64}, "serve bias, chunk_size"),
         ({"mask": jnp.ones((128, 128), bool)}, r"a mask other than of keys, \[\*B, 1, 1, S\]"),
         ({"form": "parallel"}, "form='parallel'"),
