@@ -66,7 +66,7 @@ FAMILIES = (
     "channels",
     "context",
 )
-GROUND = ("contract", "keeping", "segments", "norm", "evonorm", "position")
+GROUND = ("contract", "keeping", "kernel_parts", "segments", "norm", "evonorm", "position")
 # The rooms and files of a package, lowest first.
 ROOMS = {
     "scanmax.ops": (*GROUND, *FAMILIES, "reference"),

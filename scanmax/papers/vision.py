@@ -138,8 +138,8 @@ LEDGER = (
         "the heads for segmentation, or the recipes",
         where=("scanmax.models.vision.ddrnet.Ddrnet",),
         tests=("tests/models/vision/test_ddrnet.py", "tests/models/vision/test_authors.py"),
-        reproduced="parameters and GFLOPs of all three: tests/models/vision/test_ddrnet.py::"
-        "test_parameters_and_multiply_adds_are_the_papers",
+        reproduced="parameters of the authors' three modules: tests/models/vision/test_ddrnet.py::"
+        "test_parameters_are_those_of_the_authors_modules",
     ),
     Paper(
         "moat",

@@ -17,6 +17,7 @@ from jax import lax
 
 from scanmax.ops.attention.normalizer import Normalizer, needs_passes
 from scanmax.ops.contract import over_mesh, platform
+from scanmax.ops.kernel_parts import column, dot
 
 # Queries and keys of a block; a shorter sequence is one block of a multiple of 128.
 BLOCK = 512
@@ -68,19 +69,17 @@ def sums_attention(normalizer, query, key, value, scale, window, cap, counts, id
 def _block(plan, q, k, v, counts, query_ids, key_ids, first):
     """Sums of a block, [q, V]; `first` are the places of its first query and key."""
     normalizer, (left, right), cap, _ = plan
-    logits = lax.dot_general(q, k, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    logits = dot(q, k, (1, 1))
     if cap is not None:
         logits = cap * jnp.tanh(logits / cap)
     i, j = (lax.broadcasted_iota(jnp.int32, logits.shape, axis) + first[axis] for axis in (0, 1))
-    seen = _column(query_ids) == key_ids
+    seen = column(query_ids) == key_ids
     if left is not None:
         seen &= j >= i - left
     if right is not None:
         seen &= j <= i + right
-    weights = jnp.where(seen, normalizer.score(logits, None, _column(counts)), 0.0)
-    return lax.dot_general(
-        weights.astype(v.dtype), v, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32
-    )
+    weights = jnp.where(seen, normalizer.score(logits, None, column(counts)), 0.0)
+    return dot(weights.astype(v.dtype), v)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -213,13 +212,6 @@ class _Call:
             interpret=plan[3],
             name=f"sums_of_scores{body.__name__.removesuffix('_kernel')}",
         )(*(x for x, _ in inputs))
-
-
-def _column(row):
-    """[1, c] -> [c, 1]."""
-    size = row.shape[1]
-    i, j = (lax.broadcasted_iota(jnp.int32, (size, size), axis) for axis in (0, 1))
-    return jnp.sum(jnp.where(i == j, row, 0.0), 1, keepdims=True)
 
 
 def _block_size(length):

@@ -14,17 +14,14 @@ Sums of decays are sums of their own terms, never a difference of two.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from scanmax.ops.contract import over_mesh, platform
+from scanmax.ops.kernel_parts import row_bytes
 
-# A decay to nothing, in place of a logarithm that is not finite: exp of it is 0, 0 times it is 0.
-NOTHING = -1e30
 # How a kernel holds an array [B, heads or groups, ...] of its call.
 TOKENS, ROWS, WEIGHTS = "tokens", "rows", "weights"
 
@@ -231,9 +228,8 @@ class _Layout:
             kind, shape = TOKENS, (*lead, self.chunks * self.c, self.width)
         if kind == TOKENS:
             shared = self.H // shape[1]
-            place = (lambda b, h, t: (b, h // shared, t, 0)) if shared > 1 else None
-            place = place or (lambda b, h, t: (b, h, t, 0))
-            return shape, (None, None, self.c, shape[-1]), place
+            block = (None, None, self.c, shape[-1])
+            return shape, block, lambda b, h, t: (b, h // shared, t, 0)
         if kind == ROWS:
             shape = (*lead, self.chunks, 1, self.c)
             return shape, (None, None, None, 1, self.c), lambda b, h, t: (b, h, t, 0, 0)
@@ -269,48 +265,3 @@ class _Layout:
             interpret=interpret,
             name=f"{self.kernel.name}_{way}",
         )(*(x for _, x in inputs))
-
-
-# What chunks are made of.
-
-
-def dot(x, y, contract=(1, 0), precision=None):
-    """The product in float32 that sums over one axis of x and one of y."""
-    dimensions = (((contract[0],), (contract[1],)), ((), ()))
-    return lax.dot_general(
-        x, y, dimensions, precision=precision, preferred_element_type=jnp.float32
-    )
-
-
-def summed(mask, x):
-    """mask x in float32 for a mask of rows and columns: sums of rows of x, exact to rounding."""
-    return dot(mask.astype(jnp.float32), x, precision=lax.Precision.HIGHEST)
-
-
-def places(size):
-    """Row and column of each entry of a [size, size] matrix."""
-    shape = (size, size)
-    return lax.broadcasted_iota(jnp.int32, shape, 0), lax.broadcasted_iota(jnp.int32, shape, 1)
-
-
-def column(row):
-    """[1, c] -> [c, 1]."""
-    i, j = places(row.shape[1])
-    return jnp.sum(jnp.where(i == j, row, 0.0), 1, keepdims=True)
-
-
-def one_row(x, place):
-    """Row `place` of x, [1, X]."""
-    i = lax.broadcasted_iota(jnp.int32, x.shape, 0)
-    return jnp.sum(jnp.where(i == place, x, 0.0), 0, keepdims=True)
-
-
-def finite(log_decay):
-    """Logarithms of decays in float32, `NOTHING` for those that are not finite."""
-    return jnp.maximum(log_decay.astype(jnp.float32), NOTHING)
-
-
-def row_bytes(shape, dtype) -> int:
-    """What an array takes of the chip's memory, whose rows are multiples of 128 wide."""
-    *lead, width = shape
-    return math.prod(lead) * (width + -width % 128) * jnp.dtype(dtype).itemsize

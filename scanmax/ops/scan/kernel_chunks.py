@@ -6,22 +6,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from scanmax.ops.scan.kernel import (
-    ROWS,
-    TOKENS,
-    WEIGHTS,
-    Kernel,
-    column,
-    dot,
-    finite,
-    one_row,
-    places,
-    summed,
-)
+from scanmax.ops.kernel_parts import column, dot, one_row, places, summed
+from scanmax.ops.scan.kernel import ROWS, TOKENS, WEIGHTS, Kernel
 
 # Tokens of a chunk: a multiple of these where there is a matrix of a chunk's pairs, and these where
 # token after token is taken, each written out.
 PAIRS, STEPS = 64, 16
+# A decay to nothing, in place of a logarithm that is not finite: exp of it is 0, 0 times it is 0.
+NOTHING = -1e30
+
+
+def finite(log_decay):
+    """Logarithms of decays in float32, `NOTHING` for those that are not finite."""
+    return jnp.maximum(log_decay.astype(jnp.float32), NOTHING)
 
 
 def delta_rule(precision, state, q, k, v, beta, log_decay):

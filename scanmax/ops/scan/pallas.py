@@ -24,6 +24,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from scanmax.ops.kernel_parts import column, places, row
+from scanmax.ops.kernel_parts import dot as product
+
 # Heads of one program: they share the products of queries and keys.
 HEADS = 8
 
@@ -63,32 +66,6 @@ def _chunked_backward(chunk_size, precision, interpret, kept, gradients):
 chunked.defvjp(_chunked_forward, _chunked_backward)
 
 
-def _dot(x, y, contract, precision):
-    """The product in float32 that sums over one axis of x and one of y."""
-    dimensions = (((contract[0],), (contract[1],)), ((), ()))
-    return lax.dot_general(
-        x, y, dimensions, precision=precision, preferred_element_type=jnp.float32
-    )
-
-
-def _places(size):
-    """Row and column of each entry of a [size, size] matrix."""
-    shape = (size, size)
-    return lax.broadcasted_iota(jnp.int32, shape, 0), lax.broadcasted_iota(jnp.int32, shape, 1)
-
-
-def _column(row):
-    """[1, c] -> [c, 1]."""
-    i, j = _places(row.shape[1])
-    return jnp.sum(jnp.where(i == j, row, 0.0), 1, keepdims=True)
-
-
-def _row(column):
-    """[c, 1] -> [1, c]."""
-    i, j = _places(column.shape[0])
-    return jnp.sum(jnp.where(i == j, column, 0.0), 0, keepdims=True)
-
-
 def _sums(x, reverse=False):
     """Sums over the rows up to each (from each on, in reverse), by doubling."""
     from jax.experimental.pallas import tpu as pltpu
@@ -108,13 +85,13 @@ def _sums(x, reverse=False):
 
 def _decays(a):
     """L [c, c], E [c, 1], F [c, 1] and exp(sum a) [1, 1] of the logarithms a [1, c]."""
-    i, j = _places(a.shape[1])
-    sums = _sums(jnp.where(i > j, _column(a), 0.0))
+    i, j = places(a.shape[1])
+    sums = _sums(jnp.where(i > j, column(a), 0.0))
     to = sums[:, :1] + a[:, :1]
     return (
         jnp.where(i >= j, jnp.exp(sums), 0.0),
         jnp.exp(to),
-        jnp.exp(_column(sums[-1:])),
+        jnp.exp(column(sums[-1:])),
         jnp.exp(to[-1:]),
     )
 
@@ -124,7 +101,7 @@ def _forward_kernel(precision, q_ref, k_ref, v_ref, a_ref, s_ref, *refs):
 
     *outputs, state_ref = refs
     y_ref, last_ref = outputs[:2]
-    dot = functools.partial(_dot, precision=precision)
+    dot = functools.partial(product, precision=precision)
 
     @pl.when(pl.program_id(2) == 0)
     def start():
@@ -153,7 +130,7 @@ def _backward_kernel(precision, *refs):
 
     q_ref, k_ref, v_ref, a_ref, states_ref, dy_ref, dlast_ref, *refs = refs
     dq_ref, dk_ref, dv_ref, da_ref, dstate_ref, carry_ref = refs
-    dot = functools.partial(_dot, precision=precision)
+    dot = functools.partial(product, precision=precision)
 
     @pl.when(pl.program_id(2) == 0)
     def start():
@@ -161,7 +138,7 @@ def _backward_kernel(precision, *refs):
 
     q, k = q_ref[...], k_ref[...]
     scores = dot(q, k, (1, 1))
-    i, j = _places(scores.shape[0])
+    i, j = places(scores.shape[0])
     d_scores = jnp.zeros_like(scores)
     d_q, d_k = jnp.zeros(q.shape, jnp.float32), jnp.zeros(k.shape, jnp.float32)
     for head in range(v_ref.shape[0]):
@@ -181,10 +158,10 @@ def _backward_kernel(precision, *refs):
         given = jnp.sum(to_key * v.astype(jnp.float32), 1, keepdims=True)
         kept = total * jnp.sum(state * d_next, keepdims=True).reshape(1, 1)
         passed = d_matrix * scores
-        passed = passed + jnp.where(i == scores.shape[0] - 1, _row(given), 0.0)
+        passed = passed + jnp.where(i == scores.shape[0] - 1, row(given), 0.0)
         passed = jnp.where(j < i, _sums(passed, reverse=True), 0.0)
         d_a = jnp.sum(passed, 1, keepdims=True) + _sums(read, reverse=True) + kept
-        da_ref[head : head + 1] = _row(d_a)
+        da_ref[head : head + 1] = row(d_a)
         scaled = (into * d_y.astype(jnp.float32)).astype(q.dtype)
         carry_ref[head] = total * d_next + dot(q, scaled, (0, 0))
     d_scores = d_scores.astype(q.dtype)

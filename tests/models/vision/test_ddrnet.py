@@ -10,7 +10,6 @@ import pytest
 
 from scanmax.errors import UserError
 from scanmax.models import create_model, model_info
-from scanmax.models.multiply_adds import MULTIPLY_ADDS
 from scanmax.testing import ModelCase, ModelSuite
 from scanmax.testing.model_suite import COMPILER_OPTIONS
 
@@ -36,12 +35,12 @@ class DdrnetSuite(ModelSuite):
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "cost"),
-    [("ddrnet23_slim", 7.57, 0.98), ("ddrnet23", 28.22, 3.88), ("ddrnet39", 40.13, 6.95)],
+    ("name", "params"),
+    [("ddrnet23_slim", 7_574_664), ("ddrnet23", 28_216_616), ("ddrnet39", 40_130_344)],
 )
-def test_parameters_and_multiply_adds_are_the_papers(name, params, cost):
-    assert model_info(name).params / 1e6 == pytest.approx(params, abs=0.005)
-    assert MULTIPLY_ADDS[name] / 1e9 == pytest.approx(cost, abs=0.01)
+def test_parameters_are_those_of_the_authors_modules(name, params):
+    """What the paper says of their cost could not be settled, and is not compared."""
+    assert model_info(name).params == params
 
 
 def test_either_branch_hears_the_other():
