@@ -189,7 +189,8 @@ class ResNet(MapHost):
       stem_stride: of the first of them; 1, a stem_size of 3 and no pool are usual where images have
         32 pixels a side.
       stem_pool: a max pool halves the map behind the stem.
-      groups: of the 3x3 convolutions of a bottleneck (ResNeXt's cardinality).
+      groups: of the 3x3 convolutions of a bottleneck (ResNeXt's cardinality), and of the first of a
+        block without one.
       base_width: channels of each group for 64 of the stage.
       reduce_first: what divides the width of a block's first convolution.
       average_down: shortcuts that shrink the map average it, then project it.
