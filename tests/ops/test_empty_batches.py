@@ -23,6 +23,10 @@ def tokens(b):
     return ones(b, 4, 2, 3)
 
 
+def counts(*shape):
+    return jnp.ones(shape, jnp.int32)
+
+
 def maps(b):
     return ones(b, 4, 4, 2, 3)
 
@@ -30,6 +34,7 @@ def maps(b):
 CALLS = {
     "aggregated_attention_matrix": lambda b: (maps(b), maps(b), ones(b, 2, 2, 3)),
     "attention_step": lambda b: (cache(b), ones(b, 2, 3), ones(b, 1, 3), ones(b, 1, 3)),
+    "average_lagging": lambda b: (counts(b, 4), counts(b), counts(b)),
     "bipartite_soft_matching": lambda b: ((ones(b, 6, 3),), {"remove": 2}),
     "context_attention": lambda b: (tokens(b),) * 3,
     "context_diagonal_scan": lambda b: (ones(b, 4, 3),) * 2,
@@ -55,6 +60,7 @@ CALLS = {
     "multi_directional_cyclic_shift": lambda b: ((maps(b),), {"shift": 1}),
     "neighborhood_attention_matrix": lambda b: ((maps(b),) * 2, {"kernel_size": 3}),
     "rala_attention_matrix": lambda b: (tokens(b),) * 2,
+    "wait_k_mask": lambda b: ((counts(b),), {"length": 3, "source_length": 4}),
     "window_attention_matrix": lambda b: ((maps(b),) * 2, {"window_size": 2}),
 }
 
