@@ -83,6 +83,7 @@ format: $(VENV)/dev.stamp
 docs: $(VENV)/base.stamp
 	$(BIN)/python -m scanmax.papers > docs/papers.md
 	$(BIN)/python docs/make_config.py > docs/config.md
+	$(BIN)/python docs/make_recipes.py > docs/recipes.md
 	$(BIN)/python docs/make_learning.py
 
 gallery: $(VENV)/base.stamp

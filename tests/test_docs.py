@@ -87,10 +87,11 @@ def test_the_page_on_own_data_lists_every_source_of_a_users():
     assert listed - {"hf:NAME"} < set(SOURCES) <= set(OWN)
 
 
-def test_the_page_on_configs_is_current():
-    make = types.ModuleType("make_config")
-    exec((ROOT / "docs/make_config.py").read_text(), make.__dict__)
-    assert (ROOT / "docs/config.md").read_text() == make.page(), "run `make docs`"
+@pytest.mark.parametrize("name", ["config", "recipes"])
+def test_pages_made_of_the_code_are_current(name):
+    make = types.ModuleType(f"make_{name}")
+    exec((ROOT / f"docs/make_{name}.py").read_text(), make.__dict__)
+    assert (ROOT / f"docs/{name}.md").read_text() == make.page(), "run `make docs`"
 
 
 def test_the_table_of_all_ways_of_learning_is_current():

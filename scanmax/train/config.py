@@ -97,15 +97,16 @@ class OptimConfig:
     """The optimizer. Regular expressions are searched for in paths like "block_00/mlp/fc1/kernel".
 
     Attributes:
-      name: "adamw", "adam", "sgd", "lion", "lamb", "adafactor" or "muon", which leaves embeddings,
-        heads and what is no matrix to adamw.
+      name: "adamw", "adam", "sgd", "rmsprop", "lion", "lamb", "adafactor" or "muon", which leaves
+        embeddings, heads and what is no matrix to adamw.
       lr: Peak learning rate.
       b1: Decay of the first moment.
       b2: Decay of the second moment.
       eps: Added to the denominator.
-      momentum: Momentum of sgd.
+      momentum: Momentum of sgd and rmsprop.
       nesterov: Whether sgd looks ahead.
-      weight_decay: Decoupled weight decay, multiplied by the learning rate.
+      weight_decay: Decoupled weight decay, multiplied by the learning rate; sgd, adam and rmsprop
+        add it to the gradient instead.
       no_decay: Parameters left out of weight decay, besides all that is no weight: biases, norm
         scales, rates, tokens, tables of positions, in any shape.
       clip_norm: Largest global norm of the gradient; 0 does not clip.
@@ -154,16 +155,21 @@ class ScheduleConfig:
     """The learning rate over the run.
 
     Attributes:
-      name: "cosine", "linear", "constant", "rsqrt" or "wsd" (warm-up, stable, decay).
+      name: "cosine", "linear", "constant", "step" (drops), "rsqrt" or "wsd" (warm-up, stable,
+        decay).
       warmup: Duration of the linear warm-up.
       cooldown: Duration of the final linear decay of "wsd" and "rsqrt".
-      final: Share of the peak rate that is left at the end.
+      final: Share of the peak rate that is left at the end, and the least share of "step".
+      step: Duration between the drops of "step", counted from the start of the run.
+      factor: What a drop multiplies the rate by.
     """
 
     name: str = "cosine"
     warmup: str = "5%"
     cooldown: str = "20%"
     final: float = ranged(0.0, "[0, 1]")
+    step: str = "33.4%"
+    factor: float = ranged(0.1, "(0, 1]")
 
 
 @dataclasses.dataclass
@@ -352,6 +358,7 @@ class Durations:
     eval: int
     checkpoint: int
     keep_every: int
+    step: int = 0
 
 
 def resolve_durations(config: Config, num_examples: int) -> Durations:
@@ -365,6 +372,7 @@ def resolve_durations(config: Config, num_examples: int) -> Durations:
         total=total,
         warmup=resolve_steps(config.schedule.warmup, **known),
         cooldown=resolve_steps(config.schedule.cooldown, **known),
+        step=resolve_steps(config.schedule.step, **known),
         log=max(1, resolve_steps(config.log_every, **known)),
         eval=resolve_steps(config.eval_every, **known),
         checkpoint=resolve_steps(config.checkpoint.every, **known),

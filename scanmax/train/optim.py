@@ -42,6 +42,15 @@ def _sgd(config: OptimConfig, params: Any, axes: Any) -> optax.GradientTransform
     return optax.trace(config.momentum, nesterov=config.nesterov, **config.kwargs)
 
 
+def _rmsprop(config: OptimConfig, params: Any, axes: Any) -> optax.GradientTransformation:
+    """TensorFlow's, by which EfficientNet and Inception learn: eps in the root, squares from 1."""
+    kwargs = {"decay": 0.9, "initial_scale": 1.0, "eps_in_sqrt": True, **config.kwargs}
+    scaled = optax.scale_by_rms(eps=config.eps, **kwargs)
+    if not config.momentum:
+        return scaled
+    return optax.chain(scaled, optax.trace(config.momentum, nesterov=config.nesterov))
+
+
 def _adafactor(config: OptimConfig, params: Any, axes: Any) -> optax.GradientTransformation:
     rule = optax.chain(
         optax.scale_by_factored_rms(**config.kwargs), optax.clip_by_block_rms(threshold=1.0)
@@ -101,6 +110,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., optax.GradientTransformation], str]] =
     "lamb": (_adam, "trust"),
     "lion": (_lion, "after"),
     "muon": (_muon, "after"),
+    "rmsprop": (_rmsprop, "before"),
     "sgd": (_sgd, "before"),
 }
 

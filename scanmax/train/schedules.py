@@ -12,32 +12,42 @@ from scanmax.train.config import Durations, ScheduleConfig
 Schedule = Callable[[jax.Array | int], jax.Array]
 
 
-def _cosine(step, total, warmup, cooldown, final):
-    progress = (step - warmup) / max(1, total - warmup)
-    return final + (1 - final) * 0.5 * (1 + jnp.cos(math.pi * jnp.clip(progress, 0.0, 1.0)))
+def _progress(step, durations):
+    """The share of the run that is over, from the end of its warm-up."""
+    return (step - durations.warmup) / max(1, durations.total - durations.warmup)
 
 
-def _linear(step, total, warmup, cooldown, final):
-    progress = (step - warmup) / max(1, total - warmup)
-    return 1 - (1 - final) * jnp.clip(progress, 0.0, 1.0)
+def _cosine(step, durations, config):
+    progress = _progress(step, durations)
+    return config.final + (1 - config.final) * 0.5 * (
+        1 + jnp.cos(math.pi * jnp.clip(progress, 0.0, 1.0))
+    )
 
 
-def _constant(step, total, warmup, cooldown, final):
+def _linear(step, durations, config):
+    progress = _progress(step, durations)
+    return 1 - (1 - config.final) * jnp.clip(progress, 0.0, 1.0)
+
+
+def _constant(step, durations, config):
     return jnp.ones_like(step)
 
 
-def _cool(step, total, cooldown, final):
-    return 1 - (1 - final) * jnp.clip((step - total + cooldown) / max(1, cooldown), 0.0, 1.0)
+def _step(step, durations, config):
+    # Half a step more: a quotient that is whole must not be rounded below itself.
+    drops = jnp.floor((step + 0.5) / max(1, durations.step))
+    return jnp.maximum(config.final, config.factor**drops)
 
 
-def _rsqrt(step, total, warmup, cooldown, final):
-    timescale = max(1, warmup)
+def _cool(step, durations, config):
+    progress = (step - durations.total + durations.cooldown) / max(1, durations.cooldown)
+    return 1 - (1 - config.final) * jnp.clip(progress, 0.0, 1.0)
+
+
+def _rsqrt(step, durations, config):
+    timescale = max(1, durations.warmup)
     rate = jnp.sqrt(timescale / jnp.maximum(step, timescale))
-    return rate * _cool(step, total, cooldown, final)
-
-
-def _wsd(step, total, warmup, cooldown, final):
-    return _cool(step, total, cooldown, final)
+    return rate * _cool(step, durations, config)
 
 
 SCHEDULES = {
@@ -45,7 +55,8 @@ SCHEDULES = {
     "cosine": _cosine,
     "linear": _linear,
     "rsqrt": _rsqrt,
-    "wsd": _wsd,
+    "step": _step,
+    "wsd": _cool,
 }
 
 
@@ -62,11 +73,11 @@ def make_schedule(config: ScheduleConfig, lr: float, durations: Durations) -> Sc
             f"unknown config.schedule.name={config.name!r}; {suggest(config.name, SCHEDULES)}"
         )
     share = SCHEDULES[config.name]
-    total, warmup, cooldown = durations.total, durations.warmup, durations.cooldown
+    warmup = durations.warmup
 
     def schedule(step):
         step = jnp.asarray(step, jnp.float32)
-        rate = lr * share(step, total, warmup, cooldown, config.final)
+        rate = lr * share(step, durations, config)
         if warmup:
             rate = rate * jnp.minimum(1.0, (step + 1) / warmup)
         return rate

@@ -110,12 +110,17 @@ SMALL = {
     "digits_sequential": {"dims": (4,)},
     "sequence_tasks": {"dim": 8},
     "word_order": {"dim": 4, "maps": (2, 2)},
+    "imagenet": {"dims": (8, 8, 8, 8, 8), "depths": (1,) * 5, "hidden_dim": 16, "hidden_size": 7},
     "imagenet_deit_small": {"dim": 32, "depth": 2, "heads": 2, "patch_size": 32},
 }
 
 
 # Made-up images, and no teacher that is still to be trained.
-ARGUMENTS = {"imagenet_deit_small": "synthetic", "digits_distill": "none"}
+ARGUMENTS = {
+    "imagenet_deit_small": "synthetic",
+    "imagenet": "vgg11,synthetic",
+    "digits_distill": "none",
+}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name in SMALL])
@@ -182,6 +187,8 @@ def test_every_argument_traces(name, arg, data_dir):
     ("name", "arg", "message"),
     [
         ("imagenet_deit_small", "sinthetic", "synthetic"),
+        ("imagenet", "swin_tiny_patch4_window_224", "did you mean 'swin_tiny_patch4_window7_224'"),
+        ("imagenet", "convnext_tiny,sinthetic", "'synthetic' or nothing behind"),
         ("digits_distill", "dkk", "did you mean 'dkd'"),
         ("sequence_tasks", "mqra", "did you mean 'mqar'"),
         ("digits_selfsupervised", "bylo", "did you mean 'byol'"),

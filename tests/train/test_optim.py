@@ -12,7 +12,9 @@ from scanmax.train.config import Durations, OptimConfig, ScheduleConfig
 from scanmax.train.optim import OPTIMIZERS, decay_mask, make_optimizer, perp_grad
 from scanmax.train.schedules import SCHEDULES, make_schedule, soft_mask_strength
 
-DURATIONS = Durations(total=100, warmup=10, cooldown=20, log=1, eval=0, checkpoint=0, keep_every=0)
+DURATIONS = Durations(
+    total=100, warmup=10, cooldown=20, log=1, eval=0, checkpoint=0, keep_every=0, step=30
+)
 PARAMS = {
     "block": {"kernel": jnp.ones((3, 4)), "bias": jnp.full((4,), 2.0)},
     "stacked": {"bias": jnp.ones((2, 4))},
@@ -52,6 +54,9 @@ def test_schedules():
     assert rate("rsqrt", 40) == pytest.approx(1.0)
     assert rate("wsd", 79) == pytest.approx(2.0)
     assert rate("wsd", 90) == pytest.approx(1.0)
+    drops = [rate("step", step, factor=0.5) for step in (29, 30, 59, 60, 99)]
+    assert drops == pytest.approx([2.0, 1.0, 1.0, 0.5, 0.25])
+    assert rate("step", 99, final=0.01) == pytest.approx(0.02)
     with pytest.raises(UserError, match="did you mean 'cosine'"):
         make_schedule(ScheduleConfig(name="cosin"), 1.0, DURATIONS)
 
@@ -81,6 +86,19 @@ def test_adamw_is_optax_adamw():
     expected, _ = theirs.update(GRADS, theirs.init(PARAMS), PARAMS)
     found = update(name="adamw", b1=0.8, b2=0.99, weight_decay=0.1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+
+
+def test_rmsprop_is_that_of_tensorflow():
+    """Squares start from one, eps is in the root, momentum runs over what was divided."""
+    optimizer = build(name="rmsprop", eps=0.1, momentum=0.7, no_decay=(), weight_decay=0.2)
+    state = optimizer.init(PARAMS)
+    squares, trace = 1.0, 0.0
+    for _ in range(2):
+        updates, state = optimizer.update(GRADS, state, PARAMS)
+        gradient = np.asarray(GRADS["head"]["kernel"]) + 0.2 * np.asarray(PARAMS["head"]["kernel"])
+        squares = 0.9 * squares + 0.1 * gradient**2
+        trace = 0.7 * trace + gradient / np.sqrt(squares + 0.1)
+    np.testing.assert_allclose(updates["head"]["kernel"], -0.5 * trace, rtol=1e-5)
 
 
 def test_weight_decay_reaches_matrices_only():
