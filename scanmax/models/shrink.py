@@ -102,6 +102,9 @@ def shrink(name: str) -> Shrunk:
     small |= EXCEPTIONS.get(info.family, ("", {}))[1]
     if "heads" in small:
         small["heads"] = _dividing(small["heads"], small.get("dims", small.get("dim")))
+    if small.get("groups", 1) > 1 and small.get("reduce_first", 1) > 1:
+        # A convolution that is narrower than its groups are many reads nothing.
+        small["base_width"] *= small["reduce_first"]
     strides = [feature.stride for feature in model.clone(**small).feature_info()]
     size = _IMAGE_SIZES.get(info.family, LARGE if strides[-1] >= STRIDE else SMALL)
     if "img_size" in small:

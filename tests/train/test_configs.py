@@ -11,6 +11,7 @@ from scanmax.configs import digits_distill
 from scanmax.data.__main__ import prepare
 from scanmax.errors import UserError
 from scanmax.fields import check_fields
+from scanmax.models.shrink import shrink
 from scanmax.train.build import build
 from scanmax.train.config import check_config
 from scanmax.train.loop import train
@@ -183,12 +184,32 @@ def test_every_argument_traces(name, arg, data_dir):
     assert name != "digits_distill" or f"loss_{arg}" in metrics
 
 
+@pytest.mark.parametrize("name", ["ofa", "meal_v2", "deit_distilled", "augmix"])
+def test_ways_of_learning_on_imagenet_trace(name, data_dir):
+    """At the released settings, with student and teachers made small."""
+    config = load("imagenet_learning", data_dir, f"{name},synthetic")
+    fields, size = shrink(config.model.name)
+    config.model.kwargs |= fields
+    config.data.image_size = config.data.kwargs["size"] = size
+    config.objective.teachers = tuple(
+        (teacher, {**options, "kwargs": shrink(teacher).fields, "image_size": shrink(teacher)[1]})
+        for teacher, options in config.objective.teachers
+    )
+    check_fields(config)
+    _, metrics = shapes_of_step(build(config))
+    assert metrics["loss"].shape == ()
+    for term, _ in config.objective.terms:
+        assert f"loss_{term}" in metrics
+
+
 @pytest.mark.parametrize(
     ("name", "arg", "message"),
     [
         ("imagenet_deit_small", "sinthetic", "synthetic"),
         ("imagenet", "swin_tiny_patch4_window_224", "did you mean 'swin_tiny_patch4_window7_224'"),
         ("imagenet", "convnext_tiny,sinthetic", "'synthetic' or nothing behind"),
+        ("imagenet_learning", "dkk,synthetic", "did you mean 'dkd'"),
+        ("imagenet_learning", "meal_v2,a.pth", "taught by 2 .senet154, resnet152s."),
         ("digits_distill", "dkk", "did you mean 'dkd'"),
         ("sequence_tasks", "mqra", "did you mean 'mqar'"),
         ("digits_selfsupervised", "bylo", "did you mean 'byol'"),

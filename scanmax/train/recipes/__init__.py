@@ -45,12 +45,16 @@ def find_recipe(name: str) -> Recipe:
 
 
 def recipe_config(name: str) -> Config:
-    """The config of a model's recipe: images of TFDS, bfloat16, sixteen workers.
+    """The config of the recipe that is written down for a model.
 
     Raises:
       UserError: no recipe is written down for it.
     """
-    recipe = find_recipe(name)
+    return config_of(find_recipe(name), name)
+
+
+def config_of(recipe: Recipe, name: str) -> Config:
+    """The config by which a recipe trains one of its models, in bfloat16 on TFDS's images."""
     drop_path, _ = recipe.models[name]
     size = recipe.image_size or model_info(name).input_size[0]
     return Config(
