@@ -57,6 +57,7 @@ def _row(recipe: Recipe) -> str:
         else "not mixed",
         recipe.augment and f"`{recipe.augment}`",
         recipe.erase and f"erasing {_number(recipe.erase)}",
+        recipe.dropout and f"dropout {_number(recipe.dropout)}",
         recipe.smoothing and f"smoothing {_number(recipe.smoothing)}",
         recipe.loss != Recipe.loss and recipe.loss,
         recipe.image_size and f"{recipe.image_size} pixels",

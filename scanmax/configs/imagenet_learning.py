@@ -4,10 +4,10 @@
 
 What comes behind the config's name is the method, and behind it where the teacher's weights lie:
 the workdir of a run, or a file of timm's, torchvision's or the authors' (two of "meal_v2", none of
-the methods that need no teacher). A dry run of two steps of eight made-up images, with teachers
-drawn at random:
+the methods that need no teacher). "synthetic" behind them is a dry run of two steps of eight
+made-up images:
 
-    python -m scanmax.train --config=imagenet_learning:dkd,synthetic --workdir=DIR
+    python -m scanmax.train --config=imagenet_learning:augmix,synthetic --workdir=DIR
 
 | method | student, teacher | from | top-1 there |
 | --- | --- | --- | --- |
@@ -160,19 +160,18 @@ METHODS = {
 
 
 def get_config(arg: str = "") -> Config:
-    """The config of a method; `arg` is its name and the weights of its teachers."""
-    name, *weights = (arg or "dkd,synthetic").split(",")
+    """The config of a method; `arg` is its name, its teachers' weights, "synthetic" or nothing."""
+    name, *weights = (arg or "dkd,resnet34.pth").split(",")
     if name not in METHODS:
         raise UserError(f"imagenet_learning:{name}: {suggest(name, METHODS)}")
     method = METHODS[name]
-    dry = weights == ["synthetic"]
-    if dry:
-        weights = [""] * len(method.teachers)
+    dry = weights[-1:] == ["synthetic"]
+    weights = weights[:-1] if dry else weights
     if len(weights) != len(method.teachers):
+        asked = ", ".join(method.teachers) or "nobody"
         raise UserError(
-            f"imagenet_learning:{name} is taught by {len(method.teachers)}"
-            f"{' (' + ', '.join(method.teachers) + ')' if method.teachers else ''}: "
-            f"{len(weights)} name weights behind it; 'synthetic' draws them"
+            f"imagenet_learning:{name} is taught by {asked}: behind the name stand as many weights "
+            f"(a run's workdir, or a file) as teachers, {len(method.teachers)}, not {len(weights)}"
         )
     config = config_of(method.recipe, method.student)
     config.objective = dataclasses.replace(
@@ -181,8 +180,7 @@ def get_config(arg: str = "") -> Config:
         kwargs=dict(method.options),
         terms=method.terms,
         teachers=tuple(
-            (teacher, {"weights": file} if file else {})
-            for teacher, file in zip(method.teachers, weights)
+            (teacher, {"weights": file}) for teacher, file in zip(method.teachers, weights)
         ),
         weight=method.weight,
     )

@@ -104,8 +104,8 @@ LEDGER = (
     ),
     Paper(
         "efficientnet",
-        covers="B0 to B4 under timm's names with paddings of both kinds, weights of timm, which "
-        "gives the same numbers; not larger ones, the search, or the recipes",
+        covers="B0 to B8 and L2 under timm's names with paddings of both kinds, weights of timm, "
+        "which gives the same numbers, and timm's recipe of B2; not the search or noisy students",
         where=("scanmax.models.vision.efficientnet.EfficientNet",),
         tests=(
             "tests/models/vision/test_efficientnet.py",

@@ -220,12 +220,19 @@ def _variants() -> dict[str, Variant]:
         "b2": (1.1, 1.2, 256, 260, 9_109_994),
         "b3": (1.2, 1.4, 288, 300, 12_233_232),
         "b4": (1.4, 1.8, 320, 380, 19_341_616),
+        "b5": (1.6, 2.2, 448, 456, 30_389_784),
+        # Weights of larger ones were released with TensorFlow's paddings alone.
+        "b6": (1.8, 2.6, None, 528, 43_040_704),
+        "b7": (2.0, 3.1, None, 600, 66_347_960),
+        "b8": (2.2, 3.6, None, 672, 87_413_142),
+        "l2": (4.3, 5.3, None, 475, 480_309_308),
     }
     as_tensorflow = {"same_padding": True, "norm_epsilon": 1e-3}
     found = {}
     for name, (width, depth, side, tf_side, params) in sizes.items():
         fields = compound(width, depth)
-        found[f"efficientnet_{name}"] = Variant(params, (side, side, 3), "efficientnet", fields)
+        if side:
+            found[f"efficientnet_{name}"] = Variant(params, (side, side, 3), "efficientnet", fields)
         own = {**fields, **as_tensorflow}
         found[f"tf_efficientnet_{name}"] = Variant(
             params, (tf_side, tf_side, 3), "efficientnet", own

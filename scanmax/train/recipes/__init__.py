@@ -56,12 +56,15 @@ def recipe_config(name: str) -> Config:
 def config_of(recipe: Recipe, name: str) -> Config:
     """The config by which a recipe trains one of its models, in bfloat16 on TFDS's images."""
     drop_path, _ = recipe.models[name]
+    fields = {} if drop_path is None else {"drop_path_rate": drop_path}
+    if recipe.dropout:
+        fields["dropout_rate"] = recipe.dropout
     size = recipe.image_size or model_info(name).input_size[0]
     return Config(
         model=ModelConfig(
             name=name,
             dtype="bfloat16",
-            kwargs={} if drop_path is None else {"drop_path_rate": drop_path},
+            kwargs=fields,
         ),
         data=DataConfig(
             name="imagenet2012",

@@ -209,6 +209,7 @@ RECIPES: tuple[Recipe, ...] = (
             "vgg19_bn": (None, 74.22),
         },
         lr=0.01,
+        dropout=0.5,
         **TORCHVISION,
     ),
     Recipe(
@@ -240,7 +241,7 @@ RECIPES: tuple[Recipe, ...] = (
         augment="rand-m9-mstd0.5",
         erase=0.2,
         image_size=256,
-        note="dropout of 0.3 before the head, which the network here has not",
+        dropout=0.3,
     ),
     Recipe(
         "huggingface/pytorch-image-models, procedure A2 of arXiv 2110.00476",

@@ -28,6 +28,7 @@ class Recipe:
       erase: probability of random erasing.
       repeats: how often an image appears in a batch.
       image_size: side; 0 is the model's own.
+      dropout: before the head.
       eval_crop: share of the resized image's side that is judged.
       note: what the release does besides, which is not done here.
     """
@@ -55,6 +56,7 @@ class Recipe:
     erase: float = 0.25
     repeats: int = 1
     image_size: int = 0
+    dropout: float = 0.0
     eval_crop: float = 0.875
     note: str = ""
 
