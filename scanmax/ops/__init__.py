@@ -238,6 +238,8 @@ from scanmax.ops.mlp.multi_axis import block_mix as block_mix
 from scanmax.ops.mlp.multi_axis import grid_mix as grid_mix
 from scanmax.ops.mlp.perceptron import token_mlp as token_mlp
 from scanmax.ops.mlp.rational import group_rational as group_rational
+from scanmax.ops.mlp.selectable import select_functions as select_functions
+from scanmax.ops.mlp.selectable import selection_weights as selection_weights
 from scanmax.ops.norm import batch_norm as batch_norm
 from scanmax.ops.norm import batch_statistics as batch_statistics
 from scanmax.ops.norm import gated_rms_norm as gated_rms_norm

@@ -160,4 +160,28 @@ LEDGER = (
         "table, 85 in the abstract); 4.4, 8.7 and 15.3 G multiply-adds, within 2% of what that "
         "code counts and not the 4.9, 9.0 and 16.1 of the table",
     ),
+    Paper(
+        "s-kan",
+        covers="layers that choose among kinds of functions by scores of a layer, its inputs, its "
+        "outputs or its edges, dense and convolutional, as softmax, above a share of the largest, "
+        "as one choice with the gradient of the softmax, or free; pruning to the chosen kinds. "
+        "That weights are a softmax, and of inputs, is a reading: the text at hand does not say "
+        "it, and the authors' public code has the kinds and not the choice; not their schedule or "
+        "image networks",
+        where=(
+            "scanmax.ops.selection_weights",
+            "scanmax.ops.select_functions",
+            "scanmax.models.parts.selectable_kan.SelectableKanDense",
+            "scanmax.models.parts.selectable_kan.SelectableKanConv",
+            "scanmax.models.parts.selectable_kan.prune_selection",
+        ),
+        tests=(
+            "tests/ops/mlp/test_selectable.py",
+            "tests/models/parts/test_selectable_kan.py",
+        ),
+        reproduced="a layer that is pruned to one kind is the layer of that kind: "
+        "tests/models/parts/test_selectable_kan.py::"
+        "test_one_choice_of_all_is_the_layer_of_that_kind; that it fits seven functions best does "
+        "not hold here, with as many steps for all: `benchmarks claims s-kan-fitting`",
+    ),
 )

@@ -146,6 +146,7 @@ TITLES = {
     "rmt-masa": "RMT: Retentive Networks Meet Vision Transformers",
     "rwkv-clip": "RWKV-CLIP: A Robust Vision-Language Representation Learner",
     "scnet-shift-conv": "Fully 1x1 Convolutional Network for Lightweight Image Super-Resolution",
+    "s-kan": "Activation Space Selectable Kolmogorov-Arnold Networks",
     "scalekd": "ScaleKD: Strong Vision Transformers Could Be Excellent Teachers",
     "se-net": "Squeeze-and-Excitation Networks",
     "sgconv": "What Makes Convolutional Models Great on Long Sequence Modeling?",

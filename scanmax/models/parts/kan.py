@@ -112,6 +112,7 @@ class KanDense(nn.Module):
       base: b, "silu", "gelu" or "identity"; None leaves that part out.
       learn_scale: whether there is s, which starts as 1; None is for splines alone.
       coefficient_init: of c.
+      edges: for each input, which outputs it has a function to; None joins all.
     """
 
     features: int
@@ -120,6 +121,7 @@ class KanDense(nn.Module):
     base: str | None = "silu"
     learn_scale: bool | None = None
     coefficient_init: Initializer | None = None
+    edges: tuple[tuple[bool, ...], ...] | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -152,6 +154,7 @@ class KanDense(nn.Module):
             init = partitioned(nn.initializers.xavier_normal(), ("embed", "mlp"), (-2,), (-1,))
             weight = self.param("base", init, (dim, self.features), self.param_dtype)
             weight = weight.astype(self.dtype)
+        coefficients, weight = _joined(self.edges, coefficients, weight)
         return ops.kan_linear(x, basis, coefficients, weight, base=self.base or "identity")
 
 
@@ -161,6 +164,7 @@ class KanConv(nn.Module):
     Attributes:
       features, kernel_size, stride, padding, dilation, groups: as in `Conv`.
       basis, basis_options, base, coefficient_init: as in `KanDense`.
+      edges: as there, for each input of a group.
     """
 
     features: int
@@ -173,6 +177,7 @@ class KanConv(nn.Module):
     basis_options: Mapping[str, Any] | None = None
     base: str | None = "silu"
     coefficient_init: Initializer | None = None
+    edges: tuple[tuple[bool, ...], ...] | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -207,6 +212,7 @@ class KanConv(nn.Module):
             )
             kernel = self.param("base", init, (*size, inputs, self.features), self.param_dtype)
             kernel = kernel.astype(self.dtype)
+        coefficients, kernel = _joined(self.edges, coefficients, kernel)
         return ops.kan_conv2d(
             x,
             basis,
@@ -218,6 +224,23 @@ class KanConv(nn.Module):
             dilation=self.dilation,
             groups=self.groups,
         )
+
+
+def _joined(edges, coefficients, base):
+    """Coefficients [.., D, N, O] and weights [.., D, O] of the base, 0 where there is no edge."""
+    if edges is None:
+        return coefficients, base
+    mask = jnp.asarray(edges)
+    if mask.shape != (coefficients.shape[-3], coefficients.shape[-1]):
+        raise UserError(
+            f"edges has shape {mask.shape}; expected inputs and outputs, "
+            f"{(coefficients.shape[-3], coefficients.shape[-1])}."
+        )
+    own = mask.reshape((1,) * (coefficients.ndim - 3) + (len(edges), 1, -1))
+    coefficients = jnp.where(own, coefficients, jnp.zeros((), coefficients.dtype))
+    if base is not None:
+        base = jnp.where(own[..., 0, :], base, jnp.zeros((), base.dtype))
+    return coefficients, base
 
 
 def coefficient_init(basis: str, fan_in: int) -> Initializer:
