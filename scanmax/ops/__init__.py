@@ -226,6 +226,7 @@ from scanmax.ops.local.window import window_attention_matrix as window_attention
 from scanmax.ops.mlp.basis import gram_basis as gram_basis
 from scanmax.ops.mlp.basis import polynomial_basis as polynomial_basis
 from scanmax.ops.mlp.basis import radial_basis as radial_basis
+from scanmax.ops.mlp.basis import switch_basis as switch_basis
 from scanmax.ops.mlp.basis import wavelet_basis as wavelet_basis
 from scanmax.ops.mlp.bspline import bspline_basis as bspline_basis
 from scanmax.ops.mlp.bspline import extend_knots as extend_knots

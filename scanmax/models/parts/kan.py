@@ -23,7 +23,7 @@ from scanmax.models.statistics import at_least_float32
 
 POLYNOMIALS = ("chebyshev", "legendre", "jacobi", "bernstein")
 WAVELETS = ("mexican_hat", "morlet", "dog", "meyer", "shannon", "sinc")
-BASES = ("bspline", "radial", "gram", *POLYNOMIALS, *WAVELETS)
+BASES = ("bspline", "radial", "switch", "gram", *POLYNOMIALS, *WAVELETS)
 # a_0 .. a_5 and b_1 .. b_4 that the released KAT starts from, fitted between -3 and 3.
 RATIONALS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "identity": ((0.0, 1.0, 0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0)),
@@ -50,6 +50,7 @@ class Basis(nn.Module):
       grid_size: intervals of the splines, N = grid_size + degree; the number of bumps or wavelets.
       degree: of splines and polynomials, N = degree + 1.
       grid_range: what the intervals or the bumps cover at the start.
+      width: of the bumps "radial" and "switch"; None is the distance of neighbours, and 0.33.
       squashes: False for polynomials of numbers that are brought to their interval already.
       weight_std: of the weights of Gram's recurrence at the start; None is 1 / (D N).
     """
@@ -58,6 +59,7 @@ class Basis(nn.Module):
     grid_size: int = 5
     degree: int = 3
     grid_range: tuple[float, float] = (-1.0, 1.0)
+    width: float | None = None
     squashes: bool = True
     weight_std: float | None = None
     dtype: Any = jnp.float32
@@ -71,8 +73,11 @@ class Basis(nn.Module):
         if self.kind == "bspline":
             knots = self.variable("batch_stats", "knots", self.even_knots, dim).value
             return ops.bspline_basis(x, knots.astype(dtype), degree=self.degree)
-        if self.kind == "radial":
-            return ops.radial_basis(x, jnp.linspace(*self.grid_range, self.grid_size, dtype=dtype))
+        if self.kind in ("radial", "switch"):
+            centers = jnp.linspace(*self.grid_range, self.grid_size, dtype=dtype)
+            if self.kind == "radial":
+                return ops.radial_basis(x, centers, width=self.width)
+            return ops.switch_basis(x, centers, width=self.width or 0.33)
         if self.kind in WAVELETS:
             place, scale = (
                 self.param(name, partitioned(init, ("embed", None)), shape, self.param_dtype)

@@ -266,6 +266,7 @@ from scanmax.ops.reference.local.window import (
 from scanmax.ops.reference.mlp.basis import gram_basis as gram_basis
 from scanmax.ops.reference.mlp.basis import polynomial_basis as polynomial_basis
 from scanmax.ops.reference.mlp.basis import radial_basis as radial_basis
+from scanmax.ops.reference.mlp.basis import switch_basis as switch_basis
 from scanmax.ops.reference.mlp.basis import wavelet_basis as wavelet_basis
 from scanmax.ops.reference.mlp.bspline import bspline_basis as bspline_basis
 from scanmax.ops.reference.mlp.bspline import extend_knots as extend_knots
