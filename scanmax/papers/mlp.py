@@ -139,6 +139,28 @@ LEDGER = (
         reproduced="parameters of S/32 to H/14 to the last one",
     ),
     Paper(
+        "mlp-kan",
+        covers="the reflectional switch basis, beside the others in KAN layers, experts of two "
+        "kinds behind one router, with room for all tokens or for a share, and DeiT of them in "
+        "three sizes, to which the authors' code gives the same numbers; experts are evaluated at "
+        "as many places as a sequence has tokens, not by sorting; not BERT with them, the recipe "
+        "or trained quality",
+        where=(
+            "scanmax.ops.switch_basis",
+            "scanmax.models.parts.mixed_experts.MixedExperts",
+            "scanmax.models.vision.mlp_kan.MlpKan",
+        ),
+        tests=(
+            "tests/ops/mlp/test_basis.py::SwitchBasisTest",
+            "tests/models/parts/test_mixed_experts.py",
+            "tests/models/vision/test_mlp_kan.py",
+            "tests/models/vision/test_authors.py",
+        ),
+        reproduced="parameters of the released code that learn, to the last one: "
+        "tests/models/vision/test_mlp_kan.py::"
+        "test_counts_are_deits_with_experts_for_mlps",
+    ),
+    Paper(
         "ms-mlp",
         covers="mixing and shifting as an op and a mixer, with the released shifts around edges "
         "and any sizes of kernels, and the networks by the names and with the kernels of the "

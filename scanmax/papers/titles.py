@@ -121,6 +121,7 @@ TITLES = {
     "moat": "MOAT: Alternating Mobile Convolution and Attention Brings Strong Vision Models",
     "moe-parallel-folding": "MoE Parallel Folding: Heterogeneous Parallelism Mappings for "
     "Efficient Large-Scale MoE Model Training with Megatron Core",
+    "mlp-kan": "MLP-KAN: Unifying Deep Representation and Function Learning",
     "mlp-mixer": "MLP-Mixer: An all-MLP Architecture for Vision",
     "moh": "MoH: Multi-Head Attention as Mixture-of-Head Attention",
     "mpcvit": "MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with "
