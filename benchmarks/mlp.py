@@ -158,6 +158,11 @@ def _torch_bumps(x, centers):
     return (-(((x[..., None] - centers) / width) ** 2)).exp()
 
 
+def _torch_switches(x, centers):
+    """FasterKAN's sums."""
+    return 1 - ((x[..., None] - centers) / 0.33).tanh().square()
+
+
 def _torch_hats(x, translation, scale):
     u = (x[..., None] - translation) / scale
     return 2 / (3**0.5 * math.pi**0.25) * (u**2 - 1) * (-(u**2) / 2).exp()
@@ -181,6 +186,13 @@ def kan_bases(quick: bool):
             ops.radial_basis,
             [x, centers],
             torch_peers={"torch": _torch_bumps},
+            tolerance=1e-3,
+        )
+        yield from op_rows(
+            f"switch_basis, 8 bumps, {batch} x {width}",
+            ops.switch_basis,
+            [x, centers],
+            torch_peers={"torch": _torch_switches},
             tolerance=1e-3,
         )
         places, widths = normal((width, 4), (width, 4))

@@ -72,6 +72,11 @@ class MlpKan(VisionTransformer):
             raise UserError("experts of two kinds do without parallel and token_reduction")
         return MixedBlock
 
+    @property
+    def experts(self) -> MixedExperts:
+        """Of one block, outside of it: how many are of which kind."""
+        return MixedExperts(1, **(self.moe or {}), parent=None)
+
     @nn.nowrap
     def plain_block_fields(self) -> list[dict[str, Any]]:
         own = {"norm_epsilon": self.block_norm_epsilon}

@@ -2,7 +2,6 @@
 
 import flax.linen as nn
 
-from scanmax.models.parts.mixed_experts import MixedExperts
 from scanmax.models.weights import vit
 from scanmax.models.weights.table import KeyTable, Row, linear, linear_of_heads
 
@@ -12,7 +11,7 @@ _OURS = "params/block_{0:02d}/mlp/"
 
 def table(model: nn.Module) -> KeyTable:
     """The table of a model of that many experts of either kind."""
-    experts = MixedExperts(1, **(model.moe or {}))
+    experts = model.experts
     mlps = experts.num_experts - experts.kans
     rows = [Row(_PART + r"gate\.weight", _OURS + "router/kernel", linear)]
     for e in range(mlps):
