@@ -158,8 +158,8 @@ LEDGER = (
         ),
         reproduced="parameters of the released code that learn, to the last one: "
         "tests/models/vision/test_mlp_kan.py::"
-        "test_counts_are_deits_with_experts_for_mlps; that both kinds together serve as well as the "
-        "better one does not hold here, on functions and digits: `benchmarks claims "
+        "test_counts_are_deits_with_experts_for_mlps; that both kinds together serve as well as "
+        "the better one does not hold here, on functions and digits: `benchmarks claims "
         "mlp-kan-experts`",
     ),
     Paper(
