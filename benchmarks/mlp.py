@@ -158,6 +158,11 @@ def _torch_bumps(x, centers):
     return (-(((x[..., None] - centers) / width) ** 2)).exp()
 
 
+def _torch_switches(x, centers):
+    """FasterKAN's sums."""
+    return 1 - ((x[..., None] - centers) / 0.33).tanh().square()
+
+
 def _torch_hats(x, translation, scale):
     u = (x[..., None] - translation) / scale
     return 2 / (3**0.5 * math.pi**0.25) * (u**2 - 1) * (-(u**2) / 2).exp()
@@ -181,6 +186,13 @@ def kan_bases(quick: bool):
             ops.radial_basis,
             [x, centers],
             torch_peers={"torch": _torch_bumps},
+            tolerance=1e-3,
+        )
+        yield from op_rows(
+            f"switch_basis, 8 bumps, {batch} x {width}",
+            ops.switch_basis,
+            [x, centers],
+            torch_peers={"torch": _torch_switches},
             tolerance=1e-3,
         )
         places, widths = normal((width, 4), (width, 4))
@@ -221,6 +233,47 @@ def kan_conv2d(quick: bool):
                 (batch, side, side, width), (3, 3, width, 4, width), (3, 3, width, width), scale=0.3
             ),
             torch_peers={"the sums in torch": _torch_kan_conv},
+        )
+
+
+def _bases_of_three(x, xp):
+    """Chebyshev's polynomials, bumps and hats of the same x."""
+    centers, places = np.linspace(-1, 1, 4, dtype=np.float32), np.zeros((x.shape[-1], 4), "float32")
+    if xp is jnp:
+        polynomials = ops.polynomial_basis(jnp.tanh(x))
+        return polynomials, ops.radial_basis(x, centers), ops.wavelet_basis(x, places, places + 1)
+    centers, places = xp.from_numpy(centers), xp.from_numpy(places)
+    polynomials = _torch_recurrence(xp.tanh(x), kind="chebyshev")
+    return polynomials, _torch_bumps(x, centers), _torch_hats(x, places, places + 1)
+
+
+def _selectable_kan(x, scores, *coefficients):
+    weights = ops.selection_weights(scores)
+    basis = jnp.concatenate(_bases_of_three(x, jnp), -1)
+    return ops.kan_linear(x, basis, ops.select_functions(coefficients, weights))
+
+
+def _torch_selectable_kan(x, scores, *coefficients):
+    """The paper's sum: every kind as its own layer, weighed input by input, then added."""
+    import torch
+
+    weights = scores.softmax(-1)[:, 0]
+    parts = [
+        torch.einsum("bdn,d,dno->bo", basis, weights[:, m], c)
+        for m, (basis, c) in enumerate(zip(_bases_of_three(x, torch), coefficients))
+    ]
+    return sum(parts)
+
+
+@benchmark("selectable_kan")
+def selectable_kan(quick: bool):
+    """A KAN layer of three kinds by scores, one product, against a layer of each kind in torch."""
+    for batch, width in ((8, 4),) if quick else ((1024, 64), (1024, 256)):
+        yield from op_rows(
+            f"{batch} x {width}, three kinds of 4 functions, scores of inputs",
+            _selectable_kan,
+            normal((batch, width), (width, 1, 3), *((width, 4, width),) * 3, scale=0.3),
+            torch_peers={"the sums in torch": _torch_selectable_kan},
         )
 
 

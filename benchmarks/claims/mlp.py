@@ -13,6 +13,7 @@ from scanmax.models.layers import Mlp
 from scanmax.models.mixers import create_mixer
 from scanmax.models.parts.kan import KanDense, RationalMlp
 from scanmax.models.parts.kan_pruning import edge_norms, edge_sparsity, prune_kan
+from scanmax.models.parts.selectable_kan import POOL, SelectableKanDense, prune_selection
 
 
 @claim("kan-grid-scaling", paper="kan")
@@ -185,4 +186,193 @@ def kan_pruning(quick):
             f"{worst:.4f}",
             worst < 0.02,
         ),
+    ]
+
+
+# Smooth, wavy, peaked, with kinks and with a step; of two numbers from -1 to 1.
+SEVEN = {
+    "exp(sin(pi x) + y^2)": lambda x, y: jnp.exp(jnp.sin(jnp.pi * x) + y**2),
+    "x y": lambda x, y: x * y,
+    "sin(4 pi x) + cos(3 pi y)": lambda x, y: jnp.sin(4 * jnp.pi * x) + jnp.cos(3 * jnp.pi * y),
+    "|x| + |y|": lambda x, y: jnp.abs(x) + jnp.abs(y),
+    "1 / (1 + 25 (x^2 + y^2))": lambda x, y: 1 / (1 + 25 * (x**2 + y**2)),
+    "tanh(10 (x + y))": lambda x, y: jnp.tanh(10 * (x + y)),
+    "sqrt(1 + x^2 + y^2 - 2 x y)": lambda x, y: jnp.sqrt(1 + x**2 + y**2 - 2 * x * y),
+}
+
+
+class _Row(nn.Module):
+    """Layers one behind another, from two numbers to one."""
+
+    layers: tuple[nn.Module, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class _Tanh(nn.Module):
+    """A dense layer and its tanh."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.tanh(nn.Dense(self.features)(x))
+
+
+# Eight functions of each kind; hidden numbers may leave the interval of the inputs.
+_EIGHT = {
+    "bspline": {"grid_size": 5, "grid_range": (-2.0, 2.0)},
+    "radial": {"grid_size": 8, "grid_range": (-2.0, 2.0)},
+    "chebyshev": {"degree": 7},
+    "mexican_hat": {"grid_size": 8},
+}
+_WIDTHS = (5, 1)
+
+
+def _selectable(**fields):
+    layers = (SelectableKanDense(n, basis_options=_EIGHT, **fields) for n in _WIDTHS)
+    return _Row(tuple(layers))
+
+
+def _fit_seven(phases, seeds, steps):
+    """Errors [seed, function] on new points over the deviation, and the last variables.
+
+    Phases are (network, share of the steps, whether scores learn): one after another, of the same
+    parameters. All functions and seeds are trained side by side.
+    """
+    targets = tuple(SEVEN.values())
+
+    def sample(key, count):
+        x = jax.random.uniform(key, (count, 2), minval=-1, maxval=1)
+        return x, jnp.stack([f(x[:, 0], x[:, 1]) for f in targets])[..., None]
+
+    def one(key, x, y, x_new, y_new):
+        own = nn.unbox(phases[0][0].init(key, x))
+        params, carried = own["params"], {k: v for k, v in own.items() if k != "params"}
+        for network, share, scores_learn in phases:
+            count = round(steps * share)
+            optimizer = optax.adam(optax.cosine_decay_schedule(0.02, count))
+
+            def loss(params, network=network):
+                return jnp.mean((network.apply({**carried, "params": params}, x) - y) ** 2)
+
+            def step(carry, _, loss=loss, optimizer=optimizer, learn=scores_learn):
+                params, state = carry
+                gradient = jax.grad(loss)(params)
+                if not learn:
+                    gradient = jax.tree_util.tree_map_with_path(
+                        lambda path, g: g * 0 if path[-1].key == "scores" else g, gradient
+                    )
+                updates, state = optimizer.update(gradient, state)
+                return (optax.apply_updates(params, updates), state), None
+
+            (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=count)
+        own = {**carried, "params": params}
+        return jnp.sqrt(jnp.mean((phases[-1][0].apply(own, x_new) - y_new) ** 2)), own
+
+    @jax.jit
+    def run(key):
+        keys = jax.random.split(key, 3)
+        (x, y), (x_new, y_new) = sample(keys[0], 512), sample(keys[1], 2048)
+        size = jnp.std(y, axis=(1, 2), keepdims=True)
+        mean = jnp.mean(y, axis=(1, 2), keepdims=True)
+        fit = jax.vmap(one, (0, None, 0, None, 0))
+        starts = jax.random.split(keys[2], len(targets))
+        return fit(starts, x, (y - mean) / size, x_new, (y_new - mean) / size)
+
+    found = [run(jax.random.key(seed)) for seed in seeds]
+    errors = np.stack([np.asarray(error) for error, _ in found])
+    return errors, [own for _, own in found]
+
+
+@claim("s-kan-fitting", paper="s-kan", by_hand=True)
+def s_kan_fitting(quick):
+    """S-KAN fits seven functions better than KANs of one kind of functions, and than an MLP."""
+    seeds, steps = ((0,), 200) if quick else ((0, 1, 2), 1500)
+    networks = {
+        name: _Row(tuple(KanDense(n, basis=name, basis_options=_EIGHT[name]) for n in _WIDTHS))
+        for name in POOL
+    }
+    networks["MLP"] = _Row((_Tanh(14), _Tanh(14), nn.Dense(1)))
+    errors, sizes = {}, {}
+    for name, network in networks.items():
+        errors[name], (own, *_) = _fit_seven([(network, 1.0, True)], seeds, steps)
+        sizes[name] = sum(leaf[0].size for leaf in jax.tree.leaves(own["params"]))
+    # All kinds, then those near the best, then that of every input alone, as pruning leaves it.
+    phases = [
+        (_selectable(), 0.4, True),
+        (_selectable(selection="gated", threshold=0.8, temperature=0.5), 0.2, True),
+        (_selectable(selection="hard"), 0.4, False),
+    ]
+    errors["S-KAN"], trained = _fit_seven(phases, seeds, steps)
+    chosen, left = dict.fromkeys(POOL, 0), []
+    for index in range(len(SEVEN)):
+        for own in trained:
+            for scores in (own["params"][f"layers_{n}"]["scores"] for n in range(len(_WIDTHS))):
+                for kind in np.asarray(scores[index]).argmax(-1).flat:
+                    chosen[POOL[kind]] += 1
+        own = jax.tree.map(lambda leaf, index=index: np.asarray(leaf[index]), trained[0])
+        parts = [
+            {kind: tree[name] for kind, tree in own.items() if name in tree}
+            for name in ("layers_0", "layers_1")
+        ]
+        layers = phases[-1][0].layers
+        pruned = [prune_selection(layer, part) for layer, part in zip(layers, parts)]
+        left.append(
+            sum(leaf.size for _, rest in pruned for leaf in jax.tree.leaves(rest["params"]))
+        )
+
+    @jax.jit
+    def both(x):
+        y, small = x, x
+        for layer, part, (less, rest) in zip(layers, parts, pruned):
+            y, small = layer.apply(part, y), less.apply(rest, small)
+        return jnp.abs(small - y).max() / jnp.abs(y).max()
+
+    worst = float(both(jax.random.uniform(jax.random.key(9), (64, 2), minval=-1, maxval=1)))
+    means = {name: float(np.exp(np.log(error).mean())) for name, error in errors.items()}
+    others = [name for name in means if name != "S-KAN"]
+    listed = ", ".join(f"{name} {means[name]:.4f}" for name in others)
+    per_function = {name: np.exp(np.log(error).mean(0)) for name, error in errors.items()}
+    best = [min(per_function, key=lambda name, i=i: per_function[name][i]) for i in range(7)]
+    single = [min(per_function[name][i] for name in POOL) for i in range(7)]
+    near = int(np.sum(per_function["S-KAN"] < 1.1 * np.array(single)))
+    return [
+        Finding(
+            "geometric mean of the errors over the deviation, new points, S-KAN, against "
+            "KANs of one kind and an MLP",
+            "least",
+            f"{means['S-KAN']:.4f}; {listed}",
+            bool(means["S-KAN"] < min(means[name] for name in others)),
+        ),
+        Finding(
+            "functions of 7 that S-KAN fits best",
+            "7",
+            f"{best.count('S-KAN')}; the best were {', '.join(best)}",
+            best.count("S-KAN") == 7,
+        ),
+        Finding(
+            "functions that it fits better than the best KAN of one kind, or within a tenth of it",
+            "7",
+            str(near),
+            near == 7,
+        ),
+        Finding(
+            "parameters after pruning; of a KAN of splines and one of wavelets; of the MLP",
+            "the same level",
+            f"{min(left)} to {max(left)}; {sizes['bspline']} and {sizes['mexican_hat']}; "
+            f"{sizes['MLP']}",
+            max(left) <= sizes["MLP"],
+        ),
+        Finding(
+            "inputs of layers that chose " + ", ".join(POOL),
+            "different ones",
+            ", ".join(map(str, chosen.values())),
+            sum(count > 0 for count in chosen.values()) > 1,
+        ),
+        Finding("difference that pruning makes", "0", f"{worst:.0e}", worst < 1e-5),
     ]

@@ -69,6 +69,7 @@ FAMILY_MODULES = (
     "vision.mavit",
     "vision.maxim",
     "vision.mixer",
+    "vision.mlp_kan",
     "vision.moat",
     "vision.moh_vit",
     "vision.ms_mlp",

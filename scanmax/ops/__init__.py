@@ -226,6 +226,7 @@ from scanmax.ops.local.window import window_attention_matrix as window_attention
 from scanmax.ops.mlp.basis import gram_basis as gram_basis
 from scanmax.ops.mlp.basis import polynomial_basis as polynomial_basis
 from scanmax.ops.mlp.basis import radial_basis as radial_basis
+from scanmax.ops.mlp.basis import switch_basis as switch_basis
 from scanmax.ops.mlp.basis import wavelet_basis as wavelet_basis
 from scanmax.ops.mlp.bspline import bspline_basis as bspline_basis
 from scanmax.ops.mlp.bspline import extend_knots as extend_knots
@@ -238,6 +239,8 @@ from scanmax.ops.mlp.multi_axis import block_mix as block_mix
 from scanmax.ops.mlp.multi_axis import grid_mix as grid_mix
 from scanmax.ops.mlp.perceptron import token_mlp as token_mlp
 from scanmax.ops.mlp.rational import group_rational as group_rational
+from scanmax.ops.mlp.selectable import select_functions as select_functions
+from scanmax.ops.mlp.selectable import selection_weights as selection_weights
 from scanmax.ops.norm import batch_norm as batch_norm
 from scanmax.ops.norm import batch_statistics as batch_statistics
 from scanmax.ops.norm import gated_rms_norm as gated_rms_norm

@@ -139,6 +139,30 @@ LEDGER = (
         reproduced="parameters of S/32 to H/14 to the last one",
     ),
     Paper(
+        "mlp-kan",
+        covers="the reflectional switch basis, beside the others in KAN layers, experts of two "
+        "kinds behind one router, with room for all tokens or for a share, and DeiT of them in "
+        "three sizes, to which the authors' code gives the same numbers; experts are evaluated at "
+        "as many places as a sequence has tokens, not by sorting; not BERT with them, the recipe "
+        "or trained quality",
+        where=(
+            "scanmax.ops.switch_basis",
+            "scanmax.models.parts.mixed_experts.MixedExperts",
+            "scanmax.models.vision.mlp_kan.MlpKan",
+        ),
+        tests=(
+            "tests/ops/mlp/test_basis.py::SwitchBasisTest",
+            "tests/models/parts/test_mixed_experts.py",
+            "tests/models/vision/test_mlp_kan.py",
+            "tests/models/vision/test_authors.py",
+        ),
+        reproduced="parameters of the released code that learn, to the last one: "
+        "tests/models/vision/test_mlp_kan.py::"
+        "test_counts_are_deits_with_experts_for_mlps; that both kinds together serve as well as "
+        "the better one does not hold here, on functions and digits: `benchmarks claims "
+        "mlp-kan-experts`",
+    ),
+    Paper(
         "ms-mlp",
         covers="mixing and shifting as an op and a mixer, with the released shifts around edges "
         "and any sizes of kernels, and the networks by the names and with the kernels of the "
@@ -159,5 +183,29 @@ LEDGER = (
         "of the released code to the last one, 28.7, 50.3 and 88.7 million (28, 50 and 88 in its "
         "table, 85 in the abstract); 4.4, 8.7 and 15.3 G multiply-adds, within 2% of what that "
         "code counts and not the 4.9, 9.0 and 16.1 of the table",
+    ),
+    Paper(
+        "s-kan",
+        covers="layers that choose among kinds of functions by scores of a layer, its inputs, its "
+        "outputs or its edges, dense and convolutional, as softmax, above a share of the largest, "
+        "as one choice with the gradient of the softmax, or free; pruning to the chosen kinds. "
+        "That weights are a softmax, and of inputs, is a reading: the text at hand does not say "
+        "it, and the authors' public code has the kinds and not the choice; not their schedule or "
+        "image networks",
+        where=(
+            "scanmax.ops.selection_weights",
+            "scanmax.ops.select_functions",
+            "scanmax.models.parts.selectable_kan.SelectableKanDense",
+            "scanmax.models.parts.selectable_kan.SelectableKanConv",
+            "scanmax.models.parts.selectable_kan.prune_selection",
+        ),
+        tests=(
+            "tests/ops/mlp/test_selectable.py",
+            "tests/models/parts/test_selectable_kan.py",
+        ),
+        reproduced="a layer that is pruned to one kind is the layer of that kind: "
+        "tests/models/parts/test_selectable_kan.py::"
+        "test_one_choice_of_all_is_the_layer_of_that_kind; that it fits seven functions best does "
+        "not hold here, with as many steps for all: `benchmarks claims s-kan-fitting`",
     ),
 )

@@ -121,6 +121,7 @@ TITLES = {
     "moat": "MOAT: Alternating Mobile Convolution and Attention Brings Strong Vision Models",
     "moe-parallel-folding": "MoE Parallel Folding: Heterogeneous Parallelism Mappings for "
     "Efficient Large-Scale MoE Model Training with Megatron Core",
+    "mlp-kan": "MLP-KAN: Unifying Deep Representation and Function Learning",
     "mlp-mixer": "MLP-Mixer: An all-MLP Architecture for Vision",
     "moh": "MoH: Multi-Head Attention as Mixture-of-Head Attention",
     "mpcvit": "MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with "
@@ -146,6 +147,7 @@ TITLES = {
     "rmt-masa": "RMT: Retentive Networks Meet Vision Transformers",
     "rwkv-clip": "RWKV-CLIP: A Robust Vision-Language Representation Learner",
     "scnet-shift-conv": "Fully 1x1 Convolutional Network for Lightweight Image Super-Resolution",
+    "s-kan": "Activation Space Selectable Kolmogorov-Arnold Networks",
     "scalekd": "ScaleKD: Strong Vision Transformers Could Be Excellent Teachers",
     "se-net": "Squeeze-and-Excitation Networks",
     "sgconv": "What Makes Convolutional Models Great on Long Sequence Modeling?",

@@ -302,6 +302,11 @@ MODELS = {
         {"img_size": 32, "dim": 16, "depth": 1, "heads": 2, "mlp_ratio": 2.0},
         32,
     ),
+    "mlp_kan": (
+        "mlp_kan_tiny_patch16_224",
+        {"img_size": 32, "dim": 24, "depth": 2, "heads": 2, "mlp_ratio": 1.0},
+        32,
+    ),
     "mavit": ("mavit_t", {**GATED, "mixer": ("mala", "gated_attention")}, 24),
     "transnext": (
         "transnext_micro",

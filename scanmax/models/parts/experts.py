@@ -192,13 +192,13 @@ class ExpertMlp(nn.Module):
         return min(length, math.ceil(factor * self.top_k * length / self.num_experts))
 
     @nn.nowrap
-    def weights(self, name: str, inputs: int, features: int, axes: tuple[str, str]):
-        """Kernels and biases of the experts."""
+    def weights(self, name: str, inputs: int, features: int, axes: tuple[str, str], count: int):
+        """Kernels and biases of so many experts."""
         start = normal_init
         if self.dense_start:
             size = inputs if axes[0] == "embed" else inputs * self.num_experts
             start = nn.initializers.normal(size**-0.5)
-        shape = (self.num_experts, inputs, features)
+        shape = (count, inputs, features)
         init = partitioned(start, ("expert", *axes), (-2,), (-1,))
         kernel = self.param(f"{name}_kernel", init, shape, self.param_dtype).astype(self.dtype)
         if not self.use_bias:
@@ -212,7 +212,7 @@ class ExpertMlp(nn.Module):
         """Each expert's MLP on its own tokens."""
 
         def dense(x, features, axes, name):
-            kernel, bias = self.weights(name, x.shape[-1], features, axes)
+            kernel, bias = self.weights(name, x.shape[-1], features, axes, x.shape[1])
             y = jnp.einsum("becd,edf->becf", x, kernel)
             return y if bias is None else y + bias[None, :, None]
 
@@ -230,9 +230,10 @@ class ExpertMlp(nn.Module):
     def dropless_experts(self, x: Float[Array, "B T D"], gates: Float[Array, "B T E"], dim: int):
         """The same of all tokens, sorted by expert."""
         into = ("embed", "mlp")
-        kernel, bias = self.weights("fc1", dim, self.hidden, into)
-        gate = self.weights("gate", dim, self.hidden, into) if self.gated else (None, None)
-        out_kernel, out_bias = self.weights("fc2", self.hidden, dim, ("mlp", "embed"))
+        count = self.num_experts
+        kernel, bias = self.weights("fc1", dim, self.hidden, into, count)
+        gate = self.weights("gate", dim, self.hidden, into, count) if self.gated else (None, None)
+        out_kernel, out_bias = self.weights("fc2", self.hidden, dim, ("mlp", "embed"), count)
         return ops.dropless_experts(
             x,
             gates,

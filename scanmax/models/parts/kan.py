@@ -23,7 +23,7 @@ from scanmax.models.statistics import at_least_float32
 
 POLYNOMIALS = ("chebyshev", "legendre", "jacobi", "bernstein")
 WAVELETS = ("mexican_hat", "morlet", "dog", "meyer", "shannon", "sinc")
-BASES = ("bspline", "radial", "gram", *POLYNOMIALS, *WAVELETS)
+BASES = ("bspline", "radial", "switch", "gram", *POLYNOMIALS, *WAVELETS)
 # a_0 .. a_5 and b_1 .. b_4 that the released KAT starts from, fitted between -3 and 3.
 RATIONALS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "identity": ((0.0, 1.0, 0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0)),
@@ -50,6 +50,7 @@ class Basis(nn.Module):
       grid_size: intervals of the splines, N = grid_size + degree; the number of bumps or wavelets.
       degree: of splines and polynomials, N = degree + 1.
       grid_range: what the intervals or the bumps cover at the start.
+      width: of the bumps "radial" and "switch"; None is the distance of neighbours, and 0.33.
       squashes: False for polynomials of numbers that are brought to their interval already.
       weight_std: of the weights of Gram's recurrence at the start; None is 1 / (D N).
     """
@@ -58,6 +59,7 @@ class Basis(nn.Module):
     grid_size: int = 5
     degree: int = 3
     grid_range: tuple[float, float] = (-1.0, 1.0)
+    width: float | None = None
     squashes: bool = True
     weight_std: float | None = None
     dtype: Any = jnp.float32
@@ -71,8 +73,11 @@ class Basis(nn.Module):
         if self.kind == "bspline":
             knots = self.variable("batch_stats", "knots", self.even_knots, dim).value
             return ops.bspline_basis(x, knots.astype(dtype), degree=self.degree)
-        if self.kind == "radial":
-            return ops.radial_basis(x, jnp.linspace(*self.grid_range, self.grid_size, dtype=dtype))
+        if self.kind in ("radial", "switch"):
+            centers = jnp.linspace(*self.grid_range, self.grid_size, dtype=dtype)
+            if self.kind == "radial":
+                return ops.radial_basis(x, centers, width=self.width)
+            return ops.switch_basis(x, centers, width=self.width or 0.33)
         if self.kind in WAVELETS:
             place, scale = (
                 self.param(name, partitioned(init, ("embed", None)), shape, self.param_dtype)
@@ -112,6 +117,7 @@ class KanDense(nn.Module):
       base: b, "silu", "gelu" or "identity"; None leaves that part out.
       learn_scale: whether there is s, which starts as 1; None is for splines alone.
       coefficient_init: of c.
+      edges: for each input, which outputs it has a function to; None joins all.
     """
 
     features: int
@@ -120,6 +126,7 @@ class KanDense(nn.Module):
     base: str | None = "silu"
     learn_scale: bool | None = None
     coefficient_init: Initializer | None = None
+    edges: tuple[tuple[bool, ...], ...] | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -152,6 +159,7 @@ class KanDense(nn.Module):
             init = partitioned(nn.initializers.xavier_normal(), ("embed", "mlp"), (-2,), (-1,))
             weight = self.param("base", init, (dim, self.features), self.param_dtype)
             weight = weight.astype(self.dtype)
+        coefficients, weight = _joined(self.edges, coefficients, weight)
         return ops.kan_linear(x, basis, coefficients, weight, base=self.base or "identity")
 
 
@@ -161,6 +169,7 @@ class KanConv(nn.Module):
     Attributes:
       features, kernel_size, stride, padding, dilation, groups: as in `Conv`.
       basis, basis_options, base, coefficient_init: as in `KanDense`.
+      edges: as there, for each input of a group.
     """
 
     features: int
@@ -173,6 +182,7 @@ class KanConv(nn.Module):
     basis_options: Mapping[str, Any] | None = None
     base: str | None = "silu"
     coefficient_init: Initializer | None = None
+    edges: tuple[tuple[bool, ...], ...] | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -207,6 +217,7 @@ class KanConv(nn.Module):
             )
             kernel = self.param("base", init, (*size, inputs, self.features), self.param_dtype)
             kernel = kernel.astype(self.dtype)
+        coefficients, kernel = _joined(self.edges, coefficients, kernel)
         return ops.kan_conv2d(
             x,
             basis,
@@ -218,6 +229,23 @@ class KanConv(nn.Module):
             dilation=self.dilation,
             groups=self.groups,
         )
+
+
+def _joined(edges, coefficients, base):
+    """Coefficients [.., D, N, O] and weights [.., D, O] of the base, 0 where there is no edge."""
+    if edges is None:
+        return coefficients, base
+    mask = jnp.asarray(edges)
+    if mask.shape != (coefficients.shape[-3], coefficients.shape[-1]):
+        raise UserError(
+            f"edges has shape {mask.shape}; expected inputs and outputs, "
+            f"{(coefficients.shape[-3], coefficients.shape[-1])}."
+        )
+    own = mask.reshape((1,) * (coefficients.ndim - 3) + (len(edges), 1, -1))
+    coefficients = jnp.where(own, coefficients, jnp.zeros((), coefficients.dtype))
+    if base is not None:
+        base = jnp.where(own[..., 0, :], base, jnp.zeros((), base.dtype))
+    return coefficients, base
 
 
 def coefficient_init(basis: str, fan_in: int) -> Initializer:

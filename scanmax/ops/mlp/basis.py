@@ -169,6 +169,43 @@ def radial_basis(
     return jnp.exp(-jnp.square((x.astype(dtype)[..., None] - c) / step)).astype(x.dtype)
 
 
+@op("width")
+def switch_basis(
+    x: Float[Array, "*B D"], centers: Float[Array, "N"], *, width: float = 0.33
+) -> Float[Array, "*B D N"]:
+    """Bumps that are the slope of a switch, tanh, reflected at their centers.
+
+        y_n = 1 - tanh((x - c_n) / width)^2
+
+    Args:
+      x: the points.
+      centers: c, shared by the channels.
+      width: of a bump.
+
+    Returns:
+      [*B, D, N] in the dtype of x.
+
+    Raises:
+      ValueError: when centers is no vector, or a width is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax import ops
+      >>> ops.switch_basis(jnp.array([2.0]), jnp.array([-2.0, 2.0])).round()
+      Array([[0., 1.]], dtype=float32)
+
+    Reference: mlp-kan
+    """
+    check_rank(1, x=x)
+    require(centers.ndim == 1, f"centers has shape {centers.shape}; expected [N].")
+    require(width > 0, f"width={width}; expected a positive number.")
+    dtype = accumulator_dtype(x, centers)
+    c = centers.astype(dtype).reshape((1,) * x.ndim + (-1,))
+    # 1 - tanh^2 cancels far from the center: the square of the secant does not.
+    decay = jnp.exp(-2 * jnp.abs(x.astype(dtype)[..., None] - c) / width)
+    return (4 * decay / jnp.square(1 + decay)).astype(x.dtype)
+
+
 def _meyer_window(v: Array) -> Array:
     t = jnp.clip(2 * v - 1, 0, 1)
     rise = t**4 * (35 - 84 * t + 70 * t**2 - 20 * t**3)

@@ -266,6 +266,7 @@ from scanmax.ops.reference.local.window import (
 from scanmax.ops.reference.mlp.basis import gram_basis as gram_basis
 from scanmax.ops.reference.mlp.basis import polynomial_basis as polynomial_basis
 from scanmax.ops.reference.mlp.basis import radial_basis as radial_basis
+from scanmax.ops.reference.mlp.basis import switch_basis as switch_basis
 from scanmax.ops.reference.mlp.basis import wavelet_basis as wavelet_basis
 from scanmax.ops.reference.mlp.bspline import bspline_basis as bspline_basis
 from scanmax.ops.reference.mlp.bspline import extend_knots as extend_knots
@@ -278,6 +279,8 @@ from scanmax.ops.reference.mlp.multi_axis import block_mix as block_mix
 from scanmax.ops.reference.mlp.multi_axis import grid_mix as grid_mix
 from scanmax.ops.reference.mlp.perceptron import token_mlp as token_mlp
 from scanmax.ops.reference.mlp.rational import group_rational as group_rational
+from scanmax.ops.reference.mlp.selectable import select_functions as select_functions
+from scanmax.ops.reference.mlp.selectable import selection_weights as selection_weights
 from scanmax.ops.reference.norm import batch_norm as batch_norm
 from scanmax.ops.reference.norm import batch_statistics as batch_statistics
 from scanmax.ops.reference.norm import gated_rms_norm as gated_rms_norm

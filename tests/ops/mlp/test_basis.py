@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.polynomial import hermite_e
-from scipy import special
+from scipy import signal, special, stats
 from scipy.interpolate import BPoly
 
 from scanmax import ops
@@ -51,6 +51,19 @@ class RadialBasisTest(OpSuite):
     cases = (OpCase(shape=(2, 3), full=True), OpCase(shape=(2,), options={"width": 0.7}))
     errors = (
         ({"centers": jnp.ones(1)}, ValueError, "width=None"),
+        ({"width": 0.0}, ValueError, "width=0.0"),
+        ({"centers": jnp.ones((2, 2))}, ValueError, "centers has shape"),
+    )
+
+    def make_args(self, rng, case):
+        return {"x": rng.normal(size=case.shape), "centers": np.array([-1.0, 0.25, 0.5])}
+
+
+class SwitchBasisTest(OpSuite):
+    op = ops.switch_basis
+    reference = reference.switch_basis
+    cases = (OpCase(shape=(2, 3), options={"width": 0.7}, full=True), OpCase(shape=(2,)))
+    errors = (
         ({"width": 0.0}, ValueError, "width=0.0"),
         ({"centers": jnp.ones((2, 2))}, ValueError, "centers has shape"),
     )
@@ -136,25 +149,82 @@ def hermite_function(m, u):
 
 
 HAT = 2 / (np.sqrt(3) * np.pi**0.25)
+# Where the frequencies of a Morlet wavelet lie: the sum over them is exact to rounding.
+FREQUENCIES = np.linspace(-10, 20, 601)
+CHANNELS = 12
+
+
+def morlet(u, more):
+    """The real part of its Fourier integral: a bell of frequencies around 5."""
+    weight = np.exp(-((FREQUENCIES - 5) ** 2) / 2) / np.sqrt(2 * np.pi)
+    waves = np.exp(1j * u[:, None] * FREQUENCIES) * (1j * FREQUENCIES) ** more
+    return np.real(waves * weight).sum(-1) * (FREQUENCIES[1] - FREQUENCIES[0])
+
+
+def meyer(u, more):
+    """Its window is a quarter of a cosine of scipy's beta distribution."""
+    size, beta = np.abs(u), stats.beta(4, 4)
+    rise = np.pi / 2 * beta.cdf(2 * size - 1)
+    if not more:
+        return np.sin(np.pi * size) * np.cos(rise)
+    slope = np.pi * np.cos(np.pi * size) * np.cos(rise)
+    fall = np.sin(np.pi * size) * np.sin(rise) * np.pi * beta.pdf(2 * size - 1)
+    return np.sign(u) * (slope - fall)
+
+
+def shannon(u, more):
+    """The spherical Bessel function, by channel under scipy's window."""
+    window = signal.windows.hamming(CHANNELS)
+    return window * special.spherical_jn(0, np.abs(u), derivative=bool(more)) * np.sign(u) ** more
+
+
 WAVELETS = {
     "mexican_hat": lambda u, more: HAT * hermite_function(2 + more, u),
+    "morlet": morlet,
     "dog": lambda u, more: hermite_function(1 + more, u),
+    "meyer": meyer,
     "sinc": lambda u, more: special.spherical_jn(0, u, derivative=bool(more)),
+    "shannon": shannon,
 }
 
 
 @pytest.mark.parametrize("kind", WAVELETS)
 def test_wavelets_are_numpys_and_scipys_with_their_derivatives(kind):
-    x = np.linspace(-2, 2, 12)  # 0 is not among them
+    x = np.linspace(-2, 2, CHANNELS)  # 0 is not among them
+    if kind == "meyer":
+        x = x / 3  # most of them where the window falls
+    place, scale = np.full((CHANNELS, 1), 0.1), np.full((CHANNELS, 1), 0.5)
     actual = values_and_slopes(
-        lambda x: ops.wavelet_basis(x, jnp.full((12, 1), 0.1), jnp.full((12, 1), 0.5), kind=kind)[
-            :, 0
-        ],
+        lambda x: ops.wavelet_basis(x, jnp.asarray(place), jnp.asarray(scale), kind=kind)[:, 0],
         x,
     )
     u = (x - 0.1) / 0.5
     expected = WAVELETS[kind](u, 0), WAVELETS[kind](u, 1) / 0.5
     chex.assert_trees_all_close(actual, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_the_window_of_meyers_wavelet_is_flat_falls_and_ends():
+    """Between 1/2 and 1, as the two windows of the wavelet's definition add to 1 in square."""
+    u = np.linspace(0.5, 1, 9)
+    whole = np.sin(np.pi * u)
+    points = np.concatenate([u, 1.5 - u, [1.0, 1.5, -3.0]])
+    zeros, ones = np.zeros((len(points), 1)), np.ones((len(points), 1))
+    with jax.enable_x64(True):
+        y = np.asarray(ops.wavelet_basis(jnp.asarray(points), zeros, ones, kind="meyer"))[:, 0]
+    inner = slice(1, -1)
+    squares = (y[:9][inner] / whole[inner]) ** 2
+    squares += (y[9:18][inner] / np.sin(np.pi * (1.5 - u[inner]))) ** 2
+    np.testing.assert_allclose(squares, 1, rtol=1e-12)
+    np.testing.assert_allclose(y[18:], 0, atol=1e-15)
+
+
+def test_switches_are_the_density_of_the_logistic_distribution_with_its_derivative():
+    x, centers = np.linspace(-1, 1, 7), np.array([-1.0, 0.0, 4.0])
+    actual = values_and_slopes(lambda x: ops.switch_basis(x, jnp.asarray(centers)), x)
+    u = 2 * (x[:, None] - centers) / 0.33
+    density = 4 * stats.logistic.pdf(u)
+    slope = density * (1 - 2 * stats.logistic.cdf(u)) * 2 / 0.33
+    chex.assert_trees_all_close(actual, (density, slope), rtol=1e-11, atol=0)
 
 
 def test_bumps_are_gaussians_with_their_derivatives():

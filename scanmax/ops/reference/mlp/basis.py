@@ -60,6 +60,11 @@ def radial_basis(x, centers, *, width=None):
     return jnp.stack([jnp.exp(-(((x - c) / step) ** 2)) for c in centers], -1)
 
 
+def switch_basis(x, centers, *, width=0.33):
+    """1 / cosh((x - c) / width)^2."""
+    return jnp.stack([1 / jnp.cosh((x - c) / width) ** 2 for c in centers], -1)
+
+
 def _wavelet(u, kind):
     bump = jnp.exp(-(u**2) / 2)
     if kind == "mexican_hat":
