@@ -101,11 +101,14 @@ LEDGER = (
     Paper(
         "moh",
         covers="gates of shared and routed heads as released and as printed, attention masked and "
-        "gathered, the load-balance loss in the trainer, the mixer with a cache, and the four "
-        "MoH-ViT on TransNeXt, to which the authors' code gives the same numbers; not the LLaMA "
-        "router without parameters",
+        "gathered, the load-balance loss in the trainer, the mixer with a cache, the router of "
+        "MoH-LLaMA by the lengths of queries with gates of one or zero, straight through in "
+        "training, and the four MoH-ViT on TransNeXt, to which the authors' code gives the same "
+        "numbers; not the continued training of LLaMA3-8B, whose code is not released",
         where=(
             "scanmax.ops.moh_gates",
+            "scanmax.ops.moh_query_logits",
+            "scanmax.ops.moh_quantized_gates",
             "scanmax.ops.moh_attention",
             "scanmax.ops.moh_attention_matrix",
             "scanmax.ops.head_load_balance",

@@ -62,6 +62,8 @@ from scanmax.ops.reference.attention.moh import head_load_balance as head_load_b
 from scanmax.ops.reference.attention.moh import moh_attention as moh_attention
 from scanmax.ops.reference.attention.moh import moh_attention_matrix as moh_attention_matrix
 from scanmax.ops.reference.attention.moh import moh_gates as moh_gates
+from scanmax.ops.reference.attention.moh import moh_quantized_gates as moh_quantized_gates
+from scanmax.ops.reference.attention.moh import moh_query_logits as moh_query_logits
 from scanmax.ops.reference.attention.relative_position import (
     log_spaced_coordinates as log_spaced_coordinates,
 )

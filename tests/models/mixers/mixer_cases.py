@@ -164,7 +164,16 @@ CASES = {
         options={"rescale": False},
         order="permutation",
         causal=True,
-        generates=({"shared_heads": 1, "normalizer": "stablemax"},),
+        generates=(
+            {"shared_heads": 1, "normalizer": "stablemax"},
+            {
+                "shared_heads": 0,
+                "routed_heads": 1,
+                "router": "query_norm",
+                "rotary_base": 100.0,
+                "kv_heads": 1,
+            },
+        ),
     ),
     "msa_conv": MixerCase(order="translation", margin=1, reach="prefix"),
     "multi_axis": MixerCase(
