@@ -44,6 +44,12 @@ from scanmax.ops.attention.heterogeneous import heterogeneous_attention as heter
 from scanmax.ops.attention.heterogeneous import (
     heterogeneous_attention_matrix as heterogeneous_attention_matrix,
 )
+from scanmax.ops.attention.latent import LatentCache as LatentCache
+from scanmax.ops.attention.latent import extend_latent_cache as extend_latent_cache
+from scanmax.ops.attention.latent import init_latent_cache as init_latent_cache
+from scanmax.ops.attention.latent import latent_attention as latent_attention
+from scanmax.ops.attention.latent import latent_attention_matrix as latent_attention_matrix
+from scanmax.ops.attention.latent import latent_attention_step as latent_attention_step
 from scanmax.ops.attention.manhattan import manhattan_attention as manhattan_attention
 from scanmax.ops.attention.manhattan import manhattan_attention_matrix as manhattan_attention_matrix
 from scanmax.ops.attention.manhattan import manhattan_log_decay as manhattan_log_decay

@@ -127,6 +127,35 @@ LEDGER = (
         "has the least load-balance loss while tokens agree, though not the least of all",
     ),
     Paper(
+        "muon-mla-moe",
+        covers="multi-head latent attention expanded and absorbed, with the cache of latents and "
+        "the shared rotary key, the mixer in every host, whose layer transformers' DeepSeek-V3 "
+        "agrees with; Muon by optax on matrices that the parameters name; experts and their "
+        "balance loss; the three in one small decoder; not the paper's decoders of 30M to 200M, "
+        "DeepSeek's router by biases, YaRN, or its weights",
+        where=(
+            "scanmax.ops.latent_attention",
+            "scanmax.ops.latent_attention_matrix",
+            "scanmax.ops.latent_attention_step",
+            "scanmax.ops.init_latent_cache",
+            "scanmax.ops.extend_latent_cache",
+            "scanmax.models.mixers.LatentAttention",
+            "scanmax.models.parts.experts.ExpertMlp",
+            "scanmax.configs.bytes_mla",
+        ),
+        tests=(
+            "tests/ops/attention/test_latent.py",
+            "tests/models/mixers/test_mixers.py",
+            "tests/models/mixers/test_lm_mixers.py",
+            "tests/parity/test_latent_parity.py",
+            "tests/train/test_parameter_roles.py",
+            "tests/test_claims.py::test_a_claim_holds",
+        ),
+        reproduced="absorbed equals expanded, a cache of 1/57 at DeepSeek-V2's sizes, singular "
+        "values of Muon's update; muon-decoder in docs/claims.md: a small decoder by Muon and by "
+        "AdamW",
+    ),
+    Paper(
         "rmt-masa",
         covers="Manhattan decay on the logits (released) and on the weights (printed), whole and "
         "along one axis a time, with the mixer's rotary positions and LePE; 1-D and 2-D decay "

@@ -125,6 +125,7 @@ TITLES = {
     "moh": "MoH: Multi-Head Attention as Mixture-of-Head Attention",
     "mpcvit": "MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with "
     "Heterogeneous Attention",
+    "muon-mla-moe": "Muon: Training and Trade-offs with Latent Attention and MoE",
     "mv-mr": "MV-MR: multi-views and multi-representations for self-supervised learning and "
     "knowledge distillation",
     "ms-mlp": "Mixing and Shifting: Exploiting Global and Local Dependencies in Vision MLPs",

@@ -53,6 +53,13 @@ from scanmax.ops.reference.attention.heterogeneous import (
 from scanmax.ops.reference.attention.heterogeneous import (
     heterogeneous_attention_matrix as heterogeneous_attention_matrix,
 )
+from scanmax.ops.reference.attention.latent import extend_latent_cache as extend_latent_cache
+from scanmax.ops.reference.attention.latent import init_latent_cache as init_latent_cache
+from scanmax.ops.reference.attention.latent import latent_attention as latent_attention
+from scanmax.ops.reference.attention.latent import (
+    latent_attention_matrix as latent_attention_matrix,
+)
+from scanmax.ops.reference.attention.latent import latent_attention_step as latent_attention_step
 from scanmax.ops.reference.attention.manhattan import manhattan_attention as manhattan_attention
 from scanmax.ops.reference.attention.manhattan import (
     manhattan_attention_matrix as manhattan_attention_matrix,
