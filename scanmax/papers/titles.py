@@ -202,6 +202,7 @@ TITLES = {
     "vit-comer": "ViT-CoMer: Vision Transformer with Convolutional Multi-scale Feature Interaction "
     "for Dense Predictions",
     "vit-resnas": "Searching for Efficient Multi-Stage Vision Transformers",
+    "vit-path-ensemble": "Revisiting Vision Transformer from the View of Path Ensemble",
     "vit-performs-convolution": "Can Vision Transformers Perform Convolution?",
     "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
     "wait-k": "Efficient Wait-k Models for Simultaneous Machine Translation",
