@@ -8,7 +8,7 @@ each MLP is four gated experts, of which a token chooses two; matrices of hidden
 Muon, all else by Adam, or with the argument adamw all of it.
 
 Hardware: two CPU cores. Time: about two minutes for the 200 steps.
-Expected: 3.22 bits per byte by Muon, 3.71 by AdamW at the same rate, seed 0.
+Expected: 3.22 bits per byte by Muon, 3.29 by AdamW, seed 0; at Muon's rate AdamW ends at 3.71.
 """
 
 from scanmax.data.config import DataConfig
@@ -22,14 +22,14 @@ from scanmax.train.config import (
     ScheduleConfig,
 )
 
-OPTIMIZERS = ("muon", "adamw")
+RATES = {"muon": 1e-2, "adamw": 3e-3}
 
 
 def get_config(arg: str = "") -> Config:
     """The config; `arg` is "muon", the default, or "adamw"."""
     optimizer = arg or "muon"
-    if optimizer not in OPTIMIZERS:
-        message = f"config argument {arg!r}: unknown optimizer; {suggest(arg, OPTIMIZERS)}"
+    if optimizer not in RATES:
+        message = f"config argument {arg!r}: unknown optimizer; {suggest(arg, RATES)}"
         raise UserError(message)
     return Config(
         objective=ObjectiveConfig(name="language_model"),
@@ -48,7 +48,9 @@ def get_config(arg: str = "") -> Config:
             },
         ),
         data=DataConfig(name="bytes", sequence_length=128),
-        optim=OptimConfig(name=optimizer, lr=1e-2, b2=0.98, weight_decay=0.1, clip_norm=1.0),
+        optim=OptimConfig(
+            name=optimizer, lr=RATES[optimizer], b2=0.98, weight_decay=0.1, clip_norm=1.0
+        ),
         schedule=ScheduleConfig(name="cosine", warmup="5%", final=0.05),
         checkpoint=CheckpointConfig(metric="bits_per_byte", mode="min"),
         batch_size=8,

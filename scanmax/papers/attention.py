@@ -152,8 +152,8 @@ LEDGER = (
             "tests/test_claims.py::test_a_claim_holds",
         ),
         reproduced="absorbed equals expanded, a cache of 1/57 at DeepSeek-V2's sizes, singular "
-        "values of Muon's update; muon-decoder in docs/claims.md: a small decoder by Muon and by "
-        "AdamW",
+        "values of Muon's update; muon-decoder in docs/claims.md: a small decoder by Muon "
+        "is at AdamW's loss in 70% of the steps, not in half",
     ),
     Paper(
         "rmt-masa",

@@ -9,9 +9,6 @@ import numpy as np
 from benchmarks.claims import Finding, claim
 from scanmax import ops
 
-SEEDS = (0, 1, 2)
-RATES = (1e-2,)
-
 
 def _draw(*shapes, seed=0):
     rng = np.random.default_rng(seed)
@@ -97,36 +94,36 @@ def muon_decoder(quick):
     from benchmarks.claims.learning import curves, mean
     from scanmax.configs import bytes_mla
 
-    best = {}
-    for name in ("adamw", "muon"):
-        for rate in RATES:
-            config = bytes_mla.get_config(name)
-            config.optim.lr = rate
-            if quick:
-                config.duration, config.eval_every = "4 steps", "2 steps"
-            # steps, and the mean over seeds of the held-out bits a byte at each
-            steps, values = curves(config, f"muon-decoder-{name}-{rate}", "bits_per_byte")
-            ends = [seed[-1] for seed in values]
-            if name not in best or mean(ends) < mean(best[name][2]):
-                best[name] = (rate, values, ends)
-    target = mean(best["adamw"][2])
-    curve = [mean(list(each)) for each in zip(*best["muon"][1])]
+    found = {}
+    for name, rate in bytes_mla.RATES.items():
+        config = bytes_mla.get_config(name)
+        if quick:
+            config.duration, config.eval_every = "4 steps", "2 steps"
+        # steps, and the held-out bits a byte of each seed at each
+        found[name] = curves(config, f"muon-decoder-{name}-{rate}", "bits_per_byte")
+    steps, ends = found["muon"][0], {}
+    for name, (_, values) in found.items():
+        ends[name] = [seed[-1] for seed in values]
+    target = mean(ends["adamw"])
+    curve = [mean(list(each)) for each in zip(*found["muon"][1])]
     reached = next((step for step, value in zip(steps, curve) if value <= target), None)
     told = {
-        name: f"{mean(ends):.3f} ({', '.join(f'{end:.3f}' for end in ends)}) at a rate of {rate}"
-        for name, (rate, _, ends) in best.items()
+        name: f"{mean(own):.3f} ({', '.join(f'{end:.3f}' for end in own)}) at a rate of "
+        f"{bytes_mla.RATES[name]}"
+        for name, own in ends.items()
     }
     return [
         Finding(
-            f"held-out bits a byte after {steps[-1]} steps, each at the best of {RATES}, seeds 0-2",
+            f"held-out bits a byte after {steps[-1]} steps, seeds 0-2",
             "lower by Muon",
             f"Muon {told['muon']}, AdamW {told['adamw']}",
-            all(own < other for own, other in zip(best["muon"][2], best["adamw"][2])),
+            all(own < other for own, other in zip(ends["muon"], ends["adamw"])),
         ),
         Finding(
             "steps until Muon's mean is at what AdamW's ends with",
             "48% to 52% of its compute",
             "never" if reached is None else f"{reached}, {reached / steps[-1]:.0%}",
-            reached is not None and reached < steps[-1],
+            # evaluations are some steps apart
+            reached is not None and reached <= 0.55 * steps[-1],
         ),
     ]
