@@ -1,5 +1,7 @@
 """Cached steps of attention."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -39,5 +41,44 @@ def attention_step(quick: bool):
             [query, key, value, keys, values],
             jax_peers={"plain JAX": plain},
             torch_peers={"torch SDPA": in_torch},
+            training=False,
+        )
+
+
+@benchmark("latent_attention_step")
+def latent_attention_step(quick: bool):
+    """ops.latent_attention_step absorbed against expanded, in JAX and as transformers has it."""
+    C, R, K = (16, 4, 8) if quick else (512, 64, 128)
+    for S, heads in [(64, 2)] if quick else [(1024, 16), (4096, 16)]:
+        query, query_rotary = normal((1, heads, K), (1, heads, R))
+        latent, key_rotary = normal((1, C), (1, R), seed=1)
+        key_up, value_up = normal(*[(C, heads, K)] * 2, scale=C**-0.5, seed=2)
+        (cache,) = normal((1, S, C + R), seed=3)
+
+        def ours(*arrays, form="absorbed", last=S - 1):
+            *arrays, cache = arrays
+            state = ops.LatentCache(cache, jnp.asarray(last, jnp.int32))
+            return ops.latent_attention_step(state, *arrays, form=form)[0]
+
+        def in_torch(query, query_rotary, latent, key_rotary, key_up, value_up, cache):
+            import torch
+
+            # transformers' DeepseekV3Attention behind its projections: keys and values of all heads
+            new = torch.cat([latent, key_rotary], -1)[:, None]
+            held = torch.cat([cache[:, :-1], new], 1)
+            latents, shared = held[..., : latent.shape[-1]], held[..., latent.shape[-1] :]
+            key = torch.einsum("bsc,chk->bhsk", latents, key_up)
+            shared = shared[:, None].expand(-1, key.shape[1], -1, -1)
+            value = torch.einsum("bsc,chv->bhsv", latents, value_up)
+            query = torch.cat([query, query_rotary], -1)[:, :, None]
+            attend = torch.nn.functional.scaled_dot_product_attention
+            return attend(query, torch.cat([key, shared], -1), value)[:, :, 0]
+
+        yield from op_rows(
+            f"latents of {C} + {R}, 1 x {S}, {heads} x {K}",
+            ours,
+            [query, query_rotary, latent, key_rotary, key_up, value_up, cache],
+            jax_peers={"expanded": functools.partial(ours, form="expanded")},
+            torch_peers={"transformers' equations": in_torch},
             training=False,
         )

@@ -35,8 +35,8 @@ def folder() -> pathlib.Path:
     return pathlib.Path(kept.name)
 
 
-def best_and_last(config: Config, name: str, metric: str = "accuracy") -> dict[str, list[float]]:
-    """The metric of each seed, at the last evaluation and at the best.
+def curves(config: Config, name: str, metric: str) -> tuple[list[int], list[list[float]]]:
+    """The steps of the evaluations, and the metric of each seed at each.
 
     Args:
       config: the run's; its seeds are trained in one compiled step.
@@ -53,13 +53,19 @@ def best_and_last(config: Config, name: str, metric: str = "accuracy") -> dict[s
     config.checkpoint.keep, config.checkpoint.keep_best = 1, 0
     folders = {seed: folder() / name / f"seed_{seed}" for seed in SEEDS}
     train_seeds(config, folders)
-    found: dict[str, list[float]] = {"last": [], "best": []}
+    steps, values = [], []
     for workdir in folders.values():
         rows = [row for row in read_rows(workdir / "metrics.jsonl") if row["split"] == "eval"]
-        values = [row[metric] for row in rows if metric in row]
-        found["last"].append(values[-1])
-        found["best"].append(max(values))
-    return found
+        rows = [row for row in rows if metric in row]
+        steps = [row["step"] for row in rows]
+        values.append([row[metric] for row in rows])
+    return steps, values
+
+
+def best_and_last(config: Config, name: str, metric: str = "accuracy") -> dict[str, list[float]]:
+    """The metric of each seed, at the last evaluation and at the best; arguments as of `curves`."""
+    _, values = curves(config, name, metric)
+    return {"last": [seed[-1] for seed in values], "best": [max(seed) for seed in values]}
 
 
 @functools.cache

@@ -162,16 +162,21 @@ class Block(nn.Module):
     @nn.nowrap
     def add_branch(self, x, branch: Float[Array, "B T D"], index: int | str, rate, train: bool):
         """x plus a branch, normed, scaled and dropped as the block's fields say."""
+        if self.residual_scale is not None:
+            scale = LayerScale(self.residual_scale, name=f"residual_scale{index}", **self.dtypes)
+            x = scale(x)
+        x = x + self.as_added(branch, index, rate, train).astype(x.dtype)
+        return self.create_norm(index)(x).astype(x.dtype) if self.ln_placement == "post" else x
+
+    @nn.nowrap
+    def as_added(self, branch: Float[Array, "B T D"], index: int | str, rate, train: bool):
+        """A branch, normed, scaled and dropped as the block's fields say."""
         if self.ln_placement == "sandwich":
             branch = self.create_norm(f"{index}_behind")(branch)
         if self.layer_scale is not None:
             scale = LayerScale(self.layer_scale, name=f"layer_scale{index}", **self.dtypes)
             branch = scale(branch)
-        if self.residual_scale is not None:
-            scale = LayerScale(self.residual_scale, name=f"residual_scale{index}", **self.dtypes)
-            x = scale(x)
-        x = x + DropPath()(branch, rate, train).astype(x.dtype)
-        return self.create_norm(index)(x).astype(x.dtype) if self.ln_placement == "post" else x
+        return DropPath()(branch, rate, train)
 
     @nn.nowrap
     def add_mlp(self, x: Float[Array, "B T D"], rate, grid, train: bool) -> Float[Array, "B T D"]:
@@ -483,7 +488,7 @@ def _scan_blocks(block, blocks, x, rates, states, given, keep, prefix):
         check_constancy_invariants=False,
     )
     x, (outputs, states) = scanned(block(**blocks[0], name=f"{prefix}s"), x, (rates, states))
-    return x, [outputs[index] for index in keep], states
+    return x, [jax.tree.map(lambda leaf, i=i: leaf[i], outputs) for i in keep], states
 
 
 def stack_blocks(params: Mapping[str, Any], prefix: str = "block") -> dict[str, Any]:

@@ -36,17 +36,25 @@ from scanmax.ops.attention.dot_product import dot_product_attention as dot_produ
 from scanmax.ops.attention.gpsa import gpsa as gpsa
 from scanmax.ops.attention.gpsa import gpsa_matrix as gpsa_matrix
 from scanmax.ops.attention.gpsa import gpsa_position_weight as gpsa_position_weight
+from scanmax.ops.attention.head_gates import head_load_balance as head_load_balance
+from scanmax.ops.attention.head_gates import moh_gates as moh_gates
+from scanmax.ops.attention.head_gates import moh_quantized_gates as moh_quantized_gates
+from scanmax.ops.attention.head_gates import moh_query_logits as moh_query_logits
 from scanmax.ops.attention.heterogeneous import heterogeneous_attention as heterogeneous_attention
 from scanmax.ops.attention.heterogeneous import (
     heterogeneous_attention_matrix as heterogeneous_attention_matrix,
 )
+from scanmax.ops.attention.latent import LatentCache as LatentCache
+from scanmax.ops.attention.latent import extend_latent_cache as extend_latent_cache
+from scanmax.ops.attention.latent import init_latent_cache as init_latent_cache
+from scanmax.ops.attention.latent import latent_attention as latent_attention
+from scanmax.ops.attention.latent import latent_attention_matrix as latent_attention_matrix
+from scanmax.ops.attention.latent import latent_attention_step as latent_attention_step
 from scanmax.ops.attention.manhattan import manhattan_attention as manhattan_attention
 from scanmax.ops.attention.manhattan import manhattan_attention_matrix as manhattan_attention_matrix
 from scanmax.ops.attention.manhattan import manhattan_log_decay as manhattan_log_decay
-from scanmax.ops.attention.moh import head_load_balance as head_load_balance
 from scanmax.ops.attention.moh import moh_attention as moh_attention
 from scanmax.ops.attention.moh import moh_attention_matrix as moh_attention_matrix
-from scanmax.ops.attention.moh import moh_gates as moh_gates
 from scanmax.ops.attention.normalizer import NORMALIZERS as NORMALIZERS
 from scanmax.ops.attention.normalizer import Entmax15 as Entmax15
 from scanmax.ops.attention.normalizer import Normalizer as Normalizer

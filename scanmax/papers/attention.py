@@ -101,11 +101,14 @@ LEDGER = (
     Paper(
         "moh",
         covers="gates of shared and routed heads as released and as printed, attention masked and "
-        "gathered, the load-balance loss in the trainer, the mixer with a cache, and the four "
-        "MoH-ViT on TransNeXt, to which the authors' code gives the same numbers; not the LLaMA "
-        "router without parameters",
+        "gathered, the load-balance loss in the trainer, the mixer with a cache, the router of "
+        "MoH-LLaMA by the lengths of queries with gates of one or zero, straight through in "
+        "training, and the four MoH-ViT on TransNeXt, to which the authors' code gives the same "
+        "numbers; not the continued training of LLaMA3-8B, whose code is not released",
         where=(
             "scanmax.ops.moh_gates",
+            "scanmax.ops.moh_query_logits",
+            "scanmax.ops.moh_quantized_gates",
             "scanmax.ops.moh_attention",
             "scanmax.ops.moh_attention_matrix",
             "scanmax.ops.head_load_balance",
@@ -122,6 +125,35 @@ LEDGER = (
         ),
         reproduced="with all heads on and gates of one it is multi-head attention; even routing "
         "has the least load-balance loss while tokens agree, though not the least of all",
+    ),
+    Paper(
+        "muon-mla-moe",
+        covers="multi-head latent attention expanded and absorbed, with the cache of latents and "
+        "the shared rotary key, the mixer in every host, whose layer transformers' DeepSeek-V3 "
+        "agrees with; Muon by optax on matrices that the parameters name; experts and their "
+        "balance loss; the three in one small decoder; not the paper's decoders of 30M to 200M, "
+        "DeepSeek's router by biases, YaRN, or its weights",
+        where=(
+            "scanmax.ops.latent_attention",
+            "scanmax.ops.latent_attention_matrix",
+            "scanmax.ops.latent_attention_step",
+            "scanmax.ops.init_latent_cache",
+            "scanmax.ops.extend_latent_cache",
+            "scanmax.models.mixers.LatentAttention",
+            "scanmax.models.parts.experts.ExpertMlp",
+            "scanmax.configs.bytes_mla",
+        ),
+        tests=(
+            "tests/ops/attention/test_latent.py",
+            "tests/models/mixers/test_mixers.py",
+            "tests/models/mixers/test_lm_mixers.py",
+            "tests/parity/test_latent_parity.py",
+            "tests/train/test_parameter_roles.py",
+            "tests/test_claims.py::test_a_claim_holds",
+        ),
+        reproduced="absorbed equals expanded, a cache of 1/57 at DeepSeek-V2's sizes, singular "
+        "values of Muon's update; muon-decoder in docs/claims.md: a small decoder by Muon "
+        "is at AdamW's loss in 70% of the steps, not in half",
     ),
     Paper(
         "rmt-masa",

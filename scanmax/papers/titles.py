@@ -126,6 +126,7 @@ TITLES = {
     "moh": "MoH: Multi-Head Attention as Mixture-of-Head Attention",
     "mpcvit": "MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with "
     "Heterogeneous Attention",
+    "muon-mla-moe": "Muon: Training and Trade-offs with Latent Attention and MoE",
     "mv-mr": "MV-MR: multi-views and multi-representations for self-supervised learning and "
     "knowledge distillation",
     "ms-mlp": "Mixing and Shifting: Exploiting Global and Local Dependencies in Vision MLPs",
@@ -203,6 +204,7 @@ TITLES = {
     "vit-comer": "ViT-CoMer: Vision Transformer with Convolutional Multi-scale Feature Interaction "
     "for Dense Predictions",
     "vit-resnas": "Searching for Efficient Multi-Stage Vision Transformers",
+    "vit-path-ensemble": "Revisiting Vision Transformer from the View of Path Ensemble",
     "vit-performs-convolution": "Can Vision Transformers Perform Convolution?",
     "vssd": "VSSD: Vision Mamba with Non-Causal State Space Duality",
     "wait-k": "Efficient Wait-k Models for Simultaneous Machine Translation",

@@ -221,4 +221,25 @@ LEDGER = (
         "pixels: tests/models/vision/test_vgg.py::"
         "test_stacked_convolutions_see_two_pixels_more_each",
     ),
+    Paper(
+        "vit-path-ensemble",
+        covers="the paths of any plain ViT and what the head says of their sum, a learned scale of "
+        "each path in that sum, paths pruned from it, accuracy without each, and short paths that "
+        "learn from the whole; the scales begin where the option says, which paths go and which "
+        "are short is the user's, since no code is published; not the paper's models or tables",
+        where=(
+            "scanmax.models.vision.vit.VisionTransformer",
+            "scanmax.models.vision.path_ensemble.EnsembleBlock",
+            "scanmax.models.vision.path_ensemble.path_ablation",
+            "scanmax.train.evaluators.path_ablation.PathAblation",
+            "scanmax.train.terms.path_self_distill.PathSelfDistill",
+        ),
+        tests=(
+            "tests/models/vision/test_path_ensemble.py",
+            "tests/train/terms/test_path_self_distill.py",
+        ),
+        reproduced="the sum of the paths is the ordinary output; digits-path-ablation in "
+        "docs/claims.md: on digits paths are worth little and much, several cost accuracy, and "
+        "what scales were to bring is not seen",
+    ),
 )

@@ -19,6 +19,10 @@ def cache(b):
     return ops.init_kv_cache((b,), max_length=4, num_heads=1, key_dim=3)
 
 
+def latents(b):
+    return ops.init_latent_cache((b,), max_length=4, latent_dim=4, rotary_dim=2)
+
+
 def tokens(b):
     return ones(b, 4, 2, 3)
 
@@ -48,6 +52,7 @@ CALLS = {
     "cross_covariance_matrix": lambda b: (tokens(b),) * 2,
     "dynamic_k": lambda b: ((ones(b),), {"layer": 1, "layers": 3, "top": 3}),
     "extend_kv_cache": lambda b: (cache(b), ones(b, 2, 1, 3), ones(b, 2, 1, 3)),
+    "extend_latent_cache": lambda b: (latents(b), ones(b, 2, 4), ones(b, 2, 2)),
     "fuse_tokens": lambda b: ((ones(b, 6, 3), ones(b, 2, 6, 6)), {"remove": 2}),
     "halo_attention_matrix": lambda b: ((maps(b),) * 2, {"block_size": 2, "halo": 1}),
     "hubness": lambda b: ((ones(b, 4, 5),), {"k": 2}),

@@ -25,7 +25,7 @@ WEIGHTS = """
     kernel embedding conv_kernel small_conv_kernel kernel_out wave weights squeeze excite decay_down
     decay_up mix_down mix_up learnable_tokens query_vector value_vector fc1_kernel fc2_kernel
     gate_kernel square_kernel row_kernel column_kernel taps filter core_kernel input_kernel
-    output_kernel rotation coefficients
+    output_kernel rotation coefficients key_up value_up
 """
 REST = """
     bias scale norm_scale norm_bias conv_bias small_conv_bias bias_out fc1_bias fc2_bias gate_bias

@@ -14,6 +14,7 @@ from scanmax.models.mixers.attention.dot_product import Attention as Attention
 from scanmax.models.mixers.attention.gpsa import Gpsa as Gpsa
 from scanmax.models.mixers.attention.head_tokens import HeadTokens as HeadTokens
 from scanmax.models.mixers.attention.heterogeneous import Heterogeneous as Heterogeneous
+from scanmax.models.mixers.attention.latent import LatentAttention as LatentAttention
 from scanmax.models.mixers.attention.moh import MixtureOfHeads as MixtureOfHeads
 from scanmax.models.mixers.attention.selective import SelectiveAttention as SelectiveAttention
 from scanmax.models.mixers.attention.soft import Soft as Soft
@@ -144,6 +145,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "mamba_four_way": MambaFourWay,
     "mamba_multi_scale": MambaMultiScale,
     "mix_shift": MixShift,
+    "mla": LatentAttention,
     "moh": MixtureOfHeads,
     "msa_conv": MsaConv,
     "multi_axis": MultiAxisMlp,

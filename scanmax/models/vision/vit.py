@@ -35,6 +35,7 @@ from scanmax.models.prompts import prompted, with_prompts, without_prompts
 from scanmax.models.registry import Feature, Variant, register_family
 from scanmax.models.taps import tap
 from scanmax.models.vision.map_host import quarter_blocks, quarter_features
+from scanmax.models.vision.path_ensemble import EnsembleBlock, Paths, entering_paths
 from scanmax.models.vision.token_reduction import ReducingBlock, TokenReduction
 
 POOLS = ("token", "avg")
@@ -79,6 +80,9 @@ class VisionTransformer(nn.Module):
       layer_scale: initial value of the scale of each branch; None leaves it out.
       ln_placement: where blocks have their norms: "pre", "post" or "sandwich", as `Block` says.
       channel_attention: a gate of each mixer's branch, "se", "eca" or "cbam"; None leaves it out.
+      ensemble_scale: initial value of learned scales of each branch's channels in the sum that the
+        last norm reads, and not in what later blocks read; None leaves them out.
+      pruned_paths: branches left out of that sum; 2 l is the mixer of block l, 2 l + 1 its MLP.
       token_reduction: fields of a `TokenReduction`, by which blocks drop or merge tokens, with the
         parameters of the plain model; None keeps all.
       remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
@@ -114,6 +118,8 @@ class VisionTransformer(nn.Module):
     layer_scale: float | None = None
     ln_placement: str = "pre"
     channel_attention: str | None = None
+    ensemble_scale: float | None = None
+    pruned_paths: tuple[int, ...] = ()
     token_reduction: Mapping[str, Any] | None = None
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
@@ -135,8 +141,24 @@ class VisionTransformer(nn.Module):
         """Normalised maps after each quarter of the depth, all of one stride."""
         return self.forward(images, train, as_maps=True)
 
+    def path_outputs(
+        self, images: Float[Array, "B Yi Xi C"], train: bool = False
+    ) -> Float[Array, "P B T D"]:
+        """The tokens that blocks begin with, and what each branch adds for the head.
+
+        Their sum is what the last norm reads, `from_sum` what the head says of it: [1 + 2 L, B, T,
+        D], two branches a block in order, of which those that are pruned are 0.
+        """
+        return self.forward(images, train, as_paths=True)
+
+    def from_sum(self, total: Float[Array, "B T D"], train: bool = False):
+        """What the last norm and the head make of a sum of paths, as calling makes of all."""
+        return self.forward(None, train, total=total)
+
     @nn.compact
-    def forward(self, images, train, as_maps=False):
+    def forward(self, images, train, as_maps=False, as_paths=False, total=None):
+        if total is not None:
+            return self.classify(self.normed_last(total), train)
         maps = self.embed_patches(images, train)
         grid = maps.shape[1:3]
         x = jax.lax.collapse(maps, 1, 3)
@@ -147,13 +169,16 @@ class VisionTransformer(nn.Module):
             x = with_prompts(self, x[:, :place], x[:, place:], self.prompts)
         x = constrain_last(x)
         x = tap(self, "stem", x)
-        norm = (lambda x: x) if self.norms_pooled else self.last_norm("norm")
+        ensembles = as_paths or self.ensembles
         reduces = self.token_reduction is not None
         if reduces:
             self.check_reduction(as_maps)
-        fields, block = prompted(
-            self.block_fields(), self.block_type, self.prompts, self.prompt_depth, place
-        )
+        fields, block = self.block_fields(), self.block_type
+        if ensembles:
+            fields, block = self.ensemble_fields(fields), EnsembleBlock
+            branches = jnp.zeros((2, *x.shape), x.dtype) if as_paths else None
+            start, x = x, Paths(x, x, branches)
+        fields, block = prompted(fields, block, self.prompts, self.prompt_depth, place)
         x, kept, _ = apply_blocks(
             fields,
             (x, None) if reduces else x,
@@ -163,13 +188,40 @@ class VisionTransformer(nn.Module):
             remat=self.remat,
             scan_layers=self.scan_layers,
             block=block,
-            keep=self.feature_blocks() if as_maps else (),
+            keep=self.feature_blocks() if as_maps else range(self.depth) if as_paths else (),
         )
+        if as_paths:
+            return jnp.concatenate([start[None], *(paths.branches for paths in kept)])
+        if ensembles:
+            x, kept = x.total, [paths.total for paths in kept]
         x = x[0] if reduces else without_prompts(x, self.prompts, place)
         if as_maps:
+            norm = (lambda x: x) if self.norms_pooled else self.last_norm("norm")
             patches = [norm(y)[:, place + self.prompts :] for y in kept]
             return tuple(y.reshape(y.shape[0], *grid, self.dim) for y in patches)
-        return self.classify(norm(x), train)
+        return self.classify(self.normed_last(x), train)
+
+    @nn.nowrap
+    def normed_last(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """x behind the last norm, where that stands in front of the pooling."""
+        return x if self.norms_pooled else self.last_norm("norm")(x)
+
+    @property
+    def ensembles(self) -> bool:
+        """Whether the head reads another sum of the branches than the stream."""
+        return self.ensemble_scale is not None or bool(self.pruned_paths)
+
+    @nn.nowrap
+    def ensemble_fields(self, fields: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The fields of blocks whose branches enter a sum by themselves."""
+        if self.block_type is not Block or self.prompts:
+            raise UserError(
+                "paths are of plain blocks: without parallel, token_reduction, prompts and blocks "
+                "of other kinds"
+            )
+        entering = entering_paths(self.depth, self.pruned_paths)
+        scale = {"ensemble_scale": self.ensemble_scale}
+        return [own | scale | {"entering": both} for own, both in zip(fields, entering)]
 
     @nn.nowrap
     def embed_patches(self, images: Float[Array, "B Yi Xi C"], train: bool):

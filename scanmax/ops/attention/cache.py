@@ -108,14 +108,19 @@ def extend_kv_cache(
     check_shape("value", value, (*batch, T, G, state.value.shape[-1]), "[*B, T, G, V]")
     require(T <= S, f"key has shape {key.shape}: {T} tokens, and the cache has room for {S}.")
 
-    fits = state.position <= S - T
+    axis, position = len(batch), state.position
+    return KVCache(
+        written(state.key, key, position, axis),
+        written(state.value, value, position, axis),
+        position + jnp.asarray(T, position.dtype),
+    )
 
-    def write(cache, new):
-        new = jnp.where(fits, new, jnp.full_like(new, jnp.nan)).astype(cache.dtype)
-        return lax.dynamic_update_slice_in_dim(cache, new, state.position, axis=len(batch))
 
-    position = state.position + jnp.asarray(T, state.position.dtype)
-    return KVCache(write(state.key, key), write(state.value, value), position)
+def written(cache: Array, new: Array, position: Array, axis: int) -> Array:
+    """The cache with `new` from `position` on along the axis; NaN where it has no room."""
+    fits = position <= cache.shape[axis] - new.shape[axis]
+    new = jnp.where(fits, new, jnp.full_like(new, jnp.nan)).astype(cache.dtype)
+    return lax.dynamic_update_slice_in_dim(cache, new, position, axis=axis)
 
 
 @op("normalizer", "logits_soft_cap", "local_window_size", "precision")
@@ -170,13 +175,45 @@ def attention_step(
     Reference: sigmoid-attention
     """
     check_rank(2, query=query, key=key, value=value)
-    *batch, S, G, K = state.key.shape
+    *batch, _, G, K = state.key.shape
     H = query.shape[-2]
     check_shape("query", query, (*batch, H, K), "[*B, H, K]")
     check_shape("key", key, (*batch, G, K), "[*B, G, K]")
     check_shape("value", value, (*batch, G, state.value.shape[-1]), "[*B, G, V]")
     position = state.position
     state = extend_kv_cache(state, key[..., None, :, :], value[..., None, :, :])
+    y = attend_so_far(
+        query,
+        state.key,
+        state.value,
+        position,
+        bias,
+        mask,
+        scale=scale,
+        normalizer=get_normalizer(normalizer, K),
+        logits_soft_cap=logits_soft_cap,
+        local_window_size=local_window_size,
+        precision=precision,
+    )
+    return y.astype(value.dtype), state
+
+
+def attend_so_far(
+    query: Float[Array, "*B H K"],
+    key: Float[Array, "*B S G K"],
+    value: Float[Array, "*B S G V"],
+    position: Int[Array, ""],
+    bias: Float[Array, "..."] | None,
+    mask: Bool[Array, "..."] | None,
+    *,
+    scale: Float[Array, ""] | float | None,
+    normalizer: Normalizer,
+    logits_soft_cap: float | None,
+    local_window_size: Window,
+    precision,
+) -> Float[Array, "*B H V"]:
+    """What the token at `position` makes of the places up to its own; NaN beyond the last."""
+    S = key.shape[-3]
     column = jnp.arange(S, dtype=position.dtype)
     allowed = column <= position
     left, _ = window_of(local_window_size, True)
@@ -184,13 +221,13 @@ def attention_step(
         allowed = allowed & (column >= position - left)
     query = query[..., None, :, :]
     bias, mask = (x if x is None else jnp.expand_dims(x, -2) for x in (bias, mask))
-    query, keys, bias, mask = check_arrays(query, state.key, state.value, bias, mask)
-    allowed = allowed.reshape((1,) * (len(batch) + 2) + (S,))  # [*B, H, T=1, S]
+    query, key, bias, mask = check_arrays(query, key, value, bias, mask)
+    allowed = allowed.reshape((1,) * (query.ndim - 1) + (S,))  # [*B, H, T=1, S]
     y = attend(
-        get_normalizer(normalizer, K),
+        normalizer,
         query,
-        keys,
-        state.value,
+        key,
+        value,
         bias,
         allowed if mask is None else allowed & mask,
         scale_of(scale, query),
@@ -198,6 +235,5 @@ def attention_step(
         None,
         logits_soft_cap,
         precision,
-    )
-    y = jnp.where(position < S, y[..., 0, :, :], jnp.full_like(y[..., 0, :, :], jnp.nan))
-    return y.astype(value.dtype), state
+    )[..., 0, :, :]
+    return jnp.where(position < S, y, jnp.full_like(y, jnp.nan))

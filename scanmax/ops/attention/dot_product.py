@@ -131,14 +131,14 @@ def dot_product_attention(
     check_choice("form", form, FORMS)
     query, key, bias, mask = check_arrays(query, key, value, bias, mask)
     batch, T = query.shape[:-3], query.shape[-3]
-    query_seq_lengths = _check_lengths("query_seq_lengths", query_seq_lengths, batch)
-    key_value_seq_lengths = _check_lengths("key_value_seq_lengths", key_value_seq_lengths, batch)
+    query_seq_lengths = check_lengths("query_seq_lengths", query_seq_lengths, batch)
+    key_value_seq_lengths = check_lengths("key_value_seq_lengths", key_value_seq_lengths, batch)
     chunks = chunks_of(chunk_size, query, key)
     left, right = window_of(local_window_size, is_causal)
     normalizer = get_normalizer(normalizer, query.shape[-1])
     given_scale, scale = scale, scale_of(scale, query)
 
-    _check_segments(segment_ids, query, key)
+    check_segments(segment_ids, query, key)
     backend = chosen(
         implementation,
         query,
@@ -172,7 +172,7 @@ def dot_product_attention(
     )
     key, value = clear_hidden(key, value, mask, key_value_seq_lengths)
     if query_seq_lengths is not None:
-        asked = _within(query_seq_lengths, T)
+        asked = within(query_seq_lengths, T)
         query = jnp.where(asked, query, jnp.zeros_like(query))
     if backend == "pallas":
         options = ((left, right), logits_soft_cap, segment_ids)
@@ -255,14 +255,14 @@ def attention_matrix(
     dtype = query.dtype
     query, key, bias, mask = check_arrays(query, key, None, bias, mask)
     batch, T = query.shape[:-3], query.shape[-3]
-    query_seq_lengths = _check_lengths("query_seq_lengths", query_seq_lengths, batch)
-    key_value_seq_lengths = _check_lengths("key_value_seq_lengths", key_value_seq_lengths, batch)
-    _check_segments(segment_ids, query, key)
+    query_seq_lengths = check_lengths("query_seq_lengths", query_seq_lengths, batch)
+    key_value_seq_lengths = check_lengths("key_value_seq_lengths", key_value_seq_lengths, batch)
+    check_segments(segment_ids, query, key)
     (query, key), _, spoiled = quarantine(segment_ids, (query, key), factors=2, is_causal=is_causal)
     key, _ = clear_hidden(key, None, mask, key_value_seq_lengths)
     mask = _with_segments(mask, segment_ids)
     if query_seq_lengths is not None:
-        asked = _within(query_seq_lengths, T)  # [*B, T, 1, 1]
+        asked = within(query_seq_lengths, T)  # [*B, T, 1, 1]
         query = jnp.where(asked, query, jnp.zeros_like(query))
     normalizer = get_normalizer(normalizer, query.shape[-1])
     weights = weights_of(
@@ -322,7 +322,7 @@ def _full_rank(name, x, full):
     return x.reshape(shape)
 
 
-def _check_lengths(name, lengths, batch):
+def check_lengths(name, lengths, batch):
     if lengths is None:
         return None
     check_shape(name, lengths, batch, "[*B]")
@@ -333,7 +333,7 @@ def _check_lengths(name, lengths, batch):
     return lengths.astype(jnp.int32)
 
 
-def _check_segments(segment_ids, query, key):
+def check_segments(segment_ids, query, key):
     if segment_ids is not None:
         check_shape("segment_ids", segment_ids, query.shape[:-2], "[*B, T]")
         check_shape("segment_ids", segment_ids, key.shape[:-2], "[*B, S], one for each key")
@@ -388,7 +388,7 @@ def _even(length, largest):
     return max(-(-length // -(-length // largest)), 1) if length else 1
 
 
-def _within(lengths, size):
+def within(lengths, size):
     """[*B] -> [*B, size, 1, 1]: True before the length."""
     positions = jnp.arange(size, dtype=lengths.dtype)
     positions = positions.reshape((1,) * lengths.ndim + (size, 1, 1))
@@ -407,7 +407,7 @@ def clear_hidden(key, value, mask, lengths):
 
 def _visible(key, mask, lengths):
     """Which keys some query may see by lengths and a mask of keys, [*B, S] or so; None for all."""
-    seen = None if lengths is None else _within(lengths, key.shape[-3])[..., 0, 0]
+    seen = None if lengths is None else within(lengths, key.shape[-3])[..., 0, 0]
     if mask is not None and mask.shape[-2] == 1 and mask.shape[-1] == key.shape[-3]:
         by_mask = jnp.any(mask, (-3, -2))
         seen = by_mask if seen is None else seen & by_mask

@@ -53,6 +53,13 @@ from scanmax.ops.reference.attention.heterogeneous import (
 from scanmax.ops.reference.attention.heterogeneous import (
     heterogeneous_attention_matrix as heterogeneous_attention_matrix,
 )
+from scanmax.ops.reference.attention.latent import extend_latent_cache as extend_latent_cache
+from scanmax.ops.reference.attention.latent import init_latent_cache as init_latent_cache
+from scanmax.ops.reference.attention.latent import latent_attention as latent_attention
+from scanmax.ops.reference.attention.latent import (
+    latent_attention_matrix as latent_attention_matrix,
+)
+from scanmax.ops.reference.attention.latent import latent_attention_step as latent_attention_step
 from scanmax.ops.reference.attention.manhattan import manhattan_attention as manhattan_attention
 from scanmax.ops.reference.attention.manhattan import (
     manhattan_attention_matrix as manhattan_attention_matrix,
@@ -62,6 +69,8 @@ from scanmax.ops.reference.attention.moh import head_load_balance as head_load_b
 from scanmax.ops.reference.attention.moh import moh_attention as moh_attention
 from scanmax.ops.reference.attention.moh import moh_attention_matrix as moh_attention_matrix
 from scanmax.ops.reference.attention.moh import moh_gates as moh_gates
+from scanmax.ops.reference.attention.moh import moh_quantized_gates as moh_quantized_gates
+from scanmax.ops.reference.attention.moh import moh_query_logits as moh_query_logits
 from scanmax.ops.reference.attention.relative_position import (
     log_spaced_coordinates as log_spaced_coordinates,
 )

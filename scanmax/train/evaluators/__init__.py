@@ -8,12 +8,14 @@ from scanmax.public import shown
 from scanmax.train.evaluators.base import Evaluator, OnFeatures
 from scanmax.train.evaluators.knn import Knn
 from scanmax.train.evaluators.linear_probe import LinearProbe
+from scanmax.train.evaluators.path_ablation import PathAblation
 from scanmax.train.evaluators.sharpness import Sharpness
 from scanmax.train.evaluators.towers import Retrieval, ZeroShot
 
 EVALUATORS: dict[str, type[Evaluator]] = {
     "knn": Knn,
     "linear_probe": LinearProbe,
+    "path_ablation": PathAblation,
     "retrieval": Retrieval,
     "sharpness": Sharpness,
     "zero_shot": ZeroShot,

@@ -23,6 +23,7 @@ from scanmax.train.terms.kd import Kd
 from scanmax.train.terms.m2mkd import M2mKd
 from scanmax.train.terms.nd_loss_kd import NdLossKd
 from scanmax.train.terms.ofa import Ofa
+from scanmax.train.terms.path_self_distill import PathSelfDistill
 from scanmax.train.terms.proc_kd import ProcKd
 from scanmax.train.terms.relations import Congruence, Rkd, Similarity
 from scanmax.train.terms.scalekd import ScaleKd
@@ -54,6 +55,7 @@ TERMS: dict[str, type[Term]] = {
     "m2mkd": M2mKd,
     "nd_loss_kd": NdLossKd,
     "ofa": Ofa,
+    "path_self_distill": PathSelfDistill,
     "proc_kd": ProcKd,
     "rkd": Rkd,
     "scalekd": ScaleKd,

@@ -159,12 +159,32 @@ CASES = {
     "mamba_four_way": MixerCase(options={"d_state": 2}),
     "mamba_multi_scale": MixerCase(options={"d_state": 2, "reduction": 2}, depth=2),
     "mix_shift": MixerCase(options={"sizes": (1, 1, 3, 3, 3)}, reach="prefix", depth=2),
+    "mla": MixerCase(
+        options={"latent_dim": 6, "query_latent_dim": 5},
+        order="permutation",
+        order_options={"rotary_dim": 0},
+        causal=True,
+        generates=(
+            {},
+            {"query_latent_dim": None, "value_width": 3, "rotary_layout": "half"},
+            {"rotary_dim": 0, "local_window_size": 3, "normalizer": "stablemax"},
+        ),
+    ),
     "moh": MixerCase(
         # with two heads, one of them picked: rescaled, its gate would be constant
         options={"rescale": False},
         order="permutation",
         causal=True,
-        generates=({"shared_heads": 1, "normalizer": "stablemax"},),
+        generates=(
+            {"shared_heads": 1, "normalizer": "stablemax"},
+            {
+                "shared_heads": 0,
+                "routed_heads": 1,
+                "router": "query_norm",
+                "rotary_base": 100.0,
+                "kv_heads": 1,
+            },
+        ),
     ),
     "msa_conv": MixerCase(order="translation", margin=1, reach="prefix"),
     "multi_axis": MixerCase(

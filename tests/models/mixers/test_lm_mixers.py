@@ -44,6 +44,7 @@ PACKED = (
     "long_conv",
     "mamba",
     "mamba2",
+    "mla",
     "retention",
     "selective_channel",
     "sgconv",

@@ -1,10 +1,12 @@
 """Head gates, the load-balance loss, and attention with gated heads, against their equations."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from scanmax import ops
+from scanmax.models.mixers import create_mixer
 from scanmax.ops import reference
 from scanmax.testing import OpCase, OpSuite, compare
 
@@ -35,6 +37,59 @@ class MohGatesTest(OpSuite):
             "shared_logits": None if case.shared is None else draw(case.shared),
             "balance_logits": draw(2) if case.balance else None,
         }
+
+
+class MohQueryLogitsTest(OpSuite):
+    op = ops.moh_query_logits
+    reference = reference.moh_query_logits
+    cases = (OpCase(batch=(2,), full=True), OpCase(batch=()))
+    errors = (({"query": lambda x: x[..., :1, :]}, ValueError, "expected at least two routed"),)
+
+    def make_args(self, rng, case):
+        return {"query": rng.normal(size=(*case.batch, 3, 4, 5))}
+
+    def test_heads_of_one_length_have_finite_gradients(self):
+        query = jnp.zeros((1, 3, 2)).at[0, :, 0].set(2.0)
+        np.testing.assert_array_equal(ops.moh_query_logits(query), [[2.0, 2.0, 2.0]])
+        for x in (query, jnp.zeros((1, 3, 2))):
+            gradient = jax.grad(lambda x: ops.moh_query_logits(x).sum())(x)
+            self.assertTrue(bool(jnp.isfinite(gradient).all()))
+
+
+class MohQuantizedGatesTest(MohGatesTest):
+    op = ops.moh_quantized_gates
+    reference = reference.moh_quantized_gates
+    cases = (
+        OpCase(batch=(2,), options={"shared_heads": 2, "top_k": 2}, full=True),
+        OpCase(batch=(), options={"shared_heads": 0, "top_k": 1, "straight_through": False}),
+    )
+    errors = (
+        ({"top_k": 0}, ValueError, "top_k=0 with routed_logits"),
+        ({"shared_heads": -1}, ValueError, "shared_heads=-1"),
+    )
+
+    def make_args(self, rng, case):
+        case.shared, case.balance = None, False
+        return {"routed_logits": super().make_args(rng, case)["routed_logits"]}
+
+    def test_level_3_gradients_equal_finite_differences(self):
+        """Not those of steps, but of the scores that stand in for them."""
+        arrays, options = self.inputs(self.full_cases[0])
+        logits, top_k = arrays["routed_logits"], options["top_k"]
+        rng, size = np.random.default_rng(0), 1e-6
+        weights, way = rng.normal(size=logits.shape), rng.normal(size=logits.shape)
+
+        def scored(logits):
+            return float(np.sum(weights * ops.moh_gates(logits, top_k=top_k, rescale=False)))
+
+        def gated(logits, **changed):
+            gates = ops.moh_quantized_gates(logits, **{**options, **changed})
+            return jnp.sum(weights * gates[..., 2:])
+
+        expected = (scored(logits + size * way) - scored(logits - size * way)) / (2 * size)
+        gradient = jax.grad(gated)(logits)
+        np.testing.assert_allclose(np.sum(gradient * way), expected, rtol=1e-6)
+        self.assertFalse(np.asarray(jax.grad(gated)(logits, straight_through=False)).any())
 
 
 class HeadLoadBalanceTest(MohGatesTest):
@@ -157,6 +212,54 @@ class MohAttentionMatrixTest(OpSuite):
             "key": rng.normal(size=(*case.batch, case.source, G, 3)),
             "gates": draw_gates(rng, case.batch, case.length, H, case.shared_heads, case.top_k),
         }
+
+
+def test_the_router_without_parameters_is_that_of_moh_llama():
+    """Longest queries of the routed heads by loops, and the layer with those heads alone."""
+    rng = np.random.default_rng(0)
+    mixer = create_mixer(
+        "moh",
+        heads=8,
+        is_causal=True,
+        use_bias=False,
+        options={
+            "router": "query_norm",
+            "shared_heads": 4,
+            "routed_heads": 2,
+            "kv_heads": 2,
+            "rotary_base": 100.0,
+        },
+    )
+    plain = create_mixer(
+        "attention",
+        heads=8,
+        is_causal=True,
+        use_bias=False,
+        options={"kv_heads": 2, "rotary_base": 100.0},
+    )
+    x = jnp.asarray(rng.normal(size=(2, 5, 32)), jnp.float32)
+    variables = nn.unbox(jax.jit(plain.init)(jax.random.key(0), x))
+    variables = jax.tree.map(lambda p: 20 * p, variables)
+    y, sown = mixer.apply(variables, x, train=True, mutable=["losses"])
+    assert float(sown["losses"]["load_balance"][0]) > 0
+    params = jax.tree.map(np.asarray, variables["params"])
+    query = np.einsum("btd,dhk->bthk", x, params["query"]["kernel"])
+    mask = np.zeros((2, 5, 8))
+    mask[..., :4] = 1
+    for place in np.ndindex(2, 5):
+        length = np.linalg.norm(query[place], axis=-1)[4:]
+        mask[(*place, 4 + np.argsort(-length)[:2])] = 1
+    heads = {}
+
+    def seen(next_fun, args, kwargs, context):
+        if context.module.name == "out":
+            heads["y"] = args[0]
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(seen):
+        plain.apply(variables, x)
+    expected = np.einsum("bth,bthk,hkd->btd", mask, heads["y"], params["out"]["kernel"])
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_gathered_form_keeps_one_block_of_logits():

@@ -1,5 +1,6 @@
 """Softmax attention as a module, and every other normalizer that the op takes."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ from scanmax import ops
 from scanmax.errors import UserError
 from scanmax.models.layers import Dense, LayerNorm, constrain
 from scanmax.models.mixers.base import Mixer
+from scanmax.ops.contract import align
 from scanmax.ops.keeping import kept
 from scanmax.ops.segments import segment_starts
 
@@ -19,8 +21,37 @@ SCALES = ("head", "model")
 class PaddedCache(NamedTuple):
     """A cache, and for each row how many of its first places are of no use: another sequence's."""
 
-    cache: ops.KVCache
+    cache: Any
     hidden: Int[Array, " B"]
+
+
+def last_sequence(segment_ids: Int[Array, "B T"], arrays: Sequence[Array], dtype: Any):
+    """What an empty cache takes of packed rows, of which the last sequence goes on.
+
+    Returns:
+      the arrays [B, T, ...], zero in all but the last sequence of each row; how many places of a
+      row those are, [B].
+    """
+    runs = jnp.cumsum(segment_starts(segment_ids), -1)
+    others = runs != runs[:, -1:]
+    hidden = jnp.sum(others, -1, dtype=dtype)
+    return [jnp.where(align(others, x, x.ndim - 2), 0, x) for x in arrays], hidden
+
+
+def visible(
+    position: Int[Array, ""], length: int, places: int, window: int | tuple[int, int] | None
+) -> Bool[Array, "T S"]:
+    """Which places of a cache each of `length` tokens from `position` on reads."""
+    left = window[0] if isinstance(window, tuple) else window
+    tokens = (position + jnp.arange(length))[:, None]
+    places = jnp.arange(places)[None]
+    mask = places <= tokens
+    return mask if left is None else mask & (places >= tokens - left)
+
+
+def seen_places(hidden: Int[Array, " B"], places: int) -> Bool[Array, "B 1 S"]:
+    """Which places of a cache are of use to each row, as `ops.attention_step` takes it."""
+    return (jnp.arange(places)[None] >= hidden[:, None])[:, None]
 
 
 class Attention(Mixer):
@@ -90,11 +121,7 @@ class Attention(Mixer):
         if state is None or packed:
             y = self.mix(query, key, value, grid, loudness, **packed)
         if state is not None and packed:
-            # The last sequence of each row goes on, from a cache that was empty.
-            runs = jnp.cumsum(segment_starts(segment_ids), -1)
-            others = runs != runs[:, -1:]
-            hidden = jnp.sum(others, -1, dtype=state.position.dtype)
-            last = (jnp.where(others[..., None, None], 0, x) for x in (key, value))
+            last, hidden = last_sequence(segment_ids, (key, value), state.position.dtype)
             state = PaddedCache(ops.extend_kv_cache(state, *last), hidden)
         elif state is not None:
             y, state = self.mix_cached(query, key, value, state, hidden)
@@ -157,7 +184,7 @@ class Attention(Mixer):
         """Attention of new tokens over the cache and themselves: (y, the new cache)."""
         seen = None
         if hidden is not None:
-            seen = (jnp.arange(state.key.shape[1])[None] >= hidden[:, None])[:, None]
+            seen = seen_places(hidden, state.key.shape[1])
         if query.shape[1] == 1:
             y, state = ops.attention_step(
                 state,
@@ -208,12 +235,7 @@ class Attention(Mixer):
     @nn.nowrap
     def cache_mask(self, state: Any, length: int) -> Bool[Array, "T S"]:
         """Which places of the cache each of `length` new tokens reads."""
-        window = self.local_window_size
-        left = window[0] if isinstance(window, tuple) else window
-        tokens = (state.position + jnp.arange(length))[:, None]
-        places = jnp.arange(state.key.shape[1])[None]
-        mask = places <= tokens
-        return mask if left is None else mask & (places >= tokens - left)
+        return visible(state.position, length, state.key.shape[1], self.local_window_size)
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int, dim: int) -> Any:

@@ -12,6 +12,8 @@ from scanmax.models.layers import Dense, constrain
 from scanmax.models.mixers.base import Mixer
 from scanmax.models.statistics import at_least_float32
 
+ROUTERS = ("linear", "query_norm")
+
 
 class MixtureOfHeads(Mixer):
     """Attention whose heads are experts: some shared by all tokens, others routed.
@@ -30,6 +32,13 @@ class MixtureOfHeads(Mixer):
         load-balance loss alone.
       balance_weight: of the load-balance loss. The authors take 0.01 of the mean over layers; the
         trainer sums, so 0.01 / depth is theirs.
+      router: "linear", maps of the tokens, as in MoH-ViT; "query_norm", the lengths of the queries,
+        without a parameter, whose gates are one or zero: a trained attention becomes a mixture of
+        its heads, as in MoH-LLaMA, where half the heads are shared and a quarter routed.
+      straight_through: with "query_norm", gates have the gradient of their scores, as in the paper;
+        False leaves them without any.
+      kv_heads: heads of keys and values, a divisor of heads; None is as many.
+      rotary_base: base of rotary positions along the sequence; None leaves them out.
       normalizer: how logits become weights, a name of `ops.dot_product_attention`.
       qkv_bias: biases of queries, keys and values; None is as use_bias.
     """
@@ -45,6 +54,10 @@ class MixtureOfHeads(Mixer):
     routed_heads: int | None = None
     rescale: bool = True
     balance_weight: float = 0.01
+    router: str = "linear"
+    straight_through: bool = True
+    kv_heads: int | None = None
+    rotary_base: float | None = None
     normalizer: str = "softmax"
     qkv_bias: bool | None = None
 
@@ -56,18 +69,15 @@ class MixtureOfHeads(Mixer):
         train: bool = False,
         state: Any = None,
     ):
-        dim, heads, width = x.shape[-1], self.heads, self.head_dim(x.shape[-1])
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        query, key, value = Dense(
-            (3, heads, width),
-            ("embed", None, "heads", "kv"),
-            use_bias=self.use_bias if self.qkv_bias is None else self.qkv_bias,
-            apart=True,
-            name="qkv",
-            **dtypes,
-        )(x)
+        dim = x.shape[-1]
+        query, key, value = self.project(x)
         axes = ("batch", "length", "heads", "kv")
-        query, gates = constrain(query, axes), self.gates(x, train)
+        query, gates = constrain(query, axes), self.gates(x, query, train)
+        if self.rotary_base is not None:
+            positions = None if state is None else state.position + jnp.arange(x.shape[1])
+            query, key = (
+                ops.rotary(each, positions, base=self.rotary_base) for each in (query, key)
+            )
         if state is None:
             y = self.mix(query, key, value, gates)
         elif x.shape[1] == 1:
@@ -82,9 +92,19 @@ class MixtureOfHeads(Mixer):
             key, value = (cache.astype(self.dtype) for cache in (state.key, state.value))
             y = ops.dot_product_attention(query, key, value, mask=mask, normalizer=self.normalizer)
             y = y * gates[..., None].astype(y.dtype)
-        options = {"contract": 2, "use_bias": self.use_bias, **dtypes}
-        y = Dense(dim, ("heads", "kv", "embed"), name="out", **options)(constrain(y, axes))
+        y = self.dense(dim, ("heads", "kv", "embed"), "out", contract=2)(constrain(y, axes))
         return y if state is None else (y, state)
+
+    @nn.nowrap
+    def project(self, x: Float[Array, "B T D"]):
+        """query [B, T, H, K], key and value [B, T, G, K]."""
+        width, groups = self.head_dim(x.shape[-1]), self.kv_heads or self.heads
+        axes = ("embed", None, "heads", "kv")
+        if groups == self.heads:
+            return self.dense((3, groups, width), axes, "qkv", self.qkv_bias, apart=True)(x)
+        query = self.dense((self.heads, width), ("embed", "heads", "kv"), "query", self.qkv_bias)
+        pair = self.dense((2, groups, width), axes, "key_value", self.qkv_bias, apart=True)
+        return query(x), *pair(x)
 
     @nn.nowrap
     def mix(self, query, key, value, gates):
@@ -104,8 +124,14 @@ class MixtureOfHeads(Mixer):
         return split_heads(self.heads, self.shared_heads, self.routed_heads)
 
     @nn.nowrap
-    def gates(self, x: Float[Array, "B T D"], train: bool) -> Float[Array, "B T H"]:
+    def gates(
+        self, x: Float[Array, "B T D"], query: Float[Array, "B T H K"], train: bool
+    ) -> Float[Array, "B T H"]:
         """The gate of each head for each token."""
+        if self.router not in ROUTERS:
+            raise ValueError(f"router={self.router!r} is not one of {ROUTERS}.")
+        if self.router == "query_norm":
+            return self.gates_of_queries(query, train)
         return head_gates(
             self,
             x,
@@ -117,10 +143,23 @@ class MixtureOfHeads(Mixer):
         )
 
     @nn.nowrap
+    def gates_of_queries(self, query: Float[Array, "B T H K"], train: bool):
+        """Gates without parameters, of the routed heads' queries."""
+        shared, routed = self.split()
+        rest = self.heads - shared
+        if routed == rest:
+            return jnp.ones(query.shape[:-1], at_least_float32(self.dtype))
+        logits = ops.moh_query_logits(query[..., shared:, :].astype(at_least_float32(self.dtype)))
+        if train and not self.is_initializing():
+            loss = ops.head_load_balance(logits, top_k=routed, rescale=self.rescale)
+            self.sow("losses", "load_balance", self.balance_weight * loss)
+        keywords = {"top_k": routed, "straight_through": self.straight_through}
+        return ops.moh_quantized_gates(logits, shared_heads=shared, **keywords)
+
+    @nn.nowrap
     def init_state(self, batch_size: int, length: int, dim: int) -> Any:
-        return ops.init_kv_cache(
-            (batch_size,), length, self.heads, self.head_dim(dim), dtype=self.dtype
-        )
+        groups, width = self.kv_heads or self.heads, self.head_dim(dim)
+        return ops.init_kv_cache((batch_size,), length, groups, width, dtype=self.dtype)
 
 
 def split_heads(heads: int, shared_heads: int | None, routed_heads: int | None) -> tuple[int, int]:

@@ -32,6 +32,26 @@ def moh_gates(routed_logits, shared_logits=None, balance_logits=None, *, top_k, 
     return jnp.concatenate([shared, p], -1)
 
 
+def moh_query_logits(query):
+    """n / std(n),   n_h = |q_h|."""
+    squares = jnp.sum(query * query, -1)
+    norms = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    mean = jnp.mean(norms, -1, keepdims=True)
+    variance = jnp.sum((norms - mean) ** 2, -1, keepdims=True) / (norms.shape[-1] - 1)
+    return norms / jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 1)
+
+
+def moh_quantized_gates(routed_logits, *, shared_heads, top_k, straight_through=True):
+    """gates = [1, ..., 1, top_k(1)], with the gradient of top_k(softmax(routed_logits))."""
+    p = jax.nn.softmax(routed_logits, -1)
+    chosen = _is_chosen(p, top_k)
+    moving = jnp.where(chosen, p, 0.0)
+    if not straight_through:
+        moving = lax.stop_gradient(moving)
+    routed = jnp.where(chosen, 1.0, 0.0) + moving - lax.stop_gradient(moving)
+    return jnp.concatenate([jnp.ones((*p.shape[:-1], shared_heads), p.dtype), routed], -1)
+
+
 def head_load_balance(routed_logits, *, top_k, rescale=True):
     """sum_i P_i f_i, times the number of heads."""
     p = lax.collapse(jax.nn.softmax(routed_logits, -1), 0, -1)
