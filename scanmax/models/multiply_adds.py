@@ -396,6 +396,7 @@ MULTIPLY_ADDS = {
     "t5_small": 35_802_578_944,
     "t5_v1_1_base": 128_597_360_640,
     "t5_v1_1_small": 35_802_578_944,
+    "terminator_cifar10": 1_221_632_256,
     "textcnn_multichannel": 21_900_600,
     "textcnn_nonstatic": 21_900_600,
     "textcnn_rand": 21_900_600,

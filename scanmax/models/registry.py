@@ -91,6 +91,7 @@ FAMILY_MODULES = (
     "vision.spectformer",
     "vision.swin",
     "vision.t2t_vit",
+    "vision.terminator",
     "vision.transnext",
     "vision.uniformer",
     "vision.unireplknet",
