@@ -10,6 +10,7 @@ import functools
 import pathlib
 import tempfile
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from benchmarks.claims import Finding, claim
 from scanmax.configs import digits_distill, digits_mixing, digits_vit
@@ -35,13 +36,16 @@ def folder() -> pathlib.Path:
     return pathlib.Path(kept.name)
 
 
-def best_and_last(config: Config, name: str, metric: str = "accuracy") -> dict[str, list[float]]:
-    """The metric of each seed, at the last evaluation and at the best.
+def best_and_last(
+    config: Config, name: str, metric: str = "accuracy", model: Any = None
+) -> dict[str, list[float]]:
+    """The metric of each seed, at the first evaluation, at the last and at the best.
 
     Args:
       config: the run's; its seeds are trained in one compiled step.
       name: of its folder.
       metric: that evaluations give.
+      model: in the place of the config's.
     """
     from scanmax.data.__main__ import prepare
     from scanmax.train.report import read_rows
@@ -52,11 +56,12 @@ def best_and_last(config: Config, name: str, metric: str = "accuracy") -> dict[s
     config.log = LogConfig(to=(), report=False)
     config.checkpoint.keep, config.checkpoint.keep_best = 1, 0
     folders = {seed: folder() / name / f"seed_{seed}" for seed in SEEDS}
-    train_seeds(config, folders)
-    found: dict[str, list[float]] = {"last": [], "best": []}
+    train_seeds(config, folders, model=model)
+    found: dict[str, list[float]] = {"first": [], "last": [], "best": []}
     for workdir in folders.values():
         rows = [row for row in read_rows(workdir / "metrics.jsonl") if row["split"] == "eval"]
         values = [row[metric] for row in rows if metric in row]
+        found["first"].append(values[0])
         found["last"].append(values[-1])
         found["best"].append(max(values))
     return found

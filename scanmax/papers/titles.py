@@ -17,6 +17,7 @@ TITLES = {
     "ccnn-nd": "Modelling Long Range Dependencies in ND: From Task-Specific to a General Purpose "
     "CNN",
     "ckconv": "CKConv: Continuous Kernel Convolution For Sequential Data",
+    "byte-recursive-conv-ae": "Byte-Level Recursive Convolutional Auto-Encoder for Text",
     "char-cnn": "Text Understanding from Scratch",
     "clip-kd": "CLIP-KD: An Empirical Study of Distilling CLIP Models",
     "cnn-svm": "An Architecture Combining Convolutional Neural Network (CNN) and Support Vector "
