@@ -39,7 +39,7 @@ def folder() -> pathlib.Path:
 def best_and_last(
     config: Config, name: str, metric: str = "accuracy", model: Any = None
 ) -> dict[str, list[float]]:
-    """The metric of each seed, at the first evaluation, at the last and at the best.
+    """The metric of each seed, at the last evaluation and at the best.
 
     Args:
       config: the run's; its seeds are trained in one compiled step.
@@ -57,11 +57,10 @@ def best_and_last(
     config.checkpoint.keep, config.checkpoint.keep_best = 1, 0
     folders = {seed: folder() / name / f"seed_{seed}" for seed in SEEDS}
     train_seeds(config, folders, model=model)
-    found: dict[str, list[float]] = {"first": [], "last": [], "best": []}
+    found: dict[str, list[float]] = {"last": [], "best": []}
     for workdir in folders.values():
         rows = [row for row in read_rows(workdir / "metrics.jsonl") if row["split"] == "eval"]
         values = [row[metric] for row in rows if metric in row]
-        found["first"].append(values[0])
         found["last"].append(values[-1])
         found["best"].append(max(values))
     return found

@@ -324,6 +324,21 @@ LEDGER = (
         "GFLOPs of T, S and B: tests/models/vision/test_smt.py",
     ),
     Paper(
+        "unireplknet-journal",
+        covers="the networks A to XL, which are those of the conference's paper, in both forms; "
+        "any kernels a stage by kernel_sizes, which the guidelines vary; not audio, points, videos "
+        "or series, whose embeddings come before the same networks, nor the dense tasks",
+        where=(
+            "scanmax.models.vision.unireplknet.UniRepLKNet",
+            "scanmax.models.mixers.DilatedReparam",
+        ),
+        tests=("tests/models/vision/test_unireplknet.py", "tests/models/vision/test_authors.py"),
+        reproduced="few large kernels see more than many small ones at init, parameters of all "
+        "nine after training: benchmarks claims few-large-kernels; branches and one kernel give "
+        "the same: tests/models/vision/test_unireplknet.py::"
+        "test_one_kernel_a_layer_gives_what_was_trained",
+    ),
+    Paper(
         "unireplknet",
         covers="the large kernel with dilated branches as a mixer with its channel gate, norms "
         "folded and branches merged into one kernel, for a mixer or a whole model, response norm, "

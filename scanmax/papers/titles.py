@@ -191,6 +191,8 @@ TITLES = {
     "unified-long-sequence-dmha": "A Unified View of Long-Sequence Models towards Modeling "
     "Million-Scale Dependencies",
     "uniformer": "UniFormer: Unifying Convolution and Self-attention for Visual Recognition",
+    "unireplknet-journal": "Scaling Up Your Kernels: Large Kernel Design in ConvNets towards "
+    "Universal Representations",
     "unireplknet": "UniRepLKNet: A Universal Perception Large-Kernel ConvNet for Audio, Video, "
     "Point Cloud, Time-Series and Image Recognition",
     "squeezebert": "SqueezeBERT: What can computer vision teach NLP about efficient neural "
