@@ -92,6 +92,20 @@ def _instance_batch(x, mean, variance, scale, bias):
     return torch.cat([own, rest], 1).permute(0, 2, 3, 1)
 
 
+def _turns(x, mean, variance):
+    import torch
+
+    y, own = [], mean.shape[0] // 2
+    for group, part in enumerate(x.permute(0, 3, 1, 2).chunk(4, 1)):
+        if group % 2:
+            y.append(torch.nn.functional.instance_norm(part))
+        else:
+            here = slice(group // 2 * own, (group // 2 + 1) * own)
+            centred = part - mean[here, None, None]
+            y.append(centred * (variance[here, None, None] + 1e-5).rsqrt())
+    return torch.cat(y, 1).permute(0, 2, 3, 1)
+
+
 def _response(x, scale, bias):
     norms = x.norm(p=2, dim=(1, 2), keepdim=True)
     return x + scale * (x * norms / (norms.mean(-1, keepdim=True) + 1e-6)) + bias
@@ -119,6 +133,12 @@ def map_norm(quick: bool):
                 ops.instance_batch_norm,
                 [x, mean, variance, scale, bias],
                 _instance_batch,
+            ),
+            (
+                "instance_batch_norm, 4 groups by turns",
+                functools.partial(ops.instance_batch_norm, groups=4),
+                [x, mean, variance],
+                _turns,
             ),
             ("global_response_norm", ops.global_response_norm, [x, scale, bias], _response),
         ):

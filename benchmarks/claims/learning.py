@@ -10,6 +10,7 @@ import functools
 import pathlib
 import tempfile
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from benchmarks.claims import Finding, claim
 from scanmax.configs import digits_distill, digits_mixing, digits_vit
@@ -35,13 +36,16 @@ def folder() -> pathlib.Path:
     return pathlib.Path(kept.name)
 
 
-def curves(config: Config, name: str, metric: str) -> tuple[list[int], list[list[float]]]:
+def curves(
+    config: Config, name: str, metric: str, model: Any = None
+) -> tuple[list[int], list[list[float]]]:
     """The steps of the evaluations, and the metric of each seed at each.
 
     Args:
       config: the run's; its seeds are trained in one compiled step.
       name: of its folder.
       metric: that evaluations give.
+      model: in the place of the config's.
     """
     from scanmax.data.__main__ import prepare
     from scanmax.train.report import read_rows
@@ -52,7 +56,7 @@ def curves(config: Config, name: str, metric: str) -> tuple[list[int], list[list
     config.log = LogConfig(to=(), report=False)
     config.checkpoint.keep, config.checkpoint.keep_best = 1, 0
     folders = {seed: folder() / name / f"seed_{seed}" for seed in SEEDS}
-    train_seeds(config, folders)
+    train_seeds(config, folders, model=model)
     steps, values = [], []
     for workdir in folders.values():
         rows = [row for row in read_rows(workdir / "metrics.jsonl") if row["split"] == "eval"]
@@ -62,9 +66,11 @@ def curves(config: Config, name: str, metric: str) -> tuple[list[int], list[list
     return steps, values
 
 
-def best_and_last(config: Config, name: str, metric: str = "accuracy") -> dict[str, list[float]]:
+def best_and_last(
+    config: Config, name: str, metric: str = "accuracy", model: Any = None
+) -> dict[str, list[float]]:
     """The metric of each seed, at the last evaluation and at the best; arguments as of `curves`."""
-    _, values = curves(config, name, metric)
+    _, values = curves(config, name, metric, model)
     return {"last": [seed[-1] for seed in values], "best": [max(seed) for seed in values]}
 
 

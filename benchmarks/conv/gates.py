@@ -67,9 +67,17 @@ def _torch_shift(x):
     return y
 
 
+def _torch_kernel(filters, weights, bias, offset, context):
+    h = filters[0]
+    for wave, matrix, own, seen in zip(filters[1:], weights, bias, context):
+        h = wave * (h @ matrix + own) + offset[..., None]
+        h = (h.detach() + 0.1 * h / h.square().sum((0, 1), keepdim=True).sqrt()) * seen
+    return h
+
+
 @benchmark("gated_maps")
 def gated_maps(quick: bool):
-    """ops.hyper_zzw and shift_eight against products of maps and copies of slices in torch."""
+    """ops.hyper_zzw, hyper_kernel and shift_eight against the same products and slices in torch."""
     for batch, side, width in ((1, 6, 8),) if quick else ((4, 32, 128), (4, 64, 64)):
         shape = (batch, side, side, width)
         title = f"{batch} x {side} x {side} x {width}"
@@ -78,6 +86,13 @@ def gated_maps(quick: bool):
             ops.hyper_zzw,
             normal(shape, shape[1:], shape, scale=0.5),
             torch_peers={"products of maps": _torch_zzw},
+        )
+        shapes = ((3, 9, 9, width), (2, width, width), (2, width), (9, 9), (2, 9, 9, width))
+        yield from op_rows(
+            f"hyper_kernel, 9 x 9 x {width}, 2 layers",
+            ops.hyper_kernel,
+            normal(*shapes, scale=0.5),
+            torch_peers={"the authors' sums": _torch_kernel},
         )
         yield from op_rows(
             f"shift_eight, {title}",

@@ -46,6 +46,7 @@ OWN = {
     "induction_heads": "what followed a special token before",
     "copy_memory": "items to be named after a long pause",
     "reversal": "words to be written from the last to the first",
+    "reconstruction": "strings, to be told again from a code of one size",
     "adding": "the sum of two marked numbers of many",
     "word_order": "sentences, and whether A comes before B in each",
 }

@@ -86,7 +86,7 @@ class DataConfig:
         "parquet" or "text", images with captions as "pairs" or made up as "captioned_shapes",
         "hf:NAME" of the package `datasets` on this machine, an image set of TFDS by its TFDS name,
         or a task on sequences: "mqar", "selective_copying", "induction_heads", "copy_memory",
-        "reversal", "adding", "word_order".
+        "reversal", "reconstruction", "adding", "word_order".
       data_dir: Your own data; of TFDS, where prepared data lie, and "" is TFDS_DATA_DIR or
         ~/tensorflow_datasets.
       train_split: Training part in TFDS's notation, such as "train[:90%]"; "" is the source's own.

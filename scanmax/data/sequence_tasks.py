@@ -244,6 +244,38 @@ def reversal(
     return tokens, np.concatenate([np.full_like(words, -1), answer], axis=1)
 
 
+def reconstruction(
+    rng: np.random.Generator, batch_size: int, length: int, vocab_size: int = 16
+) -> tuple[np.ndarray, np.ndarray]:
+    """Words, and the same words to be told again, of strings from half the length on.
+
+    Args:
+      rng: draws the words and the length of each string.
+      batch_size: how many rows.
+      length: words of the longest string; shorter ones, down to half of it, end in padding.
+      vocab_size: 0 is padding, the others are words.
+
+    Returns:
+      (tokens int32 [batch, length], targets of the same shape, -1 at padding).
+
+    Raises:
+      ValueError: a length below 2, or a vocabulary without words.
+
+    Example:
+      >>> tokens, targets = reconstruction(np.random.default_rng(0), 2, 4)
+      >>> tokens.tolist(), targets.tolist()
+      ([[13, 10, 0, 0], [5, 1, 2, 1]], [[13, 10, -1, -1], [5, 1, 2, 1]])
+
+    Reference: byte-recursive-conv-ae
+    """
+    if length < 2 or vocab_size < 2:
+        raise ValueError(f"length={length}, vocab_size={vocab_size}; expected at least 2 of each.")
+    tokens = rng.integers(1, vocab_size, (batch_size, length), dtype=np.int32)
+    lengths = rng.integers(length // 2, length + 1, (batch_size, 1))
+    is_word = np.arange(length)[None] < lengths
+    return np.where(is_word, tokens, 0), np.where(is_word, tokens, -1)
+
+
 def adding(rng: np.random.Generator, batch_size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of which two are marked, one in each half: give their sum.
 

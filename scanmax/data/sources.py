@@ -150,6 +150,7 @@ SOURCES: dict[str, Callable[[DataConfig], Source]] = {
     "mqar": task_source.open_source,
     "pairs": pairs.open_source,
     "parquet": parquet.open_source,
+    "reconstruction": task_source.open_source,
     "reversal": task_source.open_source,
     "selective_copying": task_source.open_source,
     "synthetic": synthetic.open_source,

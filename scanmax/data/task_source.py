@@ -27,6 +27,7 @@ TASKS: dict[str, tuple[Callable, dict[str, int], str]] = {
     "induction_heads": (sequence_tasks.induction_heads, {"vocab_size": 16}, "labelled_tokens"),
     "copy_memory": (sequence_tasks.copy_memory, {"items": 10, "vocab_size": 10}, "labelled_tokens"),
     "reversal": (sequence_tasks.reversal, {"vocab_size": 16}, "labelled_tokens"),
+    "reconstruction": (sequence_tasks.reconstruction, {"vocab_size": 16}, "labelled_tokens"),
     "adding": (sequence_tasks.adding, {}, "series"),
     "word_order": (sequence_tasks.word_order, {"span": 0, "vocab_size": 16}, "labelled_text"),
 }

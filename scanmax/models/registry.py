@@ -28,6 +28,7 @@ from scanmax.fields import check_value, ranged
 
 # The families: files of the rooms of this package; each is imported when a name is first asked for.
 FAMILY_MODULES = (
+    "language.byte_recursive_ae",
     "language.char_cnn",
     "language.convbert",
     "language.dcnn",
@@ -92,6 +93,7 @@ FAMILY_MODULES = (
     "vision.spectformer",
     "vision.swin",
     "vision.t2t_vit",
+    "vision.terminator",
     "vision.transnext",
     "vision.uniformer",
     "vision.unireplknet",

@@ -131,6 +131,7 @@ from scanmax.ops.conv.conv2d import depthwise_conv2d as depthwise_conv2d
 from scanmax.ops.conv.conv2d import patchify as patchify
 from scanmax.ops.conv.gated import recursive_gate as recursive_gate
 from scanmax.ops.conv.grid import causal_conv2d as causal_conv2d
+from scanmax.ops.conv.hyper_zzw import hyper_kernel as hyper_kernel
 from scanmax.ops.conv.hyper_zzw import hyper_zzw as hyper_zzw
 from scanmax.ops.conv.inception import (
     inception_depthwise_conv2d as inception_depthwise_conv2d,

@@ -377,7 +377,7 @@ def batch_norm(
     return scaled_and_shifted(y, gain, bias, x.dtype)
 
 
-@op("epsilon")
+@op("groups", "epsilon")
 def instance_batch_norm(
     x: Float[Array, "*B Y X C"],
     mean: Float[Array, "rest"],
@@ -385,29 +385,31 @@ def instance_batch_norm(
     scale: Float[Array, "C"] | None = None,
     bias: Float[Array, "C"] | None = None,
     *,
+    groups: int | None = None,
     epsilon: float = 1e-5,
 ) -> Float[Array, "*B Y X C"]:
-    """Instance norm of the first channels beside batch norm of the others, as in IBN-Net.
+    """Instance norm of some channels beside batch norm of the others, as in IBN-Net.
 
     y = (x - m) / sqrt(v + epsilon) * scale + bias, where m and v are those of the image itself in
     the first I channels, and the given statistics in the rest: `batch_statistics(x[..., I:])` in
     training, their running averages in evaluation. I is C less the size of `mean`; half of C in
-    the paper.
+    the paper. With `groups` the two take turns group by group, the batch's first: G-IBS.
 
     Args:
       x: [*B, Y, X, C] map.
-      mean: means of the last channels over the batch.
+      mean: means over the batch of the channels that are not the image's own.
       variance: their variances.
       scale: [C] gain; None is one.
       bias: [C] offset; None is zero.
+      groups: equal groups of channels that take turns; None has two parts, the image's first.
       epsilon: added to the variances.
 
     Returns:
       [*B, Y, X, C] in the dtype of x, computed in at least float32.
 
     Raises:
-      ValueError: when mean and variance differ in shape or have more entries than x has channels,
-        or scale or bias is not [C].
+      ValueError: when mean and variance differ in shape or do not fit the channels of x, or scale
+        or bias is not [C].
 
     Example:
       >>> import jax.numpy as jnp
@@ -417,7 +419,7 @@ def instance_batch_norm(
       Array([[-1.,  0.],
              [ 1.,  1.]], dtype=float32)
 
-    Reference: ibn-net
+    Reference: ibn-net, hyperzzw-terminator
     """
     check_rank(3, x=x)
     check_channels(x, scale=scale, bias=bias)
@@ -427,14 +429,26 @@ def instance_batch_norm(
         f"mean has shape {mean.shape}; expected one axis of at most {channels}, the channels of x.",
     )
     check_shape("variance", variance, mean.shape, "the shape of mean")
-    own = channels - mean.shape[0]
     dtype = accumulator_dtype(x, mean, variance)
     y = x.astype(dtype)
-    alone = y[..., :own]
+    if groups is None:
+        own = channels - mean.shape[0]
+        alone, rest = y[..., :own], y[..., own:]
+    else:
+        check_groups(x, groups)
+        parts = jnp.split(y, groups, axis=-1)
+        alone = jnp.concatenate([y[..., :0], *parts[1::2]], -1)
+        rest = jnp.concatenate(parts[::2], -1)
+        check_shape("mean", mean, rest.shape[-1:], "a number a channel of every second group")
     alone = alone - jnp.mean(alone, (-3, -2), keepdims=True)
     alone = alone * _inverse_rms(alone, (-3, -2), epsilon)
-    y = jnp.concatenate([alone, batch_norm(y[..., own:], mean, variance, epsilon=epsilon)], -1)
-    return scaled_and_shifted(y, scale, bias, x.dtype)
+    rest = batch_norm(rest, mean, variance, epsilon=epsilon)
+    pieces = [alone, rest]
+    if groups is not None:
+        pieces = [rest] * groups
+        pieces[::2] = jnp.split(rest, len(parts[::2]), axis=-1)
+        pieces[1::2] = jnp.split(alone, len(parts[1::2]), axis=-1) if groups > 1 else []
+    return scaled_and_shifted(jnp.concatenate(pieces, -1), scale, bias, x.dtype)
 
 
 @op("epsilon")

@@ -129,19 +129,31 @@ LEDGER = (
     ),
     Paper(
         "hyperzzw-terminator",
-        covers="the two global operators, product of maps and elementwise, and a mixer of the "
-        "first with its hyper-kernel from a network of the place; not the local operator, the "
-        "standardisation, the block of ten branches, the loss of the slow network or the "
-        "Terminator, which the public material read does not settle",
-        where=("scanmax.ops.hyper_zzw", "scanmax.models.mixers.HyperZzw"),
+        covers="the global operators, product of maps and elementwise, kernels of places under a "
+        "context for the local one, the standardisation by turns as an op and a norm of any "
+        "`resnet*`, the block of ten branches, the loss between slow networks, and the Terminator "
+        "for CIFAR-10, to which the authors' code gives the same outputs, gradients and loss; a "
+        "mixer of the global operator; not the optimizers, networks of 1D data or trained weights",
+        where=(
+            "scanmax.ops.hyper_zzw",
+            "scanmax.ops.hyper_kernel",
+            "scanmax.ops.instance_batch_norm",
+            "scanmax.models.mixers.HyperZzw",
+            "scanmax.models.parts.hyper_kernels.LocalBranch",
+            "scanmax.models.parts.hyper_kernels.slow_loss",
+            "scanmax.models.vision.terminator.Terminator",
+        ),
         tests=(
-            "tests/ops/conv/test_hyper_zzw.py::HyperZzwTest",
-            "tests/ops/conv/test_hyper_zzw.py::test_an_output_reads_its_row_and_its_column",
+            "tests/ops/conv/test_hyper_zzw.py",
+            "tests/ops/test_norm.py::InstanceBatchNormTest",
+            "tests/models/vision/test_terminator.py",
+            "tests/models/vision/test_authors.py::test_logits_and_gradients",
             _MIXERS,
         ),
         reproduced="an output reads a row of one factor and a column of the other: "
         "tests/ops/conv/test_hyper_zzw.py::"
-        "test_an_output_reads_its_row_and_its_column",
+        "test_an_output_reads_its_row_and_its_column; means of 0 and kernels at another "
+        "resolution: tests/models/vision/test_terminator.py",
     ),
     Paper(
         "smpconv",
@@ -310,6 +322,21 @@ LEDGER = (
         reproduced="a group of the aggregation sees one channel of every head: benchmarks claims "
         "smt-shuffle; parameters of all four (the released S has 22.6 M, the paper says 20.5 M), "
         "GFLOPs of T, S and B: tests/models/vision/test_smt.py",
+    ),
+    Paper(
+        "unireplknet-journal",
+        covers="the networks A to XL, which are those of the conference's paper, in both forms; "
+        "any kernels a stage by kernel_sizes, which the guidelines vary; not audio, points, videos "
+        "or series, whose embeddings come before the same networks, nor the dense tasks",
+        where=(
+            "scanmax.models.vision.unireplknet.UniRepLKNet",
+            "scanmax.models.mixers.DilatedReparam",
+        ),
+        tests=("tests/models/vision/test_unireplknet.py", "tests/models/vision/test_authors.py"),
+        reproduced="few large kernels see more than many small ones at init, parameters of all "
+        "nine after training: benchmarks claims few-large-kernels; branches and one kernel give "
+        "the same: tests/models/vision/test_unireplknet.py::"
+        "test_one_kernel_a_layer_gives_what_was_trained",
     ),
     Paper(
         "unireplknet",

@@ -6,6 +6,26 @@ _TRAINS = "tests/train/test_text_classification.py"
 
 LEDGER = (
     Paper(
+        "byte-recursive-conv-ae",
+        covers="encoder and decoder with one set of weights for all levels, any length, the "
+        "paper's three depths, and training on strings made up; not the authors' code, which is "
+        "not public, so that the shortcut where lengths double and the variance of the first "
+        "weights are ours, nor their corpora",
+        where=(
+            "scanmax.models.language.byte_recursive_ae.ByteRecursiveAe",
+            "scanmax.data.sequence_tasks.reconstruction",
+        ),
+        tests=(
+            "tests/models/language/test_byte_recursive_ae.py",
+            "tests/data/test_sequence_tasks.py::"
+            "test_strings_are_to_be_told_again_but_for_their_padding",
+            "tests/train/test_configs.py::test_every_argument_traces",
+        ),
+        reproduced="160 layers for 1024 bytes, parameters by the list of layers, the same for any "
+        "length: tests/models/language/test_byte_recursive_ae.py; strings beside a recurrent "
+        "auto-encoder of its size: benchmarks claims byte-autoencoder",
+    ),
+    Paper(
         "char-cnn",
         covers="the large and the small network, the characters of a text as tokens; not the "
         "thesaurus that makes more of a text, or trained weights",

@@ -17,6 +17,7 @@ TITLES = {
     "ccnn-nd": "Modelling Long Range Dependencies in ND: From Task-Specific to a General Purpose "
     "CNN",
     "ckconv": "CKConv: Continuous Kernel Convolution For Sequential Data",
+    "byte-recursive-conv-ae": "Byte-Level Recursive Convolutional Auto-Encoder for Text",
     "char-cnn": "Text Understanding from Scratch",
     "clip-kd": "CLIP-KD: An Empirical Study of Distilling CLIP Models",
     "cnn-svm": "An Architecture Combining Convolutional Neural Network (CNN) and Support Vector "
@@ -193,6 +194,8 @@ TITLES = {
     "unified-long-sequence-dmha": "A Unified View of Long-Sequence Models towards Modeling "
     "Million-Scale Dependencies",
     "uniformer": "UniFormer: Unifying Convolution and Self-attention for Visual Recognition",
+    "unireplknet-journal": "Scaling Up Your Kernels: Large Kernel Design in ConvNets towards "
+    "Universal Representations",
     "unireplknet": "UniRepLKNet: A Universal Perception Large-Kernel ConvNet for Audio, Video, "
     "Point Cloud, Time-Series and Image Recognition",
     "squeezebert": "SqueezeBERT: What can computer vision teach NLP about efficient neural "

@@ -14,6 +14,7 @@ from scanmax.data.sequence_tasks import (
     induction_heads,
     linear_regression,
     match3,
+    reconstruction,
     reversal,
     selective_copying,
 )
@@ -100,6 +101,16 @@ def test_reversed_words_are_asked_for_behind_the_start_token():
     assert (tokens[:, 5] == 1).all()
     np.testing.assert_array_equal(tokens[:, 6:], targets[:, 5:-1])
     assert set(np.unique(tokens[:, :5])) == {2, 3, 4, 5, 6}
+
+
+def test_strings_are_to_be_told_again_but_for_their_padding():
+    tokens, targets = reconstruction(np.random.default_rng(0), 50, 6, 5)
+    assert tokens.shape == targets.shape == (50, 6)
+    np.testing.assert_array_equal(np.where(tokens > 0, tokens, -1), targets)
+    assert set((tokens > 0).sum(1)) == {3, 4, 5, 6}
+    assert (np.diff(tokens > 0, axis=1).sum(1) <= 1).all(), "padding is at the end"
+    with pytest.raises(ValueError, match="at least 2 of each"):
+        reconstruction(np.random.default_rng(0), 1, 1)
 
 
 def test_sums_are_those_of_a_marked_number_in_each_half():

@@ -413,6 +413,25 @@ MODELS = {
     ),
     "wavemix": ("wavemix", {"dim": 8, "depth": 2}, 32),
     "wavemix_lite": ("wavemix_lite_144_7_cifar10", {"dim": 8, "depth": 1}, 8),
+    "terminator": (
+        "terminator_cifar10",
+        {
+            "dims": (6, 6, 12),
+            "earlier": ((), (), (2,)),
+            "groups": 3,
+            "img_size": 8,
+            "slow_hidden_dim": 5,
+            "slow_layers": (2, 1, 1),
+            "local_sizes": (3, 1, 5, 3),
+            "local_hidden_dim": 4,
+            "local_layers": 1,
+            "channel_hidden_dim": 3,
+            "gate_hidden_dims": (2, 4),
+            "gate_layers": 1,
+            "batch_alone": True,
+        },
+        8,
+    ),
     "ravlt": ("ravlt_t", {**GATED, "mixer": ("rala", "gated_attention")}, 24),
 }
 

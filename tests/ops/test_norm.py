@@ -184,6 +184,9 @@ class InstanceBatchNormTest(OpSuite):
         OpCase(shape=(2, 3, 4, 5), batch_channels=3, full=True),
         OpCase(shape=(3, 2, 4), batch_channels=4, plain=True, options={"epsilon": 0.1}),
         OpCase(shape=(1, 2, 3, 2, 4), batch_channels=0),
+        OpCase(shape=(2, 2, 3, 6), batch_channels=4, full=True, options={"groups": 3}),
+        OpCase(shape=(2, 3, 4), batch_channels=2, options={"groups": 4}),
+        OpCase(shape=(2, 3, 4), batch_channels=4, options={"groups": 1}),
     )
     errors = (
         (
@@ -191,6 +194,8 @@ class InstanceBatchNormTest(OpSuite):
             ValueError,
             r"mean has shape \(6,\); expected one axis of at most 5",
         ),
+        ({"groups": 2}, ValueError, "groups=2 does not divide"),
+        ({"groups": 1}, ValueError, r"a number a channel of every second group"),
         ({"variance": jnp.ones(2)}, ValueError, "variance has shape"),
         ({"scale": jnp.ones(3)}, ValueError, "scale has shape"),
     )

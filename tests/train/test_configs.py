@@ -162,6 +162,7 @@ def test_two_real_steps(name, data_dir, tmp_path):
         ("sequence_tasks", "induction_heads"),
         ("sequence_tasks", "copy_memory,mamba2"),
         ("sequence_tasks", "reversal,encoder_decoder"),
+        ("sequence_tasks", "reconstruction"),
         *(("digits_distill", name) for name in digits_distill.TERMS if name not in ("none", "kd")),
         ("digits_sequential", "flexnet"),
         ("digits_sequential", "ccnn,permuted"),

@@ -25,24 +25,30 @@ from scanmax.ops.contract import spread
 
 
 class InstanceBatchNorm(nn.Module):
-    """The first channels of each image by their own mean and variance, the others by the batch's.
+    """Some channels of each image by their own mean and variance, the others by the batch's.
 
-    Parameters of the two are apart, as in the authors' files: "instance_scale" and "instance_bias",
-    "scale" and "bias".
+    The first channels are the image's. Parameters of the two are apart then, as in the authors'
+    files: "instance_scale" and "instance_bias", "scale" and "bias". With groups the two take turns,
+    the batch's first, and share "scale" and "bias".
 
     Attributes:
       share: of the channels that the image itself normalises; 1 is instance norm.
+      groups: of channels that take turns, in the place of a share; where they do not divide the
+        channels, the most that divide both. 0 is none.
       momentum: weight of the old average at each training step.
       frozen_statistics: in training too the running averages normalise, and nothing moves them.
+      batch_alone: there are no averages: in evaluation too the batch at hand normalises.
       affine: a scale and an offset follow; False leaves both out.
 
-    Reference: ibn-net
+    Reference: ibn-net, hyperzzw-terminator
     """
 
     share: float = 0.5
+    groups: int = 0
     epsilon: float = 1e-5
     momentum: float = 0.9
     frozen_statistics: bool = False
+    batch_alone: bool = False
     affine: bool = True
     scale_init: Initializer = ones_init
     dtype: Any = jnp.float32
@@ -50,24 +56,40 @@ class InstanceBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B Y X C"], train: bool = False) -> Float[Array, "B Y X C"]:
-        alone = int(x.shape[-1] * self.share)
-        rest = x.shape[-1] - alone
+        channels = x.shape[-1]
+        groups = math.gcd(self.groups, channels)
+        if self.groups:
+            rest = jnp.concatenate(jnp.split(x, groups, axis=-1)[::2], axis=-1)
+            parts, turns = (("", channels),), {"groups": groups}
+        else:
+            alone = int(channels * self.share)
+            rest = x[..., alone:]
+            parts, turns = (("instance_", alone), ("", channels - alone)), {}
         scales, biases = [], []
-        for prefix, width in (("instance_", alone), ("", rest)):
+        for prefix, width in parts:
             if width and self.affine:
                 scales.append(_vector(self, f"{prefix}scale", self.scale_init, width))
                 biases.append(_vector(self, f"{prefix}bias", zeros_init, width))
             elif width:
                 scales.append(jnp.ones((width,), self.dtype))
                 biases.append(jnp.zeros((width,), self.dtype))
-        if rest:
-            mean, variance = running_statistics(self, x[..., alone:], train)
+        if rest.shape[-1]:
+            mean, variance = batch_or_running_statistics(self, rest, train)
         else:
             mean = variance = jnp.zeros((0,), x.dtype)
         scale, bias = jnp.concatenate(scales), jnp.concatenate(biases)
         return ops.instance_batch_norm(
-            x.astype(self.dtype), mean, variance, scale, bias, epsilon=self.epsilon
+            x.astype(self.dtype), mean, variance, scale, bias, epsilon=self.epsilon, **turns
         )
+
+
+def batch_or_running_statistics(
+    module: Any, x: Float[Array, "... C"], train: bool
+) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
+    """Mean and variance of the batch at hand, or `running_statistics`, as `batch_alone` says."""
+    if module.batch_alone:
+        return ops.batch_statistics(x)
+    return running_statistics(module, x, train)
 
 
 class EvoNorm(nn.Module):
@@ -124,6 +146,7 @@ MAP_NORMS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         "batch": BatchNorm,
         "instance_batch": InstanceBatchNorm,
         "instance": functools.partial(InstanceBatchNorm, share=1.0),
+        "instance_batch_turns": functools.partial(InstanceBatchNorm, groups=12),
         **{
             f"evonorm_{kind}": functools.partial(EvoNorm, kind=kind)
             for kind in ("b0", "b1", "b2", "s0", "s1", "s2")

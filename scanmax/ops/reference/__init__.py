@@ -145,6 +145,7 @@ from scanmax.ops.reference.conv.conv2d import depthwise_conv2d as depthwise_conv
 from scanmax.ops.reference.conv.conv2d import patchify as patchify
 from scanmax.ops.reference.conv.gated import recursive_gate as recursive_gate
 from scanmax.ops.reference.conv.grid import causal_conv2d as causal_conv2d
+from scanmax.ops.reference.conv.hyper_zzw import hyper_kernel as hyper_kernel
 from scanmax.ops.reference.conv.hyper_zzw import hyper_zzw as hyper_zzw
 from scanmax.ops.reference.conv.inception import (
     inception_depthwise_conv2d as inception_depthwise_conv2d,

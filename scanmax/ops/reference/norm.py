@@ -71,15 +71,27 @@ def batch_norm(x, mean, variance, scale=None, bias=None, *, epsilon=1e-5):
     return _affine((x - mean) / jnp.sqrt(variance + epsilon), scale, bias)
 
 
-def instance_batch_norm(x, mean, variance, scale=None, bias=None, *, epsilon=1e-5):
-    """Instance norm of the first channels, batch norm of as many last ones as mean has."""
-    own = x.shape[-1] - mean.shape[0]
-    first, rest = x[..., :own], x[..., own:]
-    first = (first - jnp.mean(first, (-3, -2), keepdims=True)) / jnp.sqrt(
-        jnp.var(first, (-3, -2), keepdims=True) + epsilon
-    )
-    rest = batch_norm(rest, mean, variance, epsilon=epsilon)
-    return _affine(jnp.concatenate([first, rest], -1), scale, bias)
+def instance_batch_norm(x, mean, variance, scale=None, bias=None, *, groups=None, epsilon=1e-5):
+    """Instance norm of the first channels, batch norm of as many last ones as mean has.
+
+    With groups those of even number are the batch's, those of odd number the image's own.
+    """
+    channels = x.shape[-1]
+    if groups is None:
+        is_own = [channel < channels - len(mean) for channel in range(channels)]
+    else:
+        is_own = [channel // (channels // groups) % 2 == 1 for channel in range(channels)]
+    normed, told = [], 0
+    for channel, own in enumerate(is_own):
+        part = x[..., channel, None]
+        if own:
+            centred = part - jnp.mean(part, (-3, -2), keepdims=True)
+            part = centred / jnp.sqrt(jnp.var(part, (-3, -2), keepdims=True) + epsilon)
+        else:
+            given = mean[told : told + 1], variance[told : told + 1]
+            part, told = batch_norm(part, *given, epsilon=epsilon), told + 1
+        normed.append(part)
+    return _affine(jnp.concatenate(normed, -1), scale, bias)
 
 
 def global_response_norm(x, scale=None, bias=None, *, epsilon=1e-6):
