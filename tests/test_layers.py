@@ -83,6 +83,7 @@ ROOMS = {
         "mixers",
         "blocks",
         "prompts",
+        "adapters",
         "vision",
         "language",
         "sequence",

@@ -160,4 +160,36 @@ LEDGER = (
         "table, 85 in the abstract); 4.4, 8.7 and 15.3 G multiply-adds, within 2% of what that "
         "code counts and not the 4.9, 9.0 and 16.1 of the table",
     ),
+    Paper(
+        "snnk",
+        covers="random features of a dense layer whose activation is given by its Fourier "
+        "transform, with the i on either side or on both and with damping, sine, cosine and a "
+        "Gaussian ready and any other by its three arrays; the released ReLU map with its floor; "
+        "bundling, the closed form of a net that is bundled whole, the layer, whose weights may be "
+        "a trained layer's, and adapters of it in every isotropic ViT and language model. Rows "
+        "are normalised over channels, where the released code divides by the sequence's, and "
+        "directions are normal, where its frequency adapters draw uniform ones; not power series, "
+        "or poolers of BERT",
+        where=(
+            "scanmax.ops.fourier_samples",
+            "scanmax.ops.universal_random_features",
+            "scanmax.ops.universal_random_weights",
+            "scanmax.ops.relu_random_features",
+            "scanmax.ops.bundle_dense",
+            "scanmax.ops.fit_dense",
+            "scanmax.models.parts.random_features.RandomFeatureDense",
+            "scanmax.models.parts.random_features.SnnkAdapter",
+            "scanmax.models.adapters.AdaptedBlock",
+        ),
+        tests=(
+            "tests/ops/mlp/test_random_features.py",
+            "tests/ops/mlp/test_random_features.py::"
+            "test_a_layer_is_estimated_without_bias_and_better_by_more_features",
+            "tests/ops/mlp/test_random_features.py::test_a_bundled_layer_is_the_two_it_stands_for",
+            "tests/models/test_adapters.py",
+        ),
+        reproduced="errors fall as 1 / sqrt(m) around no bias: `benchmarks claims "
+        "snnk-monte-carlo`; a bundled net in closed form beside its training by gradients: "
+        "`benchmarks claims snnk-bundled-digits`",
+    ),
 )

@@ -156,6 +156,7 @@ TITLES = {
     "smmix": "SMMix: Self-Motivated Image Mixing for Vision Transformers",
     "smpconv": "SMPConv: Self-moving Point Representations for Continuous Convolution",
     "smt": "Scale-Aware Modulation Meet Transformer",
+    "snnk": "Scalable Neural Network Kernels",
     "soft-softmax-free": "Softmax-free Linear Transformers",
     "spanet": "SPANet: Frequency-balancing Token Mixer using Spectral Pooling Aggregation "
     "Modulation",

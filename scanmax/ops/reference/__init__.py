@@ -277,6 +277,16 @@ from scanmax.ops.reference.mlp.mix_shift import mix_shift as mix_shift
 from scanmax.ops.reference.mlp.multi_axis import block_mix as block_mix
 from scanmax.ops.reference.mlp.multi_axis import grid_mix as grid_mix
 from scanmax.ops.reference.mlp.perceptron import token_mlp as token_mlp
+from scanmax.ops.reference.mlp.random_features import bundle_dense as bundle_dense
+from scanmax.ops.reference.mlp.random_features import fit_dense as fit_dense
+from scanmax.ops.reference.mlp.random_features import fourier_samples as fourier_samples
+from scanmax.ops.reference.mlp.random_features import relu_random_features as relu_random_features
+from scanmax.ops.reference.mlp.random_features import (
+    universal_random_features as universal_random_features,
+)
+from scanmax.ops.reference.mlp.random_features import (
+    universal_random_weights as universal_random_weights,
+)
 from scanmax.ops.reference.mlp.rational import group_rational as group_rational
 from scanmax.ops.reference.norm import batch_norm as batch_norm
 from scanmax.ops.reference.norm import batch_statistics as batch_statistics
