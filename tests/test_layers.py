@@ -84,6 +84,7 @@ ROOMS = {
         "blocks",
         "prompts",
         "adapters",
+        "hypernetworks",
         "vision",
         "language",
         "sequence",

@@ -231,6 +231,7 @@ from scanmax.ops.mlp.bspline import bspline_basis as bspline_basis
 from scanmax.ops.mlp.bspline import extend_knots as extend_knots
 from scanmax.ops.mlp.bspline import fit_bspline as fit_bspline
 from scanmax.ops.mlp.bspline import sample_knots as sample_knots
+from scanmax.ops.mlp.hypernetwork import mip_encode as mip_encode
 from scanmax.ops.mlp.kan import kan_conv2d as kan_conv2d
 from scanmax.ops.mlp.kan import kan_linear as kan_linear
 from scanmax.ops.mlp.mix_shift import mix_shift as mix_shift

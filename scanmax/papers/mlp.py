@@ -192,4 +192,26 @@ LEDGER = (
         "snnk-monte-carlo`; a bundled net in closed form beside its training by gradients: "
         "`benchmarks claims snnk-bundled-digits`",
     ),
+    Paper(
+        "mip-hypernetworks",
+        covers="the encodings of the released code, [cos, sin], [z, 1 - z] and none, and its net: "
+        "LeakyReLU, normal starts by what a layer makes, a head for each array; any module with "
+        "all or some of its parameters added to what the net makes of numbers, started as the "
+        "module starts them or from trained ones, where the released code draws all kernels "
+        "alike; jax.vmap over numbers of each example; not categories, or the trainer",
+        where=(
+            "scanmax.ops.mip_encode",
+            "scanmax.models.hypernetworks.HyperNet",
+            "scanmax.models.hypernetworks.Hypernetized",
+        ),
+        tests=(
+            "tests/ops/mlp/test_hypernetwork.py",
+            "tests/models/test_hypernetworks.py",
+            "tests/models/test_hypernetworks.py::"
+            "test_weights_grow_with_the_number_unless_it_is_encoded",
+        ),
+        reproduced="weights as large as the number that they are made of, unless it is encoded: "
+        "`benchmarks claims mip-magnitudes`; steps to a loss, fewer at six of seven "
+        "learning rates, over no wider a range of them: `benchmarks claims mip-digits`",
+    ),
 )

@@ -114,6 +114,7 @@ TITLES = {
     "mg-tfno": "Multi-Grid Tensorized Fourier Neural Operator for High-Resolution PDEs",
     "meal-v2": "MEAL V2: Boosting Vanilla ResNet-50 to 80%+ Top-1 Accuracy on ImageNet without "
     "Tricks",
+    "mip-hypernetworks": "Magnitude Invariant Parametrizations Improve Hypernetwork Learning",
     "mixpro": "MixPro: Data Augmentation with MaskMix and Progressive Attention Labeling for "
     "Vision Transformer",
     "moa-sparse-attention": "MoA: Mixture of Sparse Attention for Automatic Large Language Model "
