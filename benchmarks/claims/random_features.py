@@ -47,7 +47,7 @@ def _products(keys, x, w, *, name):
 @claim("snnk-monte-carlo", paper="snnk")
 def snnk_monte_carlo(quick):
     """The error of a layer of m random features falls as 1 / sqrt(m), around no bias."""
-    x, w = np.array([0.5, -0.3, 0.2, 0.1]), np.array([0.4, 0.6, -0.2, 0.3])
+    x, w = np.array([0.5, -0.3, 0.2, 0.1]), np.array([0.6, -0.5, 0.4, 0.3])
     given = (jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32))
     keys, findings = jax.random.split(jax.random.key(0), 1000), []
     kinds = {"cosine": "cos(w . x)", "sine": "sin(w . x)", "relu": "the arc-cosine kernel"}

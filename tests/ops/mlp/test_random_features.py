@@ -166,7 +166,7 @@ def estimates(keys, x, w, b, *, count, activation, turn, damping=0.0):
     ],
 )
 def test_a_layer_is_estimated_without_bias_and_better_by_more_features(activation, turn, damping):
-    x, w, b = np.array([0.5, -0.3, 0.2]), np.array([0.4, 0.6, -0.2]), np.array([0.7])
+    x, w, b = np.array([0.5, -0.3, 0.2]), np.array([-0.6, 0.5, -0.4]), np.array([0.7])
     exact = ACTIVATIONS[activation](x @ w + b[0])
     keys = jax.random.split(jax.random.key(0), 2000)
     arrays = [jnp.asarray(array, jnp.float32) for array in (x, w, b)]
