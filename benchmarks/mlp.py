@@ -316,3 +316,55 @@ def mix_shift(quick: bool):
                 "the sums in torch": functools.partial(_torch_mix_shift, distances=distances)
             },
         )
+
+
+def _random_features(x, kernel, *, projection, frequencies):
+    return ops.universal_random_features(x, projection, frequencies) @ kernel
+
+
+def _relu_features(x, kernel, *, projection):
+    return ops.relu_random_features(x, projection) @ kernel
+
+
+def _torch_random_features(x, kernel, *, projection, frequencies):
+    """The released code's sums, in complex numbers."""
+    import torch
+
+    projection, frequencies = torch.from_numpy(projection), torch.from_numpy(frequencies)
+    turns = 2j * math.pi * frequencies
+    grown = x.to(torch.cfloat) @ (turns[:, None] * projection).T
+    phi = torch.exp(grown - (x * x).sum(-1, keepdim=True) / 2 * turns**2) / len(turns) ** 0.5
+    real, imaginary = kernel.chunk(2)
+    return (phi @ torch.complex(real, -imaginary)).real
+
+
+def _torch_relu_features(x, kernel, *, projection):
+    import torch
+
+    phi = torch.relu(x @ torch.from_numpy(projection).T) / len(projection) ** 0.5
+    return phi @ kernel
+
+
+@benchmark("random_features")
+def random_features(quick: bool):
+    """A dense layer of 4 widths over 64 random features of tokens, against the sums in torch."""
+    for tokens, width in ((4, 16),) if quick else ((8 * 197, 384),):
+        (projection,) = normal((64, width), seed=2)
+        signs = np.where(np.arange(64) % 2, 1, -1)
+        frequencies = (signs / (2 * math.pi)).astype(np.float32)
+        x, psi, double = normal((tokens, width), (64, 4 * width), (128, 4 * width))
+        x /= np.linalg.norm(x, axis=-1, keepdims=True)
+        title, given = f"{tokens} x {width}", {"projection": projection}
+        yield from op_rows(
+            f"{title}, ReLU",
+            functools.partial(_relu_features, **given),
+            [x, psi],
+            torch_peers={"the sums in torch": functools.partial(_torch_relu_features, **given)},
+        )
+        given["frequencies"] = frequencies
+        yield from op_rows(
+            f"{title}, cosine",
+            functools.partial(_random_features, **given),
+            [x, double],
+            torch_peers={"the released sums": functools.partial(_torch_random_features, **given)},
+        )

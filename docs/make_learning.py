@@ -4,6 +4,7 @@ python docs/make_learning.py
 """
 
 import inspect
+import json
 import pathlib
 import re
 
@@ -21,11 +22,12 @@ PAGE = ROOT / "docs/learning.md"
 HEAD = """## All of them
 
 Written by `make docs` from the code. What a config line leaves out are options with defaults, which
-the docstring of the class tells. Costs are beside a plain step. "Checked" are the tests that name
-it; of those in `tests/parity` the equal is a package's.
+the docstring of the class tells. Costs are beside a plain step. "Claim" names what was measured of
+it with three seeds, whether it held or not, in [claims.md](claims.md). "Checked" are the tests that
+name it; of those in `tests/parity` the equal is a package's.
 
-| config line | is | paper | cost | checked |
-| --- | --- | --- | --- | --- |
+| config line | is | paper | cost | claim | checked |
+| --- | --- | --- | --- | --- | --- |
 """
 # What has no default.
 OPTIONS = {
@@ -95,6 +97,18 @@ def cost(plug: str, kind: type) -> str:
     return ", ".join(parts) or "-"
 
 
+def claimed(name: str) -> str:
+    """Claims of three seeds about it: those of its name, and those whose figures name it."""
+    results = json.loads((ROOT / "benchmarks/claims/results.json").read_text())
+    named = re.compile(rf"digits-{name.replace('_', '-')}(-.*)?").fullmatch
+    found = [
+        key
+        for key, entry in sorted(results.items())
+        if named(key) or any(f"`{name}`" in finding["what"] for finding in entry["findings"])
+    ]
+    return ", ".join(f"`{key}`" for key in found) or "-"
+
+
 def checked(plug: str, name: str, kind: type) -> str:
     """Tests that name it, or its class."""
     found = []
@@ -117,6 +131,7 @@ def section() -> str:
                 summary(kind),
                 paper(kind),
                 cost(plug, kind),
+                claimed(name),
                 checked(plug, name, kind),
             )
             rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")

@@ -83,6 +83,8 @@ ROOMS = {
         "mixers",
         "blocks",
         "prompts",
+        "adapters",
+        "hypernetworks",
         "vision",
         "language",
         "sequence",

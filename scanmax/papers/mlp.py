@@ -208,4 +208,58 @@ LEDGER = (
         "test_one_choice_of_all_is_the_layer_of_that_kind; that it fits seven functions best does "
         "not hold here, with as many steps for all: `benchmarks claims s-kan-fitting`",
     ),
+    Paper(
+        "snnk",
+        covers="random features of a dense layer whose activation is given by its Fourier "
+        "transform, with the i on either side or on both and with damping, sine, cosine and a "
+        "Gaussian ready and any other by its three arrays; the released ReLU map with its floor; "
+        "bundling, the closed form of a net that is bundled whole, the layer, whose weights may be "
+        "a trained layer's, and adapters of it in every isotropic ViT and language model. Rows "
+        "are normalised over channels, where the released code divides by the sequence's, and "
+        "directions are normal, where its frequency adapters draw uniform ones; not power series, "
+        "or poolers of BERT",
+        where=(
+            "scanmax.ops.fourier_samples",
+            "scanmax.ops.universal_random_features",
+            "scanmax.ops.universal_random_weights",
+            "scanmax.ops.relu_random_features",
+            "scanmax.ops.bundle_dense",
+            "scanmax.ops.fit_dense",
+            "scanmax.models.parts.random_features.RandomFeatureDense",
+            "scanmax.models.parts.random_features.SnnkAdapter",
+            "scanmax.models.adapters.AdaptedBlock",
+        ),
+        tests=(
+            "tests/ops/mlp/test_random_features.py",
+            "tests/ops/mlp/test_random_features.py::"
+            "test_a_layer_is_estimated_without_bias_and_better_by_more_features",
+            "tests/ops/mlp/test_random_features.py::test_a_bundled_layer_is_the_two_it_stands_for",
+            "tests/models/test_adapters.py",
+        ),
+        reproduced="errors fall as 1 / sqrt(m) around no bias: `benchmarks claims "
+        "snnk-monte-carlo`; a bundled net in closed form beside its training by gradients: "
+        "`benchmarks claims snnk-bundled-digits`",
+    ),
+    Paper(
+        "mip-hypernetworks",
+        covers="the encodings of the released code, [cos, sin], [z, 1 - z] and none, and its net: "
+        "LeakyReLU, normal starts by what a layer makes, a head for each array; any module with "
+        "all or some of its parameters added to what the net makes of numbers, started as the "
+        "module starts them or from trained ones, where the released code draws all kernels "
+        "alike; jax.vmap over numbers of each example; not categories, or the trainer",
+        where=(
+            "scanmax.ops.mip_encode",
+            "scanmax.models.hypernetworks.HyperNet",
+            "scanmax.models.hypernetworks.Hypernetized",
+        ),
+        tests=(
+            "tests/ops/mlp/test_hypernetwork.py",
+            "tests/models/test_hypernetworks.py",
+            "tests/models/test_hypernetworks.py::"
+            "test_weights_grow_with_the_number_unless_it_is_encoded",
+        ),
+        reproduced="weights as large as the number that they are made of, unless it is encoded: "
+        "`benchmarks claims mip-magnitudes`; steps to a loss, fewer at six of seven "
+        "learning rates, over no wider a range of them: `benchmarks claims mip-digits`",
+    ),
 )

@@ -115,6 +115,7 @@ TITLES = {
     "mg-tfno": "Multi-Grid Tensorized Fourier Neural Operator for High-Resolution PDEs",
     "meal-v2": "MEAL V2: Boosting Vanilla ResNet-50 to 80%+ Top-1 Accuracy on ImageNet without "
     "Tricks",
+    "mip-hypernetworks": "Magnitude Invariant Parametrizations Improve Hypernetwork Learning",
     "mixpro": "MixPro: Data Augmentation with MaskMix and Progressive Attention Labeling for "
     "Vision Transformer",
     "moa-sparse-attention": "MoA: Mixture of Sparse Attention for Automatic Large Language Model "
@@ -160,6 +161,7 @@ TITLES = {
     "smmix": "SMMix: Self-Motivated Image Mixing for Vision Transformers",
     "smpconv": "SMPConv: Self-moving Point Representations for Continuous Convolution",
     "smt": "Scale-Aware Modulation Meet Transformer",
+    "snnk": "Scalable Neural Network Kernels",
     "soft-softmax-free": "Softmax-free Linear Transformers",
     "spanet": "SPANet: Frequency-balancing Token Mixer using Spectral Pooling Aggregation "
     "Modulation",

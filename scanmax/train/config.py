@@ -30,7 +30,7 @@ class ModelConfig:
       weights: What a new run starts from: the workdir of a run, one of its checkpoints
         ("runs/x/checkpoints/100"), or what scanmax.load_weights takes; "" draws them.
       adapt: What may differ from there, any of "head", "positions", "input_channels",
-        "mixer", "prompts" and "smaller" (docs/weights.md).
+        "mixer", "prompts", "adapters" and "smaller" (docs/weights.md).
       weights_from: Of a run, "ema" (its moving average), "params", or "auto": the average where it
         keeps one.
       kwargs: Further fields of the model, such as {"mixer": "ssd", "depth": 6}.

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from scanmax import ops
 from scanmax.errors import UserError
+from scanmax.models.adapters import adapted
 from scanmax.models.blocks import Block, apply_blocks, create_norm, names_per_block
 from scanmax.models.layers import Dense, Embed, constrain, drop_path_rates
 from scanmax.models.mixers import MIXERS
@@ -38,6 +39,8 @@ class LanguageModel(nn.Module):
         are frozen; none is answered. Texts that are read whole have them: not those that are packed
         or generated.
       prompt_depth: how many blocks have them, each its own.
+      adapter: fields of an `SnnkAdapter`, such as {"num_features": 16}: one behind each mixer and
+        each MLP, learned while all else is frozen; None leaves them out.
       tied: the head is the embedding table.
       residual_dtype: of the stream between the blocks; None is at least float32.
       remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
@@ -59,6 +62,7 @@ class LanguageModel(nn.Module):
     use_bias: bool = False
     prompts: int = 0
     prompt_depth: int = 1
+    adapter: Mapping[str, Any] | None = None
     tied: bool = True
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
@@ -153,6 +157,7 @@ class LanguageModel(nn.Module):
         x = constrain(x, ("batch", "length", None))
         x = tap(self, "stem", x)
         fields, block = prompted(self.block_fields(), Block, self.prompts, self.prompt_depth, 0)
+        fields, block = adapted(fields, block, self.adapter)
         x, _, state = apply_blocks(
             fields,
             x,

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.errors import UserError
+from scanmax.models.adapters import adapted
 from scanmax.models.blocks import (
     Block,
     ParallelBlock,
@@ -67,6 +68,8 @@ class VisionTransformer(nn.Module):
       prompts: learned tokens behind the prefix and ahead of the patches, without positions, which
         steer a trained model whose other parameters are frozen.
       prompt_depth: how many blocks have them, each its own.
+      adapter: fields of an `SnnkAdapter`, such as {"num_features": 16}: one behind each mixer and
+        each MLP, learned while all else is frozen; None leaves them out.
       pool: what the head reads: "token" (the class token) or "avg" (the mean patch).
       fc_norm: the last norm behind the pooling instead of in front of it, as timm has it; None is
         timm's rule, behind a mean and in front of a token. The names of the two differ, `fc_norm`
@@ -106,6 +109,7 @@ class VisionTransformer(nn.Module):
     reg_tokens: int = 0
     prompts: int = 0
     prompt_depth: int = 1
+    adapter: Mapping[str, Any] | None = None
     pool: str = "token"
     fc_norm: bool | None = None
     positions: str = "learned"
@@ -179,6 +183,7 @@ class VisionTransformer(nn.Module):
             branches = jnp.zeros((2, *x.shape), x.dtype) if as_paths else None
             start, x = x, Paths(x, x, branches)
         fields, block = prompted(fields, block, self.prompts, self.prompt_depth, place)
+        fields, block = adapted(fields, block, self.adapter)
         x, kept, _ = apply_blocks(
             fields,
             (x, None) if reduces else x,

@@ -30,12 +30,13 @@ from scanmax.models.weights.table import (
 )
 from scanmax.models.weights.thinning import front, thinned
 
-ADAPTATIONS = ("head", "positions", "input_channels", "mixer", "prompts", "smaller")
+ADAPTATIONS = ("head", "positions", "input_channels", "mixer", "prompts", "adapters", "smaller")
 COLLECTIONS = ("params", "batch_stats")
 # What a token mixer of any host holds.
 MIXER = r"(?:.*/)?mixer/.*"
 # What steers a frozen model of any host.
 PROMPTS = r"(?:.*/)?prompts"
+ADAPTERS = r"(?:.*/)?adapter\d/.*"
 # What stands on an image model in the place of a head, or beside it as a tower of text.
 BESIDE_IMAGE = (
     r"params/(?:head|label_head|taught_head|fc0|norm0|fc1|text|image_projection|text_projection)/.*"
@@ -73,8 +74,8 @@ def load_weights(
         (of a model with another token mixer: what the mixers share by name and shape is kept, the
         rest of the model's starts afresh, the rest of the source's is dropped; state-space mixers
         as wide as the source's attention take its values, keys and queries for x, B and C),
-        "prompts" (start afresh, or are dropped) and "smaller" (of our own files: evenly spaced
-        blocks and the first channels of a larger model).
+        "prompts" and "adapters" (start afresh, or are dropped) and "smaller" (of our own files:
+        evenly spaced blocks and the first channels of a larger model).
       position_grid: (Y, X), the grid that the source's positions lie on, for "positions". A table
         does not tell it: None takes it for a square, and as it is where it has as many places as
         the model; where both could be, or neither is, it has to be said.
@@ -184,7 +185,7 @@ def fit_weights(
     adapted |= set(begun)
     problems = clashes + explained(problems, tensors, None if own else table, shapes)
     fresh, dropped = set(), ()
-    patterns = {"head": table.head, "mixer": MIXER, "prompts": PROMPTS}
+    patterns = {"head": table.head, "mixer": MIXER, "prompts": PROMPTS, "adapters": ADAPTERS}
     replaced = [pattern for name, pattern in patterns.items() if name in adapt]
     if replaced:
         may_differ = re.compile("|".join(f"(?:{pattern})" for pattern in replaced)).fullmatch
@@ -425,6 +426,7 @@ def _report(
         ("head", table.head, lambda line: True),
         ("mixer", MIXER, lambda line: True),
         ("prompts", PROMPTS, lambda line: True),
+        ("adapters", ADAPTERS, lambda line: True),
         ("positions", table.positions, lambda line: "has shape" in line),
         ("positions", table.relative_positions, lambda line: "has shape" in line),
         ("input_channels", table.stem, lambda line: "has shape" in line),

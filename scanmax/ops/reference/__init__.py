@@ -282,12 +282,23 @@ from scanmax.ops.reference.mlp.bspline import bspline_basis as bspline_basis
 from scanmax.ops.reference.mlp.bspline import extend_knots as extend_knots
 from scanmax.ops.reference.mlp.bspline import fit_bspline as fit_bspline
 from scanmax.ops.reference.mlp.bspline import sample_knots as sample_knots
+from scanmax.ops.reference.mlp.hypernetwork import mip_encode as mip_encode
 from scanmax.ops.reference.mlp.kan import kan_conv2d as kan_conv2d
 from scanmax.ops.reference.mlp.kan import kan_linear as kan_linear
 from scanmax.ops.reference.mlp.mix_shift import mix_shift as mix_shift
 from scanmax.ops.reference.mlp.multi_axis import block_mix as block_mix
 from scanmax.ops.reference.mlp.multi_axis import grid_mix as grid_mix
 from scanmax.ops.reference.mlp.perceptron import token_mlp as token_mlp
+from scanmax.ops.reference.mlp.random_features import bundle_dense as bundle_dense
+from scanmax.ops.reference.mlp.random_features import fit_dense as fit_dense
+from scanmax.ops.reference.mlp.random_features import fourier_samples as fourier_samples
+from scanmax.ops.reference.mlp.random_features import relu_random_features as relu_random_features
+from scanmax.ops.reference.mlp.random_features import (
+    universal_random_features as universal_random_features,
+)
+from scanmax.ops.reference.mlp.random_features import (
+    universal_random_weights as universal_random_weights,
+)
 from scanmax.ops.reference.mlp.rational import group_rational as group_rational
 from scanmax.ops.reference.mlp.selectable import select_functions as select_functions
 from scanmax.ops.reference.mlp.selectable import selection_weights as selection_weights
