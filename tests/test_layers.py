@@ -66,7 +66,16 @@ FAMILIES = (
     "channels",
     "context",
 )
-GROUND = ("contract", "keeping", "kernel_parts", "segments", "norm", "evonorm", "position")
+GROUND = (
+    "contract",
+    "keeping",
+    "kernel_parts",
+    "segments",
+    "selection",
+    "norm",
+    "evonorm",
+    "position",
+)
 # The rooms and files of a package, lowest first.
 ROOMS = {
     "scanmax.ops": (*GROUND, *FAMILIES, "reference"),

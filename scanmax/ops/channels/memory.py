@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -15,6 +16,7 @@ from scanmax.ops.contract import (
     op,
     require,
 )
+from scanmax.ops.selection import among_largest
 
 _WEIGHTS: dict[str, Callable] = {"relu": jax.nn.relu, "softmax": jax.nn.softmax}
 
@@ -48,13 +50,7 @@ def top_k_activation(x: Float[Array, "*B D"], *, top_k: int) -> Float[Array, "*B
     require(1 <= top_k <= width, f"top_k={top_k} with x of shape {x.shape}: expected 1 to {width}.")
     if top_k == width:
         return x
-    least = lax.stop_gradient(lax.top_k(x, top_k)[0][..., -1:])
-    above = x > least
-    # Of those equal to the last that stays the first fill what the larger leave.
-    room = top_k - jnp.sum(above, -1, keepdims=True, dtype=jnp.int32)
-    equal = (x == least).astype(jnp.int32)
-    taken = above | ((equal > 0) & (jnp.cumsum(equal, -1, dtype=jnp.int32) <= room))
-    return jnp.where(taken, x, jnp.zeros_like(x))
+    return jnp.where(among_largest(x, top_k), x, jnp.zeros_like(x))
 
 
 @op("top_k")
@@ -66,7 +62,7 @@ def product_key_top_k(
         s_(m N + n) = first_m + second_n
 
     What is among the top_k of all M N sums has parts among the top_k of either side: it is exact,
-    at the cost of M + N + top_k^2.
+    at the cost of M + N + top_k log(top_k).
 
     Args:
       first: scores of the first half of a key.
@@ -95,9 +91,11 @@ def product_key_top_k(
     one, rows = lax.top_k(first, min(top_k, M))
     other, columns = lax.top_k(second, min(top_k, N))
     dtype = accumulator_dtype(first, second)
-    sums = one.astype(dtype)[..., :, None] + other.astype(dtype)[..., None, :]
-    places = rows[..., :, None] * N + columns[..., None, :]
-    sums, places = (lax.collapse(z, z.ndim - 2) for z in (sums, places))
+    # Before the sum of the i-th and the j-th come all of an earlier one and an earlier one.
+    pairs = np.arange(1, one.shape[-1] + 1)[:, None] * np.arange(1, other.shape[-1] + 1)
+    i, j = np.nonzero(pairs <= top_k)
+    sums = one.astype(dtype)[..., i] + other.astype(dtype)[..., j]
+    places = rows[..., i] * N + columns[..., j]
     largest, chosen = lax.top_k(sums, top_k)
     return largest.astype(first.dtype), jnp.take_along_axis(places, chosen, -1)
 

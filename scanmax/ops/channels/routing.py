@@ -6,6 +6,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from scanmax.ops.contract import accumulator_dtype, check_rank, check_shape, op, require
+from scanmax.ops.selection import among_largest
 
 
 @op("epsilon")
@@ -97,11 +98,12 @@ def expert_load(
     if top_k == experts:
         return jnp.ones_like(logits)
     dtype = accumulator_dtype(logits, noise_logits, noise)
-    largest, places = lax.top_k(noisy.astype(dtype), top_k + 1)
-    numbers = jnp.arange(experts, dtype=places.dtype).reshape((1,) * places.ndim + (-1,))
-    inside = jnp.any(places[..., :top_k, None] == numbers, -2)
+    noisy = noisy.astype(dtype)
+    inside = among_largest(noisy, top_k)
     # Of those inside the one that would come in bounds them, of the others the last that is in.
-    bound = jnp.where(inside, largest[..., top_k:], largest[..., top_k - 1 : top_k])
+    next_in = jnp.max(noisy, -1, keepdims=True, where=~inside, initial=-jnp.inf)
+    last_in = jnp.min(noisy, -1, keepdims=True, where=inside, initial=jnp.inf)
+    bound = jnp.where(inside, next_in, last_in)
     size = jax.nn.softplus(noise_logits.astype(dtype)) + epsilon
     return jax.scipy.stats.norm.cdf((logits.astype(dtype) - bound) / size).astype(logits.dtype)
 

@@ -18,6 +18,7 @@ from scanmax.ops.contract import (
     require,
     vary_like,
 )
+from scanmax.ops.selection import kth_largest
 from scanmax.ops.tokens.assignment import unit
 from scanmax.ops.tokens.pooling import adaptive_avg_pool2d
 
@@ -239,7 +240,7 @@ def token_reconstruction(
     products = jnp.einsum("...td,...md->...tm", tokens, centers, precision=precision)
     logits = scale * (2 * products - jnp.sum(jnp.square(centers), axis=-1)[..., None, :])
     if neighbours is not None and neighbours < M:
-        least = lax.top_k(lax.stop_gradient(logits), neighbours)[0][..., -1:]
+        least = kth_largest(logits, neighbours)[..., None]
         logits = jnp.where(logits >= least, logits, -jnp.inf)
     weights = jnp.exp(logits - lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
     if normalize == "sum":
