@@ -73,8 +73,9 @@ def selective_kernel(
     check_shape("squeeze_bias", squeeze_bias, (reduced,), "[R]")
     check_shape("excite_bias", excite_bias, (count, width), "[n, D]")
     dtype = accumulator_dtype(branches, squeeze, excite)
-    maps = branches.astype(dtype)
-    pooled = maps.sum(-4).mean((-3, -2) if by == "channels" else (-2, -1))  # [*B, D]
+    # Branch by branch: sums over so short an axis are loops of single numbers on CPUs.
+    maps = [branches[..., i, :, :, :].astype(dtype) for i in range(count)]
+    pooled = sum(maps).mean((-3, -2) if by == "channels" else (-2, -1))  # [*B, D]
     hidden = jnp.matmul(pooled, squeeze.astype(dtype), precision=precision)
     if squeeze_bias is not None:
         hidden = hidden + spread(squeeze_bias.astype(dtype), hidden)
@@ -84,4 +85,5 @@ def selective_kernel(
         logits = logits + spread(excite_bias.astype(dtype), logits)
     gates = jax.nn.softmax(logits, -2)
     gates = gates[..., None, None, :] if by == "channels" else gates[..., None, None]
-    return (maps * gates).sum(-4).astype(branches.dtype)
+    chosen = (each * gates[..., i, :, :, :] for i, each in enumerate(maps))
+    return sum(chosen).astype(branches.dtype)
