@@ -140,6 +140,25 @@ def _grouped(x, kernel, stride, dilation, groups, precision) -> Array:
     return jax.lax.collapse(total, 3).astype(x.dtype)
 
 
+def conv2d_each(x, kernels, stride, padding, dilation, precision) -> Array:
+    """A kernel [B, ky, kx, I, O] for each map of x [B, Y, X, I]: a product per tap over them."""
+    stride, dilation = _pair("stride", stride), _pair("dilation", dilation)
+    window = kernels.shape[1:3]
+    x = _pad(x, _pads(padding, x.shape[1:3], window, stride, dilation))
+    outputs = _outputs(x.shape[1:3], window, stride, dilation)
+    total = 0
+    for i in range(window[0]):
+        for j in range(window[1]):
+            total += jnp.einsum(
+                "bpi,bio->bpo",
+                jax.lax.collapse(_tap(x, i, j, outputs, stride, dilation), 1, 3),
+                kernels[:, i, j],
+                precision=precision,
+                preferred_element_type=accumulator_dtype(x),
+            )
+    return total.astype(x.dtype).reshape(len(x), *outputs, -1)
+
+
 def _shifted(x: Array, edges, kernel: Array, stride, dilation) -> Array:
     """Depthwise sum over taps of x [B, Y, X, C] with kernel [ky, kx, C].
 
