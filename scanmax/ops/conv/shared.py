@@ -1,11 +1,23 @@
 """Convolutions of tokens that are laid out as maps, with kernels that all tokens share."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scanmax.ops.contract import accumulator_dtype, check_choice, check_rank, op, require
+from scanmax.ops.contract import (
+    accumulator_dtype,
+    check_choice,
+    check_rank,
+    op,
+    platform,
+    require,
+)
 from scanmax.ops.conv.conv2d import conv2d
+
+# Taps of kernels up to which a CPU copies what each of them sees.
+SMALL = 16
 
 
 @op("padding", "precision")
@@ -50,6 +62,8 @@ def shared_conv2d(
     check_choice("padding", padding, ("SAME", "VALID"))
     grid, sizes = x.shape[-2:], kernel.shape[:2]
     require(kernel.ndim == 3, f"kernel has shape {kernel.shape}; expected [ky, kx, M].")
+    if padding == "SAME" and platform() == "cpu" and math.prod(sizes) <= SMALL:
+        return _by_taps(x, kernel.astype(x.dtype), precision)
     if padding == "SAME":
         return conv2d(x[..., None], kernel[:, :, None], precision=precision)
     require(
@@ -62,3 +76,15 @@ def shared_conv2d(
         options = {"precision": precision, "preferred_element_type": dtype}
         return jnp.einsum("...yx,yxm->...m", *given, **options).astype(x.dtype)[..., None, None, :]
     return conv2d(x[..., None], kernel[:, :, None], padding="VALID", precision=precision)
+
+
+def _by_taps(x: Array, kernel: Array, precision) -> Array:
+    """What each tap sees, one behind the other, times the kernels: on CPUs half of the time."""
+    pads = [((size - 1) // 2, size // 2) for size in kernel.shape[:2]]
+    rows, columns = x.shape[-2:]
+    wide = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + pads)
+    places = [(i, j) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
+    taps = jnp.stack([wide[..., i : i + rows, j : j + columns] for i, j in places])
+    flat = kernel.reshape(len(places), -1)
+    options = {"precision": precision, "preferred_element_type": accumulator_dtype(x)}
+    return jnp.einsum("k...yx,km->...yxm", taps, flat, **options).astype(x.dtype)

@@ -14,6 +14,7 @@ class SharedConv2dTest(OpSuite):
     reference = reference.shared_conv2d
     cases = (
         OpCase(batch=(2,), map=(4, 3), kernel=(3, 2), full=True),
+        OpCase(map=(4, 3), kernel=(5, 4)),
         OpCase(map=(4, 3), kernel=(3, 2), options={"padding": "VALID"}),
         OpCase(map=(4, 3), kernel=(4, 3), full=True, options={"padding": "VALID"}),
     )
