@@ -44,10 +44,10 @@ class InstanceBatchNorm(nn.Module):
     """
 
     share: float = 0.5
-    groups: int = 0
     epsilon: float = 1e-5
     momentum: float = 0.9
     frozen_statistics: bool = False
+    groups: int = 0
     batch_alone: bool = False
     affine: bool = True
     scale_init: Initializer = ones_init

@@ -96,7 +96,7 @@ class ResNetBlock(nn.Module):
         x = self.shortcut(x, train) + DropPath()(branch, drop_path_rate, train)
         if self.instance_norm == "b":
             dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-            x = InstanceBatchNorm(1.0, self.norm_epsilon, name="norm", **dtypes)(x)
+            x = InstanceBatchNorm(1.0, epsilon=self.norm_epsilon, name="norm", **dtypes)(x)
         return tap(self, "output", self.bend(x))
 
     @property
