@@ -22,7 +22,7 @@ help:
 	@echo "make zoo     train every family's smallest model on digits, where that is not measured yet;"
 	@echo "             ARGS=\"vit resnet --seeds 0\"; writes docs/zoo.md"
 	@echo "make lint    ruff: style and formatting"
-	@echo "make docs    regenerate papers.md, config.md and learning.md's table from the code"
+	@echo "make docs    regenerate papers.md, config.md, recipes.md and the table of learning.md"
 	@echo "make gallery draw docs/gallery.md: what each mixer weighs"
 	@echo "make site    build the site of docs/ and the docstrings into build/site"
 	@echo "make format  let ruff rewrite what lint complains about"
