@@ -27,6 +27,7 @@ SPLIT = {"preset": "fsdp", "data": 16, "fsdp": 16}
 PODS = {
     "adding": ("v5e:16x16", {}, {}),
     "bytes_mamba2": ("v5e:16x16", SPLIT, {"depth": 2}),
+    "bytes_mla": ("v5e:16x16", {}, {}),
     "digits_convnext": ("v5e:16x16", {}, {}),
     "digits_distill": ("v5e:16x16", {}, {"depth": 1}),
     "digits_int8": ("v5e:16x16", {}, {"depth": 1}),
@@ -37,7 +38,9 @@ PODS = {
     "digits_vit": ("v5e:16x16", {}, {"depth": 1}),
     "digits_vssd": ("v5e:16x16", {}, {}),
     "digits_zoo": ("v5e:16x16", {}, {"depth": 1}),
+    "imagenet": ("v6e:16x16", SPLIT, {"depth": 2}),
     "imagenet_deit_small": ("v6e:16x16", SPLIT, {"depth": 2}),
+    "imagenet_learning": ("v5e:16x16", {}, {}),
     "sequence_tasks": ("v5e:16x16", {}, {}),
     "shapes_clip": ("v5e:16x16", {}, {}),
     "word_order": ("v5e:16x16", {}, {}),
