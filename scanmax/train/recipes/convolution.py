@@ -27,25 +27,49 @@ RECIPES: tuple[Recipe, ...] = (
         "raoyongming/HorNet TRAINING.md",
         {
             "hornet_tiny_7x7": (0.2, 82.8),
+        },
+        ema=0.9999,
+        clip=100.0,
+        **CONVNEXT,
+    ),
+    Recipe(
+        "raoyongming/HorNet TRAINING.md",
+        {
             "hornet_small_7x7": (0.4, 83.8),
             "hornet_base_7x7": (0.5, 84.2),
         },
         ema=0.9999,
         clip=5.0,
         **CONVNEXT,
-        note="the tiny one clips at 100",
     ),
     Recipe(
         "raoyongming/HorNet TRAINING.md",
         {
             "hornet_tiny_gf": (0.2, 83.0),
-            "hornet_small_gf": (0.4, 84.0),
-            "hornet_base_gf": (0.5, 84.3),
         },
         ema=0.9999,
         clip=1.0,
         **CONVNEXT,
-        note="RandAugment at 12 for the small one and 15 for the base one",
+    ),
+    Recipe(
+        "raoyongming/HorNet TRAINING.md",
+        {
+            "hornet_small_gf": (0.4, 84.0),
+        },
+        ema=0.9999,
+        clip=1.0,
+        augment="rand-m12-mstd0.5-inc1",
+        **CONVNEXT,
+    ),
+    Recipe(
+        "raoyongming/HorNet TRAINING.md",
+        {
+            "hornet_base_gf": (0.5, 84.3),
+        },
+        ema=0.9999,
+        clip=1.0,
+        augment="rand-m15-mstd0.5-inc1",
+        **CONVNEXT,
     ),
     Recipe(
         "sail-sg/inceptionnext scripts/inceptionnext",
