@@ -21,11 +21,11 @@ made-up images:
 | transmix | DeiT-S | Beckschen/TransMix configs/deit_s_transmix.yaml | |
 | augmix | ResNet-50 | google-research/augmix imagenet.py | 77.53 after 180 epochs |
 
-Where it differs: DKD's weight rises over the first epoch there; DIST's student begins at 0.1 for
-256 images, which its README does not print; MEAL V2's teachers are gluon's ResNet-152 v1s, whose
-deep stem resnet152s has, and the student starts from weights of its own (config.model.weights);
-DeiT's teacher is a RegNetY-16GF, which is not here: resnet152 stands for it. AugMix's chains are
-timm's, without the operations that it leaves out of training.
+Where it differs: DIST's student begins at 0.1 for 256 images, which its README does not print; MEAL
+V2's teachers are gluon's ResNet-152 v1s, whose deep stem resnet152s has, and the student starts
+from weights of its own (config.model.weights); DeiT's teacher is a RegNetY-16GF, which is not here:
+resnet152 stands for it. AugMix's chains are timm's, without the operations that it leaves out of
+training.
 
 Hardware: written for 8 accelerators. Time: 90 to 300 epochs; not run here.
 Expected: the accuracies of the table, which their authors print.
