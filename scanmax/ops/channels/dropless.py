@@ -1,14 +1,13 @@
 """Experts that drop nothing: tokens sorted by expert meet its weights in one ragged product."""
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float
 
+from scanmax.ops.channels.grouped import grouped_product
 from scanmax.ops.contract import (
     accumulator_dtype,
     check_choice,
@@ -24,32 +23,6 @@ _ACTIVATIONS: dict[str, Callable] = {
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
 }
-
-
-def _vjp(z, kernel, counts, cotangent, precision):
-    def product(z, kernel):
-        return lax.ragged_dot(z, kernel, counts, precision=precision)
-
-    return jax.vjp(product, z, kernel)[1](cotangent)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _grouped(z, kernel, counts, precision):
-    """Rows of z times the kernel of their group; JAX has no vmap of it over kernels, this has."""
-    product = functools.partial(lax.ragged_dot, precision=precision)
-    return sequential_vmap(product)(z, kernel, counts)
-
-
-def _grouped_forward(z, kernel, counts, precision):
-    return _grouped(z, kernel, counts, precision), (z, kernel, counts)
-
-
-def _grouped_backward(precision, kept, cotangent):
-    pull_back = sequential_vmap(functools.partial(_vjp, precision=precision))
-    return *pull_back(*kept, cotangent), None
-
-
-_grouped.defvjp(_grouped_forward, _grouped_backward)
 
 
 @op("top_k", "activation", "precision")
@@ -72,9 +45,10 @@ def dropless_experts(
         y_t = sum_e gates_te (f(x_t W_e + b_e) V_e + c_e)
 
     With `gate_kernel` G the hidden layer is (x W_e + b_e) f(x G_e + g_e). The T top_k choices of
-    all examples are sorted by expert and meet its weights in `jax.lax.ragged_dot`: nothing is
-    dropped or padded, and tokens take their turn by expert alone. On TPU it costs T top_k products
-    of a token and an expert; XLA on CPU does all E T of them.
+    all examples are sorted by expert and meet its weights in `jax.lax.ragged_dot`, on CPUs in a
+    loop over blocks of one expert's tokens: nothing is dropped, and tokens take their turn by
+    expert alone. It costs T top_k products of a token and an expert, and on CPUs the rest of each
+    expert's last block.
 
     Args:
       x: the tokens.
@@ -136,7 +110,7 @@ def dropless_experts(
     counts = jnp.bincount(expert, length=E).astype(jnp.int32)
 
     def linear(z, kernel, bias):
-        z = _grouped(z, kernel.astype(z.dtype), counts, precision).astype(dtype)
+        z = grouped_product(z, kernel.astype(z.dtype), counts, precision=precision).astype(dtype)
         return z if bias is None else z + jnp.take(bias, expert, axis=0).astype(dtype)
 
     act = _ACTIVATIONS[activation]
