@@ -83,7 +83,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["scanmax", "scanmax.*"]),
     # Type checkers read the annotations of packages that hold this file.
-    package_data={"scanmax": ["py.typed"]},
+    package_data={"scanmax": ["py.typed"], "scanmax.ops.native": ["*.cc", "*.h"]},
     install_requires=BASE,
     extras_require={
         "cuda": ["jax[cuda12]>=0.9.0"],

@@ -236,15 +236,22 @@ def kernel_obstacles(*arrays, interpreted: bool) -> list[str]:
 
     On a CPU it can be `interpreted`: right, and slow.
     """
-    machine, mesh = platform(), jax.sharding.get_abstract_mesh()
+    machine = platform()
     here = machine == "tpu" or (machine == "cpu" and interpreted)
-    dtypes = sorted({str(x.dtype) for x in arrays})
-    served = set(dtypes) <= {"bfloat16", "float32"}
+    return [
+        *([] if here else [f"the backend {machine!r}"]),
+        *call_obstacles(*arrays, dtypes=("bfloat16", "float32")),
+    ]
+
+
+def call_obstacles(*arrays, dtypes: Sequence[str]) -> list[str]:
+    """What about mesh and arrays keeps a kernel for these dtypes from a call, on any machine."""
+    mesh, given = jax.sharding.get_abstract_mesh(), sorted({str(x.dtype) for x in arrays})
+    served = set(given) <= set(dtypes)
     return [
         obstacle
         for is_there, obstacle in (
-            (not here, f"the backend {machine!r}"),
-            (not served, f"dtype {', '.join(dtypes)} (only bfloat16 and float32)"),
+            (not served, f"dtype {', '.join(given)} (only {' and '.join(dtypes)})"),
             (any(x.size == 0 for x in arrays), "empty arrays"),
             (any(kind == AxisType.Explicit for kind in mesh.axis_types), "a mesh of explicit axes"),
             (any(map(_varying_axes, arrays)), "shard_map with check_vma=True"),
@@ -271,7 +278,7 @@ def check_implementation(
         return
     names = (implementation,) if isinstance(implementation, str) else tuple(implementation)
     for name in names:
-        check_choice("implementation", name, ("xla", "cudnn", "pallas"))
+        check_choice("implementation", name, ("xla", "cudnn", "pallas", "cpu"))
     if not any(name in available for name in names):
         served = ", ".join(repr(name) for name in available)
         reasons = "".join(

@@ -1,6 +1,7 @@
 """Which backend evaluates a call of `dot_product_attention`: of those that serve, the best."""
 
 from scanmax.ops.attention.cudnn import cudnn_obstacles
+from scanmax.ops.attention.native import native_obstacles
 from scanmax.ops.attention.pallas import pallas_obstacles, unasked_obstacles
 from scanmax.ops.contract import check_implementation, first_available
 
@@ -17,6 +18,7 @@ UNKNOWN = {
         "form='parallel'",
     ),
     "pallas": ("bias", "precision", "chunk_size", "form='parallel'"),
+    "cpu": ("bias", "logits_soft_cap", "precision", "chunk_size", "form='parallel'"),
 }
 
 
@@ -38,15 +40,18 @@ def chosen(implementation, query, key, value, mask, normalizer, window, given) -
       NotImplementedError: none asked for serves; the message says what each lacks.
     """
     arrays = (query, key, value, normalizer, window)
+    names = (implementation,) if isinstance(implementation, str) else implementation or ()
     obstacles = {
         # cuDNN's fully masked rows are not zero, so that it gets no masks at all
         "cudnn": cudnn_obstacles(*arrays),
         "pallas": pallas_obstacles(*arrays, interpreted=implementation == "pallas"),
+        "cpu": native_obstacles(*arrays, asked="cpu" in names),
     }
     for name, unknown in UNKNOWN.items():
         obstacles[name] += [argument for argument in unknown if given.get(argument)]
     if mask is not None and (mask.shape[-3:-1] != (1, 1) or mask.shape[-1] != key.shape[-3]):
-        obstacles["pallas"].append("a mask other than of keys, [*B, 1, 1, S]")
+        for name in ("pallas", "cpu"):
+            obstacles[name].append("a mask other than of keys, [*B, 1, 1, S]")
     available = ("xla", *(name for name, found in obstacles.items() if not found))
     check_implementation("dot_product_attention", implementation, available, obstacles)
     if implementation is not None:
@@ -55,4 +60,6 @@ def chosen(implementation, query, key, value, mask, normalizer, window, given) -
         return "xla"
     if "pallas" in available and not unasked_obstacles(query, key, normalizer):
         return "pallas"
+    if "cpu" in available:
+        return "cpu"
     return "cudnn" if "cudnn" in available else "xla"

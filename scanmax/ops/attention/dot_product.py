@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from scanmax.ops.attention.backends import chosen
 from scanmax.ops.attention.cudnn import cudnn_attention
+from scanmax.ops.attention.native import native_attention
 from scanmax.ops.attention.normalizer import Normalizer, get_normalizer, needs_passes
 from scanmax.ops.attention.pallas import pallas_attention
 from scanmax.ops.attention.parallel import attend, weights_of
@@ -108,9 +109,12 @@ def dot_product_attention(
         bias, mask, lengths, segments or soft cap); "pallas" (on a TPU, in bfloat16 or float32, a
         mask only of keys, [*B, 1, 1, S], no bias: "softmax" and "softmax_one" by JAX's splash
         attention; "sigmoid", "stablemax" and others whose scores add up without a row's maximum by
-        a kernel of ours; on a CPU it is interpreted, to check results by). None: what serves, where
+        a kernel of ours; on a CPU it is interpreted, to check results by); "cpu" (there, in
+        float32, "softmax" and "softmax_one", a mask only of keys, no bias or soft cap: a kernel in
+        C++, compiled on first use by a compiler that must be there). None: what serves, where
         neither form nor chunk_size is asked; splash attention from 1024 queries and keys on, on one
-        device or under `jax.set_mesh`, whose axes then split rows and heads.
+        device or under `jax.set_mesh`, whose axes then split rows and heads; "cpu" with
+        SCANMAX_NATIVE=1 in the environment.
 
     Returns:
       [*B, T, H, V] in the dtype of value.
@@ -178,6 +182,11 @@ def dot_product_attention(
         options = ((left, right), logits_soft_cap, segment_ids)
         visible = _visible(key, mask, key_value_seq_lengths)
         y = pallas_attention(normalizer, query, key, value, scale, *options, visible)
+    elif backend == "cpu":
+        visible = _visible(key, mask, key_value_seq_lengths)
+        y = native_attention(
+            normalizer, query, key, value, scale, (left, right), segment_ids, visible
+        )
     else:
         y = evaluate(
             normalizer,

@@ -150,7 +150,17 @@ def _ids(batch, T, S, segment_ids, visible):
 
 def _keys_read(visible, segment_ids, T, window):
     """How many keys each query reads, [*B, T]."""
-    (left, right), S = window, visible.shape[-1]
+    first, last = reach(segment_ids, T, visible.shape[-1], window)
+    counts = jnp.cumsum(visible, -1, dtype=jnp.int32)
+    counts = jnp.pad(counts, [(0, 0)] * (counts.ndim - 1) + [(1, 0)])
+    first, last = (jnp.broadcast_to(x, (*counts.shape[:-1], T)) for x in (first, last))
+    there = jnp.take_along_axis(counts, jnp.maximum(last, first), -1)
+    return there - jnp.take_along_axis(counts, first, -1)
+
+
+def reach(segment_ids, T, S, window):
+    """The first key that each query may read and the one behind its last, [T] or [*B, T]."""
+    left, right = window
     places = jnp.arange(T, dtype=jnp.int32)
     first = jnp.zeros_like(places) if left is None else jnp.clip(places - left, 0, S)
     last = jnp.full_like(places, S) if right is None else jnp.minimum(places + right + 1, S)
@@ -159,11 +169,7 @@ def _keys_read(visible, segment_ids, T, window):
         ends = jnp.where(segment_starts(segment_ids, reverse=True), places + 1, S)
         first = jnp.maximum(first, lax.cummax(starts, axis=starts.ndim - 1))
         last = jnp.minimum(last, lax.cummin(ends, axis=ends.ndim - 1, reverse=True))
-    counts = jnp.cumsum(visible, -1, dtype=jnp.int32)
-    counts = jnp.pad(counts, [(0, 0)] * (counts.ndim - 1) + [(1, 0)])
-    first, last = (jnp.broadcast_to(x, (*counts.shape[:-1], T)) for x in (first, last))
-    there = jnp.take_along_axis(counts, jnp.maximum(last, first), -1)
-    return there - jnp.take_along_axis(counts, first, -1)
+    return first, last
 
 
 def _padded(length):
