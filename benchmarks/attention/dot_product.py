@@ -1,10 +1,11 @@
-"""Attention: the chunked form against the parallel form and torch's fused kernel."""
+"""Attention: the chunked form against the parallel form, the kernel in C++ and torch's."""
 
 import jax
 import numpy as np
 
 from benchmarks.harness import Row, benchmark, jax_contender, to_torch, torch_contender
 from scanmax import ops
+from scanmax.ops import native
 
 # A single call of the parallel form beyond this length spends minutes in page faults.
 LONGEST_MATRIX = 8192
@@ -48,7 +49,7 @@ def _torch_attention(arrays, is_causal):
 
 @benchmark("attention")
 def attention(quick: bool):
-    """ops.dot_product_attention chunked against its parallel form and torch's SDPA, float32."""
+    """ops.dot_product_attention chunked against its other forms and torch's SDPA, float32."""
     # [T, heads, causal]: about the same work per row up to 8192, one head beyond
     shapes = [(1024, 8, False), (1024, 8, True), (4096, 2, False), (8192, 1, True)]
     shapes += [(16384, 1, True), (32768, 1, True)]
@@ -62,13 +63,16 @@ def attention(quick: bool):
             ("forward and gradients", _with_gradients, backward, arrays),
         ):
 
-            def contender(form, ours=ours, inputs=inputs, is_causal=is_causal):
-                return jax_contender(form, ours(form=form, is_causal=is_causal), *inputs)
+            def contender(name, ours=ours, inputs=inputs, is_causal=is_causal, **options):
+                return jax_contender(name, ours(is_causal=is_causal, **options), *inputs)
 
             def in_our_layout(output):
                 return jax.tree.map(lambda x: x.detach().transpose(1, 2), output)
 
             peers = [torch_contender("torch SDPA", theirs, result=in_our_layout)]
             if T <= LONGEST_MATRIX:
-                peers.append(contender("parallel"))
-            yield Row(f"{title}, {name}", ours=contender("chunked"), peers=peers, tolerance=1e-5)
+                peers.append(contender("parallel", form="parallel"))
+            if native.compiler():
+                peers.append(contender("cpu", implementation="cpu"))
+            chunked = contender("chunked", form="chunked")
+            yield Row(f"{title}, {name}", ours=chunked, peers=peers, tolerance=1e-5)

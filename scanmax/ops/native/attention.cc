@@ -10,8 +10,8 @@
 namespace scanmax {
 namespace {
 
-constexpr int64_t kQueries = 48, kKeys = 128;            // of a block, forward
-constexpr int64_t kKeysBack = 48, kQueriesBack = 128;    // of a block, backward
+constexpr int64_t kQueries = 96, kKeys = 128;          // of a block, forward
+constexpr int64_t kKeysBack = 48, kQueriesBack = 128;  // of a block, backward
 
 struct Sizes {
   int64_t batch, T, S, H, G, K, V;

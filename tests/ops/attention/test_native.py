@@ -45,7 +45,7 @@ def test_values_and_gradients_are_those_of_the_equation(case):
 @needs_compiler
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_lengths_that_fill_no_block_and_logits_that_overflow(scale):
-    """Blocks of 48 and 128, panels of 16 or 32; a scale that is learned has its gradient."""
+    """Blocks of 96 and 128, panels of 16 or 32; a scale that is learned has its gradient."""
     for T, S in ((1, 1), (49, 130), (257, 31)):
         *inputs, d_y = arrays((T, S), heads=(2, 2), widths=(19, 5))
         inputs.append(jnp.float32(scale))

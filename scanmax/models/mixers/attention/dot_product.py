@@ -71,7 +71,7 @@ class Attention(Mixer):
       rotary_base: base of rotary positions along the sequence; None leaves them out.
       local_window_size: tokens to the left (and right) that a token reads; None is all.
       logits_soft_cap: bounds the logits by cap * tanh(logits / cap); None leaves them.
-      implementation: the backend of whole sequences, "xla", "cudnn" or "pallas", as of
+      implementation: the backend of whole sequences, "xla", "cudnn", "pallas" or "cpu", as of
         `ops.dot_product_attention`; None is the best that serves.
     """
 
