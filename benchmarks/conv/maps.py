@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.harness import Row, benchmark, jax_contender, to_torch, torch_contender
 from benchmarks.passes import normal, op_rows, with_gradients
 from scanmax import ops
+from scanmax.ops import native
 
 
 def _lax_depthwise(x, kernel):
@@ -69,10 +70,13 @@ def depthwise(quick: bool):
             )
         }
         title = "x".join(map(str, shape))
+        by_kernel = functools.partial(ops.depthwise_conv2d, implementation="cpu")
+        compiles = native.compiler() is not None
         yield Row(
             f"{title}, forward",
             ours=jax_contender("scanmax", ops.depthwise_conv2d, x, kernel),
             peers=[
+                *([jax_contender("cpu", by_kernel, x, kernel)] if compiles else []),
                 jax_contender("lax.conv", _lax_depthwise, x, kernel),
                 *(
                     torch_contender(name, forward, result=lambda y: y.permute(0, 2, 3, 1))
@@ -86,6 +90,7 @@ def depthwise(quick: bool):
             f"{title}, forward and gradients",
             ours=jax_contender("scanmax", with_gradients(ops.depthwise_conv2d), *arrays),
             peers=[
+                *([jax_contender("cpu", with_gradients(by_kernel), *arrays)] if compiles else []),
                 jax_contender("lax.conv", with_gradients(_lax_depthwise), *arrays),
                 *(
                     torch_contender(name, backward, result=result)

@@ -21,10 +21,12 @@ from scanmax.ops.contract import (
     accumulator_dtype,
     check_implementation,
     check_rank,
+    first_available,
     op,
     platform,
     require,
 )
+from scanmax.ops.conv.native import native_depthwise, native_obstacles
 
 Pair = int | tuple[int, int]
 Padding = str | int | tuple
@@ -293,14 +295,13 @@ def _depthwise_backward(stride, pads, dilation, saved, dy):
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def _prepare(name, x, kernel, stride, padding, dilation, implementation):
+def _prepare(x, kernel, stride, padding, dilation):
     """Checks what both convolutions share; x as [B, Y, X, C] and the options as pairs."""
     check_rank(3, x=x)
     require(
         kernel.ndim == 4,
         f"kernel has shape {kernel.shape}; expected [ky, kx, C_in / groups, C_out].",
     )
-    check_implementation(name, implementation, ("xla",))
     stride, dilation = _pair("stride", stride), _pair("dilation", dilation)
     pads = _pads(padding, x.shape[-3:-1], kernel.shape[:2], stride, dilation)
     return jax.lax.collapse(x, 0, -3), stride, pads, dilation
@@ -351,9 +352,8 @@ def conv2d(
 
     Reference: convnext
     """
-    y, stride, pads, dilation = _prepare(
-        "conv2d", x, kernel, stride, padding, dilation, implementation
-    )
+    check_implementation("conv2d", implementation, ("xla",))
+    y, stride, pads, dilation = _prepare(x, kernel, stride, padding, dilation)
     *window, inputs, features = kernel.shape
     require(
         groups >= 1 and inputs * groups == x.shape[-1] and features % groups == 0,
@@ -405,7 +405,9 @@ def depthwise_conv2d(
       padding: "SAME", "VALID", an integer, or a pair, as in `conv2d`.
       dilation: d, one integer or (rows, columns).
       precision: of the products, as in jax.lax; on CPU they are exact in the accumulator dtype.
-      implementation: None or "xla".
+      implementation: "xla", or "cpu" (there, in float32, of stride and dilation 1, on one device: a
+        kernel in C++, compiled on first use by a compiler that must be there). None is "xla", and
+        with SCANMAX_NATIVE=1 in the environment "cpu" where it serves, from 25 taps on.
 
     Returns:
       [*B, U, V, C] in the dtype of x; sums are carried in at least float32.
@@ -413,7 +415,7 @@ def depthwise_conv2d(
     Raises:
       ValueError: when kernel is not [ky, kx, 1, C], an option is malformed, or the kernel
         reaches over the padded map.
-      NotImplementedError: for an implementation other than "xla".
+      NotImplementedError: a named implementation that cannot serve; the message says why.
 
     Example:
       >>> import jax.numpy as jnp
@@ -424,14 +426,18 @@ def depthwise_conv2d(
 
     Reference: convnext
     """
-    y, stride, pads, dilation = _prepare(
-        "depthwise_conv2d", x, kernel, stride, padding, dilation, implementation
-    )
+    y, stride, pads, dilation = _prepare(x, kernel, stride, padding, dilation)
     require(
         kernel.shape[2:] == (1, x.shape[-1]),
         f"kernel has shape {kernel.shape}; expected [ky, kx, 1, C] with C = {x.shape[-1]}.",
     )
-    if platform() == "cpu":
+    asked = implementation == "cpu" or "cpu" in (implementation or ())
+    obstacles = {"cpu": native_obstacles(y, kernel, stride, dilation, asked)}
+    available = ("xla",) if obstacles["cpu"] else ("cpu", "xla")
+    check_implementation("depthwise_conv2d", implementation, available, obstacles)
+    if first_available(implementation or available, available) == "cpu":
+        y = native_depthwise(y, kernel[:, :, 0], pads)
+    elif platform() == "cpu":
         y = _depthwise(y, kernel[:, :, 0], stride, pads, dilation)
     else:
         kernel = kernel.astype(x.dtype)

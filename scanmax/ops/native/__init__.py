@@ -24,9 +24,14 @@ import jaxlib
 FOLDER = pathlib.Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-w")
-SOURCES = ("attention.cc",)
+SOURCES = ("attention.cc", "depthwise.cc")
 # Names that XLA calls them by.
-TARGETS = ("scanmax_attention", "scanmax_attention_gradient")
+TARGETS = (
+    "scanmax_attention",
+    "scanmax_attention_gradient",
+    "scanmax_depthwise",
+    "scanmax_depthwise_gradient",
+)
 
 
 def is_unasked() -> bool:

@@ -275,24 +275,20 @@ ffi::Error pull_back(ffi::ThreadPool pool, F32 q, F32 k, F32 v, S32 first, S32 l
 }
 
 }  // namespace
-}  // namespace scanmax
 
-using scanmax::F32;
-using scanmax::Flags;
-using scanmax::S32;
-namespace ffi = xla::ffi;
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(scanmax_attention, scanmax::attend,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(scanmax_attention, attend,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<F32>().Arg<F32>().Arg<F32>()
                                   .Arg<S32>().Arg<S32>().Arg<Flags>()
                                   .Attr<float>("null")
                                   .Ret<F32>().Ret<F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(scanmax_attention_gradient, scanmax::pull_back,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(scanmax_attention_gradient, pull_back,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<F32>().Arg<F32>().Arg<F32>()
                                   .Arg<S32>().Arg<S32>().Arg<Flags>()
                                   .Arg<F32>().Arg<F32>().Arg<F32>()
                                   .Ret<F32>().Ret<F32>().Ret<F32>());
+
+}  // namespace scanmax
