@@ -206,32 +206,40 @@ def kan_bases(quick: bool):
 
 def _kan_conv(x, coefficients, kernel):
     basis = ops.polynomial_basis(jnp.tanh(x))
-    return ops.kan_conv2d(x, basis, coefficients, kernel)
+    convolve = getattr(ops, f"kan_conv{kernel.ndim - 2}d")
+    return convolve(x, basis, coefficients, kernel)
 
 
 def _torch_kan_conv(x, coefficients, kernel):
     """The released code's sums: all powers of a map side by side, convolved, beside the base."""
     import torch
 
-    def convolve(x, kernel):
-        return torch.nn.functional.conv2d(x, kernel.permute(3, 2, 0, 1), padding=1)
+    axes = kernel.ndim - 2
+    convolution = getattr(torch.nn.functional, f"conv{axes}d")
 
-    x = x.permute(0, 3, 1, 2)
+    def convolve(x, kernel):
+        return convolution(x, kernel.movedim((-1, -2), (0, 1)), padding=1)
+
+    x = x.movedim(-1, 1)
     basis = _torch_recurrence(torch.tanh(x), kind="chebyshev").movedim(-1, 2).flatten(1, 2)
-    y = convolve(basis, coefficients.flatten(2, 3))
-    return (y + convolve(torch.nn.functional.silu(x), kernel)).permute(0, 2, 3, 1)
+    y = convolve(basis, coefficients.flatten(axes, axes + 1))
+    return (y + convolve(torch.nn.functional.silu(x), kernel)).movedim(1, -1)
 
 
 @benchmark("kan_conv2d")
 def kan_conv2d(quick: bool):
-    """ops.kan_conv2d over Chebyshev's polynomials against the released code's sums in torch."""
-    for batch, side, width in ((1, 6, 4),) if quick else ((4, 28, 32), (4, 14, 128)):
+    """ops.kan_conv2d, 1d and 3d over Chebyshev's polynomials against the released code's sums."""
+    sizes = (
+        ((1, 6, 6, 4), (1, 7, 4), (1, 3, 3, 3, 2))
+        if quick
+        else ((4, 28, 28, 32), (4, 14, 14, 128), (4, 1024, 64), (2, 8, 16, 16, 16))
+    )
+    for size in sizes:
+        width, taps = size[-1], (3,) * (len(size) - 2)
         yield from op_rows(
-            f"{batch} x {side} x {side} x {width}, degree 3, 3 x 3 taps",
+            f"{' x '.join(map(str, size))}, degree 3, {' x '.join(map(str, taps))} taps",
             _kan_conv,
-            normal(
-                (batch, side, side, width), (3, 3, width, 4, width), (3, 3, width, width), scale=0.3
-            ),
+            normal(size, (*taps, width, 4, width), (*taps, width, width), scale=0.3),
             torch_peers={"the sums in torch": _torch_kan_conv},
         )
 

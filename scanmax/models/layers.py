@@ -15,6 +15,7 @@ from scanmax import ops
 from scanmax.errors import suggest
 from scanmax.models.statistics import at_least_float32, running_statistics
 from scanmax.ops.contract import platform, spread
+from scanmax.ops.conv.axes import conv_over_axes, sizes_of
 from scanmax.ops.keeping import kept, recomputed
 
 # Axes of parameters. Sharding presets map each of them to a mesh axis or to None.
@@ -237,7 +238,7 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """2-D convolution on maps [B, Y, X, C]; depthwise where groups, inputs and features agree.
+    """Convolution of maps, sequences, volumes; depthwise where groups, inputs, features agree.
 
     Attributes:
       features: output channels.
@@ -246,10 +247,10 @@ class Conv(nn.Module):
     """
 
     features: int
-    kernel_size: int | tuple[int, int]
-    stride: int | tuple[int, int] = 1
-    padding: str | int | tuple[tuple[int, int], tuple[int, int]] = "SAME"
-    dilation: int | tuple[int, int] = 1
+    kernel_size: int | tuple[int, ...]
+    stride: int | tuple[int, ...] = 1
+    padding: str | int | tuple[tuple[int, int], ...] = "SAME"
+    dilation: int | tuple[int, ...] = 1
     groups: int = 1
     use_bias: bool = True
     kernel_init: Initializer = normal_init
@@ -258,21 +259,21 @@ class Conv(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B Y X C"]) -> Float[Array, "B Yo Xo F"]:
-        size = self.kernel_size
-        size = (size, size) if isinstance(size, int) else size
-        channels = x.shape[-1]
+    def __call__(self, x: Float[Array, "B ... C"]) -> Float[Array, "B ... F"]:
+        size, channels = sizes_of(self.kernel_size, x), x.shape[-1]
         depthwise = self.groups == channels == self.features and channels > 1
-        axes = (None, None, None if depthwise else "conv_in", "conv_out")
+        axes = (*(None,) * len(size), None if depthwise else "conv_in", "conv_out")
         kernel = self.param(
             "kernel",
-            partitioned(self.kernel_init, axes, (-4, -3, -2), () if depthwise else (-1,)),
+            partitioned(self.kernel_init, axes, range(-len(axes), -1), () if depthwise else (-1,)),
             (*size, channels // self.groups, self.features),
             self.param_dtype,
         )
         options = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if depthwise:
+        if len(size) != 2:
+            y = conv_over_axes(x, kernel, groups=self.groups, **options)
+        elif depthwise:
             y = ops.depthwise_conv2d(x, kernel, **options)
         else:
             y = ops.conv2d(x, kernel, groups=self.groups, **options)

@@ -22,7 +22,7 @@ _LAYOUTS = ("half", "interleaved")
 CONSTANT_ANGLES = 2**21
 
 
-def _turn(x: Array, angles: Array | np.ndarray, layout: str) -> Array:
+def turn_pairs(x: Array, angles: Array | np.ndarray, layout: str) -> Array:
     """Rotates the feature pairs of x [..., T, H, K] by angles [..., T, K/2]."""
     dtype, numpy = accumulator_dtype(x), np if isinstance(angles, np.ndarray) else jnp
     cos, sin = numpy.cos(angles)[..., None, :], numpy.sin(angles)[..., None, :]
@@ -113,7 +113,7 @@ def rotary(
         f"[*B, T] = {x.shape[:-2]}.",
     )
     angles = _angles(_leading(positions, x), width // 2, base, accumulator_dtype(x), endpoint)
-    turned = _turn(x[..., :width], angles, layout)
+    turned = turn_pairs(x[..., :width], angles, layout)
     return turned if width == x.shape[-1] else jnp.concatenate([turned, x[..., width:]], -1)
 
 
@@ -170,7 +170,7 @@ def rotary_2d(
     )
     dtype, quarter = accumulator_dtype(x), x.shape[-1] // 4
     halves = [
-        _turn(half, _angles(positions, quarter, base, dtype, endpoint), layout)
+        turn_pairs(half, _angles(positions, quarter, base, dtype, endpoint), layout)
         for half, positions in zip(jnp.split(x[..., prefix_tokens:, :, :], 2, -1), (rows, columns))
     ]
     return jnp.concatenate([x[..., :prefix_tokens, :, :], jnp.concatenate(halves, -1)], -3)

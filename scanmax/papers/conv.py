@@ -132,13 +132,15 @@ LEDGER = (
         covers="the global operators, product of maps and elementwise, kernels of places under a "
         "context for the local one, the standardisation by turns as an op and a norm of any "
         "`resnet*`, the block of ten branches, the loss between slow networks, and the Terminator "
-        "for CIFAR-10, to which the authors' code gives the same outputs, gradients and loss; a "
-        "mixer of the global operator; not the optimizers, networks of 1D data or trained weights",
+        "for CIFAR-10, to which the authors' code gives the same outputs, gradients and loss; "
+        "mixers of the global and of the local operator; not the optimizers, networks of 1D data "
+        "or trained weights",
         where=(
             "scanmax.ops.hyper_zzw",
             "scanmax.ops.hyper_kernel",
             "scanmax.ops.instance_batch_norm",
             "scanmax.models.mixers.HyperZzw",
+            "scanmax.models.mixers.HyperZzwLocal",
             "scanmax.models.parts.hyper_kernels.LocalBranch",
             "scanmax.models.parts.hyper_kernels.slow_loss",
             "scanmax.models.vision.terminator.Terminator",

@@ -37,18 +37,29 @@ LEDGER = (
         "kan-conv",
         covers="the convolution and the dense layer over B-splines, Gaussian bumps, Chebyshev, "
         "Legendre, Jacobi, Bernstein and Gram polynomials and six wavelets, N of them a channel or "
-        "one an edge; the layers with their base, norm and bend, and the bottleneck with its "
-        "noise; SimpleKAN over six kinds of them, VGG-KAGN and ResKANet, to which the authors' "
-        "code gives the same numbers; not experts, attention and focal modulation, one and three "
-        "dimensions, or DenseKANet, UKANet and RDNet",
+        "one an edge, along one, two and three axes; the layers with their base, norm and bend, "
+        "and the bottleneck with its noise; experts of layers and of functions, with their loss; "
+        "attention, with rotary positions too, and focal modulation, as parts and as mixers; "
+        "SimpleKAN over six kinds of layers, VGG-KAGN and ResKANet, with experts and, VGG, "
+        "attention as fields. To all of these the authors' code gives the same numbers, but for "
+        "the loss of noisy experts, where it compares logits with probabilities; its places in a "
+        "square and its depthwise layers that mix channels are options. Not DenseKANet, UKANet "
+        "and RDNet",
         where=(
             "scanmax.ops.polynomial_basis",
             "scanmax.ops.gram_basis",
             "scanmax.ops.radial_basis",
             "scanmax.ops.wavelet_basis",
+            "scanmax.ops.kan_conv1d",
             "scanmax.ops.kan_conv2d",
+            "scanmax.ops.kan_conv3d",
             "scanmax.models.parts.kan.KanConv",
             "scanmax.models.parts.kan_layers.KanConvNorm",
+            "scanmax.models.parts.kan_experts.RoutedExamples",
+            "scanmax.models.parts.kan_mixing.KanAttention",
+            "scanmax.models.parts.kan_mixing.KanFocalModulation",
+            "scanmax.models.mixers.KanAttentionMixer",
+            "scanmax.models.mixers.KanFocalMixer",
             "scanmax.models.parts.kan_layers.EdgeWavelets",
             "scanmax.models.vision.simple_kan.SimpleKan",
             "scanmax.models.vision.vgg_kan.VggKan",
@@ -56,10 +67,13 @@ LEDGER = (
         ),
         tests=(
             "tests/ops/mlp/test_basis.py",
+            "tests/ops/mlp/test_kan.py::KanConv1dTest",
             "tests/ops/mlp/test_kan.py::KanConv2dTest",
+            "tests/ops/mlp/test_kan.py::KanConv3dTest",
             "tests/ops/mlp/test_kan.py::test_a_convolution_is_the_dense_layer_over_its_patches",
             "tests/models/parts/test_kan.py::test_every_basis_learns_in_all_its_parameters",
             "tests/models/parts/test_kan_layers.py::test_a_layer_is_its_equation",
+            "tests/models/parts/test_kan_mixing.py",
             "tests/models/vision/test_simple_kan.py",
             "tests/models/vision/test_vgg_kan.py",
             "tests/models/vision/test_resnet_kan.py",

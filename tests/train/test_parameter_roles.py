@@ -35,7 +35,7 @@ REST = """
     position query_embedding table relative_bias relative_rows relative_columns local_bias
     learnable_bias square_bias row_bias column_bias position_bias cls_token_ pos_embed_
     segments response_scale response_bias numerator denominator input_bias output_bias weight
-    level_embed
+    level_embed instance_scale instance_bias
 """
 VIT = {"img_size": 16, "patch_size": 4, "dim": 32, "depth": 2, "heads": 2, "num_classes": 8}
 LM = {"vocab_size": 64, "dim": 32, "depth": 2, "heads": 2}

@@ -29,6 +29,7 @@ from scanmax.models.mixers.conv.continuous import FlexConv as FlexConv
 from scanmax.models.mixers.conv.continuous import SmpConv as SmpConv
 from scanmax.models.mixers.conv.gated import GnConv as GnConv
 from scanmax.models.mixers.conv.hyper_zzw import HyperZzw as HyperZzw
+from scanmax.models.mixers.conv.hyper_zzw import HyperZzwLocal as HyperZzwLocal
 from scanmax.models.mixers.conv.inception import Inception as Inception
 from scanmax.models.mixers.conv.lightweight import DynamicConv as DynamicConv
 from scanmax.models.mixers.conv.lightweight import LightConv as LightConv
@@ -70,6 +71,8 @@ from scanmax.models.mixers.local.pooled import SpatialReduction as SpatialReduct
 from scanmax.models.mixers.local.sparse import PerHeadWindow as PerHeadWindow
 from scanmax.models.mixers.local.sparse import SparseFixed as SparseFixed
 from scanmax.models.mixers.local.sparse import SparseStrided as SparseStrided
+from scanmax.models.mixers.mlp.kan import KanAttentionMixer as KanAttentionMixer
+from scanmax.models.mixers.mlp.kan import KanFocalMixer as KanFocalMixer
 from scanmax.models.mixers.mlp.mix_shift import MixShift as MixShift
 from scanmax.models.mixers.mlp.multi_axis import MultiAxisMlp as MultiAxisMlp
 from scanmax.models.mixers.mlp.perceptron import TokenMlp as TokenMlp
@@ -129,8 +132,11 @@ MIXERS: dict[str, type[Mixer]] = {
     "heterogeneous": Heterogeneous,
     "hyena": Hyena,
     "hyper_zzw": HyperZzw,
+    "hyper_zzw_local": HyperZzwLocal,
     "inception": Inception,
     "inline": Inline,
+    "kan_attention": KanAttentionMixer,
+    "kan_focal": KanFocalMixer,
     "lightconv": LightConv,
     "linear_attention": LinearAttention,
     "lkca": Lkca,

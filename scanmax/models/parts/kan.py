@@ -1,5 +1,6 @@
 """Layers of Kolmogorov and Arnold: edges that are functions, and rational activations of groups."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from scanmax.models.layers import (
     zeros_init,
 )
 from scanmax.models.statistics import at_least_float32
+from scanmax.ops.conv.axes import sizes_of
 
 POLYNOMIALS = ("chebyshev", "legendre", "jacobi", "bernstein")
 WAVELETS = ("mexican_hat", "morlet", "dog", "meyer", "shannon", "sinc")
@@ -166,30 +168,34 @@ class KanDense(nn.Module):
 class KanConv(nn.Module):
     """A convolution whose taps are functions, on maps [B, Y, X, C]; no norm or activation after it.
 
+    Sequences [B, T, C] and volumes [B, Z, Y, X, C] are convolved along their own axes.
+
     Attributes:
       features, kernel_size, stride, padding, dilation, groups: as in `Conv`.
       basis, basis_options, base, coefficient_init: as in `KanDense`.
       edges: as there, for each input of a group.
+      by_function: groups are slices of one function of all channels after the other, so that they
+        mix channels, as the authors' layers of a group a channel have it by mistake.
     """
 
     features: int
-    kernel_size: int | tuple[int, int] = 3
-    stride: int | tuple[int, int] = 1
-    padding: str | int | tuple[tuple[int, int], tuple[int, int]] = "SAME"
-    dilation: int | tuple[int, int] = 1
+    kernel_size: int | tuple[int, ...] = 3
+    stride: int | tuple[int, ...] = 1
+    padding: str | int | tuple[tuple[int, int], ...] = "SAME"
+    dilation: int | tuple[int, ...] = 1
     groups: int = 1
     basis: str = "gram"
     basis_options: Mapping[str, Any] | None = None
     base: str | None = "silu"
     coefficient_init: Initializer | None = None
     edges: tuple[tuple[bool, ...], ...] | None = None
+    by_function: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B Y X C"]) -> Float[Array, "B U V F"]:
-        x, size = x.astype(self.dtype), self.kernel_size
-        size = (size, size) if isinstance(size, int) else size
+    def __call__(self, x: Float[Array, "B ... C"]) -> Float[Array, "B ... F"]:
+        x, size = x.astype(self.dtype), sizes_of(self.kernel_size, x)
         basis = Basis(
             self.basis,
             **(self.basis_options or {}),
@@ -197,13 +203,16 @@ class KanConv(nn.Module):
             param_dtype=self.param_dtype,
             name="basis",
         )(x)
+        if self.by_function:
+            basis = basis.swapaxes(-1, -2).reshape(basis.shape)
         inputs, count = x.shape[-1] // self.groups, basis.shape[-1]
-        fan_in = inputs * count * size[0] * size[1]
+        fan_in = inputs * count * math.prod(size)
         init = self.coefficient_init or coefficient_init(self.basis, fan_in)
-        axes = (None, None, "conv_in", None, "conv_out")
+        taps = (None,) * len(size)
+        axes = (*taps, "conv_in", None, "conv_out")
         coefficients = self.param(
             "coefficients",
-            partitioned(init, axes, (-5, -4, -3, -2), (-1,)),
+            partitioned(init, axes, range(-len(axes), -1), (-1,)),
             (*size, inputs, count, self.features),
             self.param_dtype,
         ).astype(self.dtype)
@@ -211,14 +220,14 @@ class KanConv(nn.Module):
         if self.base is not None:
             init = partitioned(
                 nn.initializers.lecun_normal(),
-                (None, None, "conv_in", "conv_out"),
-                (-4, -3, -2),
+                (*taps, "conv_in", "conv_out"),
+                range(-len(size) - 2, -1),
                 (-1,),
             )
             kernel = self.param("base", init, (*size, inputs, self.features), self.param_dtype)
             kernel = kernel.astype(self.dtype)
         coefficients, kernel = _joined(self.edges, coefficients, kernel)
-        return ops.kan_conv2d(
+        return getattr(ops, f"kan_conv{len(size)}d")(
             x,
             basis,
             coefficients,

@@ -1,5 +1,8 @@
 """Convolutions of Kolmogorov and Arnold as networks use them: with a base, a norm and a bend."""
 
+import dataclasses
+import functools
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -11,13 +14,24 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.errors import UserError, suggest
-from scanmax.models.layers import Conv, activation, ones_init, partitioned, zeros_init
+from scanmax.models.layers import (
+    Conv,
+    activation,
+    ones_init,
+    partitioned,
+    zeros_init,
+)
 from scanmax.models.parts.kan import KanConv
+from scanmax.models.parts.kan_experts import RoutedExamples
 from scanmax.models.parts.map_norms import norm_and_bend
+from scanmax.ops.contract import spread
+from scanmax.ops.conv.axes import conv_over_axes, sizes_of
 
 # torch's kaiming_uniform_ for no nonlinearity.
 _even = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 SQUASHES = ("tanh", "range")
+# Norms that read one example.
+ALONE = ("instance", "evonorm_s0", "evonorm_s1", "evonorm_s2")
 
 
 class KanLayer(NamedTuple):
@@ -66,28 +80,28 @@ class EdgeWavelets(nn.Module):
     """
 
     features: int
-    kernel_size: int | tuple[int, int] = 3
-    stride: int | tuple[int, int] = 1
-    padding: str | int | tuple[tuple[int, int], tuple[int, int]] = "SAME"
-    dilation: int | tuple[int, int] = 1
+    kernel_size: int | tuple[int, ...] = 3
+    stride: int | tuple[int, ...] = 1
+    padding: str | int | tuple[tuple[int, int], ...] = "SAME"
+    dilation: int | tuple[int, ...] = 1
     groups: int = 1
     wavelet: str = "mexican_hat"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B Y X C"]) -> Float[Array, "B U V F"]:
+    def __call__(self, x: Float[Array, "B ... C"]) -> Float[Array, "B ... F"]:
         inputs = x.shape[-1] // self.groups
         shape = (inputs, self.features)
         place, scale = (
             self.param(name, partitioned(init, ("conv_in", "conv_out")), shape, self.param_dtype)
             for name, init in (("translation", zeros_init), ("scale", ones_init))
         )
-        size = self.kernel_size
-        size = (size, size) if isinstance(size, int) else size
+        size = sizes_of(self.kernel_size, x)
+        axes = (*(None,) * len(size), "conv_in", "conv_out")
         kernel = self.param(
             "kernel",
-            partitioned(_even, (None, None, "conv_in", "conv_out"), (-4, -3, -2), (-1,)),
+            partitioned(_even, axes, range(-len(axes), -1), (-1,)),
             (*size, *shape),
             self.param_dtype,
         )
@@ -102,9 +116,9 @@ class EdgeWavelets(nn.Module):
                 scale[:, ours].astype(self.dtype),
                 kind=self.wavelet,
             )
-            # [B, Y, X, O, I]: the inputs of an output side by side.
+            # [B, .., O, I]: the inputs of an output side by side.
             maps.append(basis.swapaxes(-1, -2).reshape(*x.shape[:-1], share * inputs))
-        y = ops.conv2d(
+        y = conv_over_axes(
             jnp.concatenate(maps, axis=-1),
             kernel.astype(self.dtype),
             stride=self.stride,
@@ -128,7 +142,8 @@ class KanConvNorm(nn.Module):
     """bend(norm(base(x) + functions(squash(x)))), a layer of the paper's networks.
 
     With a `reduction` the functions stand between two 1x1 convolutions, among fewer channels: the
-    paper's bottleneck.
+    paper's bottleneck. Of maps [B, Y, X, C], or of sequences [B, T, C] or volumes [B, Z, Y, X, C],
+    along their own axes.
 
     Attributes:
       features, kernel_size, stride, dilation, groups: as in `Conv`.
@@ -142,6 +157,10 @@ class KanConvNorm(nn.Module):
       reduction: what divides the greater of inputs and features to give the channels of the
         functions; None leaves the bottleneck out.
       least_width: of these channels of a group, where it has so many.
+      by_function: as in `KanConv`.
+      experts: fields of a `RoutedExamples`, such as {"num_experts": 8, "top_k": 2}: each example
+        goes to a few of many layers, or of many functions where there is a reduction. Layers start
+        alike, and their norms read one example. None has one layer.
       dropout_rate: of whole channels of what the functions read, or of the result, as the kind has
         it; in a bottleneck the share of places where noise of a twentieth of a channel's deviation
         is added to the input.
@@ -152,9 +171,9 @@ class KanConvNorm(nn.Module):
     """
 
     features: int
-    kernel_size: int | tuple[int, int] = 3
+    kernel_size: int | tuple[int, ...] = 3
     stride: int = 1
-    padding: str | int | tuple[tuple[int, int], tuple[int, int]] | None = None
+    padding: str | int | tuple[tuple[int, int], ...] | None = None
     dilation: int = 1
     groups: int = 1
     kind: str = "kagn"
@@ -163,6 +182,8 @@ class KanConvNorm(nn.Module):
     squash: str | None = None
     reduction: float | None = None
     least_width: int = 16
+    by_function: bool = False
+    experts: Mapping[str, Any] | None = None
     dropout_rate: float = 0.0
     norm_layer: str = "batch"
     affine: bool = True
@@ -173,27 +194,34 @@ class KanConvNorm(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B Y X C"], train: bool = False
-    ) -> Float[Array, "B Yo Xo F"]:
+    def __call__(self, x: Float[Array, "B ... C"], train: bool = False) -> Float[Array, "B ... F"]:
         kind, x = kan_layer(self.kind), x.astype(self.dtype)
-        drop = nn.Dropout(self.dropout_rate, broadcast_dims=(1, 2), deterministic=not train)
+        if self.experts is not None and self.reduction is None:
+            return self.routed(x, train)
+        places = tuple(range(1, x.ndim - 1))
+        drop = nn.Dropout(self.dropout_rate, broadcast_dims=places, deterministic=not train)
         if self.reduction is not None:
             x = self.noisy(x, train)
         base, name = None, self.base or kind.base
         if name is not None:
             bent = x if name == "identity" else activation(name)(x)
-            base = self.conv(self.features, "base", **self.window)(bent)
+            base = self.conv(self.features, "base", **self.window(x))(bent)
         width, dim = self.features, x.shape[-1]
         if self.reduction is not None:
             width = self.inner_width(dim)
             x = self.conv(width, "squeeze", kernel_size=1)(x)
+        told = x
         x = self.squashed(x, self.squash or kind.squash)
         if self.reduction is None and not kind.drops_last:
             x = drop(x)
         if kind.norm_first:
             x = self.norm(x, train, None)
-        y = self.functions(kind, width, dim, x.shape[-1])(x)
+        if self.experts is None:
+            y = self.functions(kind, width, dim, x)(x)
+        else:
+            layer = functools.partial(self.functions, kind, width, width, x)
+            own = RoutedExamples(layer, name="routed", **self.experts, **self.dtypes)
+            y = own(x, told, train)
         if self.reduction is not None:
             y = self.conv(self.features, "expand", kernel_size=1)(y)
         y = y if base is None else y + base
@@ -204,16 +232,31 @@ class KanConvNorm(nn.Module):
             init = partitioned(nn.initializers.constant(0.25), (None,))
             slope = self.param("slope", init, (self.groups,), self.param_dtype)
             slope = jnp.repeat(slope.astype(y.dtype), self.features // self.groups)
-            y = jnp.where(y >= 0, y, y * slope.reshape(1, 1, 1, -1))
+            y = jnp.where(y >= 0, y, y * spread(slope, y))
         return drop(y) if self.reduction is None and kind.drops_last else y
 
-    @property
-    def window(self) -> dict[str, Any]:
+    @nn.nowrap
+    def routed(self, x: Float[Array, "B ... C"], train: bool) -> Float[Array, "B ... F"]:
+        """The same of a few of many layers for each example."""
+        if self.norm_layer not in ALONE:
+            raise UserError(
+                f"experts of norm_layer={self.norm_layer!r} would read an example by others that "
+                f"happen to take the same one; expected one of {', '.join(ALONE)}"
+            )
+
+        names = {field.name for field in dataclasses.fields(self)} - {"experts", "name", "parent"}
+        layer = functools.partial(KanConvNorm, **{name: getattr(self, name) for name in names})
+        own = RoutedExamples(
+            lambda name: layer(name=name), True, name="routed", **self.experts, **self.dtypes
+        )
+        return own(x, x, train)
+
+    @nn.nowrap
+    def window(self, x: Float[Array, "B ... C"]) -> dict[str, Any]:
         """Fields of the convolutions that see more than a place."""
         size, padding = self.kernel_size, self.padding
         if padding is None:
-            sides = (size, size) if isinstance(size, int) else size
-            padding = tuple((self.dilation * (side // 2),) * 2 for side in sides)
+            padding = tuple((self.dilation * (side // 2),) * 2 for side in sizes_of(size, x))
         return {
             "kernel_size": size,
             "stride": self.stride,
@@ -240,14 +283,22 @@ class KanConvNorm(nn.Module):
         return Conv(features, name=name, **fields)
 
     @nn.nowrap
-    def functions(self, kind: KanLayer, width: int, dim: int, inputs: int) -> nn.Module:
-        """The convolution of functions from so many channels to `width`, in a layer of `dim`."""
+    def functions(
+        self,
+        kind: KanLayer,
+        width: int,
+        dim: int,
+        x: Float[Array, "B ... I"],
+        name: str = "functions",
+    ) -> nn.Module:
+        """The convolution of functions of x to so many channels, in a layer of `dim`."""
         options = {**kind.options, **(self.options or {})}
-        fields = {**self.window, "groups": self.groups, "name": "functions", **self.dtypes}
+        fields = {**self.window(x), "groups": self.groups, "name": name, **self.dtypes}
         if kind.basis == "edges":
+            if self.by_function:
+                raise UserError("by_function=True is of a basis of every channel, not of edges")
             return EdgeWavelets(width, **options, **fields)
-        size = self.kernel_size
-        places = size * size if isinstance(size, int) else size[0] * size[1]
+        places = math.prod(sizes_of(self.kernel_size, x))
         options["squashes"] = False
         count = options.get("degree", 3) + 1
         # The release reads torch's fan-in of polynomials off an array with an axis of groups in
@@ -259,18 +310,19 @@ class KanConvNorm(nn.Module):
         if kind.basis == "gram":
             options.setdefault("weight_std", 1 / (places * dim * count))
         elif kind.basis == "chebyshev":
-            init = nn.initializers.normal(1 / (places * inputs * count))
+            init = nn.initializers.normal(1 / (places * x.shape[-1] * count))
         return KanConv(
             width,
             basis=kind.basis,
             basis_options=options,
             base=None,
             coefficient_init=init,
+            by_function=self.by_function,
             **fields,
         )
 
     @nn.nowrap
-    def squashed(self, x: Float[Array, "B Y X C"], squash: str | None) -> Float[Array, "B Y X C"]:
+    def squashed(self, x: Float[Array, "B ... C"], squash: str | None) -> Float[Array, "B ... C"]:
         """The input of the functions in their interval."""
         if squash is None:
             return x
@@ -288,8 +340,8 @@ class KanConvNorm(nn.Module):
 
     @nn.nowrap
     def norm(
-        self, x: Float[Array, "B Y X C"], train: bool, bend: str | None
-    ) -> Float[Array, "B Y X C"]:
+        self, x: Float[Array, "B ... C"], train: bool, bend: str | None
+    ) -> Float[Array, "B ... C"]:
         return norm_and_bend(
             x,
             train,
@@ -303,14 +355,14 @@ class KanConvNorm(nn.Module):
         )
 
     @nn.nowrap
-    def noisy(self, x: Float[Array, "B Y X C"], train: bool) -> Float[Array, "B Y X C"]:
+    def noisy(self, x: Float[Array, "B ... C"], train: bool) -> Float[Array, "B ... C"]:
         """The input with noise at some places, in training."""
         if not train or self.dropout_rate == 0:
             return x
         key, place = jax.random.split(self.make_rng("dropout"))
-        count = x.shape[0] * x.shape[1] * x.shape[2]
-        centred = x - jnp.mean(x, axis=(0, 1, 2), keepdims=True)
-        squares = jnp.sum(jnp.square(centred), axis=(0, 1, 2), keepdims=True)
+        count, places = math.prod(x.shape[:-1]), tuple(range(x.ndim - 1))
+        centred = x - jnp.mean(x, axis=places, keepdims=True)
+        squares = jnp.sum(jnp.square(centred), axis=places, keepdims=True)
         noise = jax.random.normal(key, x.shape, x.dtype) * jnp.sqrt(squares / max(1, count - 1))
         falls = jax.random.bernoulli(place, self.dropout_rate, x.shape)
         return x + jnp.where(falls, 0.05 * noise, jnp.zeros((), x.dtype))

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -55,7 +56,7 @@ class InstanceBatchNorm(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B Y X C"], train: bool = False) -> Float[Array, "B Y X C"]:
+    def __call__(self, x: Float[Array, "B ... C"], train: bool = False) -> Float[Array, "B ... C"]:
         channels = x.shape[-1]
         groups = math.gcd(self.groups, channels)
         if self.groups:
@@ -78,9 +79,12 @@ class InstanceBatchNorm(nn.Module):
         else:
             mean = variance = jnp.zeros((0,), x.dtype)
         scale, bias = jnp.concatenate(scales), jnp.concatenate(biases)
-        return ops.instance_batch_norm(
-            x.astype(self.dtype), mean, variance, scale, bias, epsilon=self.epsilon, **turns
+        # Places of a sequence or a volume, as a map of one column.
+        maps = x if x.ndim == 4 else jax.lax.collapse(x, 1, x.ndim - 1)[:, :, None]
+        y = ops.instance_batch_norm(
+            maps.astype(self.dtype), mean, variance, scale, bias, epsilon=self.epsilon, **turns
         )
+        return y.reshape(x.shape)
 
 
 def batch_or_running_statistics(
@@ -156,13 +160,13 @@ MAP_NORMS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
 
 
 def norm_and_bend(
-    x: Float[Array, "B Y X C"],
+    x: Float[Array, "B ... C"],
     train: bool,
     *,
     kind: str = "batch",
     bend: str | None = "relu",
     **fields: Any,
-) -> Float[Array, "B Y X C"]:
+) -> Float[Array, "B ... C"]:
     """The norm of a name and the activation behind it, inside a compact method.
 
     Args:

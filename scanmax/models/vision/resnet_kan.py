@@ -29,6 +29,7 @@ class KanBlock(ResNetBlock):
 
     Attributes:
       kind, options, base, squash, affine, dropout_rate: as in `KanConvNorm`.
+      experts: of 3x3 layers, as `KanConvNorm` has them; None has none.
       reductions: of 3x3 layers and of all others, which makes each a bottleneck; None leaves it.
     """
 
@@ -38,6 +39,7 @@ class KanBlock(ResNetBlock):
     squash: str | None = None
     reductions: tuple[float, float] | None = None
     affine: bool = True
+    experts: Mapping[str, Any] | None = None
     dropout_rate: float = 0.0
 
     @property
@@ -58,6 +60,8 @@ class KanBlock(ResNetBlock):
         fields = {**self.layer, **{key: getattr(self, key) for key in names}, **own}
         if self.reductions is not None:
             fields["reduction"] = self.reductions[size == 1]
+        if size > 1:
+            fields["experts"] = self.experts
         return KanConvNorm(features, size, stride=stride, name=name, **fields)
 
 
@@ -65,7 +69,7 @@ class ResKanet(ResNet):
     """A stem, stages of `KanBlock`, a pooled map, a head.
 
     Attributes:
-      kind, options, base, squash, reductions, affine: as in `KanBlock`.
+      kind, options, base, squash, reductions, affine, experts: as in `KanBlock`.
       stem_norm_layer: of the stem; None takes `norm_layer`.
       layer_dropout_rate: of every layer, as `KanConvNorm` has it.
     """
@@ -80,6 +84,7 @@ class ResKanet(ResNet):
     squash: str | None = None
     reductions: tuple[float, float] | None = None
     affine: bool = True
+    experts: Mapping[str, Any] | None = None
     stem_norm_layer: str | None = None
     layer_dropout_rate: float = 0.0
 
@@ -110,7 +115,7 @@ class ResKanet(ResNet):
         """Fields of the first block of a stage, that gets so many channels, and of the others."""
         if self.selective_kernel is not None:
             raise UserError("selective_kernel= chooses among plain convolutions; leave it out here")
-        more = {**self.kan, "reductions": self.reductions}
+        more = {**self.kan, "reductions": self.reductions, "experts": self.experts}
         first, rest = super().block_fields(stage, channels)
         return {**first, **more}, {**rest, **more}
 

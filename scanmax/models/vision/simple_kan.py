@@ -34,7 +34,8 @@ class SimpleKan(PlainHost):
     Attributes:
       dims: channels of each layer.
       strides: of each layer.
-      kind, options, base, squash, reduction, groups: as in `KanConvNorm`; the first has one group.
+      kind, options, base, squash, reduction, groups, experts: as in `KanConvNorm`, but the first
+        has one group.
       norm_layer, affine, norm_epsilon, norm_momentum, frozen_statistics: as in `KanConvNorm`.
       layer_dropout_rate: of every layer but the first, as `KanConvNorm` has it; 0.25 in the report.
       dropout_rate: before the head; 0.5 in the report.
@@ -49,6 +50,7 @@ class SimpleKan(PlainHost):
     squash: str | None = None
     reduction: float | None = None
     groups: int = 1
+    experts: Mapping[str, Any] | None = None
     layer_dropout_rate: float = 0.0
     norm_layer: str = "batch"
     affine: bool = True
@@ -75,8 +77,8 @@ class SimpleKan(PlainHost):
     @nn.nowrap
     def layer(self, index: int) -> nn.Module:
         """The layer of that place."""
-        names = ("kind", "options", "base", "squash", "reduction", "norm_layer", "affine")
-        names += ("norm_epsilon", "norm_momentum", "frozen_statistics")
+        names = ("kind", "options", "base", "squash", "reduction", "experts", "norm_layer")
+        names += ("affine", "norm_epsilon", "norm_momentum", "frozen_statistics")
         return rematerialised(KanConvNorm, self.remat)(
             self.dims[index],
             stride=self.strides[index],

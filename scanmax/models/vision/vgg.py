@@ -69,7 +69,7 @@ class Vgg(PlainHost):
         for stage, (dim, depth) in enumerate(zip(self.dims, self.depths)):
             for index in range(depth):
                 x = self.conv(dim, stage, index)(x, train)
-            x = constrain_last(x)
+            x = constrain_last(self.finish(x, stage, train))
             x = tap(self, f"stage{stage}" if stage else "stem", x)
             maps.append(x)
             if stage < last or self.pools_last:
@@ -97,6 +97,13 @@ class Vgg(PlainHost):
             name=f"stage{stage}_conv{index}",
             **self.dtypes,
         )
+
+    @nn.nowrap
+    def finish(
+        self, x: Float[Array, "B Y X C"], stage: int, train: bool
+    ) -> Float[Array, "B Y X C"]:
+        """What stands behind the convolutions of a stage, before its pool: nothing."""
+        return x
 
     @nn.nowrap
     def widen(self, x: Float[Array, "B Y X C"], train: bool) -> Float[Array, "B y x F"]:

@@ -15,10 +15,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+from jaxtyping import Array, Float
 
+from scanmax.errors import UserError
 from scanmax.models.blocks import rematerialised
 from scanmax.models.layers import Initializer, fan_in_uniform
 from scanmax.models.parts.kan_layers import KanConvNorm
+from scanmax.models.parts.kan_mixing import KanAttention
 from scanmax.models.registry import Variant, register_family
 from scanmax.models.vision.vgg import Vgg
 
@@ -31,6 +34,12 @@ class VggKan(Vgg):
       affine: norms have a scale and an offset.
       kind, options, base, squash, reduction, groups: as in `KanConvNorm`; the first has one group.
       layer_dropout_rate: of every layer but the first, as `KanConvNorm` has it.
+      experts: of every layer but the first, as `KanConvNorm` has them; None has none.
+      attention_stages: stages with a `KanAttention` behind their last layer, (2, 3) in the authors'
+        "VGG11sa".
+      last_attention: the last layer of all is attention, which keeps its channels.
+      attention_reduction: what divides the channels in which attention happens; None leaves its two
+        linear maps out.
     """
 
     dims: tuple[int, ...] = (32, 64, 128, 256, 256, 256)
@@ -45,6 +54,10 @@ class VggKan(Vgg):
     reduction: float | None = None
     groups: int = 1
     layer_dropout_rate: float = 0.0
+    experts: Mapping[str, Any] | None = None
+    attention_stages: tuple[int, ...] = ()
+    last_attention: bool = False
+    attention_reduction: int | None = None
 
     @property
     def head_init(self) -> Initializer:
@@ -53,24 +66,44 @@ class VggKan(Vgg):
     @nn.nowrap
     def conv(self, dim: int, stage: int, index: int) -> nn.Module:
         """A layer of a stage."""
-        is_first = stage == index == 0
+        is_first, name = stage == index == 0, f"stage{stage}_conv{index}"
+        end = (len(self.dims) - 1, self.depths[-1] - 1)
+        if self.last_attention and (stage, index) == end:
+            return self.attention(dim if index else self.dims[stage - 1], name)
+        own = {"groups": 1, "dropout_rate": 0.0} if is_first else {"experts": self.experts}
         return rematerialised(KanConvNorm, self.remat)(
-            dim,
-            kind=self.kind,
-            options=self.options,
-            base=self.base,
-            squash=self.squash,
-            reduction=self.reduction,
-            groups=1 if is_first else self.groups,
-            dropout_rate=0.0 if is_first else self.layer_dropout_rate,
-            norm_layer="batch" if self.batch_norm else "instance",
-            affine=self.affine,
-            norm_epsilon=self.norm_epsilon,
-            norm_momentum=self.norm_momentum,
-            frozen_statistics=self.frozen_statistics,
-            name=f"stage{stage}_conv{index}",
-            **self.dtypes,
+            dim, name=name, **{**self.layer, **own}, **self.dtypes
         )
+
+    @property
+    def layer(self) -> dict[str, Any]:
+        """Fields of every layer but the first."""
+        names = ("kind", "options", "base", "squash", "reduction", "groups", "affine")
+        names += ("norm_epsilon", "norm_momentum", "frozen_statistics")
+        fields = {name: getattr(self, name) for name in names}
+        norm_layer = "batch" if self.batch_norm else "instance"
+        return {**fields, "dropout_rate": self.layer_dropout_rate, "norm_layer": norm_layer}
+
+    @nn.nowrap
+    def attention(self, dim: int, name: str) -> nn.Module:
+        """Attention among so many channels."""
+        inner = self.attention_reduction
+        inner = None if inner is None else max(1, dim // inner)
+        module = rematerialised(KanAttention, self.remat)
+        return module(inner_dim=inner, layer=self.layer, name=name, **self.dtypes)
+
+    @nn.nowrap
+    def finish(
+        self, x: Float[Array, "B Y X C"], stage: int, train: bool
+    ) -> Float[Array, "B Y X C"]:
+        """Attention behind some stages."""
+        if any(not 0 <= place < len(self.dims) for place in self.attention_stages):
+            raise UserError(
+                f"attention_stages={self.attention_stages}; stages are 0 to {len(self.dims) - 1}"
+            )
+        if stage not in self.attention_stages:
+            return x
+        return self.attention(x.shape[-1], f"stage{stage}_attention")(x, train)
 
 
 _V4 = {"dims": (32, 64, 128, 256, 256, 512)}

@@ -40,31 +40,38 @@ _GRADIENT_PRODUCTS = 16
 _UNROLLED_TAPS = 128
 
 
-def _pair(name: str, value: Pair) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+def numbers(name: str, value: Pair, axes: int) -> tuple[int, ...]:
+    """A positive number for each axis."""
+    each = (value,) * axes if isinstance(value, int) else tuple(value)
     require(
-        len(pair) == 2 and all(isinstance(side, int) and side >= 1 for side in pair),
-        f"{name}={value!r}: expected a positive integer or a pair of them.",
+        len(each) == axes and all(isinstance(side, int) and side >= 1 for side in each),
+        f"{name}={value!r}: expected a positive integer or "
+        f"{'a pair' if axes == 2 else axes} of them.",
     )
-    return pair
+    return each
 
 
-def _reach(window, dilation) -> tuple[int, int]:
-    """Rows and columns of the map that one output sees."""
+def _pair(name: str, value: Pair) -> tuple[int, ...]:
+    return numbers(name, value, 2)
+
+
+def _reach(window, dilation) -> tuple[int, ...]:
+    """How much of each axis of the map one output sees."""
     return tuple((k - 1) * d + 1 for k, d in zip(window, dilation))
 
 
-def _pads(padding: Padding, size, window, stride, dilation) -> tuple[tuple[int, int], ...]:
+def zeros_around(padding: Padding, size, window, stride, dilation) -> tuple[tuple[int, int], ...]:
     """Zeros before and after the map, per axis."""
-    reach = _reach(window, dilation)
+    reach, axes = _reach(window, dilation), len(size)
     if padding == "SAME":
         totals = [max((-(-n // s) - 1) * s + r - n, 0) for n, s, r in zip(size, stride, reach)]
         return tuple((total // 2, total - total // 2) for total in totals)
     sides = 0 if padding == "VALID" else padding
-    sides = (sides, sides) if isinstance(sides, int) else sides
+    sides = (sides,) * axes if isinstance(sides, int) else sides
     require(
-        isinstance(sides, tuple | list) and len(sides) == 2,
-        f'padding={padding!r}: expected "SAME", "VALID", an integer or a pair.',
+        isinstance(sides, tuple | list) and len(sides) == axes,
+        f'padding={padding!r}: expected "SAME", "VALID", an integer or '
+        f"{'a pair' if axes == 2 else f'{axes} entries'}.",
     )
     pads = tuple((side, side) if isinstance(side, int) else tuple(side) for side in sides)
     require(
@@ -74,13 +81,13 @@ def _pads(padding: Padding, size, window, stride, dilation) -> tuple[tuple[int, 
     require(
         all(n + sum(pad) >= r for n, pad, r in zip(size, pads, reach)),
         f"kernel window {tuple(window)} with dilation {tuple(dilation)} reaches over the padded "
-        f"map of {size[0]} x {size[1]} (padding={padding!r}).",
+        f"map of {' x '.join(map(str, size))} (padding={padding!r}).",
     )
     return pads
 
 
-def _outputs(size, window, stride, dilation) -> tuple[int, int]:
-    """Rows and columns of the result for a padded map."""
+def outputs_of(size, window, stride, dilation) -> tuple[int, ...]:
+    """Size of the result for a padded map, per axis."""
     return tuple((n - r) // s + 1 for n, r, s in zip(size, _reach(window, dilation), stride))
 
 
@@ -116,7 +123,7 @@ def _matmul(x, kernel, precision) -> Array:
 def _gathered(x, kernel, stride, dilation, precision) -> Array:
     """One matrix product over the concatenated taps of the padded x."""
     window = kernel.shape[:2]
-    outputs = _outputs(x.shape[1:3], window, stride, dilation)
+    outputs = outputs_of(x.shape[1:3], window, stride, dilation)
     taps = [
         _tap(x, i, j, outputs, stride, dilation) for i in range(window[0]) for j in range(window[1])
     ]
@@ -126,7 +133,7 @@ def _gathered(x, kernel, stride, dilation, precision) -> Array:
 def _grouped(x, kernel, stride, dilation, groups, precision) -> Array:
     """One product per tap of the padded x, batched over groups of channels."""
     *window, inputs, _ = kernel.shape
-    outputs = _outputs(x.shape[1:3], window, stride, dilation)
+    outputs = outputs_of(x.shape[1:3], window, stride, dilation)
     kernel = kernel.reshape(*window, inputs, groups, -1)
     total = 0
     for i in range(window[0]):
@@ -146,8 +153,8 @@ def conv2d_each(x, kernels, stride, padding, dilation, precision) -> Array:
     """A kernel [B, ky, kx, I, O] for each map of x [B, Y, X, I]: a product per tap over them."""
     stride, dilation = _pair("stride", stride), _pair("dilation", dilation)
     window = kernels.shape[1:3]
-    x = _pad(x, _pads(padding, x.shape[1:3], window, stride, dilation))
-    outputs = _outputs(x.shape[1:3], window, stride, dilation)
+    x = _pad(x, zeros_around(padding, x.shape[1:3], window, stride, dilation))
+    outputs = outputs_of(x.shape[1:3], window, stride, dilation)
     total = 0
     for i in range(window[0]):
         for j in range(window[1]):
@@ -173,7 +180,7 @@ def _shifted(x: Array, edges, kernel: Array, stride, dilation) -> Array:
     (before, after, between), across = edges
     down = (before, after + stride[0], between)
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), down, across, (0, 0, 0)))
-    outputs = _outputs(x.shape[1:3], (rows, columns), stride, dilation)
+    outputs = outputs_of(x.shape[1:3], (rows, columns), stride, dilation)
     # Without it XLA would slice before it pads, and pad once for every tap.
     x = jax.lax.optimization_barrier(x)
 
@@ -303,7 +310,7 @@ def _prepare(x, kernel, stride, padding, dilation):
         f"kernel has shape {kernel.shape}; expected [ky, kx, C_in / groups, C_out].",
     )
     stride, dilation = _pair("stride", stride), _pair("dilation", dilation)
-    pads = _pads(padding, x.shape[-3:-1], kernel.shape[:2], stride, dilation)
+    pads = zeros_around(padding, x.shape[-3:-1], kernel.shape[:2], stride, dilation)
     return jax.lax.collapse(x, 0, -3), stride, pads, dilation
 
 

@@ -14,7 +14,8 @@ from scanmax.ops.contract import (
     op,
     require,
 )
-from scanmax.ops.conv.conv2d import Padding, Pair, conv2d
+from scanmax.ops.conv.axes import conv_over_axes
+from scanmax.ops.conv.conv2d import Padding, Pair
 
 _BASES: dict[str, Callable] = {
     "silu": jax.nn.silu,
@@ -88,6 +89,98 @@ def kan_linear(
     return y.astype(x.dtype)
 
 
+def _over_axes(axes, x, basis, coefficients, base_kernel, base, *, groups, **options) -> Array:
+    """The convolution over so many axes before the channels."""
+    check_rank(axes + 1, x=x)
+    check_choice("base", base, tuple(_BASES))
+    places, taps = (("T", "k"), ("Y, X", "ky, kx"), ("Z, Y, X", "kz, ky, kx"))[axes - 1]
+    require(
+        basis.shape[:-1] == x.shape,
+        f"basis has shape {basis.shape}; expected [*B, {places}, C, N] with x of shape {x.shape}.",
+    )
+    inputs, count = x.shape[-1] // groups, basis.shape[-1]
+    require(
+        coefficients.ndim == axes + 3 and coefficients.shape[axes:-1] == (inputs, count),
+        f"coefficients has shape {coefficients.shape}; expected [{taps}, {inputs}, {count}, O].",
+    )
+    sizes, features = coefficients.shape[:axes], coefficients.shape[-1]
+    expected = (*sizes, inputs, features)
+    check_shape("base_kernel", base_kernel, expected, f"[{taps}, C / groups, O]")
+    dtype = accumulator_dtype(x, basis, coefficients, base_kernel)
+    flat = basis.reshape(*x.shape[:-1], x.shape[-1] * count).astype(dtype)
+    kernel = coefficients.reshape(*sizes, inputs * count, features).astype(dtype)
+    options["groups"] = groups
+    y = conv_over_axes(flat, kernel, **options)
+    if base_kernel is not None:
+        bent = _BASES[base](x.astype(dtype))
+        y = y + conv_over_axes(bent, base_kernel.astype(dtype), **options)
+    return y.astype(x.dtype)
+
+
+@op("base", "stride", "padding", "dilation", "groups", "precision", "implementation")
+def kan_conv1d(
+    x: Float[Array, "*B T C"],
+    basis: Float[Array, "*B T C N"],
+    coefficients: Float[Array, "k I N O"],
+    base_kernel: Float[Array, "k I O"] | None = None,
+    *,
+    base: str = "silu",
+    stride: int = 1,
+    padding: Padding = "SAME",
+    dilation: int = 1,
+    groups: int = 1,
+    precision: jax.lax.PrecisionLike = None,
+    implementation: str | tuple[str, ...] | None = None,
+) -> Float[Array, "*B U O"]:
+    """`kan_conv2d` over sequences: functions in the place of the taps along one axis.
+
+        y[t, o] = sum_ic  w_ico b(x[t + i, c]) + sum_n c_icno B_n(x[t + i, c])
+
+    Args:
+      x: the sequence, read by the base alone.
+      basis: B_n at every place, as in `kan_linear`.
+      coefficients: c, of C / groups input channels.
+      base_kernel: w; None leaves the base out.
+      base: b, "silu", "gelu" or "identity".
+      stride: one number, like `dilation`.
+      padding: "SAME", "VALID", a number, or ((before, after),).
+      dilation: distance of taps.
+      groups: of channels.
+      precision: of the products, as in jax.lax.
+      implementation: None or "xla".
+
+    Returns:
+      [*B, U, O] in the dtype of x.
+
+    Raises:
+      ValueError: arrays whose shapes do not fit, an unknown base, a malformed option.
+      NotImplementedError: for an implementation other than "xla".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax import ops
+      >>> x = jnp.array([[1.0], [2.0]])
+      >>> ops.kan_conv1d(x, x[..., None], jnp.ones((3, 1, 1, 1)))[..., 0]
+      Array([3., 3.], dtype=float32)
+
+    Reference: kan-conv
+    """
+    return _over_axes(
+        1,
+        x,
+        basis,
+        coefficients,
+        base_kernel,
+        base,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        precision=precision,
+        implementation=implementation,
+    )
+
+
 @op("base", "stride", "padding", "dilation", "groups", "precision", "implementation")
 def kan_conv2d(
     x: Float[Array, "*B Y X C"],
@@ -138,32 +231,82 @@ def kan_conv2d(
 
     Reference: kan-conv
     """
-    check_rank(3, x=x)
-    check_choice("base", base, tuple(_BASES))
-    require(
-        basis.shape[:-1] == x.shape,
-        f"basis has shape {basis.shape}; expected [*B, Y, X, C, N] with x of shape {x.shape}.",
+    return _over_axes(
+        2,
+        x,
+        basis,
+        coefficients,
+        base_kernel,
+        base,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        precision=precision,
+        implementation=implementation,
     )
-    inputs, count = x.shape[-1] // groups, basis.shape[-1]
-    require(
-        coefficients.ndim == 5 and coefficients.shape[2:4] == (inputs, count),
-        f"coefficients has shape {coefficients.shape}; expected [ky, kx, {inputs}, {count}, O].",
+
+
+@op("base", "stride", "padding", "dilation", "groups", "precision", "implementation")
+def kan_conv3d(
+    x: Float[Array, "*B Z Y X C"],
+    basis: Float[Array, "*B Z Y X C N"],
+    coefficients: Float[Array, "kz ky kx I N O"],
+    base_kernel: Float[Array, "kz ky kx I O"] | None = None,
+    *,
+    base: str = "silu",
+    stride: int | tuple[int, int, int] = 1,
+    padding: Padding = "SAME",
+    dilation: int | tuple[int, int, int] = 1,
+    groups: int = 1,
+    precision: jax.lax.PrecisionLike = None,
+    implementation: str | tuple[str, ...] | None = None,
+) -> Float[Array, "*B S U V O"]:
+    """`kan_conv2d` over volumes: functions in the place of the taps along three axes.
+
+        y[s, u, v, o] = sum_hijc  w_hijco b(x[s + h, u + i, v + j, c])
+                                  + sum_n c_hijcno B_n(x[s + h, u + i, v + j, c])
+
+    Args:
+      x: the volume, read by the base alone.
+      basis: B_n at every place, as in `kan_linear`.
+      coefficients: c, of C / groups input channels.
+      base_kernel: w; None leaves the base out.
+      base: b, "silu", "gelu" or "identity".
+      stride: one number or three, like `dilation`.
+      padding: "SAME", "VALID", a number, or one or (before, after) for each axis.
+      dilation: distance of taps.
+      groups: of channels.
+      precision: of the products, as in jax.lax.
+      implementation: None or "xla".
+
+    Returns:
+      [*B, S, U, V, O] in the dtype of x.
+
+    Raises:
+      ValueError: arrays whose shapes do not fit, an unknown base, a malformed option.
+      NotImplementedError: for an implementation other than "xla".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from scanmax import ops
+      >>> x = jnp.array([[[[1.0]]], [[[2.0]]]])
+      >>> ops.kan_conv3d(x, x[..., None], jnp.ones((3, 1, 1, 1, 1, 1)))[..., 0].ravel()
+      Array([3., 3.], dtype=float32)
+
+    Reference: kan-conv
+    """
+    return _over_axes(
+        3,
+        x,
+        basis,
+        coefficients,
+        base_kernel,
+        base,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        precision=precision,
+        implementation=implementation,
     )
-    sizes, features = coefficients.shape[:2], coefficients.shape[4]
-    expected = (*sizes, inputs, features)
-    check_shape("base_kernel", base_kernel, expected, "[ky, kx, C / groups, O]")
-    dtype = accumulator_dtype(x, basis, coefficients, base_kernel)
-    flat = basis.reshape(*x.shape[:-1], x.shape[-1] * count).astype(dtype)
-    kernel = coefficients.reshape(*sizes, inputs * count, features).astype(dtype)
-    options = {
-        "stride": stride,
-        "padding": padding,
-        "dilation": dilation,
-        "groups": groups,
-        "precision": precision,
-        "implementation": implementation,
-    }
-    y = conv2d(flat, kernel, **options)
-    if base_kernel is not None:
-        y = y + conv2d(_BASES[base](x.astype(dtype)), base_kernel.astype(dtype), **options)
-    return y.astype(x.dtype)

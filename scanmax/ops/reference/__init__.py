@@ -283,7 +283,9 @@ from scanmax.ops.reference.mlp.bspline import extend_knots as extend_knots
 from scanmax.ops.reference.mlp.bspline import fit_bspline as fit_bspline
 from scanmax.ops.reference.mlp.bspline import sample_knots as sample_knots
 from scanmax.ops.reference.mlp.hypernetwork import mip_encode as mip_encode
+from scanmax.ops.reference.mlp.kan import kan_conv1d as kan_conv1d
 from scanmax.ops.reference.mlp.kan import kan_conv2d as kan_conv2d
+from scanmax.ops.reference.mlp.kan import kan_conv3d as kan_conv3d
 from scanmax.ops.reference.mlp.kan import kan_linear as kan_linear
 from scanmax.ops.reference.mlp.mix_shift import mix_shift as mix_shift
 from scanmax.ops.reference.mlp.multi_axis import block_mix as block_mix

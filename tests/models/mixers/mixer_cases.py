@@ -115,6 +115,12 @@ CASES = {
     "hyper_zzw": MixerCase(
         options={"generator_options": {"hidden": 4, "omega": 1.0}}, reach="prefix", depth=2
     ),
+    "hyper_zzw_local": MixerCase(
+        # Else the context is an average that has met nothing yet.
+        options={"kernel_size": 3, "generator_options": {"hidden": 4}, "batch_alone": True},
+        reach="prefix",
+        depth=2,
+    ),
     "inception": MixerCase(
         options={"band_size": 5}, order="translation", margin=2, reach="prefix", depth=2
     ),
@@ -124,6 +130,10 @@ CASES = {
         causal=True,
         generates=({},),
         depth=2,
+    ),
+    "kan_attention": MixerCase(options={"kernel_size": 1, "kind": "kacn"}, reach="prefix", depth=2),
+    "kan_focal": MixerCase(
+        options={"focal_level": 1, "full_kan": False, "kind": "kacn"}, reach="prefix", depth=2
     ),
     "lightconv": MixerCase(
         options={"kernel_size": 3},

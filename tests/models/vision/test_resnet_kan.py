@@ -43,6 +43,8 @@ def test_fields_of_resnets_count_or_are_refused():
 
     plain = paths()
     assert set(paths(channel_attention="se")) > set(plain)
+    routed = set(paths(experts={"num_experts": 2}, norm_layer="instance")) - set(plain)
+    assert {path.split("']['")[1] for path in routed if "routed" in path} == {"conv1"}
     name = "['stage1_first_00']['conv1']['base']['kernel']"
     assert (plain[name], paths(groups=2)[name]) == ((3, 3, 8, 16), (3, 3, 4, 16))
     with pytest.raises(UserError, match="chooses among plain convolutions"):

@@ -68,6 +68,60 @@ class KanConv2dTest(OpSuite):
         }
 
 
+class _OtherAxes(OpSuite):
+    errors = (
+        ({"basis": lambda b: b[..., :1, :]}, ValueError, "basis has shape"),
+        ({"coefficients": lambda c: c[..., :0, :]}, ValueError, "coefficients has shape"),
+        ({"base_kernel": lambda w: w[:1]}, ValueError, "base_kernel has shape"),
+        ({"stride": (1, 1)}, ValueError, "stride="),
+        ({"padding": (1, 1, 1, 1)}, ValueError, "padding="),
+    )
+
+    def make_args(self, rng, case):
+        channels, count, features = case.sizes
+        taps, inputs = case.taps, channels // case.options.get("groups", 1)
+        return {
+            "x": rng.normal(size=(*case.batch, *case.grid, channels)),
+            "basis": rng.normal(size=(*case.batch, *case.grid, channels, count)),
+            "coefficients": rng.normal(size=(*taps, inputs, count, features)),
+            "base_kernel": rng.normal(size=(*taps, inputs, features)),
+        }
+
+
+class KanConv1dTest(_OtherAxes):
+    op = ops.kan_conv1d
+    reference = reference.kan_conv1d
+    cases = (
+        OpCase(batch=(2,), grid=(5,), taps=(3,), sizes=(2, 2, 3), full=True),
+        OpCase(
+            grid=(7,),
+            taps=(2,),
+            sizes=(4, 2, 2),
+            options={"stride": 2, "padding": ((2, 1),), "dilation": 2, "groups": 2},
+        ),
+    )
+
+
+class KanConv3dTest(_OtherAxes):
+    op = ops.kan_conv3d
+    reference = reference.kan_conv3d
+    cases = (
+        OpCase(batch=(2,), grid=(2, 3, 2), taps=(3, 1, 2), sizes=(2, 1, 2), full=True),
+        OpCase(
+            grid=(5, 3, 4),
+            taps=(2, 2, 1),
+            sizes=(4, 2, 2),
+            options={
+                "stride": (2, 1, 2),
+                "padding": (1, (0, 1), 0),
+                "dilation": (2, 1, 1),
+                "groups": 2,
+            },
+        ),
+        OpCase(grid=(3, 2, 2), taps=(2, 1, 2), sizes=(1, 1, 1), options={"padding": "VALID"}),
+    )
+
+
 def test_a_convolution_is_the_dense_layer_over_its_patches():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(4, 5, 2)), jnp.float32)

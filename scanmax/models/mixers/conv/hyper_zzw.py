@@ -1,4 +1,4 @@
-"""The global operator of the Terminator: a map times a hyper-kernel of its size, times a map."""
+"""The operators of the Terminator, global and local: maps times what a slow network makes."""
 
 from typing import Any, ClassVar
 
@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.models.layers import LayerNorm, gelu
-from scanmax.models.mixers.base import Mixer
+from scanmax.models.mixers.base import MapMixer, Mixer
+from scanmax.models.parts.hyper_kernels import LocalBranch
 from scanmax.models.parts.kernels import SampledKernel
 
 
@@ -19,9 +20,8 @@ class HyperZzw(Mixer):
 
     The hyper-kernel is a network of the pixel's place in [-1, 1]^2, sampled at the size of the map,
     whatever it is. A pixel reads its row and its column. One block of the released network joins
-    ten branches, local ones among them, behind a standardisation over groups, images and batch;
-    neither that nor the local operator is settled by the public material: this is the global branch
-    alone, normed over the channels of each token.
+    ten branches, local ones among them, behind a standardisation over groups, images and batch:
+    this is the global branch alone, normed over the channels of each token.
 
     Prefix tokens have no place: each reads the mean of all tokens, and every pixel adds theirs by
     a learned weight each. It is no matrix over tokens, as its weights depend on both factors.
@@ -72,3 +72,45 @@ class HyperZzw(Mixer):
     @property
     def dtypes(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+
+class HyperZzwLocal(MapMixer):
+    """HyperZZW's local operator: u convolved by a small kernel that a slow network makes under f.
+
+    u and f are linear in x. The kernel is a network of the tap's place whose context is f, averaged
+    to the size of the kernel and over the batch, a running average in evaluation; a linear map of
+    the channels, a batch norm and gelu follow, as in a local branch of the Terminator.
+
+    Attributes:
+      kernel_size: side of the kernel, odd; 3, 9, 5 and 7 in the Terminator.
+      generator_options: fields of the `HyperKernel`: hidden, layers, omega.
+      batch_alone: in evaluation too the batch at hand conditions and norms, as released.
+      norm_momentum: weight of the old averages at each training step.
+      frozen_statistics: averages stay as they are and are read in training too.
+    """
+
+    formula: ClassVar[str] = "y = W gelu(BN(V (u * k))),  k a network of the tap's place under f"
+    cost: ClassVar[str] = "T"
+    papers: ClassVar[tuple[str, ...]] = ("hyperzzw-terminator",)
+
+    kernel_size: int = 5
+    generator_options: Any = None
+    batch_alone: bool = False
+    norm_momentum: float = 0.9
+    frozen_statistics: bool = False
+
+    @nn.nowrap
+    def mixed(self, maps: Float[Array, "B Y X D"], train: bool) -> Float[Array, "B Y X D"]:
+        dim = maps.shape[-1]
+        both = self.dense(2 * dim, ("embed", "mlp"), "in_proj")(maps)
+        branch = LocalBranch(
+            self.kernel_size,
+            {"hidden": 32, **(self.generator_options or {})},
+            momentum=self.norm_momentum,
+            frozen_statistics=self.frozen_statistics,
+            batch_alone=self.batch_alone,
+            name="local",
+            **self.dtypes,
+        )
+        y = branch(*jnp.split(both, 2, axis=-1), train)
+        return self.dense(dim, ("mlp", "embed"), "out_proj")(y)

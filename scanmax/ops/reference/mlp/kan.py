@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from scanmax.ops.reference.conv.conv2d import conv2d
+from scanmax.ops.reference.conv.axes import conv_over_axes
 
 _BASES = {
     "silu": lambda x: x / (1 + jnp.exp(-x)),
@@ -26,6 +26,30 @@ def kan_linear(x, basis, coefficients, base_weight=None, *, base="silu", precisi
     return jnp.stack(outputs, -1)
 
 
+def kan_conv1d(
+    x,
+    basis,
+    coefficients,
+    base_kernel=None,
+    *,
+    base="silu",
+    stride=1,
+    padding="SAME",
+    dilation=1,
+    groups=1,
+    precision=None,
+):
+    """A convolution along a sequence for each function of the basis, and one for the base."""
+    options = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+        "precision": precision,
+    }
+    return _over_axes(x, basis, coefficients, base_kernel, base, **options)
+
+
 def kan_conv2d(
     x,
     basis,
@@ -39,7 +63,7 @@ def kan_conv2d(
     groups=1,
     precision=None,
 ):
-    """A convolution of each function of the basis, and one of the base."""
+    """A convolution of maps for each function of the basis, and one for the base."""
     options = {
         "stride": stride,
         "padding": padding,
@@ -47,7 +71,35 @@ def kan_conv2d(
         "groups": groups,
         "precision": precision,
     }
-    y = 0 if base_kernel is None else conv2d(_BASES[base](x), base_kernel, **options)
+    return _over_axes(x, basis, coefficients, base_kernel, base, **options)
+
+
+def kan_conv3d(
+    x,
+    basis,
+    coefficients,
+    base_kernel=None,
+    *,
+    base="silu",
+    stride=1,
+    padding="SAME",
+    dilation=1,
+    groups=1,
+    precision=None,
+):
+    """A convolution of volumes for each function of the basis, and one for the base."""
+    options = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+        "precision": precision,
+    }
+    return _over_axes(x, basis, coefficients, base_kernel, base, **options)
+
+
+def _over_axes(x, basis, coefficients, base_kernel, base, **options):
+    y = 0 if base_kernel is None else conv_over_axes(_BASES[base](x), base_kernel, **options)
     for n in range(basis.shape[-1]):
-        y = y + conv2d(basis[..., n], coefficients[..., n, :], **options)
+        y = y + conv_over_axes(basis[..., n], coefficients[..., n, :], **options)
     return y
