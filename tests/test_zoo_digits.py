@@ -56,7 +56,7 @@ def table(tmp_path, monkeypatch):
     """Two families, a file and a page of our own, and runs that end at once; yields their seeds."""
     made = []
 
-    def train_once(config):
+    def train_once(config, built):
         made.append((config.model.name, config.seed, config.duration))
         if len(made) == 3:
             raise KeyboardInterrupt
@@ -104,7 +104,7 @@ def test_a_quick_run_keeps_nothing_and_a_signal_ends_the_command(table, monkeypa
     assert cli.main(["zoo-digits", "vit", "--seeds=3", "--quick"]) == 0
     assert table == [("deit_tiny_patch16_224", 3, "2 steps")]
     assert not zoo_digits.RESULTS.exists()
-    monkeypatch.setattr(zoo_digits, "train_once", lambda config: None)
+    monkeypatch.setattr(zoo_digits, "train_once", lambda config, built: None)
     assert cli.main(["zoo-digits", "--seeds=0"]) == 1
     assert "the same command goes on" in capsys.readouterr().err
 

@@ -84,6 +84,7 @@ FAMILY_MODULES = (
     "vision.resnet_kan",
     "vision.rmt",
     "vision.rwkv_clip",
+    "vision.scnet",
     "vision.simple_kan",
     "vision.smpconv",
     "vision.smt",

@@ -429,7 +429,9 @@ def places(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Of the axes of an example those of the answer: tokens, pixels, none where it is of all."""
     if hasattr(model, "num_classes"):
         return ()
-    return shape[:2] if hasattr(model, "out_channels") else shape
+    # Those that enlarge images say by how much.
+    factor = getattr(model, "upscale", 1)
+    return tuple(factor * n for n in shape[:2]) if hasattr(model, "out_channels") else shape
 
 
 def _jit(function):

@@ -46,7 +46,8 @@ class Run:
     Attributes:
       recipe: the objective around the model, and what else hangs on the plug points.
       evaluators: evaluations beside the objective's own.
-      init: makes the state, sharded from the start; of variables of the model, where given.
+      init: makes the state, sharded from the start; of variables of the model, and of another
+        seed, where given.
       shapes: the state's shapes.
       shardings: the state's shardings.
       train_step: (state, batch, teachers) -> (state, metrics); the state is donated.
@@ -177,9 +178,11 @@ def build(
     objective = make_objective(config, model, pipeline, durations.total)
     example, batch = model_input(pipeline, kind), one_row(pipeline.train_spec)
     teachers = tuple(teacher.variable_shapes(example) for teacher in objective.teachers)
-    variables = jax.jit(lambda: init_objective(objective, config.seed, example, batch, teachers))
+    variables = jax.jit(lambda seed: init_objective(objective, seed, example, batch, teachers))
+    # An array: a number would be a constant of the program, and every seed have its own.
+    seed = np.uint32(config.seed)
     try:
-        boxed = jax.eval_shape(variables)
+        boxed = jax.eval_shape(variables, seed)
     except UserError:
         raise
     except (TypeError, ValueError, ArithmeticError) as error:
@@ -194,7 +197,7 @@ def build(
         variables,
         objective,
         optimizer,
-        seed=config.seed,
+        seed=seed,
         mesh=mesh,
         config=config.sharding,
         transforms=recipe.transforms,
@@ -216,6 +219,20 @@ def build(
     for name, evaluator in zip(names, evaluators):
         evaluator.check(run, f"config.evaluators {name!r}")
     return run
+
+
+def reseeded(run: Run, seed: int) -> Run:
+    """A run of config.data with another seed: its data and its start are new, not what is compiled.
+
+    Args:
+      run: what `build` made of a config; its data are those that the config names.
+      seed: of parameters, dropout and the order of the data.
+    """
+    config = dataclasses.replace(run.config, seed=seed)
+    size = config.eval_batch_size or config.batch_size
+    begin = functools.partial(run.init, seed=np.uint32(seed))
+    pipeline = load_data(config.data, config, size)
+    return dataclasses.replace(run, config=config, pipeline=pipeline, init=begin)
 
 
 def make_evaluators(config: Config) -> tuple[Evaluator, ...]:

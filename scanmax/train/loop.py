@@ -16,7 +16,7 @@ import jax
 from scanmax.cli import to_dict
 from scanmax.errors import UserError
 from scanmax.train import sharding
-from scanmax.train.build import Run, build
+from scanmax.train.build import Run, build, reseeded
 from scanmax.train.checkpoint import Checkpointer
 from scanmax.train.config import CheckpointConfig, Config, best_mode
 from scanmax.train.evaluation import evaluate, save_outcome, teacher_report
@@ -56,6 +56,7 @@ def train(
     pipeline: Pipeline | None = None,
     model: nn.Module | None = None,
     profile: tuple[int, int] | None = None,
+    like: Run | None = None,
 ) -> dict[str, float]:
     """Trains to the end, or to a SIGTERM; run again, it continues where the workdir stands.
 
@@ -68,6 +69,8 @@ def train(
       pipeline: batches of one's own.
       model: a module of one's own; None makes config.model.
       profile: first and last step of a trace, written to workdir/profile.
+      like: a run that `build` made of the same config, whatever its seed: nothing that it has
+        compiled is compiled again. Without data, pipeline and model of one's own.
 
     Returns:
       The last held-out metrics; {} when a signal ended the run early.
@@ -87,7 +90,10 @@ def train(
         open_workdir(folder, config) as held,
     ):
         workdir = held.path
-        run = build(config, data=data, pipeline=pipeline, model=model)
+        if like is None:
+            run = build(config, data=data, pipeline=pipeline, model=model)
+        else:
+            run = reseeded(like, config.seed)
         durations, mesh = run.durations, run.mesh
         folder = workdir / "checkpoints"
         with (

@@ -20,6 +20,9 @@ from scanmax.train.transforms import Transform
 TRANSIENT = ("params", "intermediates", "losses", "metrics", "taps", "replaced")
 # Folded into a run's seed for what an objective learns beside the model.
 LEARNED = 2
+# A start is made once: on CPU compiling it costs many times more than running it, whatever the
+# compiler does for its speed.
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 @flax.struct.dataclass
@@ -44,14 +47,14 @@ class TrainState:
     rng: jax.Array
 
 
-def init_variables(model: nn.Module, seed: int, example: jax.ShapeDtypeStruct) -> Any:
+def init_variables(model: nn.Module, seed: Any, example: jax.ShapeDtypeStruct) -> Any:
     """Runs model.init on zeros; the parameters keep their boxes of logical axes."""
     return model.init(jax.random.key(seed), jnp.zeros(example.shape, example.dtype))
 
 
 def init_objective(
     objective: Objective,
-    seed: int,
+    seed: Any,
     example: jax.ShapeDtypeStruct,
     batch: Mapping[str, jax.ShapeDtypeStruct],
     teachers: Sequence[Any] = (),
@@ -62,7 +65,7 @@ def init_objective(
 
     Args:
       objective: around the model.
-      seed: the run's.
+      seed: the run's, a number or an array of it.
       example: shape of the model's input.
       batch: shapes of a training batch of one row.
       teachers: shapes of the teachers' variables.
@@ -113,7 +116,7 @@ def logical_axes(boxed: Any) -> Any:
 
 
 def create_state(
-    variables: Callable[[], dict[str, Any]],
+    variables: Callable[[Any], dict[str, Any]],
     objective: Objective,
     optimizer: optax.GradientTransformation,
     *,
@@ -126,7 +129,8 @@ def create_state(
     """Plans a state without making it.
 
     Args:
-      variables: what `init_objective` gives, compiled, so that it is traced once for all who ask.
+      variables: what `init_objective` gives for a seed, compiled, so that it is traced once for all
+        who ask.
       objective: the objective around the model.
       optimizer: its optimizer.
       seed: seeds the run's random stream.
@@ -137,12 +141,13 @@ def create_state(
 
     Returns:
       (init, shapes, shardings): init() makes the state, compiled so that no device ever holds more
-      than its part, and init(variables) one whose model starts from these collections; shapes and
-      shardings describe it, to restore a checkpoint into.
+      than its part, and init(variables) one whose model starts from these collections; init(None,
+      seed) that of another seed, by one program for all that are given so; shapes and shardings
+      describe it, to restore a checkpoint into.
     """
 
-    def init(start: Mapping[str, Any] | None = None) -> TrainState:
-        found = nn.meta.unbox(variables())
+    def init(start: Mapping[str, Any] | None = None, seed: Any = seed) -> TrainState:
+        found = nn.meta.unbox(variables(seed))
         for name, tree in (start or {}).items():
             found[name] = {**found[name], "model": tree}
         params = found.pop("params")
@@ -160,7 +165,7 @@ def create_state(
         )
 
     shapes = jax.eval_shape(init)
-    axes = logical_axes(jax.eval_shape(variables)["params"])
+    axes = logical_axes(jax.eval_shape(variables, seed)["params"])
     lying = sharding.parameter_shardings(shapes.params, axes, mesh, config)
     whole = sharding.replicated(mesh)
     shardings = TrainState(
@@ -172,4 +177,6 @@ def create_state(
         rng=whole,
     )
     sharding.check_sharded(shapes.params, lying, mesh, config)
-    return jax.jit(init, out_shardings=shardings), shapes, shardings
+    options = QUICKLY if mesh.devices.flat[0].platform == "cpu" else None
+    compiled = jax.jit(init, out_shardings=shardings, compiler_options=options)
+    return compiled, shapes, shardings

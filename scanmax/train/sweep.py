@@ -175,12 +175,14 @@ def train_all(
     Returns:
       ("run/seed_0" -> why it failed, whether nothing was stopped by a signal).
     """
+    from scanmax.train.build import build
     from scanmax.train.loop import train
     from scanmax.train.seeds import train_seeds
 
     failures: dict[str, str] = {}
     for name, by_seed in plan.items():
         folders = {seed: workdir / name / f"seed_{seed}" for seed in by_seed}
+        like = None
         groups = [list(by_seed)] if together else [[seed] for seed in by_seed]
         for group in groups:
             label = f"{name}/seed_{'_'.join(map(str, group))}"
@@ -188,8 +190,13 @@ def train_all(
             try:
                 if together:
                     train_seeds(by_seed[group[0]], folders)
-                elif not train(by_seed[group[0]], folders[group[0]]):
-                    return failures, False
+                else:
+                    config = by_seed[group[0]]
+                    # Seeds after the first one compile nothing.
+                    if len(by_seed) > 1 and like is None:
+                        like = build(config)
+                    if not train(config, folders[group[0]], like=like):
+                        return failures, False
             except KeyboardInterrupt:
                 return failures, False
             except Exception as error:

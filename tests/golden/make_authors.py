@@ -411,6 +411,8 @@ MODELS = {
         },
         32,
     ),
+    "scnet": ("scnet_t_x4", {"dim": 16, "depth": 2, "out_channels": 3}, 5),
+    "scnet_ps": ("scnet_t_x3_ps", {"dim": 8, "depth": 1, "out_channels": 3}, 5),
     "wavemix": ("wavemix", {"dim": 8, "depth": 2}, 32),
     "wavemix_lite": ("wavemix_lite_144_7_cifar10", {"dim": 8, "depth": 1}, 8),
     "terminator": (
@@ -450,7 +452,10 @@ def seeded_run(name, dtype=jnp.float32):
     model, size = small_model(name, dtype), MODELS[name][2]
     shape = (size, size, 3)
     variables = seeded.seeded_variables(model, shape, dtype)
-    answer = (10,) if hasattr(model, "num_classes") else (size, size, model.out_channels)
+    answer: tuple[int, ...] = (10,)
+    if not hasattr(model, "num_classes"):
+        side = size * getattr(model, "upscale", 1)
+        answer = (side, side, model.out_channels)
     return model, variables, *seeded.seeded_images(shape, answer, dtype)
 
 

@@ -11,7 +11,7 @@ import pytest
 from toy_run import MODEL, ToyData, last_state, rows, toy_config
 
 from scanmax import cli
-from scanmax.train import seeds
+from scanmax.train import build, seeds
 from scanmax.train.loop import train
 from scanmax.train.seeds import train_seeds
 from scanmax.train.sweep import main
@@ -161,7 +161,7 @@ def test_a_sweep_goes_on_in_a_bucket(sweep, bucket, tmp_path):
     assert not bucket.exists("/bucket/others")
 
 
-def test_seeds_in_one_step_equal_runs_of_their_own(tmp_path, undisturbed):
+def test_seeds_in_one_step_equal_runs_of_their_own(tmp_path, undisturbed, monkeypatch):
     config = toy_config()
     data = {seed: ToyData(seed=seed) for seed in (0, 3)}
     folders = {seed: tmp_path / str(seed) for seed in data}
@@ -181,3 +181,10 @@ def test_seeds_in_one_step_equal_runs_of_their_own(tmp_path, undisturbed):
     assert held_out[0] != held_out[3]
     again = train_seeds(config, folders, pipelines=data, model=MODEL)
     assert again[3] == pytest.approx(held_out[3], rel=SHARDED)
+    # One after the other they share what is compiled, and are the same too.
+    first = build.build(config, pipeline=data[0], model=MODEL)
+    monkeypatch.setattr(build, "load_data", lambda *args: data[3])
+    metrics = train(alone, tmp_path / "like", like=first)
+    assert metrics == pytest.approx(expected, rel=SHARDED)
+    assert rows(tmp_path / "like") == pytest.approx(rows(tmp_path / "alone"), rel=SHARDED)
+    assert json.loads((tmp_path / "like" / "config.json").read_text())["seed"] == 3

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from scanmax import ops
 from scanmax.errors import UserError
-from scanmax.models.layers import activation
+from scanmax.models.layers import Initializer, activation, normal_init
 from scanmax.models.mixers.base import MapMixer
 
 
@@ -20,6 +20,7 @@ class ShiftConv(MapMixer):
     Attributes:
       steps: how far channels are shifted.
       activation: between shift and second map; a name of layers.ACTIVATIONS.
+      kernel_init: of both maps.
     """
 
     formula: ClassVar[str] = "y = W2 relu(shift_8(W1 x))"
@@ -28,12 +29,14 @@ class ShiftConv(MapMixer):
 
     steps: int = 1
     activation: str = "relu"
+    kernel_init: Initializer = normal_init
 
     @nn.nowrap
     def mixed(self, maps: Float[Array, "B Y X D"], train: bool) -> Float[Array, "B Y X D"]:
         dim = maps.shape[-1]
         if dim % 8:
             raise UserError(f"shift_conv shifts eighths of its channels; 8 does not divide {dim}")
-        x = self.dense(dim, ("embed", "mlp"), "in_proj")(maps)
+        own = {"kernel_init": self.kernel_init}
+        x = self.dense(dim, ("embed", "mlp"), "in_proj", **own)(maps)
         x = activation(self.activation)(ops.shift_eight(x, steps=self.steps))
-        return self.dense(dim, ("mlp", "embed"), "out_proj")(x)
+        return self.dense(dim, ("mlp", "embed"), "out_proj", **own)(x)
