@@ -3,6 +3,8 @@
 python docs/make_learning.py
 """
 
+import csv
+import functools
 import inspect
 import json
 import pathlib
@@ -22,13 +24,22 @@ PAGE = ROOT / "docs/learning.md"
 HEAD = """## All of them
 
 Written by `make docs` from the code. What a config line leaves out are options with defaults, which
-the docstring of the class tells. Costs are beside a plain step. "Claim" names what was measured of
-it with three seeds, whether it held or not, in [claims.md](claims.md). "Checked" are the tests that
-name it; of those in `tests/parity` the equal is a package's.
+the docstring of the class tells. Costs are beside a plain step, a term's beside plain distillation;
+a factor, where one stands, is that of a small ViT's step on a CPU (`python -m benchmarks learning`,
+see [benchmark_tables.md](benchmark_tables.md)). "Claim" names what was measured of it with three
+seeds (`grokking` with one), whether it held or not, in [claims.md](claims.md). "Checked" are the
+tests that name it; of those in `tests/parity` the equal is a package's.
 
 | config line | is | paper | cost | claim | checked |
 | --- | --- | --- | --- | --- | --- |
 """
+# Which table has the factor of what.
+OVERHEAD = {
+    **dict.fromkeys(("mix", "labels", "objective"), "mixing_overhead"),
+    **dict.fromkeys(("gradient", "transform"), "rule_overhead"),
+    "loss": "loss_overhead",
+    "term": "term_overhead",
+}
 # What has no default.
 OPTIONS = {
     "ldam": "{'counts': (50, 9)}",
@@ -36,6 +47,8 @@ OPTIONS = {
     "snapmix": "{'tap': 'block_11/output'}",
     "fake_quantize": "{'match': ('kernel',)}",
 }
+# A claim whose figures call it by the function that it is.
+CLAIMED = {"stablemax_cross_entropy": "grokking"}
 # What a config has that the tests run, without naming it.
 BY_CONFIG = {"regression": "adding", "sequence_labels": "sequence_tasks"}
 LINES = {
@@ -75,10 +88,23 @@ def paper(kind: type) -> str:
     return cited
 
 
-def cost(plug: str, kind: type) -> str:
-    """What a step pays for it, as the class says."""
+@functools.cache
+def overheads(case: str) -> dict[str, float]:
+    """Of the kept table of a case, the time of a step with each method over that without."""
+    found = {}
+    for path in sorted((ROOT / "benchmarks/tables").glob(f"*/{case}.csv")):
+        with path.open(newline="") as file:
+            for record in csv.DictReader(file):
+                if record["speedup"]:
+                    found[record["row"].split(",")[0]] = 1 / float(record["speedup"])
+    return found
+
+
+def cost(plug: str, name: str, kind: type) -> str:
+    """What a step pays for it: the factor that was measured, and as the class says."""
     source = inspect.getsource(kind)
-    parts = []
+    factor = overheads(OVERHEAD[plug]).get(name) if plug in OVERHEAD else None
+    parts = [f"x {factor:.2f}"] if factor else []
     if plug == "objective":
         parts += [f"{kind.views} views of each image"] if kind.views > 1 else []
     if plug == "term":
@@ -104,7 +130,9 @@ def claimed(name: str) -> str:
     found = [
         key
         for key, entry in sorted(results.items())
-        if named(key) or any(f"`{name}`" in finding["what"] for finding in entry["findings"])
+        if key == CLAIMED.get(name)
+        or named(key)
+        or any(f"`{name}`" in finding["what"] for finding in entry["findings"])
     ]
     return ", ".join(f"`{key}`" for key in found) or "-"
 
@@ -130,7 +158,7 @@ def section() -> str:
                 f"`{config_line(plug, name)}`",
                 summary(kind),
                 paper(kind),
-                cost(plug, kind),
+                cost(plug, name, kind),
                 claimed(name),
                 checked(plug, name, kind),
             )

@@ -16,7 +16,8 @@ LEDGER = (
             "tests/train/test_losses.py::test_a_linear_model_of_squared_hinges_is_the_support_"
             "vector_machine",
         ),
-        reproduced="a linear model of it has its least loss where scikit-learn's LinearSVC has",
+        reproduced="a linear model of it has its least loss where scikit-learn's LinearSVC has; on "
+        "few digits it is half a percent below softmax: benchmarks claims few-digits-svm",
     ),
     Paper(
         "comp-sum-losses",
@@ -25,7 +26,8 @@ LEDGER = (
         where=("scanmax.train.losses.comp_sum.CompSum",),
         tests=(_EQUATION, _LIMITS),
         reproduced="tau = 0, 1, 2 are the sum-exponential loss, cross-entropy and the mean "
-        "absolute error",
+        "absolute error; on digits 1 is better than 0 and 2, and 1.5 bears wrong labels better: "
+        "benchmarks claims few-digits-comp-sum",
     ),
     Paper(
         "dexml-decoupled-softmax",
@@ -36,7 +38,8 @@ LEDGER = (
             "scanmax.train.losses.soft_topk.SoftTopK",
         ),
         tests=(_EQUATION, _LIMITS, "tests/train/test_losses.py::test_soft_topk_sums_to_k"),
-        reproduced="labels that are true together do not push each other down",
+        reproduced="labels that are true together do not push each other down, and are ranked "
+        "better for it, by the soft top-k no better still: benchmarks claims made-up-labels",
     ),
     Paper(
         "equiangular-basis-vectors",
@@ -53,6 +56,8 @@ LEDGER = (
             "tests/train/test_cosine_classification.py::test_nearest_of_the_fixed_vectors_is_the_"
             "answer",
         ),
+        reproduced="not that it is as good as a head: on few digits fixed vectors are two percent "
+        "below, of six dimensions nine: benchmarks claims few-digits-equiangular",
     ),
     Paper(
         "hyperspherical-normalized-softmax",
@@ -65,6 +70,8 @@ LEDGER = (
             "tests/parity/test_losses_parity.py::test_angles_with_learned_vectors_are_those_of_"
             "pytorch_metric_learning",
         ),
+        reproduced="at its best epoch, not at the last, it tells four unseen digits apart as a "
+        "plain head's features do: benchmarks claims few-digits-unseen",
     ),
     Paper(
         "imagenet21k-p-semantic-softmax",
@@ -77,7 +84,8 @@ LEDGER = (
             _LIMITS,
             "tests/train/test_losses.py::test_a_label_says_nothing_below_its_own_level",
         ),
-        reproduced="one level is cross-entropy with smoothed labels",
+        reproduced="one level is cross-entropy with smoothed labels; of labels of two levels it "
+        "learns nine percent more than a flat softmax: benchmarks claims few-digits-semantic",
     ),
     Paper(
         "z-loss-spherical",
@@ -88,6 +96,7 @@ LEDGER = (
             "scanmax.train.losses.spherical_softmax.SphericalSoftmax",
         ),
         tests=(_EQUATION, _LIMITS),
-        reproduced="neither a shift nor a scale of the logits changes the Z-loss",
+        reproduced="neither a shift nor a scale of the logits changes the Z-loss; within the 5 and "
+        "10 highest of 100 labels: benchmarks claims made-up-z-loss",
     ),
 )

@@ -14,16 +14,19 @@ LEDGER = (
         covers="learned masks of any number of images from a momentum teacher's maps, with the "
         "shares as a channel, misleading and helping steps in turn by the released code's sign of "
         "the cosines or its reverse, evenly mixed images beside plain ones, a head for each; "
-        "AutoMix with its loss of the mean mask; a tap of any model; how many are mixed is fixed, "
-        "not drawn; not SAMix, or the tables",
+        "AutoMix with its loss of the mean mask, and SAMix's masks of both images with their "
+        "variance; a tap of any model; how many are mixed is fixed, not drawn; not SAMix without "
+        "labels, or the tables",
         where=(
             "scanmax.train.objectives.automix.AdAutoMix",
             "scanmax.train.objectives.automix.AutoMix",
             "scanmax.train.objectives.automix.MixMasks",
+            "scanmax.train.objectives.samix.SaMix",
         ),
         tests=(
             f"{_AUTOMIX}::AdAutoMixSuite",
             f"{_AUTOMIX}::AutoMixSuite",
+            f"{_AUTOMIX}::SaMixSuite",
             f"{_AUTOMIX}::test_two_images_that_none_misleads_are_automix",
             f"{_AUTOMIX}::test_masks_help_and_mislead_in_turn",
             f"{_AUTOMIX}::test_masks_sum_to_one_and_hear_the_shares",

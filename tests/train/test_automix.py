@@ -13,6 +13,7 @@ from scanmax.testing import ObjectiveSuite, SmallImages, SmallMaps, SmallNet
 from scanmax.train.build import build
 from scanmax.train.config import Config, ObjectiveConfig
 from scanmax.train.objectives.automix import AdAutoMix, AutoMix, Drawn, MixMasks
+from scanmax.train.objectives.samix import SaMix, bent, of_mean
 from scanmax.train.teachers import Told
 
 # Two places to four, as bilinear interpolation between their centres has them.
@@ -68,7 +69,14 @@ class LearnedSuite(ObjectiveSuite):
             found = objective.draw(key, jnp.asarray(counts))
             return [(np.asarray(each.index), np.asarray(each.shares)) for each in found]
 
-    def masks(self, params, maps, shares):
+    def context(self, params, maps, drawn):
+        """What masks of a mixture read of the whole batch."""
+
+    def contrast(self, masks):
+        """What is gained by the first masks of all mixtures."""
+        return 0.0
+
+    def masks(self, params, maps, shares, context):
         """[4, 4] of each image of one mixture."""
         tokens = [
             jnp.concatenate([image, jnp.full((4, 1), share)], axis=1)
@@ -106,7 +114,7 @@ class LearnedSuite(ObjectiveSuite):
         _, _, features = self.said(params["model"], images)
         kept = np.flatnonzero(batch["mask"])
         for_masks, for_model = self.drawn(batch["mask"])
-        total, means = 0.0, []
+        total, first = 0.0, []
 
         def mixed(drawn, row, evenly=False):
             index, shares = drawn
@@ -114,7 +122,8 @@ class LearnedSuite(ObjectiveSuite):
             if evenly:
                 masks = [share * jnp.ones((4, 4)) for share in shares]
             else:
-                masks = self.masks(params["masks"], [maps[each] for each in rows], shares)
+                context = self.context(params["masks"], maps, drawn)
+                masks = self.masks(params["masks"], [maps[each] for each in rows], shares, context)
             image = sum(mask[..., None] * images[each] for mask, each in zip(masks, rows))
             return masks, image, sum(share * labels[each] for share, each in zip(shares, rows))
 
@@ -124,7 +133,7 @@ class LearnedSuite(ObjectiveSuite):
             near = [cosine(answer, told[each]) for each in for_masks[0][:, row]]
             near = sum(share * each for share, each in zip(for_masks[1], near))
             total += self.generated(entropy(answer, label), near)
-            means.append(jnp.mean(masks[0]))
+            first.append(masks[0])
             _, image, label = mixed(for_model, row)
             image = jax.lax.stop_gradient(image)
             total += 0.7 * entropy(self.said(params["model"], image[None])[0][0], label)
@@ -136,8 +145,9 @@ class LearnedSuite(ObjectiveSuite):
                 own = 0.8 * own
                 own += 0.2 * entropy(self.said(params["model"], image[None])[0][0], label)
             total += 0.7 * own
-        apart = abs(sum(means) / len(means) - for_masks[1][0])
-        return total / len(kept) + 3.0 * jnp.maximum(apart - 0.01, 0)
+        apart = abs(jnp.mean(jnp.stack(first)) - for_masks[1][0])
+        off = jnp.maximum(apart - 0.01, 0) - self.contrast(jnp.stack(first))
+        return total / len(kept) + 3.0 * off
 
 
 class AutoMixSuite(LearnedSuite):
@@ -159,6 +169,76 @@ class AdAutoMixSuite(LearnedSuite):
 
     def generated(self, loss, near):
         return 0.6 * near - 0.4 * loss
+
+
+class SaMixSuite(LearnedSuite):
+    name = "samix"
+    kwargs = {"generator": 1.5, "mask": 3.0, "slack": 0.01, "variance": 1.5, "curve": 0.5}
+    test_gradient_reaches_what_learns_and_nothing_else = None
+    test_eight_devices_equal_one = None
+    test_a_run_continues_bit_for_bit_and_exports_the_model = None
+    test_bfloat16_gives_nearly_the_same_loss = None
+
+    def generated(self, loss, near):
+        return 1.5 * loss
+
+    def contrast(self, masks):
+        return 1.5 * ((masks - masks.mean()) ** 2).mean()
+
+    def second(self, image, shares):
+        """The map of the second image, brighter the less of the first there is."""
+        first = np.float64(shares[0])
+        bent = (4 * first**3 - 6 * first**2 + 4.5 * first) / 2.5
+        return (2 - bent) * image, bent
+
+    def context(self, params, maps, drawn):
+        """Mean and deviation of the hidden values of all second images, each place by itself."""
+        index, shares = drawn
+        x = jnp.stack([self.second(maps[row], shares)[0] for row in index[1]])
+        hidden = (x @ params["hidden"]["kernel"]).reshape(-1, x.shape[-1] // 2)
+        mean = hidden.mean(axis=0)
+        return mean, jnp.sqrt(((hidden - mean) ** 2).mean(axis=0) + 1e-5)
+
+    def masks(self, params, maps, shares, context):
+        mean, deviation = context
+        other, bent = self.second(maps[1], shares)
+        own = (1 + bent) * maps[0]
+        hidden = (other @ params["hidden"]["kernel"] - mean) / deviation
+        hidden = params["norm"]["scale"] * hidden + params["norm"]["bias"]
+        hidden = jnp.where(hidden > 0, hidden, jnp.exp(jnp.minimum(hidden, 0)) - 1)
+        values = hidden @ params["value"]["kernel"][:, 0]
+        both = jnp.concatenate([own, other], axis=1)
+        query, key = (both @ params[x]["kernel"] + params[x]["bias"] for x in ("query", "key"))
+        found = upsampled(attended(query, key, values), "linear")
+        return [1 - 1 / (1 + jnp.exp(-found)), 1 / (1 + jnp.exp(-found))]
+
+
+def test_masks_are_scaled_to_the_mean_that_is_asked():
+    masks = jax.random.uniform(jax.random.key(0), (2, 5, 6, 4))
+    masks = jnp.stack([masks[0], 1 - masks[0]])
+    for share in (0.1, 0.6, 0.95):
+        found = of_mean(masks, jnp.float32(share))
+        np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-6)
+        np.testing.assert_allclose(found[0].mean(axis=(1, 2)), share, atol=1e-6)
+        assert found.min() >= 0
+    told = {"adjust": 1.0}, {"adjust": 0.0}
+    for own, expected in zip(told, (of_mean(masks, jnp.float32(0.3)), masks)):
+        objective = learner(SaMix, **own)
+        found = objective.apply(
+            {}, masks, jnp.float32(0.3), rngs={"objective": jax.random.key(1)}, method="adjusted"
+        )
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_shares_are_bent_about_a_half():
+    share = jnp.linspace(0, 1, 11)
+    np.testing.assert_allclose(bent(share, -1.0), share)
+    for curve in (0.0, 0.25, 1.0):
+        found = bent(share, curve)
+        np.testing.assert_allclose(found + found[::-1], 1, atol=1e-6)
+        np.testing.assert_allclose(found[jnp.asarray([0, -1])], (0, 1), atol=1e-6)
+    # Flat about a half where the curve is 0.
+    assert abs(float(jax.grad(bent)(0.5, 0.0))) < 1e-6
 
 
 def learner(kind, **kwargs):
@@ -274,7 +354,7 @@ def test_the_copy_follows_as_a_cosine_from_a_tenth_on():
 )
 def test_mistakes_are_one_line(fields, model, message):
     fields = {"kwargs": {"tap": "output"}, **fields}
-    for name in ("automix", "adautomix"):
+    for name in ("automix", "adautomix", "samix"):
         config = Config(objective=ObjectiveConfig(name=name, **fields), batch_size=16)
         with pytest.raises(UserError, match=message):
             build(config, pipeline=SmallImages(16), model=model)

@@ -13,6 +13,7 @@ from scanmax.train.objectives.matching import Matching
 from scanmax.train.objectives.mv_mr import MvMr
 from scanmax.train.objectives.named import CaptionedClasses, DualHeadOptimization, SharedVectors
 from scanmax.train.objectives.regression import Regression
+from scanmax.train.objectives.samix import SaMix
 from scanmax.train.objectives.sequence_labels import SequenceLabels
 from scanmax.train.objectives.simclr import SimClr
 from scanmax.train.objectives.text_alignment import TextAlignment
@@ -33,6 +34,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "max_margin": MaxMargin,
     "mv_mr": MvMr,
     "regression": Regression,
+    "samix": SaMix,
     "sequence_labels": SequenceLabels,
     "shared_vectors": SharedVectors,
     "siglip": Siglip,

@@ -157,15 +157,12 @@ class AutoMix(Classification):
         told = student if self.is_initializing() else self.teach(images, train)
         maps = jax.lax.stop_gradient(as_map(told.tap(self.tap), self.tap))
         labels = self.distributions(batch["label"]).astype(maps.dtype)
-        fields = {
-            name: getattr(self, name) for name in ("reduction", "embeds_shares", "upsampling")
-        }
         drawn = self.draw(self.make_rng("objective"), counts)
         # Those of both mixtures at once.
         read = jnp.concatenate([maps[each.index] for each in drawn], axis=1)
         shares = jnp.repeat(jnp.stack([each.shares for each in drawn], axis=1), len(images), axis=1)
-        masks_of = MixMasks(images.shape[1:3], self.joint, **fields, name="masks")
-        masks, for_model_masks = jnp.split(masks_of(read, shares), 2, axis=1)  # [N, B, Y, X]
+        found = self.made(read, shares, images.shape[1:3], train)
+        masks, for_model_masks = jnp.split(found, 2, axis=1)  # [N, B, Y, X]
         for_masks, for_model = drawn
 
         mixed = for_masks.mixed(images, masks[..., None].astype(images.dtype))
@@ -173,10 +170,11 @@ class AutoMix(Classification):
         own_labels = for_masks.mixed(labels, for_masks.shares)
         loss = self.label_loss(answer.logits, own_labels)
         taught = self.generator * self.generated(loss, answer, told, for_masks)
-        apart = self.apart(masks, for_masks.shares, counts)
+        own_masks, apart = masks, self.apart(masks, for_masks.shares, counts)
 
         masks = jax.lax.stop_gradient(for_model_masks)
         share = for_model.shares[0]
+        masks = self.adjusted(masks, share)
         evenly = (share <= self.margin) | (share >= 1 - self.margin)
         masks = jnp.where(evenly, for_model.shares[:, None, None, None], masks)
         mixed = for_model.mixed(images, masks[..., None].astype(images.dtype))
@@ -189,13 +187,47 @@ class AutoMix(Classification):
             "masks": taught,
         }
         if self.mask:
-            off = jnp.maximum(apart - self.slack, 0)
+            off = jnp.maximum(apart - self.slack, 0) - self.contrast(own_masks, counts)
             values["mean_mask"] = jnp.broadcast_to(self.mask * off, loss.shape)
         metrics = {
             "accuracy": self.loss.is_correct(student.logits, batch["label"]),
             "mask_apart": jnp.broadcast_to(apart, loss.shape),
         }
         return Losses(values, student.logits, metrics)
+
+    @nn.nowrap
+    def made(
+        self,
+        maps: Float[Array, "N B y x C"],
+        shares: Float[Array, "N B"],
+        size: tuple[int, int],
+        train: bool,
+    ) -> Float[Array, "N B Y X"]:
+        """Masks of the mixtures for the masks, and behind them of those for the model.
+
+        Args:
+          maps: of the images.
+          shares: of each.
+          size: of the masks.
+          train: whether batch statistics work as in training.
+        """
+        names = ("reduction", "embeds_shares", "upsampling")
+        fields = {name: getattr(self, name) for name in names}
+        return MixMasks(size, self.joint, **fields, name="masks")(maps, shares)
+
+    @nn.nowrap
+    def adjusted(
+        self, masks: Float[Array, "N B Y X"], share: Float[Array, ""]
+    ) -> Float[Array, "N B Y X"]:
+        """The masks of the model's mixtures, whose first has a share."""
+        return masks
+
+    @nn.nowrap
+    def contrast(
+        self, masks: Float[Array, "N B Y X"], counts: Bool[Array, " B"]
+    ) -> Float[Array, ""] | float:
+        """What masks gain by their contrast."""
+        return 0.0
 
     @nn.nowrap
     def plain_logits(self, student: Told) -> Float[Array, "B C"]:
