@@ -70,6 +70,7 @@ GROUND = (
     "contract",
     "keeping",
     "kernel_parts",
+    "native",
     "segments",
     "selection",
     "norm",

@@ -10,6 +10,7 @@ XLA's forms and lacks nothing else.
 import ctypes
 import functools
 import hashlib
+import importlib.metadata
 import os
 import pathlib
 import platform
@@ -19,7 +20,6 @@ import subprocess
 import tempfile
 
 import jax
-import jaxlib
 
 FOLDER = pathlib.Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
@@ -53,7 +53,7 @@ def library_path(command: list[str]) -> pathlib.Path:
     told = [
         *command,
         *FLAGS,
-        jaxlib.__version__,
+        importlib.metadata.version("jaxlib"),
         platform.machine(),
         *sorted(
             {
