@@ -70,8 +70,8 @@ def bent(share: Float[Array, "*B"], curve: float) -> Float[Array, "*B"]:
     Flat about a half, the more the smaller k is, so that a share counts where it is near 0 or 1.
 
     >>> import jax.numpy as jnp
-    >>> bent(jnp.asarray([0.0, 0.25, 0.5, 1.0]), 0.25).round(3)
-    Array([0.   , 0.357, 0.5  , 1.   ], dtype=float32)
+    >>> [f"{x:.3f}" for x in bent(jnp.asarray([0.0, 0.25, 0.5, 1.0]), 0.25)]
+    ['0.000', '0.357', '0.500', '1.000']
     """
     if curve < 0:
         return share
