@@ -14,14 +14,14 @@ def sizes_of(size: int | tuple[int, ...], x: Float[Array, "B ... C"]) -> tuple[i
 
 
 def conv_over_axes(
-    x: Float[Array, "*B C"],
-    kernel: Float[Array, "*K I O"],
+    x: Float[Array, "... C"],
+    kernel: Float[Array, "... I O"],
     *,
     stride: int | tuple[int, ...],
     padding: Padding,
     dilation: int | tuple[int, ...],
     **options,
-) -> Float[Array, "*B O"]:
+) -> Float[Array, "... O"]:
     """`conv2d` over as many axes before the last as the kernel has: 1, 2 or 3.
 
     A line is a map of one column; a kernel over three axes is one over two for each of its planes.

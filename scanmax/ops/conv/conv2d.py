@@ -40,7 +40,7 @@ _GRADIENT_PRODUCTS = 16
 _UNROLLED_TAPS = 128
 
 
-def numbers(name: str, value: Pair, axes: int) -> tuple[int, ...]:
+def numbers(name: str, value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
     """A positive number for each axis."""
     each = (value,) * axes if isinstance(value, int) else tuple(value)
     require(
