@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from scanmax import ops
+from scanmax.ops import reference
+from scanmax.testing import compare
 
 # float32 sums of some hundred terms, in another order than the equation's
 RMS = 5e-6
@@ -75,3 +77,19 @@ CASES = {
         },
     ),
 }
+
+
+def assert_is_the_equation(case, sizes, options, implementation):
+    """Values and gradients of an implementation are the reference's, and empty rows are zeros."""
+    given = arrays(**sizes)
+    function = functools.partial(ops.dot_product_attention, implementation=implementation)
+    got = value_and_gradients(function, given, **options)
+    assert got[0].dtype == jnp.float32
+    with jax.enable_x64(True):
+        exact = [jnp.asarray(np.asarray(x, np.float64)) for x in given]
+        expected = value_and_gradients(reference.dot_product_attention, exact, **options)
+    for one, other in zip(got, expected, strict=True):
+        compare.assert_rms(one, other, RMS)
+    empty = np.all(np.asarray(expected[0]) == 0, -1)
+    assert np.array_equal(np.all(np.asarray(got[0]) == 0, -1), empty)
+    assert empty.any() == (case in WITH_EMPTY_ROWS) or "mask" in options

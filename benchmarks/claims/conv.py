@@ -426,3 +426,62 @@ def twice_the_resolution(quick):
         )
     )
     return findings
+
+
+def terminator_and_residual() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Of both networks the registered name and the fields that make them small, equally so."""
+    slow = {
+        "dims": (12, 24, 48),
+        "earlier": ((), (), (2,)),
+        "img_size": 8,
+        "slow_hidden_dim": 16,
+        "slow_layers": (2, 1, 1),
+        "local_hidden_dim": 8,
+        "local_layers": 1,
+        "local_sizes": (3, 3, 3, 3),
+        "channel_hidden_dim": 8,
+        "gate_hidden_dims": (8, 16),
+        "gate_layers": 1,
+        "block_dropout_rate": 0.0,
+    }
+    residual = {
+        "dims": (16, 24, 40),
+        "depths": (1, 1, 1),
+        "stem_dims": (16,),
+        "stem_size": 3,
+        "stem_stride": 1,
+        "stem_pool": False,
+    }
+    return {"Terminator": ("terminator_cifar10", slow), "residual": ("resnet18", residual)}
+
+
+@claim("terminator-digits", paper="hyperzzw-terminator", by_hand=True)
+def terminator_digits(quick):
+    """Without residuals, by kernels that a slow network makes, it learns sooner than a ResNet."""
+    from benchmarks.claims.learning import curves, mean
+    from benchmarks.claims.together import told
+    from scanmax.configs import digits_zoo
+
+    found, counts = {}, {}
+    epochs = 2 if quick else 8
+    for kind, (name, fields) in terminator_and_residual().items():
+        model = create_model(name, 10, **fields)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+        counts[kind] = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+        config = digits_zoo.get_config(name)
+        config.model.kwargs, config.data.image_size = fields, 8
+        config.data.augment.translate = 0.5
+        config.schedule.warmup = "1 epoch"
+        config.duration, config.eval_every, config.batch_size = f"{epochs} epochs", "2 epochs", 64
+        _, found[kind] = curves(config, f"terminator-{kind}", "accuracy")
+    own, other = ([list(scores) for scores in zip(*seeds)] for seeds in found.values())
+    return [
+        Finding(
+            f"held-out digits {when} of {epochs} epochs, seeds 0 to 2, "
+            f"{counts['Terminator']:,} parameters against {counts['residual']:,}",
+            "above the residual network",
+            f"{told(own[place])}; residual {told(other[place])}",
+            mean(own[place]) > mean(other[place]),
+        )
+        for when, place in (("after 2", 0), ("at the end", -1))
+    ]

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from benchmarks.claims import Finding, claim
+from benchmarks.claims.together import compared, told
 from scanmax.train.teachers import Told
 from scanmax.train.terms import TERMS
 
@@ -174,27 +175,12 @@ def found(name: str) -> Mapping[str, tuple[float, ...]]:
     }
 
 
-def told(values: tuple[float, ...]) -> str:
-    """The mean over the seeds, and from where to where they lie."""
-    return f"{np.mean(values):.1%} ({min(values):.1%} to {max(values):.1%})"
-
-
 def against(name: str, *others: str) -> list[Finding]:
     """Findings that a term's accuracy is above those of others."""
-    findings = []
-    for other in others:
-        own, reference = found(name), found(other)
-        for when in ("last", "best"):
-            findings.append(
-                Finding(
-                    f"`{name}` and {other}, held-out digits of 140 learned, {when} of {EPOCHS} "
-                    "epochs",
-                    f"above {other}",
-                    f"{told(own[when])}; {told(reference[when])}",
-                    bool(np.mean(own[when]) > np.mean(reference[when])),
-                )
-            )
-    return findings
+    shown = {other: found(other) for other in others}
+    return compared(
+        f"held-out digits of 140 learned, of {EPOCHS} epochs", f"`{name}`", found(name), shown
+    )
 
 
 @claim("few-digits-teachers", paper="deit", by_hand=True)

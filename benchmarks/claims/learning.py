@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.claims import Finding, claim
+from benchmarks.claims.together import compared
 from scanmax.configs import digits_distill, digits_mixing, digits_vit
 from scanmax.train.config import Config, LogConfig
 
@@ -103,31 +104,6 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def told(values: list[float]) -> str:
-    """The mean over the seeds, and from where to where they lie."""
-    return f"{mean(values):.1%} ({min(values):.1%} to {max(values):.1%})"
-
-
-def compared(
-    what: str, found: Mapping[str, list[float]], others: Mapping[str, Mapping[str, list[float]]]
-) -> list[Finding]:
-    """Findings that a figure is above those of others, at the last epoch and at the best.
-
-    Args:
-      what: is measured.
-      found: by "last" and "best".
-      others: likewise, by their names.
-    """
-    findings = []
-    for name, other in others.items():
-        for when in ("last", "best"):
-            own, reference = found[when], other[when]
-            here = f"{told(own)}; {name} {told(reference)}"
-            holds = mean(own) > mean(reference)
-            findings.append(Finding(f"{what}, {when} epoch", f"above {name}", here, holds))
-    return findings
-
-
 def register(name: str, paper: str, statement: str, run: Callable[[], list[Finding]]) -> None:
     """A claim whose first line is made here."""
 
@@ -141,7 +117,8 @@ def register(name: str, paper: str, statement: str, run: Callable[[], list[Findi
 def of_terms(kind: str) -> list[Finding]:
     """A student's accuracy against those of labels alone and of plain distillation."""
     others = {"labels alone": distilled("none"), "plain distillation": distilled("kd")}
-    return compared("held-out digits, a tenth to learn from", distilled(kind), others)
+    what = "held-out digits, a tenth to learn from"
+    return compared(what, f"`{kind}`", distilled(kind), others)
 
 
 for _kind, (_paper, _what) in TAUGHT.items():

@@ -233,7 +233,7 @@ def told(values: Sequence[float]) -> str:
 
 
 def compared(
-    what: str, name: str, found: dict[str, Any], others: dict[str, dict[str, Any]]
+    what: str, name: str, found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]
 ) -> list[Finding]:
     """Findings that a figure is above those of others, at the last epoch and at the best.
 

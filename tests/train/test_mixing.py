@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from scanmax.errors import UserError
 from scanmax.testing import ObjectiveSuite, SmallImages, SmallNet
 from scanmax.train.build import build
 from scanmax.train.config import Config
 from scanmax.train.mixing import MIXES
-from scanmax.train.mixing.base import box_shares
+from scanmax.train.mixing.base import box_shares, symmetric_beta
 
 ROWS, SIDE, CLASSES = 6, 8, 3
 CASES = {
@@ -72,6 +73,20 @@ def test_what_is_drawn_is_shared_as_said(per):
     keys = jax.random.split(jax.random.key(1), 40)
     kept = jax.vmap(lambda key: half.own_share(key, (8, 1, 1), None)[:, 0, 0] == 1)(keys)
     assert 0.3 < float(kept.mean()) < 0.7
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2, 0.5, 0.8, 1.0, 2.0, 30.0])
+def test_draws_follow_the_beta_distribution(alpha):
+    draws = np.asarray(symmetric_beta(jax.random.key(3), alpha, (200, 50)), np.float64)
+    assert draws.shape == (200, 50)
+    assert (draws >= 0).all()
+    assert (draws <= 1).all()
+    # Shares below float32's last place are 0 for a small alpha, and as many are 1.
+    cut = np.clip(draws.ravel(), 1e-7, 1 - 1e-7)
+    law = scipy.stats.beta(alpha, alpha)
+    at = np.linspace(0.001, 0.999, 400)
+    found = np.searchsorted(np.sort(cut), at) / cut.size
+    assert np.abs(found - law.cdf(at)).max() < 1.63 / np.sqrt(cut.size)  # Kolmogorov, 1%
 
 
 def test_boxes_are_timms_for_the_same_draws():

@@ -76,7 +76,8 @@ def test_cells_come_whole_from_one_image(name, options, cell):
     assert len(np.unique(own.mean((1, 2)))) > 1
     if name == "tokenmix":
         if not options.get("blocks", True):
-            assert (own.mean((1, 2)) <= 0.8).all()
+            # A fifth of 16 patches at least: three whole ones.
+            assert (own.mean((1, 2)) <= 13 / 16).all()
         weight = np.zeros(ROWS)
         for row in range(ROWS):
             kept, gained = 0.0, 0.0

@@ -3,11 +3,10 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax.fields import ranged
-from scanmax.train.mixing.base import DrawnMix, box_shares
+from scanmax.train.mixing.base import DrawnMix, box_shares, symmetric_beta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +30,6 @@ class CutMix(DrawnMix):
         """1 outside of the box, 0 inside."""
         weights, centres, leaves = jax.random.split(key, 3)
         draws = self.draws(shape[0])
-        weight = jax.random.beta(weights, self.alpha, self.alpha, (draws,), jnp.float32)
+        weight = symmetric_beta(weights, self.alpha, (draws,))
         own = box_shares(weight, jax.random.uniform(centres, (draws, 2)), shape[1:])
         return self.unless_left_out(leaves, self.spread(own, shape[0]))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax.fields import ranged
-from scanmax.train.mixing.base import DrawnMix, cell_shares, random_cells
+from scanmax.train.mixing.base import DrawnMix, cell_shares, random_cells, symmetric_beta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class GridMix(DrawnMix):
         """0 in the partner's cells, 1 elsewhere."""
         weights, places, leaves = jax.random.split(key, 3)
         draws = self.draws(shape[0])
-        weight = jax.random.beta(weights, self.alpha, self.alpha, (draws,), jnp.float32)
+        weight = symmetric_beta(weights, self.alpha, (draws,))
         count = jnp.round((1 - weight) * self.grid**2).astype(jnp.int32)
         taken = random_cells(places, count, (self.grid, self.grid))
         return self.unless_left_out(leaves, self.spread(cell_shares(taken, shape[1:]), shape[0]))

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from scanmax.errors import UserError
 from scanmax.fields import ranged
-from scanmax.train.mixing.base import DrawnMix, cell_shares, random_cells
+from scanmax.train.mixing.base import DrawnMix, cell_shares, random_cells, symmetric_beta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class MaskMix(DrawnMix):
         # The last cells are narrower where cells do not divide the patches.
         cells = tuple(-(-each // self.patches) for each in grid)
         draws = self.draws(rows)
-        weight = jax.random.beta(weights, self.alpha, self.alpha, (draws,), jnp.float32)
+        weight = symmetric_beta(weights, self.alpha, (draws,))
         count = jnp.ceil((1 - weight) * cells[0] * cells[1]).astype(jnp.int32)
         taken = random_cells(places, count, cells)
         for axis, each in enumerate(grid):

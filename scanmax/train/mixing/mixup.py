@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax.fields import ranged
-from scanmax.train.mixing.base import DrawnMix
+from scanmax.train.mixing.base import DrawnMix, symmetric_beta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,6 @@ class Mixup(DrawnMix):
         """w at every pixel."""
         weights, leaves = jax.random.split(key)
         draws = self.draws(shape[0])
-        weight = jax.random.beta(weights, self.alpha, self.alpha, (draws,), jnp.float32)
+        weight = symmetric_beta(weights, self.alpha, (draws,))
         own = jnp.broadcast_to(self.spread(weight, shape[0])[:, None, None], shape)
         return self.unless_left_out(leaves, own)

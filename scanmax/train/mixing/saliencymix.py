@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scanmax.fields import ranged
-from scanmax.train.mixing.base import DrawnMix, box_shares, partners
+from scanmax.train.mixing.base import DrawnMix, box_shares, partners, symmetric_beta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SaliencyMix(DrawnMix):
         """Shares that are 0 in the box, and the partners."""
         weights, leaves = jax.random.split(key)
         rows, height, width, _ = images.shape
-        weight = jax.random.beta(weights, self.alpha, self.alpha, (self.draws(rows),), jnp.float32)
+        weight = symmetric_beta(weights, self.alpha, (self.draws(rows),))
         peak = jnp.argmax(partners(spectral_residual(images)).reshape(rows, -1), axis=1)
         # Of the pixel's middle, which a product with the sides falls back into.
         centre = jnp.stack([peak // width + 0.5, peak % width + 0.5], axis=1)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from scanmax.errors import UserError
 from scanmax.fields import ranged
-from scanmax.train.mixing.base import DrawnMix, partners
+from scanmax.train.mixing.base import DrawnMix, partners, symmetric_beta
 from scanmax.train.objectives.base import merged
 from scanmax.train.teachers import Teacher
 from scanmax.train.terms.maps import as_map
@@ -91,7 +91,7 @@ class SnapMix(DrawnMix):
         """(start, size) of a box of each row, at least one pixel, cut at the border."""
         weights, centres = jax.random.split(key)
         draws = self.draws(rows)
-        weight = jax.random.beta(weights, self.alpha, self.alpha, (draws, 1), jnp.float32)
+        weight = symmetric_beta(weights, self.alpha, (draws, 1))
         whole = jnp.asarray(sides)
         size = jnp.maximum(1, jnp.floor(whole * jnp.sqrt(1 - weight))).astype(jnp.int32)
         centre = jnp.floor(jax.random.uniform(centres, (draws, 2)) * whole).astype(jnp.int32)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from scanmax.fields import ranged
-from scanmax.train.mixing.base import DrawnMix, cell_shares, partners, random_cells
+from scanmax.train.mixing.base import DrawnMix, cell_shares, partners, random_cells, symmetric_beta
 from scanmax.train.mixing.maskmix import patch_grid
 
 # Sides of a block are at most in this proportion; so many in vain end the search.
@@ -49,7 +49,7 @@ class TokenMix(DrawnMix):
         weights, places, leaves = jax.random.split(key, 3)
         grid = patch_grid(shape[1:], self.patch)
         draws = self.draws(shape[0])
-        weight = jax.random.beta(weights, self.alpha, self.alpha, (draws,), jnp.float32)
+        weight = symmetric_beta(weights, self.alpha, (draws,))
         share = jnp.minimum(1, 1 - weight + self.least)
         count = jnp.floor(share * grid[0] * grid[1]).astype(jnp.int32)
         taken = (block_cells if self.blocks else random_cells)(places, count, grid)

@@ -13,6 +13,7 @@ from scanmax.fields import choice, ranged
 from scanmax.models.layers import Dense
 from scanmax.models.taps import read_taps
 from scanmax.train.losses.base import accumulated
+from scanmax.train.mixing.base import symmetric_beta
 from scanmax.train.objectives.base import Batch, Losses
 from scanmax.train.objectives.classification import Classification
 from scanmax.train.objectives.momentum import asked, begun, moved
@@ -277,7 +278,7 @@ class AutoMix(Classification):
         order = jnp.argsort(jnp.where(counts, chance, 2), axis=-1)
         index = jnp.where(counts, order[..., jnp.cumsum(counts) - 1], rows)
         index = jnp.pad(index, ((0, 0), (1, 0), (0, 0))).at[:, 0].set(rows)
-        drawn = jax.random.beta(shares, self.alpha, self.alpha, (2, self.count), jnp.float32)
+        drawn = symmetric_beta(shares, self.alpha, (2, self.count))
         if self.count == 2:
             drawn = jnp.stack([drawn[:, 0], 1 - drawn[:, 0]], axis=1)
         drawn = drawn / jnp.sum(drawn, axis=1, keepdims=True)

@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_calls import CASES, RMS, WITH_EMPTY_ROWS, arrays, segments, value_and_gradients
+from attention_calls import (
+    CASES,
+    arrays,
+    assert_is_the_equation,
+    segments,
+    value_and_gradients,
+)
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from tolerances import RMS_BF16, SHARDED
 
@@ -22,18 +28,7 @@ from scanmax.testing import compare
 
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients_are_those_of_the_equation(case):
-    sizes, options = CASES[case]
-    given = arrays(**sizes)
-    got = value_and_gradients(ops.dot_product_attention, given, implementation="pallas", **options)
-    assert got[0].dtype == jnp.float32
-    with jax.enable_x64(True):
-        exact = [jnp.asarray(np.asarray(x, np.float64)) for x in given]
-        expected = value_and_gradients(reference.dot_product_attention, exact, **options)
-    for one, other in zip(got, expected, strict=True):
-        compare.assert_rms(one, other, RMS)
-    empty = np.all(np.asarray(expected[0]) == 0, -1)
-    assert np.array_equal(np.all(np.asarray(got[0]) == 0, -1), empty)
-    assert empty.any() == (case in WITH_EMPTY_ROWS) or "mask" in options
+    assert_is_the_equation(case, *CASES[case], "pallas")
 
 
 def test_half_precision_and_no_nan_from_what_is_hidden():
