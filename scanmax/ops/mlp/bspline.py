@@ -1,6 +1,7 @@
 """B-splines of any degree on any knots: their basis, their knots from samples, their fit."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -55,8 +56,11 @@ def _tangents(degree, primals, tangents):
     basis, parts = _splines(points, t, degree), []
     if degree > 0 and not isinstance(moved, SymbolicZero):
         lower = _splines(points, t, degree - 1)
-        share = lower * (degree * _inverse(t[degree:] - t[:-degree]))
-        parts.append((share[:-1] - share[1:]) * moved)
+        share = jnp.unstack(lower * (degree * _inverse(t[degree:] - t[:-degree])))
+        # One by one: the transpose of a product with all of them is a sum over an axis, into which
+        # XLA's CPU code fuses the recursion anew for each of its terms, at eight times the cost.
+        slopes = [one - other for one, other in itertools.pairwise(share)]
+        parts.append(jnp.stack([slope * moved[0] for slope in slopes]))
     if not isinstance(shifted, SymbolicZero):
         parts.append(jax.jvp(lambda t: _recursion(points, t, degree), (t,), (shifted,))[1])
     return basis, sum(parts[1:], parts[0]) if parts else jnp.zeros_like(basis)
