@@ -136,7 +136,8 @@ def page(claims, results) -> str:
         "",
         "What papers say, measured again with this code on two CPU cores, and written by",
         "`python -m benchmarks claims`. Those without a time in brackets are tests too. A claim",
-        "that did not hold here stands with its figure like the others.",
+        "that did not hold here stands with its figure like the others. Of several seeds the means",
+        "decide: where their ranges overlap, the sign of a difference says little.",
     ]
     papers = sorted({claims[name].paper for name in results}, key=lambda key: TITLES.get(key, key))
     for paper in papers:

@@ -1,7 +1,7 @@
 """What activations of a teacher are worth on 70 digits: one teacher for all terms of features.
 
-The teacher attends to 16 places and has seen 1400 digits; its students are narrow convolutions.
-Every accuracy stands twice, of the last epoch and of the best.
+The teacher attends to 16 places and has seen 1400 digits; its students are narrow convolutions, and
+nets of its own kind. Every accuracy stands twice, of the last epoch and of the best.
 """
 
 import functools
@@ -34,6 +34,7 @@ TAUGHT: dict[str, tuple[Any, ...]] = {
     "similarity": (("similarity", {"weight": 3000.0}),),
     "congruence": (("congruence", {"weight": 100.0}),),
     "ofa": (("ofa", {"taps": ("map_0", "map_1")}),),
+    "cross_arch": (KD, ("cross_arch", {"weight": 0.1, **LAST, "teacher_mixer": "block_00/mixer"})),
     "scalekd": (
         KD,
         (
@@ -50,6 +51,17 @@ TAUGHT: dict[str, tuple[Any, ...]] = {
     "diswot": (KD, ("diswot", {"relation": 10.0})),
     "distance_correlation": (KD, "distance_correlation"),
     "crosskd": (("crosskd", FIRST),),
+    "selective_fusion": (
+        KD,
+        (
+            "selective_fusion",
+            {
+                "student_taps": ("map_0", "map_1"),
+                "teacher_taps": ("stem", "block_00/output"),
+                "stage_weights": (0.5, 1.0),
+            },
+        ),
+    ),
     "channelwise": (KD, ("channelwise", {"weight": 0.1, **FIRST})),
 }
 
@@ -194,6 +206,12 @@ def few_digits_other_kinds(quick):
     return findings
 
 
+@claim("few-digits-cross-arch", paper="cross-arch-kd", by_hand=True)
+def few_digits_cross_arch(quick):
+    """Projectors into attention and tokens teach convolutions more than KD alone and hints."""
+    return against("cross_arch", "labels alone", "kd", "hint")
+
+
 @claim("few-digits-scalekd", paper="scalekd", by_hand=True)
 def few_digits_scalekd(quick):
     """A transformer's map, seen three ways by cross-attention, teaches convolutions beside KD."""
@@ -222,6 +240,26 @@ def few_digits_distances(quick):
 def few_digits_channelwise(quick):
     """Where a teacher's channels are active, beside its answers, teaches more than these alone."""
     return against("channelwise", "labels alone", "kd")
+
+
+@claim("few-digits-selective-fusion", paper="transkd", by_hand=True)
+def few_digits_selective_fusion(quick):
+    """Stages that are fused and held to the teacher's teach more than answers alone."""
+    return against("selective_fusion", "labels alone", "kd")
+
+
+@claim("few-digits-path-self-distill", paper="vit-path-ensemble", by_hand=True)
+def few_digits_path_self_distill(quick):
+    """Short paths that learn from the whole make the whole better."""
+    arms = {}
+    for name, terms in {
+        "labels alone": (),
+        "path_self_distill": (("path_self_distill", {"weight": 0.5}),),
+    }.items():
+        objective = made("classification", Attending(depth=2), terms=terms)
+        arms[name] = learn(objective, some(LEARNED), stacked(), accuracy).found
+    own = arms.pop("path_self_distill")
+    return compared(f"two blocks, {WHAT}", "`path_self_distill`", own, arms)
 
 
 @claim("few-digits-crosskd", paper="crosskd", by_hand=True)

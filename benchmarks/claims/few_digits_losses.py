@@ -37,13 +37,15 @@ TAIL = tuple(round(100 * 50 ** (-place / 9)) for place in range(10))
 # Digits under a class for those with holes, one for straight and one for open ones.
 ABOVE = (10, 11, 12, 12, 11, 12, 10, 11, 10, 10)
 LABELS, WIDTH, LEARNED, HELD = 100, 32, 1000, 500
+BACKGROUND = 0.98
 
 
 @functools.cache
-def of_digits(learned: int, loss: str, wrong: float = 0.0, **options: Any) -> Scores:
+def of_digits(learned: int, loss: str, wrong: float = 0.0, mixed: bool = False, **options: Any):
     """Held-out accuracies of nets that learn digits by a loss, with its options."""
     objective = objective_of(Net(), loss=loss, loss_kwargs=options)
-    return learn(objective, few(learned, wrong), any_place, accuracy).at("accuracy")
+    mixes = (("mixup_cutmix", {"per": "element"}),) if mixed else ()
+    return learn(objective, few(learned, wrong), any_place, accuracy, mixes=mixes).at("accuracy")
 
 
 @claim("few-digits-comp-sum", paper="comp-sum-losses", by_hand=True)
@@ -62,6 +64,14 @@ def few_digits_comp_sum(quick):
         what = f"`comp_sum` at tau = {tau:g} and {other:g}, {WRONG:.0%} of 700 labels wrong"
         findings += above(what, by_tau[tau, WRONG], f"tau = {other:g}", by_tau[other, WRONG])
     return findings
+
+
+@claim("few-digits-bce", paper="deit", by_hand=True)
+def few_digits_bce(quick):
+    """Mixed images are learned better as a question for each class than by cross-entropy."""
+    own = of_digits(140, "binary_cross_entropy", mixed=True, threshold=0.2)
+    what = "`binary_cross_entropy` above 0.2 and cross-entropy, mixup and CutMix, 140 digits"
+    return above(what, own, "cross-entropy", of_digits(140, CROSS, mixed=True))
 
 
 @claim("few-digits-svm", paper="cnn-svm", by_hand=True)
@@ -127,6 +137,73 @@ def few_digits_long_tail(quick):
     findings += above(f"`ldam` and cosines alone, {what}", margins, "cosines", cosine)
     findings += above(f"`ldam` and with deferred weights, {what}", deferred, "`ldam`", margins)
     return findings + above(f"`focal` and cross-entropy, {what}", focal, "cross-entropy", plain)
+
+
+def crops(seed: int) -> Data:
+    """Digits, and crops that hold none: pixels in any order, and, one in ten, digits half out."""
+    images, labels = digits(seed)
+    rng = np.random.default_rng(6000 + seed)
+    pixels = np.asarray(standard(images)).reshape(-1, 64)
+
+    def behind(own, count):
+        found = rng.permuted(own[rng.integers(0, len(own), count)], axis=1).reshape(-1, 8, 8, 1)
+        hard = count // 10
+        half = own[rng.integers(0, len(own), hard)].reshape(-1, 8, 8, 1)
+        found[:hard] = np.where(
+            np.arange(hard)[:, None, None, None] % 2,
+            *(np.roll(half, 4, axis=axis) for axis in (1, 2)),
+        )
+        return jnp.asarray(found)
+
+    return {
+        "placed": standard(places(images[:1400])),
+        "label": labels[:1400],
+        "behind": behind(pixels[:1400], 8000),
+        "held": standard(images[1400:]),
+        "held_label": labels[1400:],
+        "held_behind": behind(pixels[1400:], 3970),
+    }
+
+
+def sites(key: jax.Array, data: Data) -> Data:
+    """A batch of crops, nearly all of which hold nothing."""
+    which, behind, own = jax.random.split(key, 3)
+    batch = any_place(own, data, 256)
+    rows = jax.random.randint(behind, (256,), 0, len(data["behind"]))
+    is_there = jax.random.uniform(which, (256,)) >= BACKGROUND
+    images = jnp.where(is_there[:, None, None, None], batch["image"], data["behind"][rows])
+    return {"image": images, "label": jax.nn.one_hot(batch["label"], 10) * is_there[:, None]}
+
+
+def precision(logits: jax.Array, relevant: jax.Array) -> jax.Array:
+    """The average precision of a column of scores."""
+    hits = relevant[jnp.argsort(-logits)].astype(jnp.float32)
+    at = jnp.cumsum(hits) / jnp.arange(1, len(hits) + 1)
+    return jnp.sum(hits * at) / jnp.sum(hits)
+
+
+def detected(objective: Objective, variables: Any, data: Data) -> dict[str, jax.Array]:
+    """The mean over the digits of the average precision among ten times as many backgrounds."""
+    params = {"params": variables["params"]["model"]}
+    images = jnp.concatenate([data["held"], data["held_behind"]])
+    logits = objective.model.apply(params, images)
+    labels = jax.nn.one_hot(data["held_label"], 10)
+    labels = jnp.pad(labels, ((0, len(images) - len(labels)), (0, 0)))
+    return {"precision": jnp.mean(jax.vmap(precision, in_axes=1)(logits, labels))}
+
+
+@claim("few-digits-focal", paper="deit-lt", by_hand=True)
+def few_digits_focal(quick):
+    """The focal loss finds what is rare among easy backgrounds better than cross-entropy."""
+
+    def run(loss, **options):
+        objective = objective_of(Net(prior=0.01), loss=loss, loss_kwargs=options)
+        return learn(objective, stacked(crops), sites, detected).at("precision")
+
+    own = run("focal", over="sigmoid", gamma=2.0, alpha=0.25)
+    plain = run("binary_cross_entropy", sums_classes=True)
+    what = f"`focal` of each class, mean average precision, {BACKGROUND:.0%} of crops hold nothing"
+    return above(what, own, "binary cross-entropy", plain)
 
 
 def partly(seed: int) -> Data:

@@ -1,4 +1,4 @@
-"""What views of digits teach without labels, and where the loss is flat; three seeds."""
+"""What views of digits teach, with labels and without, and where the loss is flat; three seeds."""
 
 import functools
 from typing import Any
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.claims import Finding, claim
+from benchmarks.claims.few_digits import digits, places
 from benchmarks.claims.few_digits_runs import (
     SEEDS,
     Data,
@@ -20,10 +21,110 @@ from benchmarks.claims.few_digits_runs import (
     few,
     learn,
     objective_of,
+    stacked,
+    standard,
 )
+from scanmax.data.policies import AugMix
 from scanmax.train.objectives import Objective
 
+# How many times each digit is changed beforehand.
+CHANGES = 16
 LABELLED = 70
+CORRUPTIONS = ("noise", "blur", "contrast", "shift", "blank")
+
+
+def corrupted(seed: int, images: jax.Array) -> jax.Array:
+    """Images of pixels -1 to 1 as each of CORRUPTIONS leaves them, none of which AugMix makes."""
+    rng = np.random.default_rng(4000 + seed)
+    images = np.asarray(images)
+    wide = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-1)
+    blurred = sum(wide[:, y : y + 8, x : x + 8] for y in range(3) for x in range(3)) / 9
+    blank = images.copy()
+    blank[:, 3:6, 3:6] = -1
+    found = {
+        "noise": images + 0.6 * rng.normal(size=images.shape),
+        "blur": blurred,
+        "contrast": images.mean((1, 2, 3), keepdims=True) * 0.7 + 0.3 * images,
+        "shift": wide[:, 2:, 2:],
+        "blank": blank,
+    }
+    return jnp.asarray(np.stack([found[name] for name in CORRUPTIONS]), jnp.float32)
+
+
+def changed(seed: int, images: jax.Array) -> jax.Array:
+    """[N, CHANGES, 8, 8, 1], each as AugMix leaves it."""
+    from PIL import Image
+
+    rng, policy = np.random.default_rng(5000 + seed), AugMix()
+    pixels = np.clip(np.round((np.asarray(images)[..., 0] + 1) * 127.5), 0, 255).astype(np.uint8)
+
+    def change(own):
+        image = Image.fromarray(own).convert("RGB")
+        return np.asarray(policy(rng, image, (0, 0, 0)))[..., :1]
+
+    found = np.stack([[change(own) for _ in range(CHANGES)] for own in pixels])
+    return jnp.asarray(found / 127.5 - 1, jnp.float32)
+
+
+@functools.cache
+def changed_digits() -> Data:
+    """140 digits, what AugMix makes of them, and others that are corrupted."""
+
+    def make(seed):
+        images, labels = digits(seed)
+        return {
+            "placed": standard(places(images[:140])),
+            "changed": standard(changed(seed, images[:140])),
+            "label": labels[:140],
+            "held": standard(images[1400:]),
+            "corrupted": standard(corrupted(seed, images[1400:])),
+            "held_label": labels[1400:],
+        }
+
+    return stacked(make)
+
+
+def three_views(key: jax.Array, data: Data) -> Data:
+    """Digits as they are, and two changes of each."""
+    own, which, place = jax.random.split(key, 3)
+    index = jax.random.randint(own, (32,), 0, 140)
+    clean = data["placed"][index, jax.random.randint(place, (32,), 0, 9)]
+    at = jax.random.randint(which, (2, 32), 0, CHANGES)
+    views = [clean, *(data["changed"][index, each] for each in at)]
+    return {"image": jnp.stack(views, axis=1), "label": data["label"][index]}
+
+
+def one_changed(key: jax.Array, data: Data) -> Data:
+    """A change of each digit, learned as if it were the digit."""
+    batch = three_views(key, data)
+    return {**batch, "image": batch["image"][:, 1]}
+
+
+def robust(objective: Objective, variables: Any, data: Data) -> dict[str, jax.Array]:
+    """The accuracy of images as they are, and its mean over the corruptions."""
+    found = jnp.stack(
+        [
+            accuracy(objective, variables, {**data, "held": images})["accuracy"]
+            for images in data["corrupted"]
+        ]
+    )
+    return {**accuracy(objective, variables, data), "corrupted": jnp.mean(found)}
+
+
+@claim("few-digits-augmix", paper="deit", by_hand=True)
+def few_digits_augmix(quick):
+    """One answer for a digit and its changes bears other corruptions, better than changes alone."""
+    net, data = Net(), changed_digits()
+    own = learn(objective_of(net, "augmix"), data, three_views, robust)
+    plain = learn(objective_of(net), data, any_place, robust)
+    alone = learn(objective_of(net), data, one_changed, robust)
+    kinds = ", ".join(CORRUPTIONS)
+    findings = []
+    for name, other in (("plain images", plain), ("changes alone", alone)):
+        what = f"`augmix` and {name}, mean accuracy of digits with {kinds}, 140 learned"
+        findings += above(what, own.at("corrupted"), name, other.at("corrupted"))
+    what = "`augmix` and plain images, digits as they are"
+    return findings + above(what, own.at("accuracy"), "plain images", plain.at("accuracy"))
 
 
 def views_of(key: jax.Array, data: Data) -> Data:

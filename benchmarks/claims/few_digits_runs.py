@@ -42,10 +42,12 @@ class Net(nn.Module):
     Attributes:
       num_classes: 0 is without a head.
       width: of the patches; four times that of the vector behind them.
+      prior: how likely each class is by the head's bias at the start; 0 leaves it at 0.
     """
 
     num_classes: int = 10
     width: int = 16
+    prior: float = 0.0
 
     @nn.compact
     def __call__(self, images, train=False):
@@ -55,7 +57,9 @@ class Net(nn.Module):
         vector = nn.relu(nn.Dense(4 * self.width, name="mix")(found.reshape(rows, -1)))
         if not self.num_classes:
             return vector
-        return nn.Dense(self.num_classes, name="head")(vector)
+        start = np.log(self.prior / (1 - self.prior)) if self.prior else 0.0
+        bias = nn.initializers.constant(start)
+        return nn.Dense(self.num_classes, bias_init=bias, name="head")(vector)
 
 
 class Learned(NamedTuple):
