@@ -27,7 +27,9 @@ LEDGER = (
             f"{_MODULES}::test_each_part_of_the_attention_is_drawn_to_be_the_teachers",
             f"{_MODULES}::test_neighbourhoods_have_linear_maps_of_their_own",
         ),
-        reproduced="where all three are the teacher's, nothing is lost of attention",
+        reproduced="where all three are the teacher's, nothing is lost of attention; on few "
+        "digits 93.5%, KD alone 93.2%, hints 91.2%, labels 90.4%: `benchmarks claims "
+        "few-digits-cross-arch`",
     ),
     Paper(
         "crosskd",
@@ -128,6 +130,8 @@ LEDGER = (
             f"{_NAMED}::TextAlignmentSuite",
             f"{_NAMED}::test_forms_of_the_alignment_meet_in_their_limits",
         ),
+        reproduced="on pairs of 70 digits 67.1% for 56.6% of labels alone: `benchmarks claims "
+        "few-pairs-text-alignment`",
     ),
     Paper(
         "kd-qat-attention",
@@ -141,6 +145,8 @@ LEDGER = (
             f"{_ANSWERS}::AnswersSuite",
             f"{_ANSWERS}::test_layers_are_matched_from_the_last",
         ),
+        reproduced="in 2 bits attention stays nearer to the teacher's than by answers alone, and "
+        "accuracy is the same: `benchmarks claims few-digits-attention-map`",
     ),
     Paper(
         "m2mkd",
@@ -155,7 +161,9 @@ LEDGER = (
             f"{_MODULES}::ModulesSuite",
             f"{_MODULES}::test_modules_that_are_those_of_the_frame_give_its_own_answer",
         ),
-        reproduced="a module of the frame itself gives the frame's answer",
+        reproduced="a module of the frame itself gives the frame's answer; on few digits modules "
+        "learnt alone are no better a start than as many steps from end to end: `benchmarks "
+        "claims few-digits-m2mkd`",
     ),
     Paper(
         "meal-v2",
@@ -169,6 +177,8 @@ LEDGER = (
             f"{_ANSWERS}::AnswersSuite",
             f"{_ANSWERS}::test_several_teachers_are_heard_as_the_mean_of_their_distributions",
         ),
+        reproduced="on few digits two teachers without labels bring 1.5 points, as with labels, "
+        "and the discriminator nothing: `benchmarks claims few-digits-discriminator`",
     ),
     Paper(
         "mv-mr",
@@ -187,9 +197,11 @@ LEDGER = (
             f"{_BATCH}::test_distances_of_independent_examples_are_not_correlated",
             f"{_BATCH}::test_relations_are_blind_to_turns_and_scale",
         ),
-        reproduced="distances are fully correlated where a space is turned and scaled, and hardly "
-        "where examples are independent; on few digits a teacher's add half a point to KD: "
-        "`benchmarks claims few-digits-distances`",
+        reproduced="distances are fully correlated where a space is turned and scaled, and "
+        "hardly where examples are independent; on few digits a teacher's add half a point to "
+        "KD: `benchmarks claims few-digits-distances`; without labels features of digits come "
+        "from 67.8% to 87.7% by a linear probe, by distances of a teacher to 90.9%: "
+        "`benchmarks claims few-digits-mv-mr`",
     ),
     Paper(
         "ofa-kd",
@@ -214,7 +226,9 @@ LEDGER = (
             f"{_MODULES}::ModulesSuite",
             f"{_MODULES}::test_a_bank_that_is_not_read_leaves_the_students_own_loss",
         ),
-        reproduced="a bank that is not read leaves the student's own loss",
+        reproduced="a bank that is not read leaves the student's own loss; on few digits of "
+        "other classes than the teacher's it is as good as labels alone: `benchmarks claims "
+        "few-digits-proc-kd`",
     ),
     Paper(
         "scalekd",
@@ -257,9 +271,10 @@ LEDGER = (
             "tests/parity/test_distillation_parity.py::test_hierarchical_squares_are_those_of_"
             "torchdistill",
         ),
-        reproduced="what is added to a channel changes nothing; on few digits channels add a third "
-        "of a point to KD at the last epoch, none at the best: `benchmarks claims "
-        "few-digits-channelwise`",
+        reproduced="what is added to a channel changes nothing; on few digits channels add a "
+        "third of a point to KD at the last epoch, none at the best: `benchmarks claims "
+        "few-digits-channelwise`; stages that are fused add 0.4 points to KD: `benchmarks "
+        "claims few-digits-selective-fusion`",
     ),
     Paper(
         "wcord",
@@ -311,7 +326,10 @@ LEDGER = (
             f"{_TOWERS}::test_towers_that_are_their_teacher_have_nothing_to_learn",
             "tests/train/test_towers.py::ClipSuite",
         ),
-        reproduced="towers that are their teacher lose nothing of features, relation and gradients",
+        reproduced="towers that are their teacher lose nothing of features, relation and "
+        "gradients; on pairs of 70 digits a teacher brings small towers from 63.3% to 73.2%, "
+        "by contrast as much as by features, by relations less: `benchmarks claims "
+        "few-pairs-clip-kd`",
     ),
     Paper(
         "teachtext",
@@ -326,7 +344,9 @@ LEDGER = (
             f"{_TOWERS}::PairTermsSuite",
             f"{_TOWERS}::test_a_matrix_of_similarities_is_blind_to_turns_and_is_the_mean_of_several",
         ),
-        reproduced="a teacher whose embeddings are turned together teaches the same",
+        reproduced="a teacher whose embeddings are turned together teaches the same; on pairs of "
+        "70 digits 68.2% for 55.8% of the ranking loss alone: `benchmarks claims "
+        "few-pairs-similarity-matrix`",
     ),
     Paper(
         "tinyclip",
@@ -342,7 +362,8 @@ LEDGER = (
             f"{_TOWERS}::test_a_teacher_that_is_sure_teaches_clips_own_loss",
             f"{_TOWERS}::test_a_student_inherits_of_a_larger_teacher",
         ),
-        reproduced="of a teacher that is sure of all pairs it is CLIP's loss",
+        reproduced="of a teacher that is sure of all pairs it is CLIP's loss; on pairs of 70 "
+        "digits 66.8% for 63.3% of CLIP's loss alone: `benchmarks claims few-pairs-affinity`",
     ),
     Paper(
         "dho-dual-head",
@@ -359,7 +380,9 @@ LEDGER = (
             f"{_NAMED}::test_both_heads_answer_by_their_shares",
             f"{_NAMED}::test_heads_apart_do_not_pull_at_each_other",
         ),
-        reproduced="neither loss moves the other's head, and both move the features",
+        reproduced="neither loss moves the other's head, and both move the features; of few "
+        "labels and a teacher that errs above labels alone and the teacher, and a point below "
+        "one head: `benchmarks claims few-digits-dual-head`",
     ),
     Paper(
         "large-vlm-distill-ood",
@@ -373,6 +396,8 @@ LEDGER = (
             f"{_NAMED}::test_a_class_is_the_mean_of_its_captions",
             "tests/data/test_pairs.py::test_classes_that_no_training_picture_shows",
         ),
+        reproduced="of captions that no training pair has, 62.4% are told, 56.1% by labels "
+        "alone: `benchmarks claims few-pairs-new-captions`",
     ),
     Paper(
         "promptkd",
@@ -395,5 +420,8 @@ LEDGER = (
             f"{_PROMPTS}::test_prompts_of_images_stand_behind_the_prefix_and_are_left_behind",
             f"{_PROMPTS}::test_prompts_of_texts_stand_ahead_and_are_not_answered",
         ),
+        reproduced="on pairs of digits answers teach a projector of random features more than "
+        "features do, 14.6% for 8.6%, and far from the teacher's 93.4%: `benchmarks claims "
+        "few-pairs-promptkd`",
     ),
 )

@@ -31,7 +31,9 @@ LEDGER = (
             f"{_AUTOMIX}::test_masks_help_and_mislead_in_turn",
             f"{_AUTOMIX}::test_masks_sum_to_one_and_hear_the_shares",
         ),
-        reproduced="two images that none misleads are AutoMix; masks sum to one at every pixel",
+        reproduced="two images that none misleads are AutoMix; masks sum to one at every pixel; "
+        "on 140 digits below AutoMix and mixup, though its mixtures are harder, as it says: "
+        "`benchmarks claims few-digits-adautomix digits-adautomix-misleads`",
     ),
     Paper(
         "attentive-cutmix",
@@ -42,13 +44,18 @@ LEDGER = (
             "tests/train/test_mixing.py::test_pixels_and_labels_are_those_of_a_loop_over_rows",
             "tests/train/test_mixing.py::AttentiveSuite",
         ),
+        reproduced="on 140 digits above CutMix and mixup by half a point and a point, about what "
+        "seeds differ by, and above plain images by four: `benchmarks claims "
+        "few-digits-attentive-cutmix`",
     ),
     Paper(
         "cutout",
         covers="holes of any size and number, cut at the border, on the device; not its tables",
         where=("scanmax.train.mixing.cutout.Cutout",),
         tests=(f"{_PLACES}::test_holes_are_squares_cut_at_the_border_as_often_as_they_should",),
-        reproduced="the share of pixels that holes cover, in closed form",
+        reproduced="the share of pixels that holes cover, in closed form; on 140 digits 94.1% "
+        "where plain images come to 91.5%, with 4 x 4 pixels blank 83.5% for 54.2%: "
+        "`benchmarks claims few-digits-cutout`",
     ),
     Paper(
         "mixpro",
@@ -63,7 +70,9 @@ LEDGER = (
             f"{_RELABELS}::{_FOLLOW}",
             f"{_RELABELS}::test_limits_leave_the_label_of_the_area",
         ),
-        reproduced="no patch holds two images; without trust the label is that of the area",
+        reproduced="no patch holds two images; without trust the label is that of the area; on "
+        "140 digits masks of patches come to 96.1%, CutMix to 95.2%, plain images to 91.5%; "
+        "labels by attention add nothing to them: `benchmarks claims few-digits-mixpro`",
     ),
     Paper(
         "smmix",
@@ -74,6 +83,8 @@ LEDGER = (
             f"{_PLACES}::test_the_least_square_gets_the_partners_best",
             f"{_PLACES}::test_squares_lie_within_a_map",
         ),
+        reproduced="on 140 digits it is 3.3 points below CutMix, and no better than plain "
+        "images: `benchmarks claims few-digits-smmix`",
     ),
     Paper(
         "tl-align",
@@ -81,6 +92,8 @@ LEDGER = (
         "model, behind any mix; not windows or pyramids",
         where=("scanmax.train.relabels.tl_align.TlAlign",),
         tests=(f"{_RELABELS}::{_FOLLOW}", f"{_RELABELS}::test_limits_leave_the_label_of_the_area"),
-        reproduced="uniform attention leaves the label of the area, and each token to itself does",
+        reproduced="uniform attention leaves the label of the area, and each token to itself "
+        "does; on 140 digits 95.3%, as CutMix without it, 91.5% without either: `benchmarks "
+        "claims few-digits-tl-align`",
     ),
 )

@@ -240,6 +240,7 @@ LEDGER = (
         ),
         reproduced="the sum of the paths is the ordinary output; digits-path-ablation in "
         "docs/claims.md: on digits paths are worth little and much, several cost accuracy, and "
-        "what scales were to bring is not seen",
+        "what scales were to bring is not seen; on few digits the loss of short paths costs a "
+        "point: `benchmarks claims few-digits-path-self-distill`",
     ),
 )
