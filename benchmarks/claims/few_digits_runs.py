@@ -15,7 +15,8 @@ import numpy as np
 import optax
 
 from benchmarks.claims import Finding
-from benchmarks.claims.few_digits import digits, places, told
+from benchmarks.claims.few_digits import digits, places
+from benchmarks.claims.together import told
 from scanmax.train.config import Config, ObjectiveConfig
 from scanmax.train.gradients import GRADIENTS
 from scanmax.train.mixing import MIXES
