@@ -35,6 +35,8 @@ TITLES = {
     "convmixer": "Patches Are All You Need?",
     "convnext": "A ConvNet for the 2020s",
     "cross-arch-kd": "Cross-Architecture Knowledge Distillation",
+    "cpp-rate-reduction-clustering": "Image Clustering via the Principle of Rate Reduction in the "
+    "Age of Pretrained Models",
     "crosskd": "CrossKD: Cross-Head Knowledge Distillation for Object Detection",
     "cskd": "Cumulative Spatial Knowledge Distillation for Vision Transformers",
     "cutout": "Improved Regularization of Convolutional Neural Networks with Cutout",
