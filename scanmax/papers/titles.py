@@ -186,6 +186,8 @@ TITLES = {
     "teachtext": "TEACHTEXT: CrossModal Generalized Distillation for Text-Video Retrieval",
     "tensor-attention": "How to Capture Higher-order Correlations? Generalizing Matrix Softmax "
     "Attention to Kronecker Computation",
+    "tgeo-kd": "Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge "
+    "Distillation",
     "three-things-vit": "Three things everyone should know about Vision Transformers",
     "tic-msa-conv": "TiC: Exploring Vision Transformer in Convolution",
     "tinyclip": "TinyCLIP: CLIP Distillation via Affinity Mimicking and Weight Inheritance",
