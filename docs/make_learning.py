@@ -118,6 +118,8 @@ def cost(plug: str, name: str, kind: type) -> str:
         parts += ["attention kept"]
     if plug == "gradient" and "two gradients" in source:
         parts += ["a second gradient"]
+    if plug == "gradient" and "five gradients" in source:
+        parts += ["about four more gradients"]
     if plug == "evaluator":
         parts += ["none: held-out parts alone"]
     return ", ".join(parts) or "-"

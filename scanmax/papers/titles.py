@@ -35,6 +35,8 @@ TITLES = {
     "convmixer": "Patches Are All You Need?",
     "convnext": "A ConvNet for the 2020s",
     "cross-arch-kd": "Cross-Architecture Knowledge Distillation",
+    "cpp-rate-reduction-clustering": "Image Clustering via the Principle of Rate Reduction in the "
+    "Age of Pretrained Models",
     "crosskd": "CrossKD: Cross-Head Knowledge Distillation for Object Detection",
     "cskd": "Cumulative Spatial Knowledge Distillation for Vision Transformers",
     "cutout": "Improved Regularization of Convolutional Neural Networks with Cutout",
@@ -184,6 +186,8 @@ TITLES = {
     "teachtext": "TEACHTEXT: CrossModal Generalized Distillation for Text-Video Retrieval",
     "tensor-attention": "How to Capture Higher-order Correlations? Generalizing Matrix Softmax "
     "Attention to Kronecker Computation",
+    "tgeo-kd": "Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge "
+    "Distillation",
     "three-things-vit": "Three things everyone should know about Vision Transformers",
     "tic-msa-conv": "TiC: Exploring Vision Transformer in Convolution",
     "tinyclip": "TinyCLIP: CLIP Distillation via Affinity Mimicking and Weight Inheritance",

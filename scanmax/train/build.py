@@ -394,6 +394,7 @@ def make_recipe(config: Config, objective: Objective, params: Any, pipeline: Pip
     gradient = make(
         GRADIENTS, config.optim.gradient, config.optim.gradient_kwargs, "config.optim.gradient"
     )
+    gradient.check(objective, params, config.batch_size)
     finish = getattr(pipeline, "finish", None)
     return Recipe(objective, mixes, gradient, transforms, finish)
 

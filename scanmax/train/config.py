@@ -120,7 +120,7 @@ class OptimConfig:
       nonfinite: What a loss or gradient that is not finite does: "stop" the run, or "skip" the
         update of that step.
       max_skips: Skipped updates in a row after which the run stops all the same.
-      gradient: How a step comes by its gradient: "plain" or "sam".
+      gradient: How a step comes by its gradient: "plain", "sam" or "unrolled".
       gradient_kwargs: Options of that rule, such as {"rho": 0.05} of "sam".
       carry: Whether a new run that starts from another (config.model.weights) takes its optimizer's
         moments too, all of them where all fit, else none; the schedule begins anew.

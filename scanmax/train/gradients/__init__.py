@@ -9,8 +9,9 @@ from scanmax.public import shown
 from scanmax.train.gradients.base import GradientRule, StepLoss
 from scanmax.train.gradients.plain import Plain
 from scanmax.train.gradients.sam import Sam
+from scanmax.train.gradients.unrolled import Unrolled
 
-GRADIENTS: dict[str, type[GradientRule]] = {"plain": Plain, "sam": Sam}
+GRADIENTS: dict[str, type[GradientRule]] = {"plain": Plain, "sam": Sam, "unrolled": Unrolled}
 
 __all__ = shown(globals())
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from scanmax.train.objectives.base import Batch
+from scanmax.errors import UserError
+from scanmax.train.objectives.base import Batch, Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,24 @@ class GradientRule:
           ((loss, aux), gradient): aux is that of the pass whose metrics and statistics count.
         """
         raise NotImplementedError
+
+    def check(self, objective: Objective, params: Any, batch_size: int) -> None:
+        """Refuses a run whose gradient it is not.
+
+        Args:
+          objective: with its terms.
+          params: shapes of all parameters.
+          batch_size: of training.
+
+        Raises:
+          UserError: a term that learns from what is held out, of which this rule holds nothing.
+        """
+        for term in objective.terms:
+            if term.learns_held_out:
+                raise UserError(
+                    f"config.objective.terms: {term.name!r} learns from what is held out of each "
+                    "batch: set config.optim.gradient='unrolled'"
+                )
 
 
 def split_batch(batch: Batch, parts: int) -> Batch:

@@ -19,6 +19,10 @@ from scanmax.train.losses.distillation import softened as softened
 from scanmax.train.losses.distillation import uncertainty_weighted as uncertainty_weighted
 from scanmax.train.losses.focal import Focal
 from scanmax.train.losses.ldam import Ldam
+from scanmax.train.losses.rate_reduction import coding_length as coding_length
+from scanmax.train.losses.rate_reduction import coding_rate as coding_rate
+from scanmax.train.losses.rate_reduction import compressed_rate as compressed_rate
+from scanmax.train.losses.rate_reduction import sinkhorn_membership as sinkhorn_membership
 from scanmax.train.losses.semantic_softmax import SemanticSoftmax
 from scanmax.train.losses.soft_topk import SoftTopK
 from scanmax.train.losses.spherical_softmax import SphericalSoftmax

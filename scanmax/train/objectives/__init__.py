@@ -12,6 +12,7 @@ from scanmax.train.objectives.language_model import LanguageModel
 from scanmax.train.objectives.matching import Matching
 from scanmax.train.objectives.mv_mr import MvMr
 from scanmax.train.objectives.named import CaptionedClasses, DualHeadOptimization, SharedVectors
+from scanmax.train.objectives.rate_reduction import RateReduction
 from scanmax.train.objectives.regression import Regression
 from scanmax.train.objectives.samix import SaMix
 from scanmax.train.objectives.sequence_labels import SequenceLabels
@@ -33,6 +34,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "matching": Matching,
     "max_margin": MaxMargin,
     "mv_mr": MvMr,
+    "rate_reduction": RateReduction,
     "regression": Regression,
     "samix": SaMix,
     "sequence_labels": SequenceLabels,

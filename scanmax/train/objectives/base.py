@@ -286,6 +286,8 @@ class Objective(nn.Module):
             for index in asked
         }
         for term in self.terms:
+            if "held_out" in batch and not term.learns_held_out:
+                continue
             given = {"progress": self.progress} if term.follows_run else {}
             loss = term(student, term.hear(told), batch, **given)
             values = values | {term.name: term.weight_at(self.progress) * loss}

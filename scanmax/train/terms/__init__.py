@@ -29,6 +29,7 @@ from scanmax.train.terms.relations import Congruence, Rkd, Similarity
 from scanmax.train.terms.scalekd import ScaleKd
 from scanmax.train.terms.selective_fusion import SelectiveFusion
 from scanmax.train.terms.similarity_matrix import SimilarityMatrix
+from scanmax.train.terms.tgeo_kd import TgeoKd
 from scanmax.train.terms.topkld import TopKld
 from scanmax.train.terms.wcord import Wcord
 
@@ -62,6 +63,7 @@ TERMS: dict[str, type[Term]] = {
     "selective_fusion": SelectiveFusion,
     "similarity": Similarity,
     "similarity_matrix": SimilarityMatrix,
+    "tgeo_kd": TgeoKd,
     "topkld": TopKld,
     "wcord": Wcord,
 }

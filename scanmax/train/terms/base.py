@@ -35,6 +35,8 @@ class Term(nn.Module):
       reads_pairs: whether it reads embeddings of images and texts, `student.logits` being `Pairs`.
       accumulates: whether the loss of a batch is the mean over its parts; one that compares the
         rows of a batch, or carries what it saw of them, says no.
+      learns_held_out: whether its parameters learn from what is held out, by
+        `optim.gradient="unrolled"`: of a batch with "held_out" its values are the held-out loss.
     """
 
     weight: float = 1.0
@@ -46,6 +48,7 @@ class Term(nn.Module):
     reads_taps: ClassVar[bool] = False
     reads_pairs: ClassVar[bool] = False
     accumulates: ClassVar[bool] = True
+    learns_held_out: ClassVar[bool] = False
 
     def __call__(
         self, student: Told, teacher: Told | None, batch: dict[str, Array]
