@@ -131,6 +131,7 @@ TITLES = {
     "muon-mla-moe": "Muon: Training and Trade-offs with Latent Attention and MoE",
     "mv-mr": "MV-MR: multi-views and multi-representations for self-supervised learning and "
     "knowledge distillation",
+    "multimodal-kd-egocentric": "Multimodal Distillation for Egocentric Action Recognition",
     "ms-mlp": "Mixing and Shifting: Exploiting Global and Local Dependencies in Vision MLPs",
     "msvmamba": "Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model",
     "nas-efficient-transformer-mixed": "Neural Architecture Search on Efficient Transformers and "
