@@ -118,6 +118,7 @@ TITLES = {
     "mip-hypernetworks": "Magnitude Invariant Parametrizations Improve Hypernetwork Learning",
     "mixpro": "MixPro: Data Augmentation with MaskMix and Progressive Attention Labeling for "
     "Vision Transformer",
+    "mediaug": "MediAug: Exploring Visual Augmentation in Medical Imaging",
     "moa-sparse-attention": "MoA: Mixture of Sparse Attention for Automatic Large Language Model "
     "Compression",
     "moat": "MOAT: Alternating Mobile Convolution and Attention Brings Strong Vision Models",
