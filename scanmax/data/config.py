@@ -34,6 +34,8 @@ class AugmentConfig:
       grayscale_prob: Probability of making the image grey.
       gaussian_blur_prob: Probability of a Gaussian blur of 23 pixels, its deviation from 0.1 to 2.
       solarize_prob: Probability of inverting what is brighter than the middle.
+      yoco: Probability of cutting the image in two behind its crop, along height or width: all
+        other changes above are then drawn for each half by itself.
       erase: Probability of replacing a random rectangle by noise, after normalisation.
       mixup: Parameter alpha of mixup's Beta(alpha, alpha).
       cutmix: Parameter alpha of CutMix's Beta(alpha, alpha).
@@ -64,6 +66,7 @@ class AugmentConfig:
     grayscale_prob: float = ranged(0.0, "[0, 1]")
     gaussian_blur_prob: float = ranged(0.0, "[0, 1]")
     solarize_prob: float = ranged(0.0, "[0, 1]")
+    yoco: float = ranged(0.0, "[0, 1]")
     erase: float = ranged(0.0, "[0, 1]")
     mixup: float = ranged(0.0, "[0, inf)")
     cutmix: float = ranged(0.0, "[0, inf)")

@@ -35,6 +35,7 @@ PER_VIEW = (
     "grayscale_prob",
     "gaussian_blur_prob",
     "solarize_prob",
+    "yoco",
     "erase",
 )
 
@@ -160,6 +161,13 @@ def check_views(views: Sequence[AugmentConfig], channels: int) -> None:
             augment.parsed_policy(policy)
             if channels not in (1, 3):
                 raise UserError(f"{field}: the policy {policy!r} needs 1 or 3 channels")
+        changes = (view.flip, view.translate, view.rotate, view.zoom, view.shear, policy, jitter)
+        chances = (view.grayscale_prob, view.gaussian_blur_prob, view.solarize_prob)
+        if view.yoco and not any((*changes, *chances)):
+            raise UserError(
+                f"{field}.yoco={view.yoco} changes each half of an image as the other fields say, "
+                "and these are all off"
+            )
     if not any(view.color_jitter for view in views) and any(
         view.color_jitter_prob != 1 for view in views
     ):
@@ -330,6 +338,21 @@ class ImageTransform:
         else:
             name = self.prepare.resize if is_drawn else config.resize
             image = augment.central_crop(image, size, method=augment.RESIZE[name])
+        change = functools.partial(self.changed, config=config, methods=methods)
+        if config.yoco and rng.random() < config.yoco:
+            image = augment.by_halves(rng, image, change)
+        else:
+            image = change(rng, image)
+        return image if image.dtype == np.uint8 else self.prepare.normalise(image)
+
+    def changed(
+        self,
+        rng: np.random.Generator,
+        image: augment.Pixels,
+        config: AugmentConfig,
+        methods: Sequence[Any],
+    ) -> np.ndarray:
+        """An image, or a half of one, after all random changes of its size."""
         if config.flip and rng.random() < config.flip:
             image = augment.mirror(image)
         image = augment.random_affine(
@@ -343,8 +366,7 @@ class ImageTransform:
         policy = config.randaugment or config.auto_augment
         if policy:
             image = augment.apply_policy(rng, image, policy, self.fill(), methods)
-        image = np.asarray(colour.change(rng, image, config))
-        return image if image.dtype == np.uint8 else self.prepare.normalise(image)
+        return np.asarray(colour.change(rng, image, config))
 
     @property
     def local_size(self) -> tuple[int, int]:

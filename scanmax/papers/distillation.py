@@ -181,6 +181,30 @@ LEDGER = (
         "and the discriminator nothing: `benchmarks claims few-digits-discriminator`",
     ),
     Paper(
+        "multimodal-kd-egocentric",
+        covers="logits of any number of teachers added by weights that are alike, of a data set by "
+        "the softmin of losses, or of each example, as the release has them, in a divergence "
+        "beside labels with a free weight each, where the paper has lambda and 1 - lambda; the "
+        "error of calibration as an evaluator; a teacher's modality is what its model takes of the "
+        "image; not the mean over heads of verbs and nouns, video models, or the tables",
+        where=(
+            "scanmax.train.terms.ensemble_kd.EnsembleKd",
+            "scanmax.train.terms.ensemble_kd.dataset_shares",
+            "scanmax.train.evaluators.calibration.Calibration",
+        ),
+        tests=(
+            "tests/train/terms/test_ensemble_kd.py::EnsembleKdSuite",
+            "tests/train/terms/test_ensemble_kd.py::test_weights_become_alike_or_one_teachers_with_"
+            "the_temperature",
+            "tests/train/terms/test_ensemble_kd.py::test_the_error_of_calibration_is_that_of_a_"
+            "loop",
+        ),
+        reproduced="weights become alike as their temperature grows; digits-modalities in "
+        "docs/claims.md: on 140 digits a student of half the image learns less of three teachers "
+        "than of labels alone, and is calibrated worse; weights of each example are the better "
+        "calibrated",
+    ),
+    Paper(
         "mv-mr",
         covers="two views by squares, spread and the correlation of distances, which also ties "
         "them to pixels, histograms of oriented gradients and local deviations; the same "

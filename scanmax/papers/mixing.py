@@ -58,6 +58,24 @@ LEDGER = (
         "`benchmarks claims few-digits-cutout`",
     ),
     Paper(
+        "mediaug",
+        covers="five of its six augmentations, each a line of the config: mixup, CutMix, SnapMix, "
+        "AugMix with its consistency, and YOCO over all random changes of the host; not CropMix, "
+        "the medical images or the tables",
+        where=(
+            "scanmax.data.augment.by_halves",
+            "scanmax.train.mixing.mixup.Mixup",
+            "scanmax.train.mixing.cutmix.CutMix",
+            "scanmax.train.mixing.snapmix.SnapMix",
+            "scanmax.train.objectives.augmix.AugMix",
+        ),
+        tests=(
+            "tests/data/test_augment.py::test_halves_of_an_image_are_changed_each_by_itself",
+            "tests/data/test_augment.py::test_a_view_by_halves_is_each_half_by_the_fields",
+        ),
+        reproduced="every pixel of an image by halves is that of its half changed alone",
+    ),
+    Paper(
         "mixpro",
         covers="MaskMix with cells of any number of patches, labels by attention and by trust in "
         "it, taken as a constant; not the training of the tables",

@@ -120,6 +120,7 @@ TITLES = {
     "mip-hypernetworks": "Magnitude Invariant Parametrizations Improve Hypernetwork Learning",
     "mixpro": "MixPro: Data Augmentation with MaskMix and Progressive Attention Labeling for "
     "Vision Transformer",
+    "mediaug": "MediAug: Exploring Visual Augmentation in Medical Imaging",
     "moa-sparse-attention": "MoA: Mixture of Sparse Attention for Automatic Large Language Model "
     "Compression",
     "moat": "MOAT: Alternating Mobile Convolution and Attention Brings Strong Vision Models",
@@ -133,6 +134,7 @@ TITLES = {
     "muon-mla-moe": "Muon: Training and Trade-offs with Latent Attention and MoE",
     "mv-mr": "MV-MR: multi-views and multi-representations for self-supervised learning and "
     "knowledge distillation",
+    "multimodal-kd-egocentric": "Multimodal Distillation for Egocentric Action Recognition",
     "ms-mlp": "Mixing and Shifting: Exploiting Global and Local Dependencies in Vision MLPs",
     "msvmamba": "Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model",
     "nas-efficient-transformer-mixed": "Neural Architecture Search on Efficient Transformers and "

@@ -140,14 +140,16 @@ class ObjectiveSuite(chex.TestCase):
 
     @contextlib.contextmanager
     def teachers_in_place(self) -> Iterator[None]:
-        """Lets the config's teacher be the suite's network, with weights of a fixed seed."""
+        """Lets the config's teachers be the suite's network, each with variables of its own."""
         if self.teacher is None:
             yield
             return
-        given = (Teacher("small", self.teacher, reads_taps=True),)
+        told = {f"small_{index}": own for index, own in enumerate(self.teachers())}
+        given = tuple(Teacher(name, self.teacher, reads_taps=True) for name in told)
+        load = lambda teacher, *rest, **options: told[teacher.name]  # noqa: E731
         with (
             mock.patch("scanmax.train.build.make_teachers", return_value=given),
-            mock.patch("scanmax.train.stored.load_teacher", return_value=self.teacher_variables()),
+            mock.patch("scanmax.train.stored.load_teacher", side_effect=load),
         ):
             yield
 
@@ -159,7 +161,7 @@ class ObjectiveSuite(chex.TestCase):
         return type(self)._told
 
     def teachers(self) -> tuple[Any, ...]:
-        """The variables of each teacher."""
+        """The variables of each teacher; a subclass with several gives more."""
         return () if self.teacher is None else (self.teacher_variables(),)
 
     def batch(self, step: int = 3, size: int = 16) -> dict[str, np.ndarray]:

@@ -102,6 +102,34 @@ class Scores:
         return "\n".join(lines)
 
 
+class Calibrated:
+    """Adds up how sure a classifier is and how often it is right, in bins of equal width.
+
+    Bin b of n holds what is in (b / n, (b + 1) / n], as the papers part them.
+
+    Example:
+      seen = Calibrated(); seen.add(probabilities.max(-1), answers == labels); seen.error()
+
+    Reference: multimodal-kd-egocentric
+    """
+
+    def __init__(self, bins: int = BINS):
+        self._bins = np.zeros((3, bins))
+
+    def add(self, sure: np.ndarray, right: np.ndarray) -> None:
+        """Adds the probability [B] of each answer, and whether it is right [B]."""
+        count = self._bins.shape[1]
+        sure = sure.astype(np.float64)
+        places = np.clip(np.ceil(sure * count).astype(np.int64) - 1, 0, count - 1)
+        for row, values in enumerate((np.ones_like(sure), sure, right)):
+            np.add.at(self._bins[row], places, values)
+
+    def error(self) -> float:
+        """Expected calibration error of what was added: |sure - right| of a bin, by its share."""
+        images, sure, right = self._bins
+        return float(np.abs(sure - right).sum() / images.sum())
+
+
 class Judge:
     """Adds up batches of probabilities and labels.
 
@@ -112,7 +140,7 @@ class Judge:
     def __init__(self, class_names: tuple[str, ...]):
         self._names = class_names
         self._confusion = np.zeros((len(class_names),) * 2, np.int64)
-        self._bins = np.zeros((3, BINS))
+        self._calibrated = Calibrated()
         self._loss, self._top5 = 0.0, 0
         self._real = np.zeros(2, np.int64)
 
@@ -134,21 +162,17 @@ class Judge:
         # Ties count for the label, as they do for the first of equals in argmax.
         above = (probabilities > probabilities[rows, labels][:, None]).sum(axis=-1)
         self._top5 += int((above < 5).sum())
-        sure = probabilities[rows, said].astype(np.float64)
-        bins = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
-        for row, values in enumerate((np.ones_like(sure), sure, said == labels)):
-            np.add.at(self._bins[row], bins, values)
+        self._calibrated.add(probabilities[rows, said], said == labels)
 
     def scores(self) -> Scores:
         """What was added, divided."""
         images = int(self._confusion.sum())
-        _, sure, right = self._bins
         hit, judged = self._real
         return Scores(
             class_names=self._names,
             confusion=self._confusion,
             loss=self._loss / images,
             top5_accuracy=self._top5 / images,
-            calibration_error=float(np.abs(sure - right).sum() / images),
+            calibration_error=self._calibrated.error(),
             real_accuracy=float(hit / judged) if judged else None,
         )

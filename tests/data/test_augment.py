@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scanmax.data import augment, colour, policies, randaugment
-from scanmax.data.config import AugmentConfig
+from scanmax.data import augment, colour, policies, randaugment, transforms
+from scanmax.data.config import AugmentConfig, DataConfig
+from scanmax.data.source import Source
 from scanmax.errors import UserError
 
 
@@ -316,3 +317,58 @@ def test_resizing_by_name():
         for _ in range(20)
     ]
     assert set(np.unique(nearest)) <= set(ramp.ravel().tolist())
+
+
+@pytest.mark.parametrize("shape", [(7, 4, 3), (1, 6, 1), (5, 1, 1), (1, 1, 1)])
+def test_halves_of_an_image_are_changed_each_by_itself(shape):
+    """Each pixel is that of its half, changed by what was drawn for that half."""
+    image = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
+    assert np.array_equal(augment.by_halves(np.random.default_rng(0), image, lambda _, x: x), image)
+    cuts = set()
+    for seed in range(20):
+        added = []
+
+        def change(rng, half, added=added):
+            added.append((half.shape, int(rng.integers(1, 200))))
+            return half[::-1, ::-1] + np.uint8(added[-1][1])
+
+        found = augment.by_halves(np.random.default_rng(seed), image, change)
+        expected, corner = np.zeros_like(image), np.zeros(2, int)
+        for (height, width, _), number in added:
+            top, left = corner
+            for y in range(height):
+                for x in range(width):
+                    mirrored = image[top + height - 1 - y, left + width - 1 - x]
+                    expected[top + y, left + x] = (mirrored.astype(int) + number) % 256
+            corner += (0, width) if height == shape[0] and width < shape[1] else (height, 0)
+        np.testing.assert_array_equal(found, expected)
+        cuts.add(tuple(size for size, _ in added))
+    tall, wide, depth = shape
+    along = [((tall // 2, wide, depth), (tall - tall // 2, wide, depth))] if tall > 1 else []
+    if wide > 1:
+        along.append(((tall, wide // 2, depth), (tall, wide - wide // 2, depth)))
+    assert cuts == set(along or [(shape,)])
+
+
+def test_a_view_by_halves_is_each_half_by_the_fields():
+    """A mirror image of each half, in grey and colour, of bytes and of a policy."""
+    for channels in (1, 3):
+        image = picture(8, channels)
+        example = {"image": image, "label": 0}
+        source = Source("image", [example], [example], image.shape, 2)
+        fields = {"flip": 1.0, "yoco": 1.0}
+        view = transforms.for_source(
+            source, DataConfig(mean=(0.5,), std=(0.5,), augment=AugmentConfig(**fields))
+        )
+        ways = {"tall": image[:, ::-1]}
+        ways["wide"] = np.concatenate([image[:, 3::-1], image[:, :3:-1]], 1)
+        seen = set()
+        for seed in range(12):
+            found = view.train(example, np.random.default_rng(seed))["image"]
+            assert found.dtype == np.uint8
+            (way,) = (name for name, kept in ways.items() if np.array_equal(found, kept))
+            seen.add(way)
+        assert seen == {"tall", "wide"}
+        policy = AugmentConfig(auto_augment="ta_wide", yoco=1.0, crop_area=(0.5, 1.0))
+        view = transforms.for_source(source, DataConfig(mean=(0.5,), std=(0.5,), augment=policy))
+        assert view.train(example, np.random.default_rng(0))["image"].shape == image.shape

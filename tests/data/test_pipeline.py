@@ -108,6 +108,10 @@ def test_worker_processes_change_colours_as_threads_do():
         ({"color_jitter": (0.4, 0.4, 0.4, 0.6)}, "a hue of at most 0.5"),
         ({"color_jitter_prob": 0.5}, "color_jitter_prob is of color_jitter, which is off"),
         ({"auto_augment": "rand-m9"}, "RandAugment is config.data.augment.randaugment"),
+        (
+            {"yoco": 0.5, "crop_area": (0.2, 1.0)},
+            r"yoco=0.5 changes each half of an image .* all off",
+        ),
         ({"auto_augment": "orginal"}, "did you mean 'original'"),
         ({"randaugment": "v0"}, "randaugment takes 'rand-...', auto_augment the others"),
         ({"auto_augment": "v0", "randaugment": "rand-m9"}, "one policy at a time"),

@@ -6,6 +6,7 @@ its `metric_names` may be what "best" means.
 
 from scanmax.public import shown
 from scanmax.train.evaluators.base import Evaluator, OnFeatures
+from scanmax.train.evaluators.calibration import Calibration
 from scanmax.train.evaluators.clustering import Clustering
 from scanmax.train.evaluators.knn import Knn
 from scanmax.train.evaluators.linear_probe import LinearProbe
@@ -14,6 +15,7 @@ from scanmax.train.evaluators.sharpness import Sharpness
 from scanmax.train.evaluators.towers import Retrieval, ZeroShot
 
 EVALUATORS: dict[str, type[Evaluator]] = {
+    "calibration": Calibration,
     "clustering": Clustering,
     "knn": Knn,
     "linear_probe": LinearProbe,

@@ -17,6 +17,7 @@ from scanmax.train.terms.dist import Dist
 from scanmax.train.terms.distance_correlation import DistanceCorrelation
 from scanmax.train.terms.diswot import DisWot
 from scanmax.train.terms.dkd import Dkd
+from scanmax.train.terms.ensemble_kd import EnsembleKd
 from scanmax.train.terms.hard import Hard
 from scanmax.train.terms.hint import Hint
 from scanmax.train.terms.kd import Kd
@@ -50,6 +51,7 @@ TERMS: dict[str, type[Term]] = {
     "distance_correlation": DistanceCorrelation,
     "diswot": DisWot,
     "dkd": Dkd,
+    "ensemble_kd": EnsembleKd,
     "hard": Hard,
     "hint": Hint,
     "kd": Kd,

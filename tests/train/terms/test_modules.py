@@ -1,8 +1,6 @@
 """Terms that put a student's parts beside a teacher's, against loops from their equations."""
 
-import contextlib
 import itertools
-from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -134,17 +132,6 @@ class ModulesSuite(ObjectiveSuite):
     fields = {"objective": ObjectiveConfig(weight=0.0, terms=terms)}
     model = SmallMaps()
     teacher = SmallMaps(width=16)
-
-    @contextlib.contextmanager
-    def teachers_in_place(self):
-        given = tuple(Teacher(name, self.teacher, reads_taps=True) for name in ("frame", "teacher"))
-        told = dict(zip(("frame", "teacher"), self.teachers()))
-        load = lambda teacher, *rest, **options: told[teacher.name]  # noqa: E731
-        with (
-            mock.patch("scanmax.train.build.make_teachers", return_value=given),
-            mock.patch("scanmax.train.stored.load_teacher", side_effect=load),
-        ):
-            yield
 
     def teachers(self):
         frame = self.teacher_variables()
