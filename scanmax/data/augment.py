@@ -153,6 +153,73 @@ def random_resized_crop(
     return resize(image, size, (left, top, left + crop_width, top + crop_height), method)
 
 
+def crop_mix(
+    rng: np.random.Generator,
+    image: Pixels,
+    size: tuple[int, int],
+    *,
+    crops: int = 2,
+    area: Sequence[float] = (0.08, 1.0),
+    aspect: Sequence[float] = (3 / 4, 4 / 3),
+    methods: Sequence[Image.Resampling] = randaugment.METHODS,
+    by: str = "mixup",
+    alpha: float = 0.4,
+    permute: bool = False,
+) -> np.ndarray:
+    """Mixes random crops of one image, each of another scale, into one: CropMix.
+
+    The areas of the crops are drawn from as many equal parts of `area`. In any order, each is mixed
+    into what those before it came to.
+
+    Args:
+      rng: source of randomness.
+      image: [Y, X, C] uint8.
+      size: (height, width) of the result.
+      crops: how many; one is `random_resized_crop`.
+      area, aspect, methods: as there.
+      by: "mixup", a mean of weight w from Beta(alpha / crops, alpha / crops), or "cutmix", a box of
+        a uniform share in which one of the two, either, shows the other.
+      alpha: of mixup.
+      permute: the channels of the one that counts less, or is in the box, are in any order.
+
+    Returns:
+      [height, width, C] uint8, rounded once.
+
+    The released code shares all of this, and keeps what is mixed unrounded.
+
+    Reference: Han et al., CropMix: Sampling a Rich Input Distribution via Multi-Scale Cropping,
+      2022.
+    """
+    bounds = np.linspace(area[0], area[1], crops + 1)
+    views = [
+        np.asarray(
+            random_resized_crop(
+                rng, image, size, area=bounds[part : part + 2], aspect=aspect, methods=methods
+            )
+        )
+        for part in rng.permutation(crops)
+    ]
+    mixed = views[0].astype(np.float32)
+    for view in views[1:]:
+        below, above = mixed, view.astype(np.float32)
+        if by == "mixup":
+            own = np.float32(rng.beta(alpha / crops, alpha / crops))
+            # The one that counts more lies below.
+            if own < 0.5:
+                below, above, own = above, below, 1 - own
+        elif rng.random() < 0.5:
+            below, above = above, below
+        if permute:
+            above = above[..., rng.permutation(above.shape[-1])]
+        if by == "mixup":
+            mixed = own * below + (1 - own) * above
+        else:
+            top, bottom, left, right = random_box(rng, size, rng.random())
+            mixed = below.copy()
+            mixed[top:bottom, left:right] = above[top:bottom, left:right]
+    return np.round(mixed).astype(np.uint8)
+
+
 def by_halves(
     rng: np.random.Generator,
     image: Pixels,

@@ -21,6 +21,11 @@ class AugmentConfig:
       shear: Largest shear along the x axis, as a slope.
       crop_area: Random resized crop: smallest and largest share of the image's area; () is off.
       crop_aspect: Random resized crop: smallest and largest width over height.
+      crops: How many random crops of an image, their areas from as many equal parts of crop_area,
+        are mixed into one (CropMix).
+      crops_mix: How these are mixed: "mixup", or "cutmix".
+      crops_alpha: Of mixup among them, from Beta(crops_alpha / crops, crops_alpha / crops).
+      crops_permute: Whether the channels of the one that counts less come in any order.
       resize: Interpolation of what is cropped at random or moved by a policy. "random" draws
         bilinear or bicubic each time, and leaves images without a random crop to `data.resize`.
       flip: Probability of mirroring left and right.
@@ -57,6 +62,10 @@ class AugmentConfig:
     shear: float = ranged(0.0, "[0, inf)")
     crop_area: tuple[float, ...] = pair((), "(0, 1]")
     crop_aspect: tuple[float, ...] = pair((3 / 4, 4 / 3), "(0, inf)")
+    crops: int = ranged(1, "[1, inf)")
+    crops_mix: str = choice("mixup", ("mixup", "cutmix"))
+    crops_alpha: float = ranged(0.4, "(0, inf)")
+    crops_permute: bool = False
     resize: str = choice("random", ("random", *RESIZE))
     flip: float = ranged(0.0, "[0, 1]")
     randaugment: str = ""

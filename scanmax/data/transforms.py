@@ -26,6 +26,10 @@ PER_VIEW = (
     "shear",
     "crop_area",
     "crop_aspect",
+    "crops",
+    "crops_mix",
+    "crops_alpha",
+    "crops_permute",
     "resize",
     "flip",
     "randaugment",
@@ -38,6 +42,8 @@ PER_VIEW = (
     "yoco",
     "erase",
 )
+# What is said of several crops alone.
+CROPS = ("crops_mix", "crops_alpha", "crops_permute")
 
 Batch = dict[str, np.ndarray]
 
@@ -137,7 +143,7 @@ def with_policy(config: AugmentConfig, policy: Any, field: str) -> AugmentConfig
 
 def check_views(views: Sequence[AugmentConfig], channels: int) -> None:
     """Raises UserError where a view's fields cannot be, or would do nothing."""
-    field = "config.data.augment"
+    field, plain = "config.data.augment", AugmentConfig()
     for view in views:
         jitter = view.color_jitter
         if len(jitter) not in (0, 3, 4) or any(hue > 0.5 for hue in jitter[3:]):
@@ -163,6 +169,10 @@ def check_views(views: Sequence[AugmentConfig], channels: int) -> None:
                 raise UserError(f"{field}: the policy {policy!r} needs 1 or 3 channels")
         changes = (view.flip, view.translate, view.rotate, view.zoom, view.shear, policy, jitter)
         chances = (view.grayscale_prob, view.gaussian_blur_prob, view.solarize_prob)
+        if view.crops > 1 and not view.crop_area:
+            raise UserError(f"{field}.crops={view.crops} are random crops: set {field}.crop_area")
+        if view.crops == 1 and any(getattr(view, name) != getattr(plain, name) for name in CROPS):
+            raise UserError(f"{field}: {', '.join(CROPS)} are of {field}.crops, which is 1")
         if view.yoco and not any((*changes, *chances)):
             raise UserError(
                 f"{field}.yoco={view.yoco} changes each half of an image as the other fields say, "
@@ -327,14 +337,24 @@ class ImageTransform:
         is_drawn = config.resize == "random"
         methods = randaugment.METHODS if is_drawn else (augment.RESIZE[config.resize],)
         if config.crop_area:
-            image = augment.random_resized_crop(
-                rng,
-                image,
-                size,
-                area=config.crop_area,
-                aspect=config.crop_aspect,
-                methods=methods,
-            )
+            crop = {
+                "area": config.crop_area,
+                "aspect": config.crop_aspect,
+                "methods": methods,
+            }
+            if config.crops > 1:
+                image = augment.crop_mix(
+                    rng,
+                    image,
+                    size,
+                    crops=config.crops,
+                    by=config.crops_mix,
+                    alpha=config.crops_alpha,
+                    permute=config.crops_permute,
+                    **crop,
+                )
+            else:
+                image = augment.random_resized_crop(rng, image, size, **crop)
         else:
             name = self.prepare.resize if is_drawn else config.resize
             image = augment.central_crop(image, size, method=augment.RESIZE[name])

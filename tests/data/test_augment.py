@@ -350,6 +350,83 @@ def test_halves_of_an_image_are_changed_each_by_itself(shape):
     assert cuts == set(along or [(shape,)])
 
 
+@pytest.mark.parametrize("crops", [2, 3, 4])
+@pytest.mark.parametrize("permute", [False, True])
+def test_crops_of_all_scales_are_mixed_as_a_loop_over_pixels_says(crops, permute, monkeypatch):
+    image = picture(12, 3)
+    areas, views = [], []
+
+    def crop(rng, image, size, *, area, aspect, methods):
+        areas.append(tuple(area))
+        views.append(np.random.default_rng(len(views)).integers(0, 256, (*size, 3)))
+        return views[-1].astype(np.uint8)
+
+    monkeypatch.setattr(augment, "random_resized_crop", crop)
+    for seed in range(4):
+        areas.clear()
+        views.clear()
+        options = {"crops": crops, "area": (0.2, 1.0), "permute": permute, "alpha": 0.8}
+        found = augment.crop_mix(np.random.default_rng(seed), image, (6, 5), **options)
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(crops)
+        edges = [0.2 + 0.8 * part / crops for part in range(crops + 1)]
+        np.testing.assert_allclose(areas, [(edges[part], edges[part + 1]) for part in order])
+        mixed = views[0].astype(float)
+        for view in views[1:]:
+            weight = rng.beta(0.8 / crops, 0.8 / crops)
+            channels = rng.permutation(3) if permute else np.arange(3)
+            made = np.zeros_like(mixed)
+            for y, x, c in np.ndindex(made.shape):
+                # Whichever counts less has its channels moved.
+                one, other = (c, channels[c]) if weight >= 0.5 else (channels[c], c)
+                made[y, x, c] = weight * mixed[y, x, one] + (1 - weight) * view[y, x, other]
+            mixed = made
+        assert found.dtype == np.uint8
+        assert np.abs(found - mixed).max() <= 0.501
+
+
+def test_boxes_of_crops_come_whole_from_one_crop(monkeypatch):
+    """Of two crops, either one lies below."""
+    colours = iter(np.arange(1, 200))
+
+    def crop(rng, image, size, *, area, aspect, methods):
+        return np.full((*size, 3), (next(colours) * np.array([1, 0, 0])).astype(np.uint8))
+
+    monkeypatch.setattr(augment, "random_resized_crop", crop)
+    below = set()
+    for seed in range(20):
+        rng, first = np.random.default_rng(seed), 2 * seed + 1
+        found = augment.crop_mix(rng, picture(12, 3), (9, 9), by="cutmix", permute=True)
+        # Only the box has its channels in another order, the frame has them as they are.
+        plain = found[..., 1:].sum(-1) == 0
+        values = found.max(-1)
+        assert set(np.unique(values)) <= {first, first + 1}
+        outside = set(values[plain].tolist())
+        inside = np.argwhere(values != (first if first in outside else first + 1))
+        if len(inside) and plain.any() and len(outside) == 1:
+            below.add(outside.pop() - first)
+            (top, left), (bottom, right) = inside.min(0), inside.max(0)
+            assert len(inside) == (bottom - top + 1) * (right - left + 1)
+    assert below == {0, 1}
+
+
+def test_crops_of_the_whole_image_are_the_image():
+    image = picture(8, 3)
+    for by in ("mixup", "cutmix"):
+        whole = {"area": (1.0, 1.0), "aspect": (1.0, 1.0), "by": by, "crops": 3}
+        found = augment.crop_mix(np.random.default_rng(0), image, (8, 8), **whole)
+        np.testing.assert_array_equal(found, image)
+    example = {"image": image, "label": 0}
+    source = Source("image", [example], [example], image.shape, 2)
+    fields = {"crop_area": (0.2, 1.0), "crops": 2}
+    view = transforms.for_source(
+        source, DataConfig(mean=(0.5,), std=(0.5,), augment=AugmentConfig(**fields))
+    )
+    found = view.train(example, np.random.default_rng(3))["image"]
+    expected = augment.crop_mix(np.random.default_rng(3), image, (8, 8), area=(0.2, 1.0))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_a_view_by_halves_is_each_half_by_the_fields():
     """A mirror image of each half, in grey and colour, of bytes and of a policy."""
     for channels in (1, 3):

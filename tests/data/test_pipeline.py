@@ -112,6 +112,8 @@ def test_worker_processes_change_colours_as_threads_do():
             {"yoco": 0.5, "crop_area": (0.2, 1.0)},
             r"yoco=0.5 changes each half of an image .* all off",
         ),
+        ({"crops": 2}, "crops=2 are random crops: set config.data.augment.crop_area"),
+        ({"crops_mix": "cutmix"}, "crops_permute are of config.data.augment.crops, which is 1"),
         ({"auto_augment": "orginal"}, "did you mean 'original'"),
         ({"randaugment": "v0"}, "randaugment takes 'rand-...', auto_augment the others"),
         ({"auto_augment": "v0", "randaugment": "rand-m9"}, "one policy at a time"),
