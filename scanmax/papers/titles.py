@@ -22,6 +22,8 @@ TITLES = {
     "clip-kd": "CLIP-KD: An Empirical Study of Distilling CLIP Models",
     "cnn-svm": "An Architecture Combining Convolutional Neural Network (CNN) and Support Vector "
     "Machine (SVM) for Image Classification",
+    "cnn-vit-collab-kd": "A Good Student is Cooperative and Reliable: CNN-Transformer "
+    "Collaborative Learning for Semantic Segmentation",
     "convbert": "ConvBERT: Improving BERT with Span-based Dynamic Convolution",
     "comp-sum-losses": "Cross-Entropy Loss Functions: Theoretical Analysis and Applications",
     "condconv": "CondConv: Conditionally Parameterized Convolutions for Efficient Inference",

@@ -10,6 +10,7 @@ from scanmax.train.objectives.contrastive import Clip, MaxMargin, Siglip
 from scanmax.train.objectives.cosine_classification import CosineClassification
 from scanmax.train.objectives.language_model import LanguageModel
 from scanmax.train.objectives.matching import Matching
+from scanmax.train.objectives.mutual import Mutual
 from scanmax.train.objectives.mv_mr import MvMr
 from scanmax.train.objectives.named import CaptionedClasses, DualHeadOptimization, SharedVectors
 from scanmax.train.objectives.rate_reduction import RateReduction
@@ -33,6 +34,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "language_model": LanguageModel,
     "matching": Matching,
     "max_margin": MaxMargin,
+    "mutual": Mutual,
     "mv_mr": MvMr,
     "rate_reduction": RateReduction,
     "regression": Regression,
