@@ -149,6 +149,7 @@ TITLES = {
     "Distillation",
     "promptkd": "PromptKD: Unsupervised Prompt Distillation for Vision-Language Models",
     "proc-kd": "Prototype-guided Cross-task Knowledge Distillation for Large-scale Models",
+    "passt-patchout": "Efficient Training of Audio Transformers with Patchout",
     "pervasive-attention": "Pervasive Attention: 2D Convolutional Neural Networks for "
     "Sequence-to-Sequence Prediction",
     "pkcam": "PKCAM: Previous Knowledge Channel Attention Module",

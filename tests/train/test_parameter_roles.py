@@ -32,6 +32,7 @@ REST = """
     squeeze_bias excite_bias A_log D dt_bias decay bonus alpha beta gate strength skip slot_scale
     temperature frequency phase gamma centre length sigma mean radius positions mix_all mix_decay
     mix_gate mix_key mix_receptance mix_value prefix weights_ cls_token dist_token pos_embed slots
+    pos_embed_rows pos_embed_columns
     position query_embedding table relative_bias relative_rows relative_columns local_bias
     learnable_bias square_bias row_bias column_bias position_bias cls_token_ pos_embed_
     segments response_scale response_bias numerator denominator input_bias output_bias weight

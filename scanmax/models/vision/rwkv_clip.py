@@ -103,8 +103,8 @@ class RwkvClipImage(VisionTransformer):
     norm_epsilon: float = 1e-5
 
     @nn.nowrap
-    def add_positions(self, x: Float[Array, "B T D"], grid: tuple[int, int]):
-        x = super().add_positions(x, grid)
+    def add_positions(self, x: Float[Array, "B T D"], grid: tuple[int, int], train: bool = False):
+        x = super().add_positions(x, grid, train)
         fields = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         return LayerNorm(self.norm_epsilon, name="embed_norm", **fields)(x)
 

@@ -30,7 +30,8 @@ from scanmax.models.layers import (
     normal_init,
     partitioned,
 )
-from scanmax.models.parts.positions import FourierPositions, learned_positions
+from scanmax.models.parts.patchout import Patchout
+from scanmax.models.parts.positions import FourierPositions, axis_positions, learned_positions
 from scanmax.models.parts.stems import DualPatchNorm, HmlpStem, OverlappingStem
 from scanmax.models.prompts import prompted, with_prompts, without_prompts
 from scanmax.models.registry import Feature, Variant, register_family
@@ -40,7 +41,7 @@ from scanmax.models.vision.path_ensemble import EnsembleBlock, Paths, entering_p
 from scanmax.models.vision.token_reduction import ReducingBlock, TokenReduction
 
 POOLS = ("token", "avg")
-POSITIONS = ("learned", "sincos", "sinusoid", "fourier", "none")
+POSITIONS = ("learned", "sincos", "sinusoid", "fourier", "axes", "none")
 STEMS = ("patches", "hmlp", "hmlp_layer_norm", "overlapping", "dual_patchnorm")
 
 
@@ -76,7 +77,7 @@ class VisionTransformer(nn.Module):
         and `norm`. Maps of `features` are normalised by the one in front only.
       positions: "learned" (prefix included), "sincos" (fixed, patches only), "sinusoid" (fixed, of
         all tokens in a row), "fourier" (a Fourier code of the grid and a learned projection, as
-        XCiT has it, patches only) or "none".
+        XCiT has it, patches only), "axes" (learned, a row's plus a column's) or "none".
       no_embed_class: "learned" is of the patches only.
       moe: fields of an `ExpertMlp`, such as {"num_experts": 8, "top_k": 2}: every MLP becomes a
         mixture of experts; None keeps the MLPs.
@@ -88,6 +89,8 @@ class VisionTransformer(nn.Module):
       pruned_paths: branches left out of that sum; 2 l is the mixer of block l, 2 l + 1 its MLP.
       token_reduction: fields of a `TokenReduction`, by which blocks drop or merge tokens, with the
         parameters of the plain model; None keeps all.
+      patchout: fields of a `Patchout`, such as {"rows": 4, "columns": 40}: patches that training
+        leaves out behind the positions; `features` and paths are of all.
       remat: recompute activations backwards; a string names a jax.checkpoint_policies entry.
       scan_layers: compile one block for all; parameters are stacked (blocks.stack_blocks).
     """
@@ -125,6 +128,7 @@ class VisionTransformer(nn.Module):
     ensemble_scale: float | None = None
     pruned_paths: tuple[int, ...] = ()
     token_reduction: Mapping[str, Any] | None = None
+    patchout: Mapping[str, Any] | None = None
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
@@ -166,9 +170,13 @@ class VisionTransformer(nn.Module):
         maps = self.embed_patches(images, train)
         grid = maps.shape[1:3]
         x = jax.lax.collapse(maps, 1, 3)
-        x = self.add_positions(self.add_prefix(x), grid)
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = self.add_positions(self.add_prefix(x), grid, train)
         place = self.prefix_tokens
+        if self.patchout is not None and train and not (as_maps or as_paths):
+            leave_out = Patchout(**self.patchout)
+            left, grid = leave_out(self.make_rng("dropout"), x[:, place:], grid)
+            x = jnp.concatenate([x[:, :place], left], axis=1)
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         if self.prompts:
             x = with_prompts(self, x[:, :place], x[:, place:], self.prompts)
         x = constrain_last(x)
@@ -280,7 +288,7 @@ class VisionTransformer(nn.Module):
         return jnp.concatenate([*prefix, x], axis=1) if prefix else x
 
     @nn.nowrap
-    def add_positions(self, x: Float[Array, "B T D"], grid: tuple[int, int]):
+    def add_positions(self, x: Float[Array, "B T D"], grid: tuple[int, int], train: bool = False):
         """Adds the position table, resampled where the image is not of the table's size."""
         if self.positions not in POSITIONS:
             raise UserError(f"positions={self.positions!r} is not one of {', '.join(POSITIONS)}")
@@ -293,6 +301,9 @@ class VisionTransformer(nn.Module):
             dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
             project = FourierPositions(self.dim, (None, "embed"), name="pos_projection", **dtypes)
             table = jnp.pad(project(grid), ((self.prefix_tokens, 0), (0, 0)))
+        elif self.positions == "axes":
+            sizes = {"prefix_tokens": self.prefix_tokens, "train": train}
+            table = axis_positions(self, self.dim, self.fitted_grid, grid, **sizes)
         elif self.positions == "sinusoid":
             length = self.prefix_tokens + self.fitted_grid[0] * self.fitted_grid[1]
             table = ops.sincos_1d(length, self.dim, layout="interleaved", dtype=self.param_dtype)
