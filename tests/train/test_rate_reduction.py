@@ -1,5 +1,7 @@
 """Level 9: clusters by rate reduction, against determinants and loops in float64."""
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from scanmax.testing.small_run import SmallImages
 from scanmax.train.build import build
 from scanmax.train.clustering import cluster_count, clustering_accuracy, spectral_labels
 from scanmax.train.config import CheckpointConfig, Config, ModelConfig, ObjectiveConfig
+from scanmax.train.evaluators.clustering import Clustering
 from scanmax.train.losses import (
     coding_length,
     coding_rate,
@@ -208,3 +211,33 @@ def test_what_it_could_not_heed_is_refused(change, message):
     views = 2 if config.objective.name == "simclr" else 1
     with pytest.raises(UserError, match=message):
         build(config, pipeline=SmallImages(16, views), model=SmallNet())
+
+
+def test_the_evaluator_clusters_the_whole_held_out_part():
+    """Over batches, padding left out, by the best of all ways to give clusters classes."""
+    config = Config(
+        objective=ObjectiveConfig(name="rate_reduction", kwargs=dict(KWARGS)),
+        model=ModelConfig(name="small"),
+        batch_size=16,
+        duration="2 steps",
+        evaluators=(("clustering", {"candidates": (2, 5)}),),
+        checkpoint=BEST,
+    )
+    run = build(config, pipeline=SmallImages(16), model=SmallNet())
+    state = run.init(None)
+    found = Clustering(candidates=(2, 5))(run, state)
+    batches = list(run.pipeline.eval_batches())
+    kept = [np.asarray(batch["mask"]) for batch in batches]
+    images, labels = (
+        np.concatenate([np.asarray(batch[name])[own] for batch, own in zip(batches, kept)])
+        for name in ("image", "label")
+    )
+    assert len(batches) > 1 or not np.concatenate(kept).all()
+    variables = {"params": state.params, **state.carried}
+    told = run.objective.apply(variables, {"image": images}, method="predict")
+    membership = np.asarray(run.objective.membership(told["c"]))
+    clusters, classes = spectral_labels(membership, run.pipeline.num_classes), range(4)
+    ways = [np.asarray(way) for way in itertools.permutations(classes)]
+    best = max(np.mean(way[clusters] == labels) for way in ways)
+    np.testing.assert_allclose(found["clustering_accuracy"], best)
+    assert found["clusters"] in (2, 5)
