@@ -125,13 +125,15 @@ class FusionEncoder(VisionTransformer):
         """Refuses what a sequence of two modalities has not.
 
         Raises:
-          UserError: another mixer or block, no class token, prompts or adapters.
+          UserError: another mixer or block, no class token, prompts, adapters or patchout.
         """
         mixers = {self.mixer} if isinstance(self.mixer, str) else set(self.mixer)
         if mixers != {"attention"} or self.block_type is not Block or self.channel_attention:
             raise UserError("a fusion encoder has attention in plain blocks")
         if self.adapter is not None:
             raise UserError("a fusion encoder has no adapters")
+        if self.patchout is not None:
+            raise UserError("a fusion encoder reads all patches: it does without patchout")
         if not self.class_token or self.distilled or self.prompts or self.norms_pooled:
             raise UserError("a fusion encoder reads one class token, and has no prompts")
 

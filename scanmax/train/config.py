@@ -262,8 +262,9 @@ class Config:
       evaluators: Evaluations beside the objective's own, pairs of a name and its options: "knn"
         (knn_accuracy: k, temperature) and "linear_probe" (probe_accuracy: C, max_iter; at the end)
         on pooled features, "zero_shot" (by captions of classes) and "retrieval" (recall among "k")
-        of two towers, "calibration" (calibration_error: bins), "path_ablation" (accuracy without
-        each path of a ViT), "sharpness"; the option "final" says whether at the end alone.
+        of two towers, "calibration" (calibration_error: bins), "clustering" (clustering_accuracy,
+        of memberships: candidates), "path_ablation" (accuracy without each path of a ViT),
+        "sharpness"; the option "final" says whether at the end alone.
       seed: Seeds parameters, dropout and the order of the data.
       batch_size: Examples per step, over all devices.
       eval_batch_size: Examples per evaluation step; 0 is batch_size.

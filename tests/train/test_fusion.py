@@ -167,6 +167,7 @@ def test_mistakes_are_one_line():
                 jax.random.key(0), jnp.ones((1, 4, 4, 1)), tokens=jnp.ones((1, 4), int)
             )
         )
-    for fields in ({"mixer": "ssd"}, {"prompts": 2}, {"class_token": False, "pool": "avg"}):
+    averaged = {"class_token": False, "pool": "avg"}
+    for fields in ({"mixer": "ssd"}, {"prompts": 2}, averaged, {"patchout": {"rows": 1}}):
         with pytest.raises(UserError, match="a fusion encoder"):
             jax.eval_shape(FUSION.clone(**fields).init, jax.random.key(0), jnp.ones((1, 4, 4, 1)))
